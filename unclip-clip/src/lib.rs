@@ -1,0 +1,25 @@
+//! CLIP: captions and pictures as points of one space.
+//!
+//! A [`Tokenizer`] turns captions into [`Tokens`], a [`TextEncoder`] those into a
+//! [`TextEmbedding`](unclip_core::TextEmbedding); [`preprocess`] and an [`ImageEncoder`] turn
+//! pictures into an [`ImageEmbedding`](unclip_core::ImageEmbedding). Neither result is normalised:
+//! the networks that read them were trained on them as they are.
+//!
+//! Source: *Learning Transferable Visual Models From Natural Language Supervision*
+//! (Radford et al. 2021).
+
+mod config;
+pub mod formats;
+pub mod loss;
+mod preprocess;
+mod text;
+mod tokenizer;
+mod tokens;
+mod vision;
+
+pub use config::{Fit, ImageEncoderConfig, TextEncoderConfig};
+pub use preprocess::preprocess;
+pub use text::TextEncoder;
+pub use tokenizer::{Tokenizer, TokenizerError, TokenizerOptions};
+pub use tokens::Tokens;
+pub use vision::ImageEncoder;

@@ -1,0 +1,86 @@
+//! CLIP's text tower. Field names are those of Hugging Face's checkpoints.
+
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use unclip_core::TextEmbedding;
+use unclip_nn::{Transformer, causal_mask};
+
+use crate::{TextEncoderConfig, Tokens};
+
+#[derive(Module, Debug)]
+struct TextEmbeddings {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+}
+
+#[derive(Module, Debug)]
+struct TextModel {
+    embeddings: TextEmbeddings,
+    encoder: Transformer,
+    final_layer_norm: LayerNorm,
+}
+
+/// A causal transformer over a caption's tokens; the state of the end mark, projected, is the
+/// caption's embedding (Radford et al. 2021).
+#[derive(Module, Debug)]
+pub struct TextEncoder {
+    text_model: TextModel,
+    text_projection: Linear,
+}
+
+impl TextEncoderConfig {
+    /// The tower, with fresh weights.
+    pub fn init(&self, device: &Device) -> TextEncoder {
+        let d_model = self.transformer.d_model;
+        let embedding = |n: usize| {
+            // the default, a standard normal, drowns the other paths of a small tower
+            let initializer = burn::module::Initializer::Normal { mean: 0.0, std: 0.02 };
+            EmbeddingConfig::new(n, d_model).with_initializer(initializer).init(device)
+        };
+        TextEncoder {
+            text_model: TextModel {
+                embeddings: TextEmbeddings {
+                    token_embedding: embedding(self.vocab_size),
+                    position_embedding: embedding(self.context_length),
+                },
+                encoder: self.transformer.init(device),
+                final_layer_norm: LayerNormConfig::new(d_model).init(device),
+            },
+            text_projection: LinearConfig::new(d_model, self.d_embedding)
+                .with_bias(false)
+                .init(device),
+        }
+    }
+}
+
+impl TextEncoder {
+    /// Embeds a batch of captions. Padding is not hidden from the tower: it follows the end mark,
+    /// and the tower does not look ahead.
+    ///
+    /// # Panics
+    /// If a row of `tokens` is longer than the tower's context.
+    pub fn forward(&self, tokens: &Tokens, device: &Device) -> TextEmbedding {
+        let [batch, seq] = [tokens.batch(), tokens.context_length()];
+        let ids = Tensor::<2, Int>::from_data(tokens.ids_data(), device);
+        let positions = Tensor::<1, Int>::arange(0..seq as i64, device).unsqueeze::<2>();
+        let embeddings = &self.text_model.embeddings;
+        let x = embeddings.token_embedding.forward(ids)
+            + embeddings.position_embedding.forward(positions);
+        let x = self.text_model.encoder.forward(x, Some(causal_mask(seq, device)));
+        let states = self.text_model.final_layer_norm.forward(x);
+        let width = states.dims()[2];
+        let ends: Vec<i64> = tokens
+            .end_positions()
+            .enumerate()
+            .map(|(row, end)| (row * seq + end) as i64)
+            .collect();
+        let ends = Tensor::<1, Int>::from_data(TensorData::new(ends, [batch]), device);
+        let end_states = states.clone().reshape([batch * seq, width]).select(0, ends);
+        TextEmbedding {
+            pooled: self.text_projection.forward(end_states),
+            tokens: states,
+            mask: Tensor::<2, Bool>::from_data(tokens.mask_data(), device),
+        }
+    }
+}

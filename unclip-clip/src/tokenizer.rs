@@ -1,0 +1,238 @@
+//! Captions to tokens: CLIP's byte-pair encoding, by the `tokenizers` crate.
+//!
+//! What the crate would panic on is checked before it sees it, and what it leaves open (marks,
+//! padding, truncation, what was cut off) is decided here.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+use unclip_nn::checkpoint::LoadError;
+
+use crate::Tokens;
+use crate::tokens::Row;
+
+/// Mark before a caption.
+const START: &str = "<|startoftext|>";
+/// Mark after a caption, and stand-in for what the vocabulary lacks.
+const END: &str = "<|endoftext|>";
+/// The token whose id fills a row up.
+const PAD: &str = "!";
+/// How CLIP cuts a caption into words.
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// Characters of a caption that are looked at. No context is long enough for more.
+const MAX_CHARS: usize = 10_000;
+/// Entries of a vocabulary or merge list that are accepted.
+const MAX_ENTRIES: usize = 1_000_000;
+/// Bytes of a vocabulary or merge file that are accepted.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A tokenizer file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A file can be read but not used.
+    #[error("{}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+}
+
+/// How captions are read where implementations differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenizerOptions {
+    /// Positions of a row: tokens, two marks, padding. Default 77.
+    pub context_length: usize,
+    /// Whether a `!` in a caption is read as the padding token (diffusers' Karlo, the default) or
+    /// as an exclamation mark (OpenAI, original Karlo).
+    pub exclamation_is_padding: bool,
+}
+
+impl Default for TokenizerOptions {
+    fn default() -> Self {
+        Self { context_length: 77, exclamation_is_padding: true }
+    }
+}
+
+/// Turns captions into [`Tokens`].
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    start: u32,
+    end: u32,
+    pad: u32,
+    vocab_size: usize,
+    options: TokenizerOptions,
+}
+
+impl Tokenizer {
+    /// Reads `vocab.json` and `merges.txt` from a folder.
+    ///
+    /// # Errors
+    /// A file that is missing, too large, malformed, or that contradicts the other.
+    pub fn from_folder(folder: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
+        let read = |name: &str| -> Result<Vec<u8>, TokenizerError> {
+            let path = folder.join(name);
+            let io = |source| LoadError::Io { path: path.clone(), source };
+            let metadata = std::fs::metadata(&path).map_err(io)?;
+            if !metadata.is_file() || metadata.len() > MAX_BYTES {
+                return Err(LoadError::NotAFile { path: path.clone() }.into());
+            }
+            Ok(std::fs::read(&path).map_err(io)?)
+        };
+        Self::from_bytes(folder, &read("vocab.json")?, &read("merges.txt")?, options)
+    }
+
+    /// Takes the contents of `vocab.json` and `merges.txt`; `folder` stands in errors.
+    ///
+    /// # Errors
+    /// As [`from_folder`](Self::from_folder).
+    pub fn from_bytes(
+        folder: &Path,
+        vocab: &[u8],
+        merges: &[u8],
+        options: TokenizerOptions,
+    ) -> Result<Self, TokenizerError> {
+        let vocab = parse_vocab(&folder.join("vocab.json"), vocab)?;
+        let merges = parse_merges(&folder.join("merges.txt"), merges, &vocab)?;
+        let path = folder.join("vocab.json");
+        let [start, end, pad] = [START, END, PAD].map(|token| vocab.get(token).copied());
+        let (Some(start), Some(end), Some(pad)) = (start, end, pad) else {
+            let message = format!("lacks one of the tokens {START}, {END} and {PAD}");
+            return Err(TokenizerError::Invalid { path, message });
+        };
+        let vocab_size = vocab.len();
+        let inner = assemble(vocab, merges, options).map_err(|error| TokenizerError::Invalid {
+            path,
+            message: error.to_string(),
+        })?;
+        Ok(Self { inner, start, end, pad, vocab_size, options })
+    }
+
+    /// Number of tokens in the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Tokenizes captions. Those that do not fit are cut, and [`Tokens::dropped`] tells what was
+    /// lost; no caption is an error. The empty caption is the null condition.
+    pub fn encode<S: AsRef<str>>(&self, captions: &[S]) -> Tokens {
+        let rows = captions.iter().map(|caption| self.row(caption.as_ref())).collect();
+        Tokens::new(rows, self.options.context_length)
+    }
+
+    fn row(&self, caption: &str) -> Row {
+        let cut = caption.char_indices().nth(MAX_CHARS).map_or(caption.len(), |(i, _)| i);
+        let room = self.options.context_length - 2;
+        let mut ids = vec![self.start];
+        let mut read = cut;
+        // the model has a token for every byte and one for the unknown: encoding cannot fail
+        if let Ok(encoding) = self.inner.encode(&caption[..cut], false) {
+            ids.extend(encoding.get_ids().iter().take(room));
+            if let Some(&(start, _)) = encoding.get_offsets().get(room) {
+                read = start;
+            }
+        }
+        ids.push(self.end);
+        let len = ids.len();
+        ids.resize(self.options.context_length, self.pad);
+        let dropped = caption.get(read..).filter(|rest| !rest.is_empty()).map(String::from);
+        Row { ids, len, dropped }
+    }
+}
+
+/// The pipeline of Hugging Face's CLIP tokenizer.
+fn assemble(
+    vocab: HashMap<String, u32>,
+    merges: Vec<(String, String)>,
+    options: TokenizerOptions,
+) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let vocab: ahash::AHashMap<String, u32> = vocab.into_iter().collect();
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .unk_token(END.into())
+        .end_of_word_suffix("</w>".into())
+        .build()?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let spaces = tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into());
+    tokenizer.with_normalizer(Some(Normalizers::new(vec![
+        NFC.into(),
+        Replace::new(spaces, " ")?.into(),
+        Lowercase.into(),
+    ])));
+    let words = SplitPattern::Regex(WORDS.into());
+    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![
+        Split::new(words, SplitDelimiterBehavior::Removed, true)?.into(),
+        ByteLevel::new(false, true, true).into(),
+    ])));
+    let mut special = vec![START, END];
+    if options.exclamation_is_padding {
+        special.push(PAD);
+    }
+    let special = special.into_iter().map(|token| AddedToken::from(token, true));
+    tokenizer.add_special_tokens(special.collect::<Vec<_>>())?;
+    Ok(tokenizer)
+}
+
+/// The vocabulary, with ids that are unique and without gaps.
+fn parse_vocab(path: &Path, json: &[u8]) -> Result<HashMap<String, u32>, TokenizerError> {
+    let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
+    let vocab: HashMap<String, u32> =
+        serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+    if vocab.len() > MAX_ENTRIES {
+        let message = format!("{} tokens, expected at most {MAX_ENTRIES}", vocab.len());
+        return Err(invalid(message));
+    }
+    let mut seen = HashSet::new();
+    for (token, &id) in &vocab {
+        if id as usize >= vocab.len() || !seen.insert(id) {
+            let message = format!(
+                "token {token:?} has id {id}, expected each id from 0 to {} once",
+                vocab.len() - 1
+            );
+            return Err(invalid(message));
+        }
+    }
+    Ok(vocab)
+}
+
+/// The merges, each of two known tokens into a known one.
+fn parse_merges(
+    path: &Path,
+    bytes: &[u8],
+    vocab: &HashMap<String, u32>,
+) -> Result<Vec<(String, String)>, TokenizerError> {
+    let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
+    let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
+    let mut merges = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.starts_with("#version") || line.trim().is_empty() {
+            continue;
+        }
+        let at = |message: String| invalid(format!("line {}: {message}", number + 1));
+        let Some((left, right)) = line.split_once(' ') else {
+            return Err(at(format!("{line:?} is not two tokens with a space between them")));
+        };
+        for token in [left, right, &format!("{left}{right}")] {
+            if !vocab.contains_key(token) {
+                return Err(at(format!("token {token:?} is not in the vocabulary")));
+            }
+        }
+        merges.push((left.into(), right.into()));
+        if merges.len() > MAX_ENTRIES {
+            return Err(at(format!("more than {MAX_ENTRIES} merges")));
+        }
+    }
+    Ok(merges)
+}

@@ -1,0 +1,102 @@
+//! CLIP's image tower. Field names are those of Hugging Face's checkpoints, misspelling included.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+use unclip_core::ImageEmbedding;
+use unclip_nn::Transformer;
+
+use crate::ImageEncoderConfig;
+
+#[derive(Module, Debug)]
+struct VisionEmbeddings {
+    class_embedding: Param<Tensor<1>>,
+    patch_embedding: Conv2d,
+    position_embedding: Embedding,
+}
+
+#[derive(Module, Debug)]
+struct VisionModel {
+    embeddings: VisionEmbeddings,
+    pre_layrnorm: LayerNorm,
+    encoder: Transformer,
+    post_layernorm: LayerNorm,
+}
+
+/// A vision transformer over the patches of a square picture; the state of the class token,
+/// projected, is the picture's embedding (Radford et al. 2021).
+#[derive(Module, Debug)]
+pub struct ImageEncoder {
+    vision_model: VisionModel,
+    visual_projection: Linear,
+}
+
+impl ImageEncoderConfig {
+    /// The tower, with fresh weights.
+    pub fn init(&self, device: &Device) -> ImageEncoder {
+        let d_model = self.transformer.d_model;
+        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let norm = || LayerNormConfig::new(d_model).init(device);
+        ImageEncoder {
+            vision_model: VisionModel {
+                embeddings: VisionEmbeddings {
+                    class_embedding: initializer.init([d_model], device),
+                    patch_embedding: Conv2dConfig::new([3, d_model], [self.patch_size; 2])
+                        .with_stride([self.patch_size; 2])
+                        .with_bias(false)
+                        .init(device),
+                    position_embedding: EmbeddingConfig::new(self.tokens(), d_model)
+                        .with_initializer(initializer)
+                        .init(device),
+                },
+                pre_layrnorm: norm(),
+                encoder: self.transformer.init(device),
+                post_layernorm: norm(),
+            },
+            visual_projection: LinearConfig::new(d_model, self.d_embedding)
+                .with_bias(false)
+                .init(device),
+        }
+    }
+}
+
+impl ImageEncoder {
+    /// Embeds a batch of pictures that [`preprocess`](crate::preprocess) has prepared.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[batch, 3, image_size, image_size]`, normalised
+    pub fn forward(&self, pixels: Tensor<4>) -> ImageEmbedding {
+        let model = &self.vision_model;
+        let x = model.embed(pixels);
+        let x = model.encoder.forward(model.pre_layrnorm.forward(x), None);
+        let [batch, _, width] = x.dims();
+        let class = x.narrow(1, 0, 1).reshape([batch, width]);
+        ImageEmbedding(self.visual_projection.forward(model.post_layernorm.forward(class)))
+    }
+}
+
+impl VisionModel {
+    /// The class token, then the patches row by row, each with its position.
+    fn embed(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let batch = pixels.dims()[0];
+        let patches = patchify(pixels, &self.embeddings.patch_embedding);
+        let width = patches.dims()[2];
+        let class = self.embeddings.class_embedding.val().reshape([1, 1, width]);
+        let tokens = Tensor::cat(vec![class.expand([batch, 1, width]), patches], 1);
+        tokens + self.embeddings.position_embedding.weight.val().unsqueeze::<3>()
+    }
+}
+
+/// The patch convolution as one matrix product, which is what it is: its stride is its kernel.
+fn patchify(pixels: Tensor<4>, layer: &Conv2d) -> Tensor<3> {
+    let [batch, channels, height, width] = pixels.dims();
+    let [d_model, _, patch, _] = layer.weight.dims();
+    let [rows, columns] = [height / patch, width / patch];
+    let patches = pixels
+        .reshape([batch, channels, rows, patch, columns, patch])
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([batch, rows * columns, channels * patch * patch]);
+    let weight = layer.weight.val().reshape([d_model, channels * patch * patch]).transpose();
+    burn::tensor::module::linear(patches, weight, None)
+}

@@ -1,0 +1,43 @@
+//! The one error of this crate: a setting that cannot be used.
+
+/// A setting outside what the mathematics allows: names it, what was found and what was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is {found}, expected {expected}")]
+pub struct InvalidSetting {
+    /// Name of the setting as the user spells it, for instance `guidance scale`.
+    pub name: String,
+    /// The value that was given.
+    pub found: String,
+    /// What would have been accepted, with the remedy where one exists.
+    pub expected: String,
+}
+
+impl InvalidSetting {
+    /// Builds the error from anything that displays.
+    pub fn new(
+        name: impl Into<String>,
+        found: impl std::fmt::Display,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    /// Checks that `value` lies in `[low, high]`; NaN and infinities never do.
+    ///
+    /// # Errors
+    /// Names the setting and the range.
+    pub fn check_range(name: &str, value: f64, low: f64, high: f64) -> Result<(), Self> {
+        if value.is_finite() && (low..=high).contains(&value) {
+            return Ok(());
+        }
+        Err(Self::new(
+            name,
+            value,
+            format!("a number from {low} to {high}"),
+        ))
+    }
+}

@@ -1,0 +1,131 @@
+//! What a network's output means, and the conversions between x_0, epsilon and v.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::Step;
+
+/// What the network was trained to predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parameterization {
+    /// The noise in x_t (DDPM).
+    Epsilon,
+    /// The clean sample x_0 (the paper's prior).
+    Sample,
+    /// The velocity √ᾱ·epsilon − √(1 − ᾱ)·x_0 (Salimans & Ho 2022).
+    V,
+}
+
+/// Which variance the reverse step has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VarianceType {
+    /// Variance of the true posterior.
+    FixedSmall,
+    /// beta itself.
+    FixedLarge,
+    /// The network gives the log-variance in extra output channels.
+    Learned,
+    /// The network gives, in extra output channels, where between `FixedSmall` (−1) and
+    /// `FixedLarge` (1) the log-variance lies (Improved DDPM, eq. 15).
+    LearnedRange,
+}
+
+impl VarianceType {
+    /// Whether the network's output has as many channels again for the variance.
+    pub fn is_learned(self) -> bool {
+        matches!(self, Self::Learned | Self::LearnedRange)
+    }
+}
+
+/// A decoded prediction: the clean sample, and the log-variance where the network learned one.
+///
+/// epsilon is always derived from `x_0`, so that the two cannot disagree after clamping.
+#[derive(Debug, Clone)]
+pub struct Prediction<const D: usize> {
+    /// Estimate of the clean sample.
+    pub x_0: Tensor<D>,
+    /// Log-variance of the reverse step, of `x_0`'s shape.
+    pub log_variance: Option<Tensor<D>>,
+}
+
+impl<const D: usize> Prediction<D> {
+    /// The noise in `x_t` if the clean sample is this prediction's: (x_t − √ᾱ·x_0) / √(1 − ᾱ).
+    pub fn epsilon(&self, x_t: Tensor<D>, step: &Step) -> Tensor<D> {
+        (x_t - self.x_0.clone() * step.alpha_bar.sqrt()) / (1.0 - step.alpha_bar).sqrt()
+    }
+}
+
+impl Parameterization {
+    /// The clean sample, from the network's output at this step.
+    pub fn x_0<const D: usize>(self, x_t: Tensor<D>, output: Tensor<D>, step: &Step) -> Tensor<D> {
+        let (signal, noise) = (step.alpha_bar.sqrt(), (1.0 - step.alpha_bar).sqrt());
+        match self {
+            Self::Sample => output,
+            Self::Epsilon => (x_t - output * noise) / signal,
+            Self::V => x_t * signal - output * noise,
+        }
+    }
+
+    /// What the network should have given for a known clean sample and noise; `signal` is √ᾱ and
+    /// `noise` √(1 − ᾱ), broadcast over the batch.
+    pub fn target<const D: usize>(
+        self,
+        x_0: Tensor<D>,
+        epsilon: Tensor<D>,
+        signal: Tensor<D>,
+        noise: Tensor<D>,
+    ) -> Tensor<D> {
+        match self {
+            Self::Sample => x_0,
+            Self::Epsilon => epsilon,
+            Self::V => epsilon * signal - x_0 * noise,
+        }
+    }
+}
+
+/// The bounds between which `LearnedRange` interpolates: log of the posterior variance and log of
+/// beta. The posterior variance is 0 at the last step, so that step takes the value of the one
+/// before it, as Improved DDPM does.
+pub(crate) fn log_variance_range(step: &Step, next: Option<&Step>) -> (f64, f64) {
+    let small = match (step.posterior_variance(), next) {
+        (variance, Some(next)) if variance <= 0.0 => next.posterior_variance(),
+        (variance, _) => variance,
+    };
+    (small.max(1e-20).ln(), step.beta.ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+    use crate::{BetaSchedule, NoiseSchedule};
+
+    #[test]
+    fn every_parameterization_returns_the_sample_it_was_made_from() {
+        let device = Device::flex();
+        let schedule = NoiseSchedule::new(BetaSchedule::SquaredCosine, 1000).unwrap();
+        let x_0 = Tensor::<2>::random([4, 8], Distribution::Uniform(-1.0, 1.0), &device);
+        let epsilon = Tensor::<2>::random([4, 8], Distribution::Normal(0.0, 1.0), &device);
+        for index in [0, 1, 10, 500, 900, 990, 998, 999] {
+            let step = schedule.step(index);
+            let x_t = schedule.add_noise(x_0.clone(), epsilon.clone(), &[index; 4]);
+            let signal = schedule.gather(&[index; 4], &device, |s| s.alpha_bar.sqrt());
+            let noise = schedule.gather(&[index; 4], &device, |s| (1.0 - s.alpha_bar).sqrt());
+            for kind in [Parameterization::Sample, Parameterization::V, Parameterization::Epsilon] {
+                let output =
+                    kind.target(x_0.clone(), epsilon.clone(), signal.clone(), noise.clone());
+                let back = kind.x_0(x_t.clone(), output, &step);
+                let error = (back - x_0.clone()).abs().max().into_scalar::<f32>() as f64;
+                // epsilon divides by √ᾱ, which is 5e-5 at the last cosine step
+                let tolerance = match kind {
+                    Parameterization::Epsilon => 1e-6 / step.alpha_bar.sqrt(),
+                    _ => 1e-6,
+                };
+                assert!(error < tolerance, "{kind:?} at {index}: {error}");
+            }
+        }
+    }
+}

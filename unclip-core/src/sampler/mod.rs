@@ -1,0 +1,94 @@
+//! The one reverse loop, and the samplers that take its steps.
+
+mod ddim;
+mod ddpm;
+mod invert;
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+pub use ddim::Ddim;
+pub use ddpm::Ddpm;
+pub(crate) use ddpm::posterior_mean;
+pub use invert::invert;
+
+use crate::{
+    Denoiser, Draw, Interrupted, NoiseSchedule, NoiseSource, Observer, Prediction, Step, StepEvent,
+};
+
+/// Takes one reverse step. Pure: no loop, and no randomness but what `noise` gives.
+pub trait Sampler<const D: usize> {
+    /// From x_t to x_{t−1}.
+    ///
+    /// # Shapes
+    /// - `x_t`, `prediction.x_0`, result: `[batch, channels, ..]`
+    fn step(
+        &self,
+        x_t: Tensor<D>,
+        prediction: Prediction<D>,
+        step: &Step,
+        noise: &mut dyn NoiseSource,
+    ) -> Tensor<D>;
+}
+
+/// A sampler by name, as options and configurations spell it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplerKind {
+    /// Ancestral sampling (Ho et al. 2020).
+    Ddpm,
+    /// Deterministic sampling, eta 0 (Song et al. 2021).
+    Ddim,
+}
+
+impl SamplerKind {
+    /// The sampler, given the variance that the network was trained for.
+    pub fn sampler<const D: usize>(self, variance: crate::VarianceType) -> Box<dyn Sampler<D>> {
+        match self {
+            Self::Ddpm => Box::new(Ddpm { variance }),
+            Self::Ddim => Box::new(Ddim { eta: 0.0 }),
+        }
+    }
+}
+
+/// Walks a schedule from its noisiest step to its cleanest and returns the sample.
+///
+/// The start is `noise`'s first draw, of `shape`, on `device`. After every step the observer hears
+/// of it and may stop the loop.
+///
+/// # Errors
+/// [`Interrupted`] when the observer asked to stop.
+pub fn sample<const D: usize>(
+    denoiser: &dyn Denoiser<D>,
+    sampler: &dyn Sampler<D>,
+    schedule: &NoiseSchedule,
+    mut x_t: Tensor<D>,
+    noise: &mut dyn NoiseSource,
+    observer: &mut dyn Observer<D>,
+) -> Result<Tensor<D>, Interrupted> {
+    let total = schedule.len();
+    for (done, step) in schedule.reverse_steps().enumerate() {
+        let prediction = denoiser.denoise(x_t.clone(), &step);
+        let x_0 = prediction.x_0.clone();
+        x_t = sampler.step(x_t, prediction, &step, noise);
+        let event = StepEvent {
+            index: done,
+            total,
+            timestep: step.timestep,
+            x_0: &x_0,
+        };
+        if observer.on_step(event).is_break() {
+            return Err(Interrupted { done: done + 1, total });
+        }
+    }
+    Ok(x_t)
+}
+
+/// The noise of one reverse step, or `None` at the last, which adds none.
+fn step_noise<const D: usize>(
+    x_t: &Tensor<D>,
+    step: &Step,
+    noise: &mut dyn NoiseSource,
+) -> Option<Tensor<D>> {
+    (!step.is_last()).then(|| noise.tensor(Draw::Step(step.index), x_t.dims(), &x_t.device()))
+}

@@ -1,0 +1,95 @@
+//! What the decoder is told: an image embedding and a caption, as an addition to the timestep
+//! embedding and as context tokens.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Bool, Device, Tensor};
+use unclip_core::{ImageEmbedding, TextEmbedding};
+use unclip_nn::Context;
+
+use crate::DecoderConfig;
+
+/// What the user gives: one image embedding and one caption for each picture.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    /// What the picture shows, `[batch, d_embedding]`.
+    pub image: ImageEmbedding,
+    /// The caption, which the picture follows where the embedding leaves it open.
+    pub text: TextEmbedding,
+}
+
+/// A condition in the U-Net's terms.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    /// Addition to the timestep embedding, `[batch, d_embedding of the U-Net]`.
+    pub emb: Tensor<2>,
+    /// Image tokens, then text tokens.
+    pub context: Context,
+}
+
+/// Turns a [`Condition`] into a [`Bound`] (paper, section 2.1; Karlo).
+#[derive(Module, Debug)]
+pub struct Conditioner {
+    null_image: Param<Tensor<1>>,
+    pooled_text_proj: Linear,
+    image_proj: Linear,
+    image_tokens_proj: Linear,
+    text_tokens_proj: Linear,
+    text_tokens_norm: LayerNorm,
+    image_tokens: usize,
+}
+
+impl Conditioner {
+    /// A conditioner with fresh weights.
+    pub fn new(config: &DecoderConfig, device: &Device) -> Self {
+        let d_time = config.unet.d_embedding();
+        let d_context = config.unet.d_context.unwrap_or(1);
+        let from_clip = |d_out| LinearConfig::new(config.d_embedding, d_out).init(device);
+        Self {
+            null_image: Initializer::Normal { mean: 0.0, std: 0.02 }
+                .init([config.d_embedding], device),
+            pooled_text_proj: from_clip(d_time),
+            image_proj: from_clip(d_time),
+            image_tokens_proj: from_clip(d_context * config.image_tokens),
+            text_tokens_proj: LinearConfig::new(config.d_text, d_context).init(device),
+            text_tokens_norm: LayerNormConfig::new(d_context).init(device),
+            image_tokens: config.image_tokens,
+        }
+    }
+
+    /// The learned embedding that stands for no image, for a batch: `[batch, d_embedding]`.
+    pub fn null_image(&self, batch: usize) -> ImageEmbedding {
+        let null = self.null_image.val();
+        let width = null.dims()[0];
+        ImageEmbedding(null.unsqueeze::<2>().expand([batch, width]))
+    }
+
+    /// Projects a condition. Nothing here depends on the timestep.
+    pub fn forward(&self, condition: &Condition) -> Bound {
+        let image = condition.image.0.clone();
+        let text = &condition.text;
+        let batch = image.dims()[0];
+        let emb = self.pooled_text_proj.forward(text.pooled.clone())
+            + self.image_proj.forward(image.clone());
+        let image_tokens = self.image_tokens_proj.forward(image);
+        let width = image_tokens.dims()[1] / self.image_tokens;
+        // in the flat vector the token's number varies fastest
+        let image_tokens = image_tokens.reshape([batch, width, self.image_tokens]).swap_dims(1, 2);
+        let text_tokens = self.text_tokens_proj.forward(text.tokens.clone());
+        let text_tokens = self.text_tokens_norm.forward(text_tokens);
+        Bound {
+            emb,
+            context: Context {
+                tokens: Tensor::cat(vec![image_tokens, text_tokens], 1),
+                mask: Some(self.with_image_tokens(&text.mask)),
+            },
+        }
+    }
+
+    /// The caption's mask, preceded by the image tokens, which are always there.
+    fn with_image_tokens(&self, mask: &Tensor<2, Bool>) -> Tensor<2, Bool> {
+        let batch = mask.dims()[0];
+        let image = Tensor::ones([batch, self.image_tokens], &mask.device());
+        Tensor::cat(vec![image, mask.clone().int()], 1).equal_elem(1)
+    }
+}

@@ -1,0 +1,78 @@
+//! Multi-head attention over token sequences.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Bool, Device, Tensor};
+
+/// Scaled dot-product attention, softmax(q·kᵀ / √d)·v, for each head.
+///
+/// # Shapes
+/// - `q`: `[batch, seq_q, n_heads · d_head]`; `k`, `v`: `[batch, seq_k, n_heads · d_head]`
+/// - `hidden`: `[batch or 1, 1, seq_q or 1, seq_k]`, true where a query must not look
+/// - result: `[batch, seq_q, n_heads · d_head]`
+pub fn attend(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    n_heads: usize,
+    hidden: Option<Tensor<4, Bool>>,
+) -> Tensor<3> {
+    let [batch, seq_q, width] = q.dims();
+    let seq_k = k.dims()[1];
+    let heads = |x: Tensor<3>, seq: usize| -> Tensor<4> {
+        x.reshape([batch, seq, n_heads, width / n_heads]).swap_dims(1, 2)
+    };
+    // expanded by hand: broadcast masks have been misread by GPU kernels (burn#4778)
+    let hidden = hidden.map(|mask| mask.expand([batch, n_heads, seq_q, seq_k]));
+    attention(
+        heads(q, seq_q),
+        heads(k, seq_k),
+        heads(v, seq_k),
+        hidden,
+        None,
+        AttentionModuleOptions::default(),
+    )
+    .swap_dims(1, 2)
+    .reshape([batch, seq_q, width])
+}
+
+/// Self-attention with separate projections of queries, keys and values, all with bias.
+#[derive(Module, Debug)]
+pub struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    n_heads: usize,
+}
+
+impl Attention {
+    /// Attention of `n_heads` heads over tokens of `d_model`.
+    pub fn new(d_model: usize, n_heads: usize, device: &Device) -> Self {
+        let linear = || LinearConfig::new(d_model, d_model).init(device);
+        Self {
+            to_q: linear(),
+            to_k: linear(),
+            to_v: linear(),
+            to_out: linear(),
+            n_heads,
+        }
+    }
+
+    /// # Shapes
+    /// - `x`, result: `[batch, seq, d_model]`
+    /// - `hidden`: see [`attend`]
+    pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
+        let q = self.to_q.forward(x.clone());
+        let k = self.to_k.forward(x.clone());
+        let v = self.to_v.forward(x);
+        self.to_out.forward(attend(q, k, v, self.n_heads, hidden))
+    }
+}
+
+/// The mask that hides the future: `[1, 1, seq, seq]`, true above the diagonal.
+pub fn causal_mask(seq: usize, device: &Device) -> Tensor<4, Bool> {
+    Tensor::<2, Bool>::tril_mask([seq, seq], 0, device).unsqueeze()
+}

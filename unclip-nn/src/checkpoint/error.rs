@@ -1,0 +1,135 @@
+//! What can be wrong with a file that holds a configuration or weights.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::ConfigError;
+
+/// A model file that cannot be used: which file, what was found, what was expected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The path is a folder, a device, a pipe or the like.
+    #[error("{}: not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file is of a known kind that is not read here.
+    #[error("{}: this is {found}, expected a safetensors file; {remedy}", path.display())]
+    WrongKind {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like.
+        found: &'static str,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The safetensors header is damaged.
+    #[error("{}: damaged safetensors file: {message}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, with the numbers found and expected.
+        message: String,
+    },
+    /// The file holds the wrong tensors.
+    #[error("{}: {mismatch}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        mismatch: Box<Mismatch>,
+    },
+    /// A tensor holds values that are not finite.
+    #[error(
+        "{}: {key} holds {count} values that are NaN or infinite; the file is damaged or comes \
+         from a training run that diverged", path.display()
+    )]
+    NonFinite {
+        /// The file.
+        path: PathBuf,
+        /// The first such tensor.
+        key: String,
+        /// How many of its values.
+        count: usize,
+    },
+    /// The configuration is not JSON, or not of this kind.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: serde_json::Error,
+    },
+    /// A field of the configuration cannot be used.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        source: ConfigError,
+    },
+}
+
+/// How the tensors of a file differ from those of the module that it was loaded into.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Tensors that the module has and the file lacks.
+    pub missing: Vec<String>,
+    /// Tensors that the file has and the module lacks.
+    pub unused: Vec<String>,
+    /// Tensors of another shape: key, expected, found.
+    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Tensors of a number format that is not read: key and format.
+    pub formats: Vec<(String, String)>,
+}
+
+impl Mismatch {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The first ten of a list, and how many more there are.
+fn list(f: &mut fmt::Formatter<'_>, what: &str, items: &[String]) -> fmt::Result {
+    const SHOWN: usize = 10;
+    if items.is_empty() {
+        return Ok(());
+    }
+    write!(f, "{} {what}: {}", items.len(), items[..items.len().min(SHOWN)].join(", "))?;
+    match items.len().saturating_sub(SHOWN) {
+        0 => write!(f, "; "),
+        more => write!(f, " and {more} more; "),
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not the weights of this module: ")?;
+        list(f, "missing", &self.missing)?;
+        list(f, "not expected", &self.unused)?;
+        let shapes: Vec<String> = self
+            .misshapen
+            .iter()
+            .map(|(key, expected, found)| format!("{key} (expected {expected:?}, found {found:?})"))
+            .collect();
+        list(f, "of another shape", &shapes)?;
+        let formats: Vec<String> = self
+            .formats
+            .iter()
+            .map(|(key, format)| format!("{key} ({format})"))
+            .collect();
+        list(f, "of a number format other than F32, F16 and BF16", &formats)?;
+        write!(f, "is it another stage, another size, or another version?")
+    }
+}

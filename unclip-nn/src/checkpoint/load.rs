@@ -1,0 +1,154 @@
+//! From a file into a module, strict in both directions.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::Dtype;
+use serde::de::DeserializeOwned;
+
+use super::{KeyMap, LoadError, Mismatch, Weights};
+
+/// Configurations beyond this size are refused unread.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Reads a JSON configuration. The caller validates its fields.
+///
+/// # Errors
+/// A file that is missing, not regular, larger than 1 MiB, not JSON, or with fields that are
+/// missing, unknown or of the wrong type.
+pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
+    let io = |source| LoadError::Io { path: path.into(), source };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
+        return Err(LoadError::NotAFile { path: path.into() });
+    }
+    let json = std::fs::read(path).map_err(io)?;
+    parse_config(path, &json)
+}
+
+/// Parses a JSON configuration that is already in memory; `path` stands in errors.
+///
+/// # Errors
+/// Not JSON, or fields that are missing, unknown or of the wrong type.
+pub fn parse_config<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T, LoadError> {
+    serde_json::from_slice(json).map_err(|source| LoadError::Json { path: path.into(), source })
+}
+
+/// Replaces every parameter of `module` by the file's. Fresh weights that were not used yet are
+/// never computed, and each tensor is read straight into the memory that the backend keeps.
+///
+/// # Errors
+/// [`LoadError::Weights`] if a tensor is missing, left over, misshapen or of a number format that
+/// is not read; [`LoadError::NonFinite`] if one holds NaN.
+pub fn load_weights<M: Module>(
+    module: M,
+    weights: &Weights,
+    keys: &KeyMap,
+    device: &Device,
+) -> Result<M, LoadError> {
+    let mut loader = Loader {
+        weights,
+        keys,
+        device,
+        path: Vec::new(),
+        containers: Vec::new(),
+        used: HashSet::new(),
+        mismatch: Mismatch::default(),
+        error: None,
+    };
+    let module = module.map(&mut loader);
+    if let Some(error) = loader.error {
+        return Err(error);
+    }
+    let mut mismatch = loader.mismatch;
+    mismatch.unused = weights.keys().into_iter().filter(|k| !loader.used.contains(k)).collect();
+    match mismatch.is_empty() {
+        true => Ok(module),
+        false => Err(LoadError::Weights {
+            path: weights.path().into(),
+            mismatch: Box::new(mismatch),
+        }),
+    }
+}
+
+struct Loader<'a> {
+    weights: &'a Weights,
+    keys: &'a KeyMap,
+    device: &'a Device,
+    path: Vec<String>,
+    containers: Vec<String>,
+    used: HashSet<String>,
+    mismatch: Mismatch,
+    error: Option<LoadError>,
+}
+
+impl Loader<'_> {
+    /// PyTorch keeps the matrix of a linear layer as `[d_output, d_input]`, burn the other way.
+    fn is_transposed(&self, rank: usize) -> bool {
+        rank == 2 && is_linear_weight(&self.path, &self.containers)
+    }
+
+    /// The tensor for the parameter at the current path, or `None` after noting what is wrong.
+    fn tensor<const D: usize>(&mut self, expected: [usize; D]) -> Option<Tensor<D>> {
+        let key = self.keys.key(&self.path);
+        let transposed = self.is_transposed(D);
+        let mut shape = expected.to_vec();
+        if transposed {
+            shape.reverse();
+        }
+        let Some(found) = self.weights.shape(&key) else {
+            self.mismatch.missing.push(key);
+            return None;
+        };
+        self.used.insert(key.clone());
+        if found != shape {
+            self.mismatch.misshapen.push((key, shape, found.to_vec()));
+            return None;
+        }
+        if let Some(format) = self.weights.dtype(&key).filter(|&format| !is_read(format)) {
+            self.mismatch.formats.push((key, format!("{format:?}")));
+            return None;
+        }
+        let values = match self.weights.read(&key) {
+            Ok(values) => values?,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                return None;
+            }
+        };
+        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+        Some(if transposed { tensor.transpose() } else { tensor })
+    }
+}
+
+fn is_read(format: Dtype) -> bool {
+    matches!(format, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+/// Whether the innermost container of a path is a linear layer, and the field its matrix.
+pub(super) fn is_linear_weight(path: &[String], containers: &[String]) -> bool {
+    path.last().is_some_and(|name| name == "weight")
+        && containers.last().is_some_and(|container| container == "Struct:Linear")
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.push(name.into());
+        self.containers.push(container.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+        self.containers.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let expected = param.lazy_shape().dims();
+        match self.tensor(expected) {
+            Some(tensor) => Param::initialized(param.id, tensor),
+            None => param,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Weights and configurations on disk: the only input and output of this crate.
+//!
+//! Files are safetensors with PyTorch's names and orientations, so that published weights load as
+//! they are and saved ones open in Python. Loading is strict: a tensor that is missing, left over
+//! or misshapen is an error that names it.
+
+mod error;
+mod key_map;
+mod load;
+mod save;
+mod stage;
+mod weights;
+
+pub use error::{LoadError, Mismatch};
+pub use key_map::KeyMap;
+pub use load::{load_config, load_weights, parse_config};
+pub use save::{SaveFormat, save_weights, write_whole};
+pub use stage::{Manifest, StageFiles, save_config, save_stage};
+pub use weights::Weights;

@@ -1,0 +1,194 @@
+//! A safetensors file, checked, from which tensors are read one by one.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::LoadError;
+
+/// Length of the field that holds the header's length.
+const LENGTH_BYTES: u64 = 8;
+/// Headers beyond this are refused before anything is allocated, as safetensors itself does.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// An open weights file. Nothing but its header is in memory.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    source: Source,
+    header: Metadata,
+    data_start: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    File(Mutex<File>),
+    Embedded(&'static [u8]),
+}
+
+impl Source {
+    fn read_exact_at(&self, start: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => {
+                let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                file.seek(SeekFrom::Start(start))?;
+                file.read_exact(buffer)
+            }
+            Self::Embedded(bytes) => {
+                let mut rest = bytes.get(start as usize..).unwrap_or_default();
+                rest.read_exact(buffer)
+            }
+        }
+    }
+}
+
+impl Weights {
+    /// Opens a file and checks its header.
+    ///
+    /// # Errors
+    /// A file that is missing, not regular, of another kind, truncated or damaged.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let io = |source| LoadError::Io { path: path.into(), source };
+        let metadata = std::fs::metadata(path).map_err(io)?;
+        if !metadata.is_file() {
+            return Err(LoadError::NotAFile { path: path.into() });
+        }
+        let file = File::open(path).map_err(io)?;
+        Self::new(path.into(), Source::File(Mutex::new(file)), metadata.len())
+    }
+
+    /// Takes a file that is part of the program. `name` stands in for its path in errors.
+    ///
+    /// # Errors
+    /// A truncated or damaged file.
+    pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
+        Self::new(name.into(), Source::Embedded(bytes), bytes.len() as u64)
+    }
+
+    fn new(path: PathBuf, source: Source, len: u64) -> Result<Self, LoadError> {
+        let (header, data_start) = read_header(&path, &source, len)?;
+        Ok(Self { path, source, header, data_start })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keys of all tensors.
+    pub fn keys(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Shape of a tensor, if the file has it.
+    pub fn shape(&self, key: &str) -> Option<&[usize]> {
+        self.header.info(key).map(|info| info.shape.as_slice())
+    }
+
+    /// Number format of a tensor, if the file has it.
+    pub fn dtype(&self, key: &str) -> Option<Dtype> {
+        self.header.info(key).map(|info| info.dtype)
+    }
+
+    /// Reads a floating-point tensor as f32, and checks that it is finite. `None` if the file does
+    /// not have it, or has it in another number format.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds NaN or infinite values.
+    pub fn read(&self, key: &str) -> Result<Option<Vec<f32>>, LoadError> {
+        let Some(info) = self.header.info(key) else {
+            return Ok(None);
+        };
+        let values = match info.dtype {
+            Dtype::F32 => {
+                let mut values = vec![0.0f32; info.shape.iter().product()];
+                self.read_bytes(info, bytemuck::cast_slice_mut(&mut values))?;
+                values
+            }
+            Dtype::F16 => self.read_halves(info, |bits| f16::from_bits(bits).to_f32())?,
+            Dtype::BF16 => self.read_halves(info, |bits| bf16::from_bits(bits).to_f32())?,
+            _ => return Ok(None),
+        };
+        match values.iter().filter(|value| !value.is_finite()).count() {
+            0 => Ok(Some(values)),
+            count => Err(LoadError::NonFinite {
+                path: self.path.clone(),
+                key: key.into(),
+                count,
+            }),
+        }
+    }
+
+    fn read_halves(
+        &self,
+        info: &TensorInfo,
+        convert: impl Fn(u16) -> f32,
+    ) -> Result<Vec<f32>, LoadError> {
+        let mut bits = vec![0u16; info.shape.iter().product()];
+        self.read_bytes(info, bytemuck::cast_slice_mut(&mut bits))?;
+        Ok(bits.into_iter().map(convert).collect())
+    }
+
+    fn read_bytes(&self, info: &TensorInfo, buffer: &mut [u8]) -> Result<(), LoadError> {
+        let start = self.data_start + info.data_offsets.0 as u64;
+        let io = |source| LoadError::Io { path: self.path.clone(), source };
+        self.source.read_exact_at(start, buffer).map_err(io)
+    }
+}
+
+/// Reads and checks the header; returns it and where the data starts.
+fn read_header(path: &Path, source: &Source, len: u64) -> Result<(Metadata, u64), LoadError> {
+    let damaged = |message: String| LoadError::Header { path: path.into(), message };
+    let io = |source| LoadError::Io { path: path.into(), source };
+    let mut start = [0u8; LENGTH_BYTES as usize];
+    let available = start.len().min(len as usize);
+    source.read_exact_at(0, &mut start[..available]).map_err(io)?;
+    refuse_other_kinds(path, source, len)?;
+    if len < LENGTH_BYTES {
+        return Err(damaged(format!("{len} bytes long, expected at least {LENGTH_BYTES}")));
+    }
+    let header_len = u64::from_le_bytes(start);
+    if header_len > MAX_HEADER_BYTES || header_len > len - LENGTH_BYTES {
+        let most = MAX_HEADER_BYTES.min(len - LENGTH_BYTES);
+        return Err(damaged(format!("header of {header_len} bytes, expected at most {most}")));
+    }
+    let mut json = vec![0u8; header_len as usize];
+    source.read_exact_at(LENGTH_BYTES, &mut json).map_err(io)?;
+    let header: Metadata =
+        serde_json::from_slice(&json).map_err(|error| damaged(format!("header: {error}")))?;
+    let (found, expected) = (len - LENGTH_BYTES - header_len, header.data_len() as u64);
+    if found != expected {
+        return Err(damaged(format!("{found} bytes of data, expected {expected}")));
+    }
+    Ok((header, LENGTH_BYTES + header_len))
+}
+
+/// Recognises what people put where weights should be, by the first bytes.
+fn refuse_other_kinds(path: &Path, source: &Source, len: u64) -> Result<(), LoadError> {
+    const PICKLE: &str = "convert it with tools/convert_pickle.py in a place where you trust it: \
+                          pickles run code when they are opened";
+    const KINDS: [(&[u8], &str, &str); 6] = [
+        (b"version https://git-lfs", "a git-LFS pointer", "run `git lfs pull` where it came from"),
+        (b"PK\x03\x04", "a zip archive, probably a PyTorch pickle", PICKLE),
+        (b"\x80\x02", "a pickle", PICKLE),
+        (b"\x80\x04", "a pickle", PICKLE),
+        (b"GGUF", "a GGUF file", "download the safetensors version"),
+        (b"<", "an HTML or XML page", "download the file itself, not the page about it"),
+    ];
+    let mut start = [0u8; 32];
+    let available = start.len().min(len as usize);
+    let io = |source| LoadError::Io { path: path.into(), source };
+    source.read_exact_at(0, &mut start[..available]).map_err(io)?;
+    let is_html = |kind: &[u8]| kind != b"<" || start[1].is_ascii_alphabetic() || start[1] == b'!';
+    for (magic, found, remedy) in KINDS {
+        if start.starts_with(magic) && is_html(magic) {
+            return Err(LoadError::WrongKind { path: path.into(), found, remedy });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! What is wrong with a network's sizes.
+
+/// Sizes beyond this are refused before anything is allocated.
+const MAX_SIZE: usize = 1 << 20;
+
+/// A field of a configuration that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {found}, expected {expected}")]
+pub struct ConfigError {
+    /// Name of the field, as the configuration file spells it.
+    pub field: String,
+    /// Its value.
+    pub found: String,
+    /// What would have been accepted.
+    pub expected: String,
+}
+
+impl ConfigError {
+    /// Builds the error from anything that displays.
+    pub fn new(
+        field: impl Into<String>,
+        found: impl std::fmt::Display,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    /// Checks that a size is neither 0 nor absurd.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check_size(field: &str, size: usize) -> Result<(), Self> {
+        match size {
+            1..=MAX_SIZE => Ok(()),
+            _ => Err(Self::new(field, size, format!("1 to {MAX_SIZE}"))),
+        }
+    }
+
+    /// Checks that `size` is a multiple of another field's value.
+    ///
+    /// # Errors
+    /// Names both fields.
+    pub fn check_multiple(field: &str, size: usize, of: &str, unit: usize) -> Result<(), Self> {
+        if unit > 0 && size.is_multiple_of(unit) {
+            return Ok(());
+        }
+        Err(Self::new(field, size, format!("a multiple of {of}, which is {unit}")))
+    }
+}

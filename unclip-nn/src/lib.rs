@@ -1,0 +1,54 @@
+//! Layers of unCLIP's networks, and their weights on disk. Nothing here knows about noise.
+//!
+//! CLIP's towers and the prior are stacks of [`TransformerBlock`]s; the decoder and the upsamplers
+//! are one [`UNet`] skeleton. Sizes come from configurations that are validated once, when they
+//! are read; a forward pass cannot fail, but panics on shapes that contradict its documentation,
+//! as burn does.
+//!
+//! # Example
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use unclip_nn::UNetConfig;
+//!
+//! let device = Device::flex();
+//! let config = UNetConfig {
+//!     image_size: 8,
+//!     in_channels: 3,
+//!     out_channels: 3,
+//!     model_channels: 8,
+//!     channel_mult: vec![1, 2],
+//!     num_res_blocks: 1,
+//!     attention_resolutions: vec![],
+//!     d_head: 8,
+//!     d_context: None,
+//!     norm_groups: 4,
+//!     scale_shift: false,
+//!     coordinates: false,
+//! };
+//! config.validate()?;
+//! let unet = config.init(&device);
+//! let emb = unet.embed_time(Tensor::from_floats([500.0], &device));
+//! let output = unet.forward(Tensor::zeros([1, 3, 8, 16], &device), emb, None);
+//! assert_eq!(output.dims(), [1, 3, 8, 16]);
+//! # Ok::<(), unclip_nn::ConfigError>(())
+//! ```
+
+mod attention;
+mod attention_block;
+pub mod checkpoint;
+mod config_error;
+pub mod ops;
+mod res_block;
+mod resample;
+mod timestep;
+mod transformer;
+mod unet;
+
+pub use attention::{Attention, attend, causal_mask};
+pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context};
+pub use config_error::ConfigError;
+pub use res_block::{Resample, ResBlock, ResBlockConfig};
+pub use resample::{downsample, upsample};
+pub use timestep::{TimestepEmbedding, timestep_embedding};
+pub use transformer::{Activation, Transformer, TransformerBlock, TransformerConfig};
+pub use unet::{DownBlock, Level, MiddleBlock, UNet, UNetConfig, UpBlock};

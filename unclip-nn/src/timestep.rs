@@ -1,0 +1,59 @@
+//! The timestep as a vector: sinusoids, then a small network.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Longest wavelength of the sinusoids.
+const MAX_PERIOD: f64 = 10_000.0;
+
+/// Sinusoids of the timesteps, cosines first: cos(t·ω_k), sin(t·ω_k) with
+/// ω_k = 10000^(−k / (dim/2)).
+///
+/// # Shapes
+/// - `timesteps`: `[batch]`
+/// - result: `[batch, dim]`; an odd `dim` is filled up with a zero
+///
+/// Source: Transformer (Vaswani et al. 2017) as laid out by guided-diffusion and Karlo.
+pub fn timestep_embedding(timesteps: Tensor<1>, dim: usize) -> Tensor<2> {
+    let half = dim / 2;
+    let device = timesteps.device();
+    let frequencies: Vec<f32> = (0..half)
+        .map(|k| (-MAX_PERIOD.ln() * k as f64 / half as f64).exp() as f32)
+        .collect();
+    let frequencies = Tensor::<1>::from_data(TensorData::new(frequencies, [half]), &device);
+    let angles = timesteps.unsqueeze_dim::<2>(1) * frequencies.unsqueeze_dim::<2>(0);
+    let mut parts = vec![angles.clone().cos(), angles.clone().sin()];
+    if dim % 2 == 1 {
+        parts.push(angles.narrow(1, 0, 1).zeros_like());
+    }
+    Tensor::cat(parts, 1)
+}
+
+/// Two linear layers with a SiLU between them, over the sinusoids.
+#[derive(Module, Debug)]
+pub struct TimestepEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+    sinusoids: usize,
+}
+
+impl TimestepEmbedding {
+    /// From `sinusoids` sinusoids to a vector of `d_embedding`.
+    pub fn new(sinusoids: usize, d_embedding: usize, device: &Device) -> Self {
+        Self {
+            linear_1: LinearConfig::new(sinusoids, d_embedding).init(device),
+            linear_2: LinearConfig::new(d_embedding, d_embedding).init(device),
+            sinusoids,
+        }
+    }
+
+    /// # Shapes
+    /// - `timesteps`: `[batch]`
+    /// - result: `[batch, d_embedding]`
+    pub fn forward(&self, timesteps: Tensor<1>) -> Tensor<2> {
+        let x = timestep_embedding(timesteps, self.sinusoids);
+        self.linear_2.forward(silu(self.linear_1.forward(x)))
+    }
+}

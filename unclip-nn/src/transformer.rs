@@ -1,0 +1,117 @@
+//! Pre-norm transformer blocks, shared by CLIP's towers and the prior.
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::activation::{gelu, sigmoid};
+use burn::tensor::{Bool, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{Attention, ConfigError};
+
+/// The nonlinearity between a block's two linear layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Exact (erf) GELU.
+    Gelu,
+    /// x·σ(1.702·x): the cheap GELU of OpenAI's CLIP. Its weights do not work with the exact one.
+    QuickGelu,
+}
+
+impl Activation {
+    /// Applies the nonlinearity elementwise.
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Gelu => gelu(x),
+            Self::QuickGelu => x.clone() * sigmoid(x * 1.702),
+        }
+    }
+}
+
+/// Sizes of a stack of transformer blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerConfig {
+    /// Width of a token.
+    pub d_model: usize,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Attention heads of each block.
+    pub n_heads: usize,
+    /// Width between a block's two linear layers.
+    pub d_hidden: usize,
+    /// Nonlinearity between them.
+    pub activation: Activation,
+}
+
+impl TransformerConfig {
+    /// Checks that the sizes go together.
+    ///
+    /// # Errors
+    /// Names the first field that does not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::check_size("d_model", self.d_model)?;
+        ConfigError::check_size("n_layers", self.n_layers)?;
+        ConfigError::check_size("n_heads", self.n_heads)?;
+        ConfigError::check_size("d_hidden", self.d_hidden)?;
+        ConfigError::check_multiple("d_model", self.d_model, "n_heads", self.n_heads)
+    }
+
+    /// The blocks, with fresh weights.
+    pub fn init(&self, device: &Device) -> Transformer {
+        Transformer {
+            layers: (0..self.n_layers).map(|_| TransformerBlock::new(self, device)).collect(),
+        }
+    }
+}
+
+/// x + attention(norm(x)), then x + mlp(norm(x)).
+#[derive(Module, Debug)]
+pub struct TransformerBlock {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    c_fc: Linear,
+    c_proj: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl TransformerBlock {
+    /// A block of the given sizes.
+    pub fn new(config: &TransformerConfig, device: &Device) -> Self {
+        let norm = || LayerNormConfig::new(config.d_model).init(device);
+        Self {
+            norm1: norm(),
+            attn: Attention::new(config.d_model, config.n_heads, device),
+            norm2: norm(),
+            c_fc: LinearConfig::new(config.d_model, config.d_hidden).init(device),
+            c_proj: LinearConfig::new(config.d_hidden, config.d_model).init(device),
+            activation: config.activation,
+        }
+    }
+
+    /// # Shapes
+    /// - `x`, result: `[batch, seq, d_model]`
+    /// - `hidden`: see [`attend`](crate::attend)
+    pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x), hidden);
+        let h = self.activation.forward(self.c_fc.forward(self.norm2.forward(x.clone())));
+        x + self.c_proj.forward(h)
+    }
+}
+
+/// A stack of [`TransformerBlock`]s.
+#[derive(Module, Debug)]
+pub struct Transformer {
+    layers: Vec<TransformerBlock>,
+}
+
+impl Transformer {
+    /// # Shapes
+    /// - `x`, result: `[batch, seq, d_model]`
+    /// - `hidden`: see [`attend`](crate::attend)
+    pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
+        self.layers.iter().fold(x, |x, layer| layer.forward(x, hidden.clone()))
+    }
+}

@@ -1,0 +1,230 @@
+//! The arithmetic of a U-Net: which channels meet where. No tensors.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ConfigError;
+
+/// Sizes of a [`UNet`](crate::UNet).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UNetConfig {
+    /// Side of the square picture, in pixels. The network itself is fully convolutional; the side
+    /// only says where `attention_resolutions` lie.
+    pub image_size: usize,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Channels of the outermost level; the timestep embedding is four times as wide.
+    pub model_channels: usize,
+    /// Channels of each level, as multiples of `model_channels`, outermost first.
+    pub channel_mult: Vec<usize>,
+    /// Residual blocks of each level on the way down; the way up has one more.
+    pub num_res_blocks: usize,
+    /// Levels that have attention, by the side of their picture in pixels. If there are any, the
+    /// middle has attention as well.
+    pub attention_resolutions: Vec<usize>,
+    /// Channels of one attention head.
+    pub d_head: usize,
+    /// Width of a context token, if there is context.
+    pub d_context: Option<usize>,
+    /// Groups of every group norm.
+    pub norm_groups: usize,
+    /// How the timestep enters a residual block: scale and shift, or addition.
+    pub scale_shift: bool,
+    /// Whether each pixel is told where it is, by two more input channels from −1 to 1. Large
+    /// networks learn it from the borders; small ones need the help. Published models have none.
+    #[serde(default)]
+    pub coordinates: bool,
+}
+
+/// One level of the U-Net: pictures of one size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level {
+    /// Side of the picture in pixels.
+    pub resolution: usize,
+    /// Channels of the level.
+    pub channels: usize,
+    /// Input channels of each residual block on the way down.
+    pub down: Vec<usize>,
+    /// Input channels (main path and skip) of each residual block on the way up.
+    pub up: Vec<usize>,
+    /// Whether attention follows each residual block.
+    pub attention: bool,
+    /// Whether a smaller level lies below.
+    pub resampled: bool,
+}
+
+impl UNetConfig {
+    /// Width of the timestep embedding.
+    pub fn d_embedding(&self) -> usize {
+        4 * self.model_channels
+    }
+
+    /// The factor by which both sides of a picture must be divisible.
+    pub fn size_multiple(&self) -> usize {
+        1 << (self.channel_mult.len().saturating_sub(1))
+    }
+
+    /// Channels of the first convolution's input.
+    pub(crate) fn conv_in_channels(&self) -> usize {
+        self.in_channels + if self.coordinates { 2 } else { 0 }
+    }
+
+    /// Checks that the sizes go together.
+    ///
+    /// # Errors
+    /// Names the first field that does not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("image_size", self.image_size),
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("model_channels", self.model_channels),
+            ("num_res_blocks", self.num_res_blocks),
+            ("d_head", self.d_head),
+            ("norm_groups", self.norm_groups),
+            ("d_context", self.d_context.unwrap_or(1)),
+        ];
+        for (field, size) in sizes {
+            ConfigError::check_size(field, size)?;
+        }
+        self.validate_levels()
+    }
+
+    fn validate_levels(&self) -> Result<(), ConfigError> {
+        if !(1..=12).contains(&self.channel_mult.len()) {
+            let found = format!("a list of {}", self.channel_mult.len());
+            return Err(ConfigError::new("channel_mult", found, "1 to 12 levels"));
+        }
+        ConfigError::check_multiple(
+            "image_size",
+            self.image_size,
+            "2^(levels - 1)",
+            self.size_multiple(),
+        )?;
+        for &multiple in &self.channel_mult {
+            ConfigError::check_size("channel_mult", multiple)?;
+            ConfigError::check_size("channels", self.model_channels.saturating_mul(multiple))?;
+        }
+        for level in self.levels() {
+            let groups = self.norm_groups;
+            for channels in level.down.iter().chain(&level.up).chain([&level.channels]) {
+                ConfigError::check_multiple("channels", *channels, "norm_groups", groups)?;
+            }
+            if level.attention {
+                ConfigError::check_multiple("channels", level.channels, "d_head", self.d_head)?;
+            }
+        }
+        self.validate_attention()
+    }
+
+    fn validate_attention(&self) -> Result<(), ConfigError> {
+        let sides: Vec<usize> = self.levels().iter().map(|level| level.resolution).collect();
+        match self.attention_resolutions.iter().find(|side| !sides.contains(side)) {
+            Some(side) => {
+                let expected = format!("sides of levels, which are {sides:?}");
+                Err(ConfigError::new("attention_resolutions", side, expected))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Every level, outermost first, with the channels that meet in each residual block.
+    pub fn levels(&self) -> Vec<Level> {
+        let mut levels = self.levels_down();
+        let mut skips = vec![self.model_channels];
+        for level in &levels {
+            skips.extend(vec![level.channels; self.num_res_blocks + usize::from(level.resampled)]);
+        }
+        let mut channels = levels.last().map_or(self.model_channels, |level| level.channels);
+        for level in levels.iter_mut().rev() {
+            for _ in 0..=self.num_res_blocks {
+                level.up.push(channels + skips.pop().unwrap_or(0));
+                channels = level.channels;
+            }
+        }
+        levels
+    }
+
+    fn levels_down(&self) -> Vec<Level> {
+        let mut channels_in = self.model_channels;
+        let depth = self.channel_mult.len();
+        let level = |(i, multiple): (usize, &usize)| {
+            let channels = self.model_channels * multiple;
+            let resolution = self.image_size >> i;
+            let mut down = vec![channels; self.num_res_blocks];
+            down[0] = channels_in;
+            channels_in = channels;
+            Level {
+                resolution,
+                channels,
+                down,
+                up: Vec::new(),
+                attention: self.attention_resolutions.contains(&resolution),
+                resampled: i + 1 < depth,
+            }
+        };
+        self.channel_mult.iter().enumerate().map(level).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn karlo() -> UNetConfig {
+        UNetConfig {
+            image_size: 64,
+            in_channels: 3,
+            out_channels: 6,
+            model_channels: 320,
+            channel_mult: vec![1, 2, 3, 4],
+            num_res_blocks: 3,
+            attention_resolutions: vec![32, 16, 8],
+            d_head: 64,
+            d_context: Some(1536),
+            norm_groups: 32,
+            scale_shift: true,
+            coordinates: false,
+        }
+    }
+
+    #[test]
+    fn karlos_way_up_is_the_published_table() {
+        let levels = karlo().levels();
+        let up: Vec<Vec<usize>> = levels.iter().rev().map(|level| level.up.clone()).collect();
+        assert_eq!(up[0], [2560, 2560, 2560, 2240]);
+        assert_eq!(up[1], [2240, 1920, 1920, 1600]);
+        assert_eq!(up[2], [1600, 1280, 1280, 960]);
+        assert_eq!(up[3], [960, 640, 640, 640]);
+    }
+
+    #[test]
+    fn karlos_way_down() {
+        let levels = karlo().levels();
+        assert_eq!(levels[0].down, [320, 320, 320]);
+        assert_eq!(levels[1].down, [320, 640, 640]);
+        assert_eq!(levels.iter().map(|l| l.attention).collect::<Vec<_>>(), [false, true, true, true]);
+        assert_eq!(levels.iter().map(|l| l.resampled).collect::<Vec<_>>(), [true, true, true, false]);
+        assert!(karlo().validate().is_ok());
+    }
+
+    #[test]
+    fn impossible_sizes_name_their_field() {
+        let refused = |change: fn(&mut UNetConfig), field: &str| {
+            let mut config = karlo();
+            change(&mut config);
+            assert_eq!(config.validate().unwrap_err().field, field);
+        };
+        refused(|c| c.image_size = 0, "image_size");
+        refused(|c| c.image_size = 65, "image_size");
+        refused(|c| c.num_res_blocks = 0, "num_res_blocks");
+        refused(|c| c.norm_groups = 33, "channels");
+        refused(|c| c.d_head = 77, "channels");
+        refused(|c| c.channel_mult = vec![], "channel_mult");
+        refused(|c| c.channel_mult = vec![1, usize::MAX], "channel_mult");
+        refused(|c| c.attention_resolutions = vec![33], "attention_resolutions");
+        refused(|c| c.model_channels = 1_000_000_000, "model_channels");
+    }
+}

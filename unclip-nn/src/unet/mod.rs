@@ -1,0 +1,104 @@
+//! The U-Net skeleton that the decoder and the upsamplers share.
+//!
+//! It takes a finished embedding and finished context tokens: what they mean, and what a timestep
+//! does to them, is the stages' business. Field names are those of published (diffusers)
+//! checkpoints, so that those load without renaming.
+
+mod config;
+mod path;
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, GroupNormConfig};
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Tensor};
+
+pub use config::{Level, UNetConfig};
+pub use path::{DownBlock, MiddleBlock, UpBlock};
+
+use crate::ops::{conv, group_norm_silu};
+use crate::res_block::conv3x3;
+use crate::{Context, TimestepEmbedding};
+use path::Conditions;
+
+/// A picture to a picture of the same size, through ever smaller ones and back.
+///
+/// Source: ADM (Dhariwal & Nichol 2021), GLIDE (Nichol et al. 2021), Karlo.
+#[derive(Module, Debug)]
+pub struct UNet {
+    conv_in: Conv2d,
+    time_embedding: TimestepEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MiddleBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    coordinates: bool,
+}
+
+impl UNetConfig {
+    /// The network, with fresh weights.
+    ///
+    /// # Panics
+    /// May panic if [`validate`](Self::validate) fails.
+    pub fn init(&self, device: &Device) -> UNet {
+        let levels = self.levels();
+        let outer = self.model_channels;
+        let inner = levels.last().map_or(outer, |level| level.channels);
+        let up = levels.iter().enumerate().rev();
+        UNet {
+            conv_in: conv3x3(self.conv_in_channels(), outer, device),
+            time_embedding: TimestepEmbedding::new(outer, self.d_embedding(), device),
+            down_blocks: levels.iter().map(|l| DownBlock::new(self, l, device)).collect(),
+            mid_block: MiddleBlock::new(self, inner, device),
+            up_blocks: up.map(|(i, level)| UpBlock::new(self, level, i > 0, device)).collect(),
+            conv_norm_out: GroupNormConfig::new(self.norm_groups, outer).init(device),
+            conv_out: conv3x3(outer, self.out_channels, device),
+            coordinates: self.coordinates,
+        }
+    }
+}
+
+impl UNet {
+    /// The timestep as an embedding, to which a stage may add its own.
+    ///
+    /// # Shapes
+    /// - `timesteps`: `[batch]`
+    /// - result: `[batch, d_embedding]`
+    pub fn embed_time(&self, timesteps: Tensor<1>) -> Tensor<2> {
+        self.time_embedding.forward(timesteps)
+    }
+
+    /// # Shapes
+    /// - `x`: `[batch, in_channels, height, width]`, both sides multiples of
+    ///   [`UNetConfig::size_multiple`]
+    /// - `emb`: `[batch, d_embedding]`
+    /// - result: `[batch, out_channels, height, width]`
+    pub fn forward(&self, x: Tensor<4>, emb: Tensor<2>, context: Option<&Context>) -> Tensor<4> {
+        let conditions = Conditions { emb: silu(emb), context };
+        let x = if self.coordinates { with_coordinates(x) } else { x };
+        let mut x = conv(&self.conv_in, x);
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, &conditions, &mut skips);
+        }
+        x = self.mid_block.forward(x, &conditions);
+        for block in &self.up_blocks {
+            x = block.forward(x, &conditions, &mut skips);
+        }
+        conv(&self.conv_out, group_norm_silu(&self.conv_norm_out, x, None))
+    }
+}
+
+/// Appends two channels that tell each pixel's centre, from −1 to 1 across the picture.
+fn with_coordinates(x: Tensor<4>) -> Tensor<4> {
+    let [batch, _, height, width] = x.dims();
+    let device = x.device();
+    let axis = |n: usize| {
+        let centers: Vec<f32> = (0..n).map(|i| (2 * i + 1) as f32 / n as f32 - 1.0).collect();
+        Tensor::<1>::from_floats(centers.as_slice(), &device)
+    };
+    let columns = axis(width).reshape([1, 1, 1, width]).expand([batch, 1, height, width]);
+    let rows = axis(height).reshape([1, 1, height, 1]).expand([batch, 1, height, width]);
+    Tensor::cat(vec![x, columns, rows], 1)
+}

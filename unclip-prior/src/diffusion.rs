@@ -1,0 +1,130 @@
+//! The diffusion prior: a causal transformer that reads an image embedding off its last token.
+//!
+//! Field names are those of published (diffusers) checkpoints.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Bool, Device, Tensor};
+use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
+use unclip_nn::{TimestepEmbedding, Transformer, causal_mask};
+
+use crate::DiffusionPriorConfig;
+
+/// Predicts the clean, whitened image embedding from a noised one and its caption.
+///
+/// The sequence is \[text tokens, pooled text, timestep, noised embedding, learned query\], with
+/// learned positions, under a causal mask that also hides the padding of the text; the answer is
+/// read at the query (paper, section 2.2; Karlo).
+#[derive(Module, Debug)]
+pub struct DiffusionPrior {
+    positional_embedding: Param<Tensor<3>>,
+    prd_embedding: Param<Tensor<3>>,
+    clip_mean: Param<Tensor<2>>,
+    clip_std: Param<Tensor<2>>,
+    time_embedding: TimestepEmbedding,
+    proj_in: Linear,
+    embedding_proj: Linear,
+    encoder_hidden_states_proj: Linear,
+    transformer_blocks: Transformer,
+    norm_out: LayerNorm,
+    proj_to_clip_embeddings: Linear,
+}
+
+impl DiffusionPriorConfig {
+    /// The network, with fresh weights and statistics that leave embeddings as they are.
+    pub fn init(&self, device: &Device) -> DiffusionPrior {
+        let d_model = self.transformer.d_model;
+        let seq = self.context_length + Self::EXTRA_TOKENS;
+        let small = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let statistics = |v: f64| Initializer::Constant { value: v }.init([1, self.d_embedding], device);
+        let into = |d_in: usize| LinearConfig::new(d_in, d_model).init(device);
+        DiffusionPrior {
+            positional_embedding: small.init([1, seq, d_model], device),
+            prd_embedding: small.init([1, 1, d_model], device),
+            clip_mean: statistics(0.0),
+            clip_std: statistics(1.0),
+            time_embedding: TimestepEmbedding::new(d_model, d_model, device),
+            proj_in: into(self.d_embedding),
+            embedding_proj: into(self.d_embedding),
+            encoder_hidden_states_proj: into(self.d_text),
+            transformer_blocks: self.transformer.init(device),
+            norm_out: LayerNormConfig::new(d_model).init(device),
+            proj_to_clip_embeddings: LinearConfig::new(d_model, self.d_embedding).init(device),
+        }
+    }
+}
+
+impl DiffusionPrior {
+    /// Fixes the caption. The projections of the text are computed here, once for all steps.
+    pub fn bind(&self, text: &TextEmbedding) -> impl Network<2> + use<> {
+        let tokens = self.encoder_hidden_states_proj.forward(text.tokens.clone());
+        let pooled = self.embedding_proj.forward(text.pooled.clone()).unsqueeze_dim(1);
+        let prefix = Tensor::cat(vec![tokens, pooled], 1);
+        let hidden = self.hidden(&text.mask);
+        let prior = self.clone();
+        move |x_t: Tensor<2>, timesteps: Tensor<1>| {
+            prior.predict(prefix.clone(), hidden.clone(), x_t, timesteps)
+        }
+    }
+
+    /// Fixes the captions of a guided call: the B given ones, then B null ones.
+    ///
+    /// # Panics
+    /// If the two batches differ in size.
+    pub fn bind_pair(
+        &self,
+        given: &TextEmbedding,
+        null: &TextEmbedding,
+    ) -> Paired<impl Network<2> + use<>> {
+        assert_eq!(given.batch(), null.batch(), "one null caption for each given one");
+        Paired(self.bind(&TextEmbedding::cat(vec![given.clone(), null.clone()])))
+    }
+
+    /// Image embeddings as CLIP makes them, from whitened ones: `[batch, d_embedding]`.
+    pub fn restore(&self, whitened: Tensor<2>) -> ImageEmbedding {
+        ImageEmbedding(whitened * self.clip_std.val() + self.clip_mean.val())
+    }
+
+    /// Image embeddings with mean 0 and variance 1 in each direction, which the network speaks.
+    pub fn whiten(&self, embedding: &ImageEmbedding) -> Tensor<2> {
+        (embedding.0.clone() - self.clip_mean.val()) / self.clip_std.val()
+    }
+
+    /// Sets the statistics of CLIP's image embeddings, `[1, d_embedding]` each.
+    pub fn with_statistics(mut self, mean: Tensor<2>, std: Tensor<2>) -> Self {
+        self.clip_mean = Param::initialized(self.clip_mean.id, mean).set_require_grad(false);
+        self.clip_std = Param::initialized(self.clip_std.id, std).set_require_grad(false);
+        self
+    }
+
+    fn predict(
+        &self,
+        prefix: Tensor<3>,
+        hidden: Tensor<4, Bool>,
+        x_t: Tensor<2>,
+        timesteps: Tensor<1>,
+    ) -> Tensor<2> {
+        let [batch, _, d_model] = prefix.dims();
+        let time = self.time_embedding.forward(timesteps).unsqueeze_dim(1);
+        let noised = self.proj_in.forward(x_t).unsqueeze_dim(1);
+        let query = self.prd_embedding.val().expand([batch, 1, d_model]);
+        let x = Tensor::cat(vec![prefix, time, noised, query], 1);
+        let x = x + self.positional_embedding.val();
+        let x = self.transformer_blocks.forward(x, Some(hidden));
+        let last = x.dims()[1] - 1;
+        let answer = x.narrow(1, last, 1).reshape([batch, d_model]);
+        self.proj_to_clip_embeddings.forward(self.norm_out.forward(answer))
+    }
+
+    /// What each token must not look at: the future, and the padding of the text.
+    fn hidden(&self, mask: &Tensor<2, Bool>) -> Tensor<4, Bool> {
+        let [batch, text] = mask.dims();
+        let seq = self.positional_embedding.dims()[1];
+        let device = mask.device();
+        let extra = Tensor::zeros([batch, seq - text], &device);
+        let padding = Tensor::cat(vec![mask.clone().bool_not().int(), extra], 1).equal_elem(1);
+        let padding = padding.reshape([batch, 1, 1, seq]).expand([batch, 1, seq, seq]);
+        let future = causal_mask(seq, &device).expand([batch, 1, seq, seq]);
+        padding.bool_or(future)
+    }
+}

@@ -1,0 +1,45 @@
+//! What can go wrong in training.
+
+use std::path::PathBuf;
+
+use unclip_clip::TokenizerError;
+use unclip_core::InvalidSetting;
+use unclip_nn::ConfigError;
+use unclip_nn::checkpoint::LoadError;
+
+/// Training cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A model file cannot be read or written.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The tokenizer cannot be made or read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// A configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A checkpoint of an interrupted run cannot be used.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it, and the remedy.
+        message: String,
+    },
+    /// Too many steps in a row gave no finite loss or gradient.
+    #[error(
+        "diverged: {skipped} steps in a row were not finite at step {step}; lower the learning \
+         rate and resume"
+    )]
+    Diverged {
+        /// Where training stopped.
+        step: u64,
+        /// How many steps in a row were skipped.
+        skipped: u64,
+    },
+}

@@ -1,0 +1,20 @@
+//! Training unCLIP, and measuring it.
+//!
+//! What a network learns in one step belongs to its stage; here are the loop around it
+//! ([`Trainer`]), the data ([`shapes`]), and the recipe of the bundled model ([`recipe`]).
+
+mod checkpoint;
+pub mod data;
+mod ema;
+mod error;
+mod gradients;
+pub mod objective;
+pub mod recipe;
+pub mod shapes;
+mod trainer;
+mod vocabulary;
+
+pub use ema::update_average;
+pub use error::TrainError;
+pub use trainer::{StepReport, TrainSettings, Trainer};
+pub use vocabulary::train_vocabulary;

@@ -1,0 +1,171 @@
+//! The sizes and settings of the bundled shapes model.
+
+use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
+use unclip_core::{BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType};
+use unclip_decoder::DecoderConfig;
+use unclip_nn::{Activation, TransformerConfig, UNetConfig};
+use unclip_prior::DiffusionPriorConfig;
+use unclip_upsample::UpsamplerConfig;
+
+use crate::TrainSettings;
+
+/// Side of the decoder's pictures.
+pub const DECODER_SIDE: u32 = 32;
+/// Positions of a caption; the longest of the shapes world has 21 tokens.
+pub const CONTEXT_LENGTH: usize = 24;
+/// Width of CLIP's space.
+const D_EMBEDDING: usize = 64;
+/// Width of CLIP's towers.
+const D_CLIP: usize = 96;
+
+fn tower(n_layers: usize) -> TransformerConfig {
+    TransformerConfig {
+        d_model: D_CLIP,
+        n_layers,
+        n_heads: 4,
+        d_hidden: 4 * D_CLIP,
+        activation: Activation::QuickGelu,
+    }
+}
+
+/// CLIP's text tower.
+pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
+    TextEncoderConfig {
+        vocab_size,
+        context_length: CONTEXT_LENGTH,
+        d_embedding: D_EMBEDDING,
+        transformer: tower(3),
+    }
+}
+
+/// CLIP's image tower.
+pub fn image_encoder() -> ImageEncoderConfig {
+    ImageEncoderConfig {
+        image_size: DECODER_SIDE as usize,
+        patch_size: 4,
+        d_embedding: D_EMBEDDING,
+        transformer: tower(4),
+        mean: [0.5; 3],
+        std: [0.4; 3],
+        fit: Fit::Crop,
+    }
+}
+
+fn diffusion(kind: Parameterization, steps: usize, guidance_scale: f64) -> DiffusionConfig {
+    DiffusionConfig {
+        num_train_timesteps: 1000,
+        beta_schedule: BetaSchedule::SquaredCosine,
+        parameterization: kind,
+        variance: VarianceType::FixedSmall,
+        clamp: Some(1.0),
+        sampler: SamplerKind::Ddim,
+        steps,
+        guidance_scale,
+    }
+}
+
+/// The diffusion prior.
+pub fn prior() -> DiffusionPriorConfig {
+    DiffusionPriorConfig {
+        d_embedding: D_EMBEDDING,
+        d_text: D_CLIP,
+        context_length: CONTEXT_LENGTH,
+        transformer: TransformerConfig {
+            d_model: 128,
+            n_layers: 4,
+            n_heads: 4,
+            d_hidden: 512,
+            activation: Activation::Gelu,
+        },
+        diffusion: DiffusionConfig {
+            clamp: Some(5.0),
+            sampler: SamplerKind::Ddpm,
+            ..diffusion(Parameterization::Sample, 25, 1.0)
+        },
+    }
+}
+
+/// The decoder at 32 pixels.
+pub fn decoder() -> DecoderConfig {
+    DecoderConfig {
+        d_embedding: D_EMBEDDING,
+        d_text: D_CLIP,
+        image_tokens: 4,
+        unet: UNetConfig {
+            image_size: DECODER_SIDE as usize,
+            in_channels: 3,
+            out_channels: 3,
+            model_channels: 24,
+            channel_mult: vec![1, 2, 4],
+            num_res_blocks: 1,
+            attention_resolutions: vec![8],
+            d_head: 32,
+            d_context: Some(D_CLIP),
+            norm_groups: 8,
+            scale_shift: true,
+            coordinates: true,
+        },
+        diffusion: diffusion(Parameterization::V, 25, 2.0),
+    }
+}
+
+/// The upsamplers, from 32 to 128 and from 128 to 512 pixels.
+pub fn upsamplers() -> [UpsamplerConfig; 2] {
+    [(16, vec![1, 2, 2]), (8, vec![1, 2, 2])].map(|(model_channels, channel_mult)| {
+        UpsamplerConfig {
+            factor: 4,
+            last_step_network: false,
+            unet: UNetConfig {
+                image_size: 128,
+                in_channels: 6,
+                out_channels: 3,
+                model_channels,
+                channel_mult,
+                num_res_blocks: 1,
+                attention_resolutions: vec![],
+                d_head: 8,
+                d_context: None,
+                norm_groups: 8,
+                scale_shift: false,
+                coordinates: false,
+            },
+            diffusion: diffusion(Parameterization::V, 4, 1.0),
+        }
+    })
+}
+
+/// Side of the small crops on which an upsampler is trained.
+pub const LOW_CROP: u32 = 12;
+
+/// How CLIP is trained.
+pub fn clip_training(steps: u64, seed: u64) -> TrainSettings {
+    TrainSettings { batch: 128, learning_rate: 1e-3, weight_decay: 0.05, ..training(steps, seed) }
+}
+
+/// How the prior is trained.
+pub fn prior_training(steps: u64, seed: u64) -> TrainSettings {
+    TrainSettings { batch: 128, ..training(steps, seed) }
+}
+
+/// How the decoder is trained.
+pub fn decoder_training(steps: u64, seed: u64) -> TrainSettings {
+    TrainSettings { batch: 64, learning_rate: 1.5e-3, ..training(steps, seed) }
+}
+
+/// How an upsampler is trained.
+pub fn upsampler_training(steps: u64, seed: u64) -> TrainSettings {
+    TrainSettings { batch: 16, ..training(steps, seed) }
+}
+
+fn training(steps: u64, seed: u64) -> TrainSettings {
+    TrainSettings {
+        steps,
+        batch: 64,
+        learning_rate: 1e-3,
+        warmup: (steps / 20).clamp(1, 200),
+        weight_decay: 0.01,
+        max_norm: 1.0,
+        ema_decay: 0.995,
+        seed,
+    }
+}

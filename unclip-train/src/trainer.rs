@@ -1,0 +1,229 @@
+//! The training loop: model-agnostic, step-based, resumable at any moment.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use unclip_core::InvalidSetting;
+
+use crate::checkpoint::{Progress, read_checkpoint, write_checkpoint};
+use crate::ema::{update_average, warmed_decay};
+use crate::{TrainError, gradients};
+
+/// Steps in a row without a finite loss after which training gives up.
+const MAX_SKIPPED_IN_A_ROW: u64 = 50;
+
+/// How a model is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// Steps in all.
+    pub steps: u64,
+    /// Items of a step.
+    pub batch: usize,
+    /// Peak learning rate of AdamW.
+    pub learning_rate: f64,
+    /// Steps over which the learning rate rises to its peak; afterwards it falls as a cosine.
+    pub warmup: u64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together.
+    pub max_norm: f64,
+    /// Decay of the averaged weights, which are the ones that are kept.
+    pub ema_decay: f64,
+    /// Seed of weights, data and noise.
+    pub seed: u64,
+}
+
+impl TrainSettings {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let positive = |name: &str, n: u64| match n {
+            0 => Err(InvalidSetting::new(name, n, "at least 1")),
+            _ => Ok(()),
+        };
+        positive("training steps", self.steps)?;
+        positive("training batch", self.batch as u64)?;
+        InvalidSetting::check_range("learning rate", self.learning_rate, 1e-9, 1.0)?;
+        InvalidSetting::check_range("weight decay", self.weight_decay, 0.0, 1.0)?;
+        InvalidSetting::check_range("largest gradient norm", self.max_norm, 1e-6, 1e6)?;
+        InvalidSetting::check_range("decay of the average", self.ema_decay, 0.0, 1.0)
+    }
+
+    /// The learning rate at a step: a linear rise, then half a cosine down to a fiftieth.
+    pub fn learning_rate_at(&self, step: u64) -> f64 {
+        const FLOOR: f64 = 0.02;
+        if step < self.warmup {
+            return self.learning_rate * (step + 1) as f64 / self.warmup as f64;
+        }
+        let rest = (self.steps.saturating_sub(self.warmup)).max(1) as f64;
+        let done = ((step - self.warmup) as f64 / rest).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+        self.learning_rate * (FLOOR + (1.0 - FLOOR) * cosine)
+    }
+}
+
+/// One finished training step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepReport {
+    /// Steps done.
+    pub step: u64,
+    /// Loss of the step's batch.
+    pub loss: f64,
+    /// Norm of all gradients before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Steps so far that were skipped because they were not finite.
+    pub skipped: u64,
+    /// Seconds that the step took.
+    pub seconds: f64,
+}
+
+/// A model in training.
+pub struct Trainer<M: Module> {
+    model: M,
+    average: M,
+    optimizer: ModuleOptimizer,
+    settings: TrainSettings,
+    folder: PathBuf,
+    progress: Progress,
+}
+
+impl<M: Module> Trainer<M> {
+    /// Starts, or goes on where a checkpoint in `folder` ends.
+    ///
+    /// `model` is on a plain device; it gives the sizes, and the first weights if there is no
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// Settings that cannot be used, or a checkpoint that cannot be read or belongs to other
+    /// sizes or settings.
+    pub fn new(model: M, settings: TrainSettings, folder: &Path) -> Result<Self, TrainError> {
+        settings.validate()?;
+        let optimizer = AdamWConfig::new()
+            .with_epsilon(1e-8)
+            .with_weight_decay(settings.weight_decay as f32)
+            .init();
+        let mut trainer = Self {
+            average: model.clone(),
+            model: model.train(),
+            optimizer,
+            settings,
+            folder: folder.into(),
+            progress: Progress::default(),
+        };
+        if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings)? {
+            trainer.progress = saved.progress;
+            trainer.model = saved.load("model", trainer.model)?;
+            trainer.average = saved.load("average", trainer.average)?;
+            trainer.optimizer = saved.load_optimizer(trainer.optimizer)?;
+        }
+        Ok(trainer)
+    }
+
+    /// Steps done so far, those of earlier runs included.
+    pub fn step(&self) -> u64 {
+        self.progress.step
+    }
+
+    /// The averaged weights, on a plain device: the model to use.
+    pub fn average(&self) -> &M {
+        &self.average
+    }
+
+    /// Trains until all steps are done or the observer stops it, writing a checkpoint every
+    /// `interval` and at the end. `loss` gets the model and the step, from which it draws its
+    /// batch.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be written, or [`TrainError::Diverged`].
+    pub fn run(
+        &mut self,
+        interval: Duration,
+        mut loss: impl FnMut(&M, u64) -> Tensor<1>,
+        mut observer: impl FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let mut saved = Instant::now();
+        while self.progress.step < self.settings.steps {
+            let report = self.take_step(&mut loss)?;
+            if observer(&report).is_break() {
+                break;
+            }
+            if saved.elapsed() >= interval {
+                self.save()?;
+                saved = Instant::now();
+            }
+        }
+        self.save()
+    }
+
+    /// Writes a checkpoint from which [`new`](Self::new) goes on.
+    ///
+    /// # Errors
+    /// Files that cannot be written; an older checkpoint then stays.
+    pub fn save(&self) -> Result<(), TrainError> {
+        let modules = [("model", &self.model), ("average", &self.average)];
+        write_checkpoint(&self.folder, &self.settings, &self.progress, modules, &self.optimizer)
+    }
+
+    fn take_step(
+        &mut self,
+        loss: &mut impl FnMut(&M, u64) -> Tensor<1>,
+    ) -> Result<StepReport, TrainError> {
+        let start = Instant::now();
+        let step = self.progress.step;
+        let learning_rate = self.settings.learning_rate_at(step);
+        let loss = loss(&self.model, step);
+        let value = loss.clone().inner();
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
+        let norm = gradients::global_norm(&self.model, &gradients)
+            .unwrap_or_else(|| value.clone().zeros_like());
+        let read = Tensor::cat(vec![value, norm], 0).into_data();
+        let read: Vec<f64> = read.iter::<f64>().collect();
+        let (value, norm) = (read[0], read[1]);
+        if value.is_finite() && norm.is_finite() {
+            self.apply(gradients, norm, learning_rate);
+            self.progress.skipped_in_a_row = 0;
+        } else {
+            self.skip()?;
+        }
+        self.progress.step += 1;
+        Ok(StepReport {
+            step: self.progress.step,
+            loss: value,
+            gradient_norm: norm,
+            learning_rate,
+            skipped: self.progress.skipped,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn apply(&mut self, gradients: GradientsParams, norm: f64, learning_rate: f64) {
+        let gradients = match norm > self.settings.max_norm {
+            true => gradients::scale(&self.model, gradients, self.settings.max_norm / norm),
+            false => gradients,
+        };
+        self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        let decay = warmed_decay(self.settings.ema_decay, self.progress.step);
+        self.average = update_average(self.average.clone(), &self.model.valid(), decay);
+    }
+
+    fn skip(&mut self) -> Result<(), TrainError> {
+        self.progress.skipped += 1;
+        self.progress.skipped_in_a_row += 1;
+        match self.progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW {
+            false => Ok(()),
+            true => Err(TrainError::Diverged {
+                step: self.progress.step,
+                skipped: self.progress.skipped_in_a_row,
+            }),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! A vocabulary for a model that is trained from nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::{Model, Trainer};
+use unclip_nn::checkpoint::{LoadError, write_whole};
+
+use crate::TrainError;
+
+/// Merges that are learnt at most.
+const MAX_MERGES: usize = 2000;
+
+/// Learns a byte-pair vocabulary of CLIP's kind and writes `vocab.json` and `merges.txt`.
+///
+/// Every byte has a token, so that any text can be read; words that occur often become one token
+/// each. The same captions give the same files.
+///
+/// # Errors
+/// Files that cannot be written.
+pub fn train_vocabulary(
+    folder: &Path,
+    captions: impl Iterator<Item = String> + Send,
+) -> Result<(), TrainError> {
+    let merges = learn_merges(captions).map_err(|error| TrainError::Checkpoint {
+        path: folder.join("merges.txt"),
+        message: error.to_string(),
+    })?;
+    let mut vocab = BTreeMap::new();
+    let mut add = |token: String| {
+        let id = vocab.len();
+        vocab.entry(token).or_insert(id);
+    };
+    let bytes = byte_symbols();
+    bytes.iter().for_each(|symbol| add(symbol.to_string()));
+    bytes.iter().for_each(|symbol| add(format!("{symbol}</w>")));
+    merges.iter().for_each(|(left, right)| add(format!("{left}{right}")));
+    ["<|startoftext|>", "<|endoftext|>"].map(|mark| add(mark.into()));
+    let json = serde_json::to_string(&vocab)
+        .map_err(|source| LoadError::Json { path: folder.into(), source })?;
+    let lines: String = merges.iter().map(|(left, right)| format!("{left} {right}\n")).collect();
+    std::fs::create_dir_all(folder)
+        .map_err(|source| LoadError::Io { path: folder.into(), source })?;
+    write_whole(&folder.join("vocab.json"), json.as_bytes())?;
+    write_whole(&folder.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
+    Ok(())
+}
+
+/// The merges in the order in which they apply. The library gives them only as a file.
+fn learn_merges(
+    captions: impl Iterator<Item = String> + Send,
+) -> tokenizers::Result<Vec<(String, String)>> {
+    let mut trainer = BpeTrainer::builder()
+        .show_progress(false)
+        .vocab_size(256 + MAX_MERGES)
+        .end_of_word_suffix("</w>".into())
+        .build();
+    let words = |caption: &str| Ok(caption.split_whitespace().map(String::from).collect());
+    trainer.feed(captions, words)?;
+    let mut model = BPE::default();
+    trainer.train(&mut model)?;
+    let folder = tempfile::tempdir()?;
+    model.save(folder.path(), None)?;
+    let text = std::fs::read_to_string(folder.path().join("merges.txt"))?;
+    let pair = |line: &str| line.split_once(' ').map(|(l, r)| (l.to_string(), r.to_string()));
+    Ok(text.lines().filter(|line| !line.starts_with("#version")).filter_map(pair).collect())
+}
+
+/// GPT-2's printable stand-ins for the 256 bytes, in CLIP's order: `!` is the first.
+fn byte_symbols() -> Vec<char> {
+    let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    let others = (0u32..256).filter(|b| !printable(b)).count() as u32;
+    (0u32..256)
+        .filter(printable)
+        .chain(256..256 + others)
+        .filter_map(char::from_u32)
+        .collect()
+}

@@ -1,0 +1,51 @@
+//! Sizes of an upsampler.
+
+use serde::{Deserialize, Serialize};
+use unclip_core::DiffusionConfig;
+use unclip_nn::{ConfigError, UNetConfig};
+
+/// Sizes of an [`Upsampler`](crate::Upsampler), and how it denoises.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpsamplerConfig {
+    /// How many times larger each side becomes; the paper's upsamplers have 4.
+    pub factor: usize,
+    /// Whether a second network takes the last step (Karlo).
+    #[serde(default)]
+    pub last_step_network: bool,
+    /// The U-Net. Its input is the noised picture and the resized small one: six channels.
+    pub unet: UNetConfig,
+    /// How it denoises.
+    pub diffusion: DiffusionConfig,
+}
+
+impl UpsamplerConfig {
+    /// Channels of the pictures.
+    pub const CHANNELS: usize = 3;
+
+    /// Checks that the sizes go together.
+    ///
+    /// # Errors
+    /// Names the first field that does not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(2..=16).contains(&self.factor) {
+            return Err(ConfigError::new("factor", self.factor, "2 to 16"));
+        }
+        self.unet.validate()?;
+        let expect = |field: &str, found: usize, expected: usize| match found == expected {
+            true => Ok(()),
+            false => Err(ConfigError::new(field, found, expected.to_string())),
+        };
+        expect("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
+        let channels_out = self.diffusion.output_channels(Self::CHANNELS);
+        expect("unet.out_channels", self.unet.out_channels, channels_out)?;
+        if !self.unet.attention_resolutions.is_empty() {
+            let found = format!("{:?}", self.unet.attention_resolutions);
+            let expected = "empty: an upsampler is fully convolutional";
+            return Err(ConfigError::new("unet.attention_resolutions", found, expected));
+        }
+        self.diffusion
+            .validate()
+            .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
+    }
+}

@@ -1,0 +1,14 @@
+//! The upsamplers of unCLIP: a small picture to a large one, by as many stages as one likes.
+//!
+//! An [`Upsampler`] sees nothing but the small picture, resized and concatenated to the noised
+//! large one. [`degrade`] is what training does to the small pictures.
+
+mod config;
+pub mod degrade;
+mod last_step;
+pub mod train;
+mod upsampler;
+
+pub use config::UpsamplerConfig;
+pub use last_step::LastStep;
+pub use upsampler::Upsampler;
