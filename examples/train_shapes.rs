@@ -1,1 +1,108 @@
-fn main(){}
+//! Trains the shapes model, stage by stage, and writes it as a bundle.
+//!
+//! ```text
+//! cargo run --release --features train --example train_shapes -- --stage all --steps 20000
+//! ```
+//! A run that was interrupted goes on when the same command is given again.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use unclip::train::{ShapesTraining, StepReport, TrainStage};
+
+/// Trains any stage of the shapes model, or all of them.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// clip, prior, decoder, upsampler.0, upsampler.1, or all
+    #[arg(long, default_value = "all")]
+    stage: String,
+    /// Training steps of each stage
+    #[arg(long, default_value_t = 20_000)]
+    steps: u64,
+    /// Items of a step, if not the recipe's
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Peak learning rate, if not the recipe's
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Seed of weights, data and noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder of checkpoints and loss curves
+    #[arg(long, default_value = "out/shapes")]
+    out: PathBuf,
+    /// Folder of the bundle that is written
+    #[arg(long, default_value = "out/shapes/bundle")]
+    model: PathBuf,
+    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// Stop each stage after so many minutes; the same command goes on later
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Seconds between two checkpoints
+    #[arg(long, default_value_t = 120)]
+    checkpoint_seconds: u64,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let stages: Vec<TrainStage> = TrainStage::ALL
+        .into_iter()
+        .filter(|stage| [stage.name().as_str(), "all"].contains(&arguments.stage.as_str()))
+        .collect();
+    if stages.is_empty() {
+        let names = TrainStage::ALL.map(TrainStage::name).join(", ");
+        return Err(format!("no stage {}; expected {names} or all", arguments.stage).into());
+    }
+    let limit = |minutes: f64| Duration::try_from_secs_f64(minutes * 60.0);
+    let training = ShapesTraining {
+        work: arguments.out.clone(),
+        bundle: arguments.model.clone(),
+        device: unclip::device(&arguments.device)?,
+        interval: Duration::from_secs(arguments.checkpoint_seconds),
+        time_limit: arguments.minutes.map(limit).transpose()?,
+    };
+    for stage in stages {
+        train(&training, stage, arguments)?;
+    }
+    Ok(())
+}
+
+fn train(
+    training: &ShapesTraining,
+    stage: TrainStage,
+    arguments: &Arguments,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut settings = stage.settings(arguments.steps, arguments.seed);
+    settings.batch = arguments.batch.unwrap_or(settings.batch);
+    settings.learning_rate = arguments.learning_rate.unwrap_or(settings.learning_rate);
+    let style = "{prefix:12} {wide_bar} {pos}/{len} {msg} {per_sec} eta {eta}";
+    let bar = ProgressBar::new(settings.steps)
+        .with_style(ProgressStyle::with_template(style)?)
+        .with_prefix(stage.name());
+    let mut average = None;
+    let mut observer = |report: &StepReport| {
+        let smooth = average.map_or(report.loss, |a: f64| a * 0.98 + report.loss * 0.02);
+        average = Some(smooth);
+        bar.set_position(report.step);
+        bar.set_message(format!("loss {smooth:.4}"));
+        ControlFlow::Continue(())
+    };
+    training.train(stage, settings, &mut observer)?;
+    bar.finish();
+    Ok(())
+}

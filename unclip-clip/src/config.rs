@@ -1,7 +1,11 @@
 //! Sizes of CLIP's towers.
 
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use unclip_nn::checkpoint::{KeyMap, StageConfig};
 use unclip_nn::{ConfigError, TransformerConfig};
+
+use crate::{ImageEncoder, TextEncoder};
 
 /// Sizes of a [`TextEncoder`](crate::TextEncoder).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,5 +90,33 @@ impl ImageEncoderConfig {
             return Err(ConfigError::new("mean and std", found, "finite, std above 0"));
         }
         self.transformer.validate()
+    }
+}
+
+impl StageConfig for TextEncoderConfig {
+    const STAGE: &'static str = "text_encoder";
+    const KEYS: KeyMap = crate::formats::HUGGING_FACE;
+    type Network = TextEncoder;
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn init(&self, device: &Device) -> TextEncoder {
+        self.init(device)
+    }
+}
+
+impl StageConfig for ImageEncoderConfig {
+    const STAGE: &'static str = "image_encoder";
+    const KEYS: KeyMap = crate::formats::HUGGING_FACE;
+    type Network = ImageEncoder;
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn init(&self, device: &Device) -> ImageEncoder {
+        self.init(device)
     }
 }

@@ -170,7 +170,7 @@ fn assemble(
         NFC.into(),
         Replace::new(spaces, " ")?.into(),
         Lowercase.into(),
-    ])));
+    ])))?;
     let words = SplitPattern::Regex(WORDS.into());
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![
         Split::new(words, SplitDelimiterBehavior::Removed, true)?.into(),

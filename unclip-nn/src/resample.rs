@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
 
 /// Every pixel twice in each direction: `[batch, channels, height, width]` to
 /// `[batch, channels, 2·height, 2·width]`.
@@ -18,5 +19,5 @@ pub fn upsample(x: Tensor<4>) -> Tensor<4> {
 /// The mean of every 2 x 2 pixels: `[batch, channels, height, width]` to
 /// `[batch, channels, height/2, width/2]`.
 pub fn downsample(x: Tensor<4>) -> Tensor<4> {
-    avg_pool2d(x, [2, 2], [2, 2], [0, 0], true, false)
+    avg_pool2d(x, AvgPoolOptions::new([2, 2]))
 }

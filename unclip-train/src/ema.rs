@@ -54,6 +54,6 @@ impl ModuleMapper for Mixer {
 }
 
 /// The decay to use at a step: small at first, so that the average forgets the fresh weights.
-pub fn warmed_decay(decay: f64, step: u64) -> f64 {
+pub(crate) fn warmed_decay(decay: f64, step: u64) -> f64 {
     decay.min((1.0 + step as f64) / (10.0 + step as f64))
 }

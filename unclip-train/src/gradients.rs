@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 /// The Euclidean norm over the gradients of all parameters, as a tensor of one value; nothing is
 /// read back to the host.
-pub fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
+pub(crate) fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
     let mut visitor = Squares { gradients, squares: Vec::new() };
     model.visit(&mut visitor);
     match visitor.squares.is_empty() {
@@ -29,7 +29,7 @@ impl ModuleVisitor for Squares<'_> {
 }
 
 /// Multiplies every gradient by `factor`.
-pub fn scale<M: Module>(model: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
+pub(crate) fn scale<M: Module>(model: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
     let mut visitor = Scale { gradients, factor };
     model.visit(&mut visitor);
     visitor.gradients

@@ -11,10 +11,12 @@ mod gradients;
 pub mod objective;
 pub mod recipe;
 pub mod shapes;
+mod shapes_training;
 mod trainer;
 mod vocabulary;
 
 pub use ema::update_average;
 pub use error::TrainError;
+pub use shapes_training::{ShapesTraining, TrainStage};
 pub use trainer::{StepReport, TrainSettings, Trainer};
 pub use vocabulary::train_vocabulary;

@@ -120,7 +120,7 @@ impl<M: Module> Trainer<M> {
             progress: Progress::default(),
         };
         if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings)? {
-            trainer.progress = saved.progress;
+            trainer.progress = saved.progress.clone();
             trainer.model = saved.load("model", trainer.model)?;
             trainer.average = saved.load("average", trainer.average)?;
             trainer.optimizer = saved.load_optimizer(trainer.optimizer)?;

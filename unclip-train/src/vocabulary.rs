@@ -36,7 +36,7 @@ pub fn train_vocabulary(
     bytes.iter().for_each(|symbol| add(symbol.to_string()));
     bytes.iter().for_each(|symbol| add(format!("{symbol}</w>")));
     merges.iter().for_each(|(left, right)| add(format!("{left}{right}")));
-    ["<|startoftext|>", "<|endoftext|>"].map(|mark| add(mark.into()));
+    ["<|startoftext|>", "<|endoftext|>"].into_iter().for_each(|mark| add(mark.into()));
     let json = serde_json::to_string(&vocab)
         .map_err(|source| LoadError::Json { path: folder.into(), source })?;
     let lines: String = merges.iter().map(|(left, right)| format!("{left} {right}\n")).collect();

@@ -1,8 +1,12 @@
 //! Sizes of an upsampler.
 
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use unclip_core::DiffusionConfig;
+use unclip_nn::checkpoint::{KeyMap, StageConfig};
 use unclip_nn::{ConfigError, UNetConfig};
+
+use crate::Upsampler;
 
 /// Sizes of an [`Upsampler`](crate::Upsampler), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,5 +51,19 @@ impl UpsamplerConfig {
         self.diffusion
             .validate()
             .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
+    }
+}
+
+impl StageConfig for UpsamplerConfig {
+    const STAGE: &'static str = "upsampler";
+    const KEYS: KeyMap = KeyMap::NONE;
+    type Network = Upsampler;
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn init(&self, device: &Device) -> Upsampler {
+        self.init(device)
     }
 }

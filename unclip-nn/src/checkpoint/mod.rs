@@ -15,5 +15,5 @@ pub use error::{LoadError, Mismatch};
 pub use key_map::KeyMap;
 pub use load::{load_config, load_weights, parse_config};
 pub use save::{SaveFormat, save_weights, write_whole};
-pub use stage::{Manifest, StageFiles, save_config, save_stage};
+pub use stage::{Manifest, StageConfig, StageFiles, save_config, save_stage};
 pub use weights::Weights;

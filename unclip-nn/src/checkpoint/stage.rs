@@ -3,14 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{KeyMap, LoadError, SaveFormat, Weights, load_config, parse_config, save_weights};
-use crate::checkpoint::write_whole;
+use super::{
+    KeyMap, LoadError, SaveFormat, Weights, load_config, load_weights, parse_config, save_weights,
+    write_whole,
+};
+use crate::ConfigError;
 
 /// Version of the layout of a stage's folder.
 const FORMAT_VERSION: u32 = 1;
+
+/// The configuration of a stage: all that is needed to build, load and save it.
+pub trait StageConfig: Serialize + DeserializeOwned {
+    /// Name of the stage, as its configuration file spells it.
+    const STAGE: &'static str;
+    /// Names of its tensors in files.
+    const KEYS: KeyMap;
+    /// The network.
+    type Network: Module;
+
+    /// Checks that the sizes go together.
+    ///
+    /// # Errors
+    /// Names the first field that does not.
+    fn validate(&self) -> Result<(), ConfigError>;
+
+    /// The network, with fresh weights.
+    fn init(&self, device: &Device) -> Self::Network;
+}
 
 /// The configuration file of a stage: what it is, and its sizes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,73 +53,71 @@ pub struct Manifest<T> {
 /// A stage's files, opened and checked for being that stage's.
 #[derive(Debug)]
 pub struct StageFiles<T> {
-    /// The configuration; its fields are not yet validated.
+    /// The configuration, validated.
     pub manifest: Manifest<T>,
-    /// Where the configuration came from, for errors about its fields.
-    pub config_path: PathBuf,
-    /// The weights.
-    pub weights: Weights,
+    weights: Weights,
 }
 
-impl<T: DeserializeOwned> StageFiles<T> {
-    /// Opens `folder`, which must hold the stage of that name.
+impl<T: StageConfig> StageFiles<T> {
+    /// Opens a folder, which must hold this stage.
     ///
     /// # Errors
-    /// Missing or damaged files, another version, another stage.
-    pub fn open(folder: &Path, stage: &str) -> Result<Self, LoadError> {
-        let config_path = folder.join("config.json");
-        let manifest = check(&config_path, stage, load_config(&config_path)?)?;
+    /// Missing or damaged files, another version, another stage, sizes that cannot be used.
+    pub fn open(folder: &Path) -> Result<Self, LoadError> {
+        let path = folder.join("config.json");
+        let manifest = check(path.clone(), load_config(&path)?)?;
         let weights = Weights::open(&folder.join("model.safetensors"))?;
-        Ok(Self { manifest, config_path, weights })
+        Ok(Self { manifest, weights })
     }
 
-    /// Takes files that are part of the program.
+    /// Takes files that are part of the program; `folder` stands in errors.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn embedded(
         folder: &str,
-        stage: &str,
         config: &[u8],
         weights: &'static [u8],
     ) -> Result<Self, LoadError> {
-        let config_path = Path::new(folder).join("config.json");
-        let manifest = check(&config_path, stage, parse_config(&config_path, config)?)?;
+        let path = Path::new(folder).join("config.json");
+        let manifest = check(path.clone(), parse_config(&path, config)?)?;
         let weights = Weights::embedded(&format!("{folder}/model.safetensors"), weights)?;
-        Ok(Self { manifest, config_path, weights })
+        Ok(Self { manifest, weights })
     }
 
-    /// An error about a field of this stage's configuration.
-    pub fn config_error(&self, source: crate::ConfigError) -> LoadError {
-        LoadError::Config { path: self.config_path.clone(), source }
+    /// Builds the network and reads its weights.
+    ///
+    /// # Errors
+    /// See [`load_weights`].
+    pub fn load(&self, device: &Device) -> Result<T::Network, LoadError> {
+        load_weights(self.manifest.config.init(device), &self.weights, &T::KEYS, device)
     }
 }
 
-/// Checks version and stage before the stage's own fields are looked at.
-fn check<T: DeserializeOwned>(
-    path: &Path,
-    stage: &str,
+/// Checks version and stage before the stage's own fields are looked at, then those.
+fn check<T: StageConfig>(
+    path: PathBuf,
     manifest: Manifest<serde_json::Value>,
 ) -> Result<Manifest<T>, LoadError> {
-    let wrong = |field: &str, found: &str, expected: &str| LoadError::Config {
-        path: path.into(),
-        source: crate::ConfigError::new(field, found, expected),
+    let Manifest { format_version, stage, embedding_space, config } = manifest;
+    let field = match () {
+        () if format_version != FORMAT_VERSION => {
+            Some(ConfigError::new("format_version", format_version, FORMAT_VERSION.to_string()))
+        }
+        () if stage != T::STAGE => Some(ConfigError::new("stage", &stage, T::STAGE)),
+        () => None,
     };
-    if manifest.format_version != FORMAT_VERSION {
-        let found = manifest.format_version.to_string();
-        return Err(wrong("format_version", &found, &FORMAT_VERSION.to_string()));
+    if let Some(source) = field {
+        return Err(LoadError::Config { path, source });
     }
-    if manifest.stage != stage {
-        return Err(wrong("stage", &manifest.stage, stage));
+    let config: T = match serde_json::from_value(config) {
+        Ok(config) => config,
+        Err(source) => return Err(LoadError::Json { path, source }),
+    };
+    match config.validate() {
+        Ok(()) => Ok(Manifest { format_version, stage, embedding_space, config }),
+        Err(source) => Err(LoadError::Config { path, source }),
     }
-    let config = serde_json::from_value(manifest.config)
-        .map_err(|source| LoadError::Json { path: path.into(), source })?;
-    Ok(Manifest {
-        format_version: manifest.format_version,
-        stage: manifest.stage,
-        embedding_space: manifest.embedding_space,
-        config,
-    })
 }
 
 /// Writes a stage's folder, the configuration last: a folder that was interrupted is incomplete,
@@ -104,21 +125,19 @@ fn check<T: DeserializeOwned>(
 ///
 /// # Errors
 /// [`LoadError::Io`] if the folder or a file cannot be written.
-pub fn save_stage<T: Serialize, M: Module>(
+pub fn save_stage<T: StageConfig>(
     folder: &Path,
-    stage: &str,
     embedding_space: &str,
     config: &T,
-    module: &M,
-    keys: &KeyMap,
+    network: &T::Network,
     format: SaveFormat,
 ) -> Result<(), LoadError> {
     let io = |source| LoadError::Io { path: folder.into(), source };
     std::fs::create_dir_all(folder).map_err(io)?;
-    save_weights(module, &folder.join("model.safetensors"), keys, format)?;
+    save_weights(network, &folder.join("model.safetensors"), &T::KEYS, format)?;
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
-        stage: stage.into(),
+        stage: T::STAGE.into(),
         embedding_space: embedding_space.into(),
         config,
     };

@@ -6,12 +6,11 @@
 //! region is the one that, drawn around the region's centre with the region's area, overlaps best
 //! with it.
 
-use std::collections::BTreeMap;
-
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::palette::{Background, Color, Position, Relation, Shape, Size};
+use super::regions::{Mixture, Pixels, Regions, distance, election, median, nearest, share};
 use super::render::{Region, coverage};
 use super::scene::Object;
 
@@ -37,20 +36,11 @@ impl Reading {
     }
 }
 
-/// Pictures twice this large or larger are first averaged down to about this side.
-const SIDE: u32 = 128;
-
-/// Share of the picture below which a region is dropped; the smallest object has 0.0130.
-const TINY: f32 = 0.005;
-
-/// A region of which this share touches one other region is that region's edge, not an object.
-const EDGE: f32 = 0.4;
-
 /// Pixels inside a region that it takes to tell its colour from them.
-const INSIDE: usize = 4;
+const INSIDE: usize = 9;
 
-/// Outlines are compared as drawn and blurred once, twice ... up to this many kinds.
-const BLURS: usize = 3;
+/// Outlines are compared as drawn, and blurred once, twice and so on: as many kinds in all.
+const BLURS: usize = 5;
 
 /// Reads a picture of any size; shapes are told apart from 32 pixels on.
 pub fn read(picture: &RgbImage) -> Reading {
@@ -67,168 +57,6 @@ pub fn read(picture: &RgbImage) -> Reading {
     let area = |object: &Object| object.shape.area() as f32 * object.radius * object.radius;
     objects.sort_by(|a, b| area(b).total_cmp(&area(a)));
     Reading { background, objects }
-}
-
-/// A picture of moderate size.
-struct Pixels {
-    width: usize,
-    height: usize,
-    values: Vec<[f32; 3]>,
-}
-
-impl Pixels {
-    /// Averages large pictures down by a whole factor.
-    fn of(picture: &RgbImage) -> Self {
-        let factor = (picture.width().min(picture.height()) / SIDE).max(1);
-        let (width, height) = (picture.width() / factor, picture.height() / factor);
-        let average = |x: u32, y: u32| {
-            let block =
-                (0..factor * factor).map(|at| (x * factor + at % factor, y * factor + at / factor));
-            let sum = block.fold([0.0; 3], |sum: [f32; 3], (x, y)| {
-                let pixel = picture.get_pixel(x, y).0;
-                [0, 1, 2].map(|channel| sum[channel] + f32::from(pixel[channel]))
-            });
-            sum.map(|sum| sum / (factor * factor) as f32)
-        };
-        let values = (0..height).flat_map(|y| (0..width).map(move |x| average(x, y))).collect();
-        Self { width: width as usize, height: height as usize, values }
-    }
-
-    /// The median of the outermost pixels, channel by channel.
-    fn border(&self) -> [f32; 3] {
-        let (right, bottom) = (self.width.saturating_sub(1), self.height.saturating_sub(1));
-        let border = |&at: &usize| {
-            let (x, y) = (at % self.width, at / self.width);
-            x == 0 || y == 0 || x == right || y == bottom
-        };
-        median((0..self.values.len()).filter(border).map(|at| self.values[at]))
-    }
-
-    /// The pixels not further than `reach` from one, itself included.
-    fn around(&self, at: usize, reach: usize) -> impl Iterator<Item = usize> + use<> {
-        let width = self.width;
-        let span = |at: usize, end: usize| at.saturating_sub(reach)..(at + reach + 1).min(end);
-        let (columns, rows) = (span(at % width, width), span(at / width, self.height));
-        rows.flat_map(move |y| columns.clone().map(move |x| y * width + x))
-    }
-}
-
-/// A pixel as a mixture of the background and one colour.
-#[derive(Clone, Copy)]
-struct Mixture {
-    color: Color,
-    /// Share of the colour, in [0, 1].
-    share: f32,
-}
-
-impl Mixture {
-    /// The mixture nearest to a pixel.
-    fn of(pixel: [f32; 3], ground: [f32; 3]) -> Self {
-        let with = |color: Color| {
-            let full = color.rgb().map(f32::from);
-            let share = share(pixel, ground, full);
-            let mixed = [0, 1, 2]
-                .map(|channel| ground[channel] + share * (full[channel] - ground[channel]));
-            (distance(pixel, mixed), Self { color, share })
-        };
-        let all = Color::ALL.map(with);
-        let first = all[0];
-        all.into_iter().fold(first, |best, other| if other.0 < best.0 { other } else { best }).1
-    }
-
-    fn is_object(self) -> bool {
-        self.share >= 0.5
-    }
-}
-
-/// How far a pixel is on the way from the background to a full colour, in [0, 1].
-fn share(pixel: [f32; 3], ground: [f32; 3], full: [f32; 3]) -> f32 {
-    let way = [0, 1, 2].map(|channel| full[channel] - ground[channel]);
-    let along: f32 = (0..3).map(|channel| (pixel[channel] - ground[channel]) * way[channel]).sum();
-    (along / distance(full, ground).max(1.0)).clamp(0.0, 1.0)
-}
-
-/// The connected regions of the objects.
-struct Regions {
-    /// The region of each pixel.
-    owner: Vec<Option<usize>>,
-    /// The pixels of each region.
-    members: BTreeMap<usize, Vec<usize>>,
-}
-
-impl Regions {
-    fn of(pixels: &Pixels, mixtures: &[Mixture]) -> Self {
-        let colors: Vec<_> = (0..mixtures.len()).map(|at| vote(pixels, mixtures, at)).collect();
-        let mut regions = Self { owner: vec![None; colors.len()], members: BTreeMap::new() };
-        for at in 0..colors.len() {
-            if colors[at].is_some() && regions.owner[at].is_none() {
-                regions.flood(pixels, &colors, at);
-            }
-        }
-        regions.absorb_edges(pixels);
-        let enough = TINY * colors.len() as f32;
-        regions.members.retain(|_, members| members.len() as f32 >= enough);
-        regions
-    }
-
-    /// Collects the region of one colour that holds a pixel.
-    fn flood(&mut self, pixels: &Pixels, colors: &[Option<Color>], start: usize) {
-        let mut members = vec![start];
-        self.owner[start] = Some(start);
-        let mut next = 0;
-        while let Some(&at) = members.get(next) {
-            for near in pixels.around(at, 1) {
-                if self.owner[near].is_none() && colors[near] == colors[start] {
-                    self.owner[near] = Some(start);
-                    members.push(near);
-                }
-            }
-            next += 1;
-        }
-        self.members.insert(start, members);
-    }
-
-    /// Joins regions that are another one's edge to it, small ones first.
-    fn absorb_edges(&mut self, pixels: &Pixels) {
-        let mut ids: Vec<usize> = self.members.keys().copied().collect();
-        ids.sort_by_key(|id| self.members[id].len());
-        for id in ids {
-            let Some((other, contact)) = self.neighbor(pixels, id) else { continue };
-            if contact as f32 >= EDGE * self.members[&id].len() as f32 {
-                let members = self.members.remove(&id).unwrap_or_default();
-                members.iter().for_each(|&at| self.owner[at] = Some(other));
-                self.members.entry(other).or_default().extend(members);
-            }
-        }
-    }
-
-    /// The larger region that most pixels of a region touch, and how many they are.
-    fn neighbor(&self, pixels: &Pixels, id: usize) -> Option<(usize, usize)> {
-        let mut contacts = BTreeMap::new();
-        for &at in &self.members[&id] {
-            let mut owners: Vec<_> =
-                pixels.around(at, 1).filter_map(|near| self.owner[near]).collect();
-            owners.sort_unstable();
-            owners.dedup();
-            owners.into_iter().for_each(|owner| *contacts.entry(owner).or_insert(0) += 1);
-        }
-        let larger = |other: &usize| self.members[other].len() > self.members[&id].len();
-        contacts.into_iter().filter(|(other, _)| larger(other)).max_by_key(|&(_, contact)| contact)
-    }
-}
-
-/// The colour of a pixel by vote of the pixels around it; `None` if it is background.
-fn vote(pixels: &Pixels, mixtures: &[Mixture], at: usize) -> Option<Color> {
-    mixtures[at].is_object().then_some(())?;
-    let voters = pixels.around(at, 1).map(|near| mixtures[near]).filter(|near| near.is_object());
-    election(voters)
-}
-
-/// The colour with the largest sum of shares.
-fn election(voters: impl Iterator<Item = Mixture>) -> Option<Color> {
-    let mut votes = [0.0; Color::ALL.len()];
-    voters.for_each(|voter| votes[voter.color as usize] += voter.share);
-    nearest(&Color::ALL, |&color| -votes[color as usize])
 }
 
 /// One region with what it takes to measure it.
@@ -273,17 +101,19 @@ impl Blob<'_> {
 
     /// The region with its soft edges, which reach a little further than the region itself.
     fn mask(&self, full: [f32; 3]) -> Mask {
-        let reach = (self.pixels.width / 64).max(1);
-        let near = |at: usize| self.pixels.around(at, reach).any(|near| self.owns(near));
-        let free = |at: usize| self.regions.owner[at].is_none_or(|owner| owner == self.id);
-        let window = self.window(2 * reach);
-        let (xs, ys) = (window.x..window.x + window.width, window.y..window.y + window.height);
-        let share = |at: usize| match free(at) && near(at) {
-            true => share(self.pixels.values[at], self.ground, full),
-            false => 0.0,
+        let reach = 1 + (self.pixels.width / 64).max(1);
+        let share = |at: usize| {
+            let near = || self.pixels.around(at, reach).any(|near| self.owns(near));
+            let covered = match self.regions.owner[at] {
+                Some(owner) => owner == self.id,
+                None => near(),
+            };
+            if covered { share(self.pixels.values[at], self.ground, full) } else { 0.0 }
         };
-        let at = |x: u32, y: u32| y as usize * self.pixels.width + x as usize;
-        let shares = ys.flat_map(|y| xs.clone().map(move |x| at(x, y))).map(share).collect();
+        let window = self.window(2 * reach);
+        let first = window.y as usize * self.pixels.width + window.x as usize;
+        let rows = (0..window.height as usize).map(|row| first + row * self.pixels.width);
+        let shares = rows.flat_map(|row| row..row + window.width as usize).map(share).collect();
         Mask { window, shares }
     }
 
@@ -326,25 +156,23 @@ impl Mask {
 
     /// The outline of the same centre and area that overlaps most, and its radius in pixels.
     fn outline(&self) -> (Shape, f64) {
-        let fit = |shape: Shape| {
-            let radius = (self.area() / shape.area()).sqrt();
-            (self.overlap(shape, radius), shape, radius)
-        };
-        let best = |best: (f32, Shape, f64), fit: (f32, Shape, f64)| {
-            if fit.0 > best.0 { fit } else { best }
-        };
-        let (_, shape, radius) =
-            Shape::ALL.into_iter().map(fit).reduce(best).unwrap_or((0.0, Shape::Circle, 0.0));
+        let (area, center) = (self.area(), self.center());
+        let fits = Shape::ALL.map(|shape| {
+            let radius = (area / shape.area()).sqrt();
+            (self.overlap(shape, center, radius), shape, radius)
+        });
+        let [first, rest @ ..] = fits;
+        let better = |a: (f32, Shape, f64), b: (f32, Shape, f64)| if b.0 > a.0 { b } else { a };
+        let (_, shape, radius) = rest.into_iter().fold(first, better);
         (shape, radius)
     }
 
     /// The area in common with an outline, as blurred as suits best.
-    fn overlap(&self, shape: Shape, radius: f64) -> f32 {
-        let side = f64::from(self.window.side);
-        let drawn = coverage(shape, self.center().map(|at| at / side), radius / side, self.window);
+    fn overlap(&self, shape: Shape, center: [f64; 2], radius: f64) -> f32 {
+        let (side, width) = (f64::from(self.window.side), self.window.width as usize);
+        let drawn = coverage(shape, center.map(|at| at / side), radius / side, self.window);
         let sharp: Vec<f32> = drawn.into_iter().map(|byte| f32::from(byte) / 255.0).collect();
-        let blurred =
-            |image: &Vec<f32>| Some(soften(&soften(image, 1), self.window.width as usize));
+        let blurred = |image: &Vec<f32>| Some(soften(&soften(image, 1), width));
         let common = |image: Vec<f32>| -> f32 {
             image.iter().zip(&self.shares).map(|(drawn, share)| drawn.min(*share)).sum()
         };
@@ -352,40 +180,21 @@ impl Mask {
     }
 }
 
-/// Averages each value with those one stride before and after it, with weights 1, 2, 1.
+/// Averages each value with those one stride before and after it, with weights 1, 6, 1.
+///
+/// Along rows and columns that is about a Gaussian of half a pixel. A row's end wraps around to
+/// the next row, where a mask has only its empty margin.
 fn soften(values: &[f32], stride: usize) -> Vec<f32> {
     let or = |at: Option<usize>, own: f32| at.and_then(|at| values.get(at)).copied().unwrap_or(own);
     let soft = |(at, &own): (usize, &f32)| {
-        (or(at.checked_sub(stride), own) + 2.0 * own + or(at.checked_add(stride), own)) / 4.0
+        (or(at.checked_sub(stride), own) + 6.0 * own + or(at.checked_add(stride), own)) / 8.0
     };
     values.iter().enumerate().map(soft).collect()
 }
 
-/// Squared distance of two colours.
-fn distance(a: [f32; 3], b: [f32; 3]) -> f32 {
-    (0..3).map(|channel| (a[channel] - b[channel]).powi(2)).sum()
-}
-
-/// The value with the smallest cost.
-fn nearest<T: Copy>(values: &[T], cost: impl Fn(&T) -> f32) -> Option<T> {
-    values.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).copied()
-}
-
-/// The median channel by channel; black if there is nothing.
-fn median(colors: impl Iterator<Item = [f32; 3]>) -> [f32; 3] {
-    let mut channels: [Vec<f32>; 3] = Default::default();
-    for color in colors {
-        channels.iter_mut().zip(color).for_each(|(channel, value)| channel.push(value));
-    }
-    channels.map(|mut channel| {
-        channel.sort_by(f32::total_cmp);
-        channel.get(channel.len() / 2).copied().unwrap_or(0.0)
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Layout, Scene, render};
+    use super::super::{Description, Layout, Scene, ShapesWorld, Test, judge, render};
     use super::*;
 
     fn scene(color: Color, shape: Shape, radius: f32) -> Scene {
@@ -415,8 +224,35 @@ mod tests {
     #[test]
     fn specks_are_not_objects() {
         let mut picture = render(&scene(Color::Pink, Shape::Ring, 0.2), 64);
-        (0..9)
-            .for_each(|at| picture.put_pixel(50 + at % 3, 10 + at / 3, image::Rgb([31, 90, 220])));
+        let speck = image::Rgb(Color::Blue.rgb());
+        (0..9).for_each(|at| picture.put_pixel(50 + at % 3, 10 + at / 3, speck));
         assert_eq!(read(&picture).objects.len(), 1);
+    }
+
+    /// Averages over 3x3 pixels and adds a fixed pattern of noise in ±`noise`.
+    fn spoiled(picture: &RgbImage, noise: i32) -> RgbImage {
+        let (right, bottom) = (picture.width() as i32 - 1, picture.height() as i32 - 1);
+        RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+            let near = (0..9).map(|at| (x as i32 + at % 3 - 1, y as i32 + at / 3 - 1));
+            let near = near.map(|(x, y)| (x.clamp(0, right) as u32, y.clamp(0, bottom) as u32));
+            let sum = near.fold([0; 3], |sum: [i32; 3], (x, y)| {
+                let pixel = picture.get_pixel(x, y).0;
+                [0, 1, 2].map(|channel| sum[channel] + i32::from(pixel[channel]))
+            });
+            let hash = (x * 7919 + y * 104_729).wrapping_mul(2_654_435_761) >> 8;
+            let wobble = |channel: usize| (hash >> (4 * channel)) as i32 % (2 * noise + 1) - noise;
+            image::Rgb([0, 1, 2].map(|at| (sum[at] / 9 + wobble(at)).clamp(0, 255) as u8))
+        })
+    }
+
+    #[test]
+    fn blurred_and_noisy_pictures_are_read_too() {
+        let world = ShapesWorld::new(2);
+        for (index, side) in (0..60).zip([48, 64, 128].into_iter().cycle()) {
+            let scene = world.test_sample(Test::Pair, index).scene;
+            let reading = read(&spoiled(&render(&scene, side), 20));
+            let verdict = judge(&Description::of(&scene), &reading);
+            assert!(verdict.all(), "{side} {scene:?} {reading:?}");
+        }
     }
 }

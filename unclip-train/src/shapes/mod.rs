@@ -22,6 +22,7 @@
 mod caption;
 mod checker;
 mod palette;
+mod regions;
 mod render;
 mod scene;
 mod score;
@@ -142,6 +143,19 @@ mod tests {
         assert_eq!(captions, expected);
         assert_eq!(world.sample(3), ShapesWorld::new(7).sample(3));
         assert_ne!(world.sample(3).scene, ShapesWorld::new(8).sample(3).scene);
+    }
+
+    #[test]
+    fn pictures_are_the_same_on_every_machine() {
+        let world = ShapesWorld::new(7);
+        let pictures = (0..50).map(|index| render(&world.sample(index).scene, 32));
+        // Fowler, Noll and Vo's hash of all bytes.
+        let hash = pictures
+            .flat_map(image::RgbImage::into_raw)
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+        assert_eq!(hash, 8_478_182_913_176_497_929);
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub struct Verdict {
 
 /// Compares what a picture shows with what it should show.
 ///
-/// Of more objects than named the largest count. Two objects are taken in the order that gets
-/// most right, first in colours and shapes, then in the relation, then in sizes.
+/// If there are more objects than named, the largest are judged. Two objects are taken in the
+/// order that gets most right, first in colours and shapes, then in the relation, then in sizes.
 pub fn judge(description: &Description, reading: &Reading) -> Verdict {
     let mut verdict = Verdict::default();
     let background = description.background.map(|named| named == reading.background);

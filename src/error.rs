@@ -1,0 +1,81 @@
+//! The one error type of the facade.
+
+use std::path::PathBuf;
+
+use unclip_clip::TokenizerError;
+use unclip_core::InvalidSetting;
+use unclip_nn::checkpoint::LoadError;
+
+use crate::Stage;
+
+/// Why a picture could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is out of range.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// A model file cannot be used.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The tokenizer's files cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A stage that the task needs is not part of the model.
+    #[error("the model in {} has no {stage}; expected a folder `{stage}` in it", model.display())]
+    MissingStage {
+        /// The model's folder.
+        model: PathBuf,
+        /// The stage.
+        stage: String,
+    },
+    /// Two stages were not trained for each other.
+    #[error(
+        "{first} and {second} do not belong together: {field} is {found_first} in one and \
+         {found_second} in the other; take all stages from one model"
+    )]
+    Incompatible {
+        /// One stage.
+        first: String,
+        /// The other.
+        second: String,
+        /// In what they differ.
+        field: &'static str,
+        /// What the one has.
+        found_first: String,
+        /// What the other has.
+        found_second: String,
+    },
+    /// The observer stopped the work. The pipeline can be used again.
+    #[error("stopped in the {stage} after step {done} of {total}")]
+    Stopped {
+        /// Where.
+        stage: Stage,
+        /// Steps of that stage that were done.
+        done: usize,
+        /// Steps of that stage that were planned.
+        total: usize,
+    },
+    /// A stage gave values that are not finite.
+    #[error("the {stage} gave values that are not finite; lower its guidance scale")]
+    NonFinite {
+        /// The stage.
+        stage: Stage,
+    },
+    /// A device cannot be used.
+    #[error("device {name}: {reason}")]
+    Device {
+        /// The name that was given.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A picture cannot be read or written.
+    #[error("{}: {message}", path.display())]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+}
