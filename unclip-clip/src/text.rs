@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use unclip_core::TextEmbedding;
+use unclip_nn::ops::layer_norm;
 use unclip_nn::{Transformer, causal_mask};
 
 use crate::{TextEncoderConfig, Tokens};
@@ -68,7 +69,7 @@ impl TextEncoder {
         let x = embeddings.token_embedding.forward(ids)
             + embeddings.position_embedding.forward(positions);
         let x = self.text_model.encoder.forward(x, Some(causal_mask(seq, device)));
-        let states = self.text_model.final_layer_norm.forward(x);
+        let states = layer_norm(&self.text_model.final_layer_norm, x);
         let width = states.dims()[2];
         let ends: Vec<i64> = tokens
             .end_positions()

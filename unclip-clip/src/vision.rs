@@ -6,6 +6,7 @@ use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, L
 use burn::tensor::{Device, Tensor};
 use unclip_core::ImageEmbedding;
 use unclip_nn::Transformer;
+use unclip_nn::ops::layer_norm;
 
 use crate::ImageEncoderConfig;
 
@@ -69,10 +70,10 @@ impl ImageEncoder {
     pub fn forward(&self, pixels: Tensor<4>) -> ImageEmbedding {
         let model = &self.vision_model;
         let x = model.embed(pixels);
-        let x = model.encoder.forward(model.pre_layrnorm.forward(x), None);
+        let x = model.encoder.forward(layer_norm(&model.pre_layrnorm, x), None);
         let [batch, _, width] = x.dims();
         let class = x.narrow(1, 0, 1).reshape([batch, width]);
-        ImageEmbedding(self.visual_projection.forward(model.post_layernorm.forward(class)))
+        ImageEmbedding(self.visual_projection.forward(layer_norm(&model.post_layernorm, class)))
     }
 }
 

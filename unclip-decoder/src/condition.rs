@@ -6,6 +6,7 @@ use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_nn::Context;
+use unclip_nn::ops::layer_norm;
 
 use crate::DecoderConfig;
 
@@ -76,7 +77,7 @@ impl Conditioner {
         // in the flat vector the token's number varies fastest
         let image_tokens = image_tokens.reshape([batch, width, self.image_tokens]).swap_dims(1, 2);
         let text_tokens = self.text_tokens_proj.forward(text.tokens.clone());
-        let text_tokens = self.text_tokens_norm.forward(text_tokens);
+        let text_tokens = layer_norm(&self.text_tokens_norm, text_tokens);
         Bound {
             emb,
             context: Context {

@@ -5,6 +5,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 
 use crate::attend;
+use crate::ops::group_norm;
 
 /// What a U-Net attends to beside its own pixels.
 #[derive(Debug, Clone)]
@@ -80,7 +81,7 @@ impl AttentionBlock {
     pub fn forward(&self, x: Tensor<4>, context: Option<&Context>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let pixels = height * width;
-        let tokens = self.group_norm.forward(x.clone()).reshape([batch, channels, pixels]);
+        let tokens = group_norm(&self.group_norm, x.clone()).reshape([batch, channels, pixels]);
         let tokens = tokens.swap_dims(1, 2);
         let q = self.to_q.forward(tokens.clone());
         let mut k = self.to_k.forward(tokens.clone());

@@ -37,6 +37,10 @@ mod attention;
 mod attention_block;
 pub mod checkpoint;
 mod config_error;
+#[cfg(feature = "flex")]
+mod fused;
+#[cfg(feature = "flex")]
+mod kernels;
 pub mod ops;
 mod res_block;
 mod resample;

@@ -1,14 +1,50 @@
-//! The operations that dominate a U-Net, in one place, so that each has one implementation to
-//! make fast.
+//! The operations that dominate, in one place: by a kernel of this crate where there is one for
+//! the tensor's device and number format, by burn's own operations everywhere else.
 
-use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
-use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
+use burn::nn::{GroupNorm, LayerNorm};
+use burn::tensor::{Tensor, activation};
 
-/// A convolution by a layer made with [`conv3x3`] or [`conv1x1`].
+#[cfg(feature = "flex")]
+use crate::fused;
+
+/// A convolution.
+///
+/// # Shapes
+/// - `x`: `[batch, channels_in, height, width]`
 pub fn conv(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    if layer.kernel_size == [1, 1] && layer.stride == [1, 1] {
+        return conv1x1(layer, x);
+    }
+    #[cfg(feature = "flex")]
+    if let (true, true, Some(bias)) = (fused::is_fused(&x), is_plain_3x3(layer), &layer.bias) {
+        return fused::conv3x3(x, layer.weight.val(), bias.val());
+    }
     layer.forward(x)
+}
+
+#[cfg(feature = "flex")]
+fn is_plain_3x3(layer: &Conv2d) -> bool {
+    use burn::nn::PaddingConfig2d::Explicit;
+    layer.kernel_size == [3, 3]
+        && layer.stride == [1, 1]
+        && layer.dilation == [1, 1]
+        && layer.groups == 1
+        && matches!(layer.padding, Explicit(1, 1, 1, 1))
+}
+
+/// A 1 x 1 convolution is a matrix product, and some GPU kernels for it are wrong (cubek#519).
+fn conv1x1(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    let [batch, channels_in, height, width] = x.dims();
+    let weight = layer.weight.val();
+    let channels_out = weight.dims()[0];
+    let weight = weight.reshape([1, channels_out, channels_in]);
+    let y = weight.matmul(x.reshape([batch, channels_in, height * width]));
+    let y = match &layer.bias {
+        Some(bias) => y + bias.val().reshape([1, channels_out, 1]),
+        None => y,
+    };
+    y.reshape([batch, channels_out, height, width])
 }
 
 /// Group normalization, an optional `x·(1 + scale) + shift` with one value per image and channel,
@@ -22,6 +58,10 @@ pub fn group_norm_silu(
     x: Tensor<4>,
     scale_shift: Option<(Tensor<2>, Tensor<2>)>,
 ) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let (true, Some(gamma), Some(beta)) = (fused::is_fused(&x), &norm.gamma, &norm.beta) {
+        return fused::group_norm(kernel(norm, true), x, gamma.val(), beta.val(), scale_shift);
+    }
     let x = norm.forward(x);
     let x = match scale_shift {
         None => x,
@@ -33,5 +73,58 @@ pub fn group_norm_silu(
             x * (per_channel(scale) + 1.0) + per_channel(shift)
         }
     };
-    silu(x)
+    activation::silu(x)
+}
+
+/// Group normalization alone: `[batch, channels, height, width]`.
+pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let (true, Some(gamma), Some(beta)) = (fused::is_fused(&x), &norm.gamma, &norm.beta) {
+        return fused::group_norm(kernel(norm, false), x, gamma.val(), beta.val(), None);
+    }
+    norm.forward(x)
+}
+
+#[cfg(feature = "flex")]
+fn kernel(norm: &GroupNorm, silu: bool) -> fused::GroupNorm {
+    fused::GroupNorm { groups: norm.num_groups, eps: norm.epsilon as f32, silu }
+}
+
+/// Layer normalization over the last dimension.
+pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let (true, Some(beta)) = (fused::is_fused(&x), &norm.beta) {
+        // burn keeps the epsilon of a layer norm to itself; everything here has the default
+        let op = fused::LayerNorm { eps: LAYER_NORM_EPSILON };
+        return fused::layer_norm(op, x, norm.gamma.val(), beta.val());
+    }
+    norm.forward(x)
+}
+
+/// burn's and PyTorch's default, with which every layer norm of this workspace is built.
+#[cfg(feature = "flex")]
+const LAYER_NORM_EPSILON: f32 = 1e-5;
+
+/// x·σ(x).
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if fused::is_fused(&x) {
+        return fused::pointwise(fused::Pointwise::Silu, x);
+    }
+    activation::silu(x)
+}
+
+/// Exact (erf) GELU.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if fused::is_fused(&x) {
+        return fused::pointwise(fused::Pointwise::Gelu, x);
+    }
+    activation::gelu(x)
+}
+
+/// x·σ(1.702·x), the cheap GELU of OpenAI's CLIP.
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    const SLOPE: f64 = 1.702;
+    silu(x * SLOPE) / SLOPE
 }

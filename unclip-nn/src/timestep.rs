@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::ops::silu;
 
 /// Longest wavelength of the sinusoids.
 const MAX_PERIOD: f64 = 10_000.0;

@@ -2,10 +2,10 @@
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::{gelu, sigmoid};
 use burn::tensor::{Bool, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::ops::{gelu, layer_norm, quick_gelu};
 use crate::{Attention, ConfigError};
 
 /// The nonlinearity between a block's two linear layers.
@@ -23,7 +23,7 @@ impl Activation {
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Gelu => gelu(x),
-            Self::QuickGelu => x.clone() * sigmoid(x * 1.702),
+            Self::QuickGelu => quick_gelu(x),
         }
     }
 }
@@ -95,8 +95,8 @@ impl TransformerBlock {
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`](crate::attend)
     pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x), hidden);
-        let h = self.activation.forward(self.c_fc.forward(self.norm2.forward(x.clone())));
+        let x = x.clone() + self.attn.forward(layer_norm(&self.norm1, x), hidden);
+        let h = self.activation.forward(self.c_fc.forward(layer_norm(&self.norm2, x.clone())));
         x + self.c_proj.forward(h)
     }
 }

@@ -6,6 +6,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
+use unclip_nn::ops::layer_norm;
 use unclip_nn::{TimestepEmbedding, Transformer, causal_mask};
 
 use crate::DiffusionPriorConfig;
@@ -113,7 +114,7 @@ impl DiffusionPrior {
         let x = self.transformer_blocks.forward(x, Some(hidden));
         let last = x.dims()[1] - 1;
         let answer = x.narrow(1, last, 1).reshape([batch, d_model]);
-        self.proj_to_clip_embeddings.forward(self.norm_out.forward(answer))
+        self.proj_to_clip_embeddings.forward(layer_norm(&self.norm_out, answer))
     }
 
     /// What each token must not look at: the future, and the padding of the text.

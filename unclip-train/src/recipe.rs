@@ -34,7 +34,7 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
         vocab_size,
         context_length: CONTEXT_LENGTH,
         d_embedding: D_EMBEDDING,
-        transformer: tower(3),
+        transformer: tower(2),
     }
 }
 
@@ -42,7 +42,7 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
 pub fn image_encoder() -> ImageEncoderConfig {
     ImageEncoderConfig {
         image_size: DECODER_SIDE as usize,
-        patch_size: 4,
+        patch_size: 8,
         d_embedding: D_EMBEDDING,
         transformer: tower(4),
         mean: [0.5; 3],
@@ -71,10 +71,10 @@ pub fn prior() -> DiffusionPriorConfig {
         d_text: D_CLIP,
         context_length: CONTEXT_LENGTH,
         transformer: TransformerConfig {
-            d_model: 128,
-            n_layers: 4,
+            d_model: 96,
+            n_layers: 3,
             n_heads: 4,
-            d_hidden: 512,
+            d_hidden: 384,
             activation: Activation::Gelu,
         },
         diffusion: DiffusionConfig {
@@ -95,7 +95,7 @@ pub fn decoder() -> DecoderConfig {
             image_size: DECODER_SIDE as usize,
             in_channels: 3,
             out_channels: 3,
-            model_channels: 24,
+            model_channels: 16,
             channel_mult: vec![1, 2, 4],
             num_res_blocks: 1,
             attention_resolutions: vec![8],
@@ -149,7 +149,7 @@ pub fn prior_training(steps: u64, seed: u64) -> TrainSettings {
 
 /// How the decoder is trained.
 pub fn decoder_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 64, learning_rate: 1.5e-3, ..training(steps, seed) }
+    TrainSettings { batch: 32, learning_rate: 1.5e-3, ..training(steps, seed) }
 }
 
 /// How an upsampler is trained.

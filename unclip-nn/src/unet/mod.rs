@@ -10,13 +10,12 @@ mod path;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig};
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 
 pub use config::{Level, UNetConfig};
 pub use path::{DownBlock, MiddleBlock, UpBlock};
 
-use crate::ops::{conv, group_norm_silu};
+use crate::ops::{conv, group_norm_silu, silu};
 use crate::res_block::conv3x3;
 use crate::{Context, TimestepEmbedding};
 use path::Conditions;

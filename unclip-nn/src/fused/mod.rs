@@ -1,0 +1,161 @@
+//! The kernels of [`kernels`](crate::kernels) as differentiable burn operations, on the `flex`
+//! backend. Everywhere else, and for other number formats, the callers in [`ops`](crate::ops) use
+//! burn's own operations, which are also the oracle in the tests.
+//!
+//! A kernel is an [`Op`]: values in, one value out, and what the backward pass wants to keep. One
+//! generic wrapper registers any of them with burn.
+
+#[cfg(feature = "autodiff")]
+mod backward;
+mod op;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::{DType, Device, Tensor};
+
+pub(crate) use op::{Conv3x3, GroupNorm, LayerNorm, Modulated, Op, Pointwise};
+
+/// The operations, by number of tensors. `Dispatch` implements it for every device.
+#[cfg_attr(feature = "autodiff", backend_extension(Flex, Autodiff))]
+#[cfg_attr(not(feature = "autodiff"), backend_extension(Flex))]
+pub trait FusedBackend: Backend {
+    /// A function of each value.
+    fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// A convolution of picture, weight and bias.
+    fn conv3x3(
+        op: Conv3x3,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// A group norm of picture, factor and offset.
+    fn group_norm(
+        op: GroupNorm,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// A group norm with scale and shift for each image.
+    fn modulated_group_norm(
+        op: Modulated,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// A layer norm of rows, factor and offset.
+    fn layer_norm(
+        op: LayerNorm,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+impl FusedBackend for Flex {
+    fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        op.run([&x])
+    }
+
+    fn conv3x3(
+        op: Conv3x3,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        op.run([&x, &weight, &bias])
+    }
+
+    fn group_norm(
+        op: GroupNorm,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        op.run([&x, &gamma, &beta])
+    }
+
+    fn modulated_group_norm(
+        op: Modulated,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        op.run([&x, &gamma, &beta, &scale, &shift])
+    }
+
+    fn layer_norm(
+        op: LayerNorm,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        op.run([&x, &gamma, &beta])
+    }
+}
+
+/// Whether a tensor's device and number format have kernels.
+pub(crate) fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    let tracked = device.is_autodiff() && !cfg!(feature = "autodiff");
+    x.dtype() == DType::F32 && !tracked && device == Device::flex()
+}
+
+/// A function of each value, by a kernel.
+pub(crate) fn pointwise<const D: usize>(op: Pointwise, x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as FusedBackend>::pointwise(op, x.into_dispatch()))
+}
+
+/// A 3 x 3 convolution by a kernel.
+pub(crate) fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as FusedBackend>::conv3x3(
+        Conv3x3,
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    ))
+}
+
+/// A group norm by a kernel.
+pub(crate) fn group_norm(
+    op: GroupNorm,
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    modulation: Option<(Tensor<2>, Tensor<2>)>,
+) -> Tensor<4> {
+    let (x, gamma, beta) = (x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
+    Tensor::from_dispatch(match modulation {
+        None => <Dispatch as FusedBackend>::group_norm(op, x, gamma, beta),
+        Some((scale, shift)) => <Dispatch as FusedBackend>::modulated_group_norm(
+            Modulated(op),
+            x,
+            gamma,
+            beta,
+            scale.into_dispatch(),
+            shift.into_dispatch(),
+        ),
+    })
+}
+
+/// A layer norm by a kernel.
+pub(crate) fn layer_norm<const D: usize>(
+    op: LayerNorm,
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as FusedBackend>::layer_norm(
+        op,
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+    ))
+}
