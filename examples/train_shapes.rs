@@ -5,6 +5,8 @@
 //! ```
 //! A run that was interrupted goes on when the same command is given again.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;

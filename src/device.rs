@@ -36,6 +36,7 @@ pub fn device(name: &str) -> Result<Device, Error> {
         "cuda" => numbered(index, burn::tensor::DeviceType::Cuda).map_err(refuse),
         #[cfg(feature = "rocm")]
         "rocm" => numbered(index, burn::tensor::DeviceType::Rocm).map_err(refuse),
+        #[allow(unreachable_patterns, reason = "a name is reached when its feature is off")]
         "flex" | "wgpu" | "vulkan" | "metal" | "cuda" | "rocm" => Err(refuse(format!(
             "this program was built without it; build with `--features {kind}`"
         ))),

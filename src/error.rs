@@ -57,13 +57,13 @@ pub enum Error {
         total: usize,
     },
     /// A stage gave values that are not finite.
-    #[error("the {stage} gave values that are not finite; lower its guidance scale")]
+    #[error("the {stage} gave values that are not finite; try f32, another seed, or less guidance")]
     NonFinite {
         /// The stage.
         stage: Stage,
     },
     /// A device cannot be used.
-    #[error("device {name}: {reason}")]
+    #[error("device {name:?}: {reason}")]
     Device {
         /// The name that was given.
         name: String,

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use burn::tensor::Tensor;
 
-/// A stage of the pipeline that takes reverse steps.
+/// A stage of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
+    /// Caption to text embedding, in one call.
+    TextEncoder,
     /// Text embedding to image embedding.
     Prior,
     /// Image embedding to a small picture.
@@ -17,9 +19,23 @@ pub enum Stage {
     Upsampler(usize),
 }
 
+impl Stage {
+    /// The noise stream of a stage: each has its own, so that the steps of one do not change the
+    /// noise of the next.
+    pub(crate) fn noise_stream(self) -> u64 {
+        match self {
+            Self::TextEncoder => 0,
+            Self::Prior => 1,
+            Self::Decoder => 2,
+            Self::Upsampler(place) => 3 + place as u64,
+        }
+    }
+}
+
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::TextEncoder => f.write_str("text_encoder"),
             Self::Prior => f.write_str("prior"),
             Self::Decoder => f.write_str("decoder"),
             Self::Upsampler(place) => write!(f, "upsampler.{place}"),

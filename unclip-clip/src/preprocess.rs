@@ -21,9 +21,11 @@ pub fn preprocess(config: &ImageEncoderConfig, images: Tensor<4>) -> Tensor<4> {
             let shorter = height.min(width);
             // the longer side is truncated, not rounded, as torchvision does
             let [tall, wide] = [height * side / shorter, width * side / shorter];
-            to_8_bit(bicubic(images, tall, wide))
-                .narrow(2, (tall - side) / 2, side)
-                .narrow(3, (wide - side) / 2, side)
+            to_8_bit(bicubic(images, tall, wide)).narrow(2, (tall - side) / 2, side).narrow(
+                3,
+                (wide - side) / 2,
+                side,
+            )
         }
     };
     let device = images.device();

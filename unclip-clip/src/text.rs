@@ -71,11 +71,8 @@ impl TextEncoder {
         let x = self.text_model.encoder.forward(x, Some(causal_mask(seq, device)));
         let states = layer_norm(&self.text_model.final_layer_norm, x);
         let width = states.dims()[2];
-        let ends: Vec<i64> = tokens
-            .end_positions()
-            .enumerate()
-            .map(|(row, end)| (row * seq + end) as i64)
-            .collect();
+        let ends: Vec<i64> =
+            tokens.end_positions().enumerate().map(|(row, end)| (row * seq + end) as i64).collect();
         let ends = Tensor::<1, Int>::from_data(TensorData::new(ends, [batch]), device);
         let end_states = states.clone().reshape([batch * seq, width]).select(0, ends);
         TextEmbedding {

@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
-use unclip_nn::checkpoint::LoadError;
+use unclip_nn::checkpoint::{LoadError, read_file};
 
 use crate::Tokens;
 use crate::tokens::Row;
@@ -80,16 +80,11 @@ impl Tokenizer {
     /// Reads `vocab.json` and `merges.txt` from a folder.
     ///
     /// # Errors
-    /// A file that is missing, too large, malformed, or that contradicts the other.
+    /// A file that is missing, too large, malformed, or that contradicts the other; a context
+    /// that has no room for a token.
     pub fn from_folder(folder: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
         let read = |name: &str| -> Result<Vec<u8>, TokenizerError> {
-            let path = folder.join(name);
-            let io = |source| LoadError::Io { path: path.clone(), source };
-            let metadata = std::fs::metadata(&path).map_err(io)?;
-            if !metadata.is_file() || metadata.len() > MAX_BYTES {
-                return Err(LoadError::NotAFile { path: path.clone() }.into());
-            }
-            Ok(std::fs::read(&path).map_err(io)?)
+            Ok(read_file(&folder.join(name), MAX_BYTES)?)
         };
         Self::from_bytes(folder, &read("vocab.json")?, &read("merges.txt")?, options)
     }
@@ -104,6 +99,12 @@ impl Tokenizer {
         merges: &[u8],
         options: TokenizerOptions,
     ) -> Result<Self, TokenizerError> {
+        if options.context_length < 3 {
+            let found = options.context_length;
+            let message =
+                format!("context length {found}, expected at least 3: two marks, a token");
+            return Err(TokenizerError::Invalid { path: folder.into(), message });
+        }
         let vocab = parse_vocab(&folder.join("vocab.json"), vocab)?;
         let merges = parse_merges(&folder.join("merges.txt"), merges, &vocab)?;
         let path = folder.join("vocab.json");
@@ -113,10 +114,8 @@ impl Tokenizer {
             return Err(TokenizerError::Invalid { path, message });
         };
         let vocab_size = vocab.len();
-        let inner = assemble(vocab, merges, options).map_err(|error| TokenizerError::Invalid {
-            path,
-            message: error.to_string(),
-        })?;
+        let inner = assemble(vocab, merges, options)
+            .map_err(|error| TokenizerError::Invalid { path, message: error.to_string() })?;
         Ok(Self { inner, start, end, pad, vocab_size, options })
     }
 
@@ -147,7 +146,9 @@ impl Tokenizer {
         ids.push(self.end);
         let len = ids.len();
         ids.resize(self.options.context_length, self.pad);
-        let dropped = caption.get(read..).filter(|rest| !rest.is_empty()).map(String::from);
+        // a token may be a part of a character: all of it is lost then
+        let rest = &caption[caption.floor_char_boundary(read)..];
+        let dropped = (!rest.is_empty()).then(|| rest.into());
         Row { ids, len, dropped }
     }
 }

@@ -71,7 +71,8 @@ impl Tokens {
 
     /// `[batch, context_length]` ids.
     pub(crate) fn ids_data(&self) -> TensorData {
-        let ids: Vec<i64> = self.rows.iter().flat_map(|r| r.ids.iter().map(|&id| id.into())).collect();
+        let ids: Vec<i64> =
+            self.rows.iter().flat_map(|r| r.ids.iter().map(|&id| id.into())).collect();
         TensorData::new(ids, [self.batch(), self.context_length])
     }
 

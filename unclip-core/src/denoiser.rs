@@ -56,10 +56,7 @@ impl<const D: usize, N: Network<D>> Denoiser<D> for Parameterized<N> {
                 (output.narrow(1, 0, channels), Some(log_variance))
             }
         };
-        Prediction {
-            x_0: self.parameterization.x_0(x_t, output, step),
-            log_variance,
-        }
+        Prediction { x_0: self.parameterization.x_0(x_t, output, step), log_variance }
     }
 }
 
@@ -96,10 +93,7 @@ impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Clamped<M> {
         let prediction = self.inner.denoise(x_t, step);
         match self.limit {
             None => prediction,
-            Some(limit) => Prediction {
-                x_0: prediction.x_0.clamp(-limit, limit),
-                ..prediction
-            },
+            Some(limit) => Prediction { x_0: prediction.x_0.clamp(-limit, limit), ..prediction },
         }
     }
 }

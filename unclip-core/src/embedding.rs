@@ -63,9 +63,13 @@ pub fn normalize(x: Tensor<2>) -> Tensor<2> {
 /// exists), are interpolated linearly.
 ///
 /// # Errors
-/// `t` outside [0, 1].
+/// `t` outside [0, 1], or ends of different shapes.
 pub fn slerp(a: Tensor<2>, b: Tensor<2>, t: f64) -> Result<Tensor<2>, InvalidSetting> {
     InvalidSetting::check_range("interpolation position", t, 0.0, 1.0)?;
+    if a.dims() != b.dims() {
+        let (found, expected) = (format!("{:?}", b.dims()), format!("{:?} as its start", a.dims()));
+        return Err(InvalidSetting::new("shape of the interpolation's end", found, expected));
+    }
     let length = |x: &Tensor<2>| x.clone().powf_scalar(2.0).sum_dim(1).sqrt();
     let (length_a, length_b) = (length(&a), length(&b));
     let (unit_a, unit_b) = (normalize(a.clone()), normalize(b.clone()));

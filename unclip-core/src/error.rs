@@ -19,11 +19,7 @@ impl InvalidSetting {
         found: impl std::fmt::Display,
         expected: impl Into<String>,
     ) -> Self {
-        Self {
-            name: name.into(),
-            found: found.to_string(),
-            expected: expected.into(),
-        }
+        Self { name: name.into(), found: found.to_string(), expected: expected.into() }
     }
 
     /// Checks that `value` lies in `[low, high]`; NaN and infinities never do.
@@ -34,10 +30,6 @@ impl InvalidSetting {
         if value.is_finite() && (low..=high).contains(&value) {
             return Ok(());
         }
-        Err(Self::new(
-            name,
-            value,
-            format!("a number from {low} to {high}"),
-        ))
+        Err(Self::new(name, value, format!("a number from {low} to {high}")))
     }
 }

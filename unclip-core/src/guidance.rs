@@ -85,9 +85,6 @@ impl<const D: usize, M: Denoiser<D>, G: Guidance<D>> Denoiser<D> for Guided<M, G
         let prediction = self.inner.denoise(x_t.clone(), step);
         let gradient = self.guidance.gradient(x_t, step, &prediction);
         let weight = (1.0 - step.alpha_bar) / step.alpha_bar.sqrt();
-        Prediction {
-            x_0: prediction.x_0 + gradient * weight,
-            ..prediction
-        }
+        Prediction { x_0: prediction.x_0 + gradient * weight, ..prediction }
     }
 }

@@ -1,4 +1,4 @@
-//! Pictures to tensors and back: the only place where 127.5 appears.
+//! Pictures to tensors and back.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
@@ -33,7 +33,8 @@ pub fn to_rgb(images: Tensor<4>) -> Vec<RgbImage> {
     let values = values.as_slice::<f32>().unwrap_or_default();
     let byte = |v: f32| ((v.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
     let area = height * width;
-    let pixel = |planes: &[f32], i: usize| image::Rgb([0, 1, 2].map(|c| byte(planes[c * area + i])));
+    let pixel =
+        |planes: &[f32], i: usize| image::Rgb([0, 1, 2].map(|c| byte(planes[c * area + i])));
     values
         .chunks(3 * area)
         .map(|planes| {

@@ -22,11 +22,7 @@ pub fn bicubic(images: Tensor<4>, new_height: usize, new_width: usize) -> Tensor
         .reshape([batch * channels, height, width])
         .matmul(rows.transpose().unsqueeze::<3>().expand([batch * channels, width, new_width]))
         .swap_dims(1, 2)
-        .matmul(columns.transpose().unsqueeze::<3>().expand([
-            batch * channels,
-            height,
-            new_height,
-        ]))
+        .matmul(columns.transpose().unsqueeze::<3>().expand([batch * channels, height, new_height]))
         .swap_dims(1, 2)
         .reshape([batch, channels, new_height, new_width])
 }
@@ -39,9 +35,8 @@ fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
     let mut values = vec![0.0f32; to * from];
     for (i, row) in values.chunks_mut(from).enumerate() {
         let center = (i as f64 + 0.5) * scale;
-        let weights: Vec<f64> = (0..from)
-            .map(|j| keys_cubic((j as f64 + 0.5 - center) / stretch))
-            .collect();
+        let weights: Vec<f64> =
+            (0..from).map(|j| keys_cubic((j as f64 + 0.5 - center) / stretch)).collect();
         let total: f64 = weights.iter().sum();
         for (value, weight) in row.iter_mut().zip(weights) {
             *value = (weight / total) as f32;

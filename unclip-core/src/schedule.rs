@@ -11,6 +11,9 @@ use crate::{InvalidSetting, Timesteps};
 /// Largest variance that a single step may add, as in Improved DDPM.
 const MAX_BETA: f64 = 0.999;
 
+/// Least signal variance of the noisiest step: below it, x_0 cannot be found in f32.
+const MIN_ALPHA_BAR: f64 = 1e-30;
+
 /// The rule by which the per-step variance beta grows with the timestep.
 ///
 /// Source: DDPM (Ho et al. 2020) for `Linear`, Improved DDPM (Nichol & Dhariwal 2021, eq. 17) for
@@ -98,10 +101,10 @@ impl NoiseSchedule {
     /// The full schedule of `n` training timesteps.
     ///
     /// # Errors
-    /// See [`BetaSchedule::betas`].
+    /// See [`BetaSchedule::betas`]; also betas that leave nothing of the signal.
     pub fn new(betas: BetaSchedule, n: usize) -> Result<Self, InvalidSetting> {
         let mut alpha_bar = 1.0;
-        let alpha_bars = betas
+        let alpha_bars: Vec<f64> = betas
             .betas(n)?
             .into_iter()
             .map(|beta| {
@@ -109,10 +112,12 @@ impl NoiseSchedule {
                 alpha_bar
             })
             .collect();
-        Ok(Self {
-            timesteps: (0..n).collect(),
-            alpha_bars,
-        })
+        if alpha_bar < MIN_ALPHA_BAR {
+            let name = format!("signal that {n} steps of this beta schedule leave");
+            let expected = format!("at least {MIN_ALPHA_BAR:e}: fewer steps or smaller betas");
+            return Err(InvalidSetting::new(name, format!("{alpha_bar:e}"), expected));
+        }
+        Ok(Self { timesteps: (0..n).collect(), alpha_bars })
     }
 
     /// The same process seen at fewer timesteps. [`Step::timestep`] keeps the original value, so
@@ -130,10 +135,7 @@ impl NoiseSchedule {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            timesteps: timesteps.as_slice().to_vec(),
-            alpha_bars,
-        })
+        Ok(Self { timesteps: timesteps.as_slice().to_vec(), alpha_bars })
     }
 
     /// Number of steps.
@@ -271,7 +273,8 @@ mod tests {
     fn impossible_schedules_are_refused() {
         assert!(NoiseSchedule::new(BetaSchedule::SquaredCosine, 0).is_err());
         assert!(NoiseSchedule::new(BetaSchedule::SquaredCosine, 1).is_err());
-        for (start, end) in [(f64::NAN, 0.02), (0.0, 0.02), (-0.1, 0.02), (0.02, 0.01), (0.1, 1.0)] {
+        for (start, end) in [(f64::NAN, 0.02), (0.0, 0.02), (-0.1, 0.02), (0.02, 0.01), (0.1, 1.0)]
+        {
             let betas = BetaSchedule::Linear { start, end };
             assert!(NoiseSchedule::new(betas, 10).is_err(), "{start}..{end}");
         }

@@ -52,13 +52,7 @@ impl Attention {
     /// Attention of `n_heads` heads over tokens of `d_model`.
     pub fn new(d_model: usize, n_heads: usize, device: &Device) -> Self {
         let linear = || LinearConfig::new(d_model, d_model).init(device);
-        Self {
-            to_q: linear(),
-            to_k: linear(),
-            to_v: linear(),
-            to_out: linear(),
-            n_heads,
-        }
+        Self { to_q: linear(), to_k: linear(), to_v: linear(), to_out: linear(), n_heads }
     }
 
     /// # Shapes

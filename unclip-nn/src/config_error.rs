@@ -3,6 +3,9 @@
 /// Sizes beyond this are refused before anything is allocated.
 const MAX_SIZE: usize = 1 << 20;
 
+/// Stacks of more layers are refused before anything is allocated.
+const MAX_LAYERS: usize = 1 << 10;
+
 /// A field of a configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {found}, expected {expected}")]
@@ -22,11 +25,7 @@ impl ConfigError {
         found: impl std::fmt::Display,
         expected: impl Into<String>,
     ) -> Self {
-        Self {
-            field: field.into(),
-            found: found.to_string(),
-            expected: expected.into(),
-        }
+        Self { field: field.into(), found: found.to_string(), expected: expected.into() }
     }
 
     /// Checks that a size is neither 0 nor absurd.
@@ -37,6 +36,17 @@ impl ConfigError {
         match size {
             1..=MAX_SIZE => Ok(()),
             _ => Err(Self::new(field, size, format!("1 to {MAX_SIZE}"))),
+        }
+    }
+
+    /// Checks that a number of layers is neither 0 nor absurd.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check_layers(field: &str, layers: usize) -> Result<(), Self> {
+        match layers {
+            1..=MAX_LAYERS => Ok(()),
+            _ => Err(Self::new(field, layers, format!("1 to {MAX_LAYERS}"))),
         }
     }
 

@@ -51,7 +51,7 @@ mod unet;
 pub use attention::{Attention, attend, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context};
 pub use config_error::ConfigError;
-pub use res_block::{Resample, ResBlock, ResBlockConfig};
+pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use resample::{downsample, upsample};
 pub use timestep::{TimestepEmbedding, timestep_embedding};
 pub use transformer::{Activation, Transformer, TransformerBlock, TransformerConfig};

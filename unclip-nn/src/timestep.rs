@@ -20,9 +20,8 @@ const MAX_PERIOD: f64 = 10_000.0;
 pub fn timestep_embedding(timesteps: Tensor<1>, dim: usize) -> Tensor<2> {
     let half = dim / 2;
     let device = timesteps.device();
-    let frequencies: Vec<f32> = (0..half)
-        .map(|k| (-MAX_PERIOD.ln() * k as f64 / half as f64).exp() as f32)
-        .collect();
+    let frequencies: Vec<f32> =
+        (0..half).map(|k| (-MAX_PERIOD.ln() * k as f64 / half as f64).exp() as f32).collect();
     let frequencies = Tensor::<1>::from_data(TensorData::new(frequencies, [half]), &device);
     let angles = timesteps.unsqueeze_dim::<2>(1) * frequencies.unsqueeze_dim::<2>(0);
     let mut parts = vec![angles.clone().cos(), angles.clone().sin()];

@@ -51,7 +51,7 @@ impl TransformerConfig {
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::check_size("d_model", self.d_model)?;
-        ConfigError::check_size("n_layers", self.n_layers)?;
+        ConfigError::check_layers("n_layers", self.n_layers)?;
         ConfigError::check_size("n_heads", self.n_heads)?;
         ConfigError::check_size("d_hidden", self.d_hidden)?;
         ConfigError::check_multiple("d_model", self.d_model, "n_heads", self.n_heads)

@@ -37,7 +37,8 @@ impl DiffusionPriorConfig {
         let d_model = self.transformer.d_model;
         let seq = self.context_length + Self::EXTRA_TOKENS;
         let small = Initializer::Normal { mean: 0.0, std: 0.02 };
-        let statistics = |v: f64| Initializer::Constant { value: v }.init([1, self.d_embedding], device);
+        let statistics =
+            |v: f64| Initializer::Constant { value: v }.init([1, self.d_embedding], device);
         let into = |d_in: usize| LinearConfig::new(d_in, d_model).init(device);
         DiffusionPrior {
             positional_embedding: small.init([1, seq, d_model], device),

@@ -76,10 +76,7 @@ pub(crate) fn read_checkpoint(
         );
         return Err(TrainError::Checkpoint { path, message });
     }
-    Ok(Some(Saved {
-        folder: folder.join(pointer.folder),
-        progress: pointer.progress,
-    }))
+    Ok(Some(Saved { folder: folder.join(pointer.folder), progress: pointer.progress }))
 }
 
 /// Writes a checkpoint beside the one in force, then puts it in force, then removes the older one.
@@ -104,11 +101,8 @@ pub(crate) fn write_checkpoint<M: Module>(
     }
     let path = target.join("optimizer.bpk");
     optimizer.save(&path).map_err(|error| failed(&path, &error))?;
-    let pointer = Pointer {
-        folder: name.clone(),
-        progress: progress.clone(),
-        settings: settings.clone(),
-    };
+    let pointer =
+        Pointer { folder: name.clone(), progress: progress.clone(), settings: settings.clone() };
     save_config(&folder.join(POINTER), &pointer)?;
     remove_others(folder, &name);
     Ok(())

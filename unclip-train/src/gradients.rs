@@ -29,7 +29,11 @@ impl ModuleVisitor for Squares<'_> {
 }
 
 /// Multiplies every gradient by `factor`.
-pub(crate) fn scale<M: Module>(model: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
+pub(crate) fn scale<M: Module>(
+    model: &M,
+    gradients: GradientsParams,
+    factor: f64,
+) -> GradientsParams {
     let mut visitor = Scale { gradients, factor };
     model.visit(&mut visitor);
     visitor.gradients

@@ -170,8 +170,8 @@ impl ShapesTraining {
         self.device.seed(settings.seed);
         let decoder = config.init(&self.device);
         let objective = DecoderObjective::new(self.source(&settings), clip, config.clone())?;
-        let trainer =
-            self.run(TrainStage::Decoder, settings, decoder, observer, |m, s| objective.loss(m, s))?;
+        let trainer = self
+            .run(TrainStage::Decoder, settings, decoder, observer, |m, s| objective.loss(m, s))?;
         self.save("decoder", &space, &config, trainer.average())
     }
 

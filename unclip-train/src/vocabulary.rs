@@ -71,9 +71,5 @@ fn learn_merges(
 fn byte_symbols() -> Vec<char> {
     let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
     let others = (0u32..256).filter(|b| !printable(b)).count() as u32;
-    (0u32..256)
-        .filter(printable)
-        .chain(256..256 + others)
-        .filter_map(char::from_u32)
-        .collect()
+    (0u32..256).filter(printable).chain(256..256 + others).filter_map(char::from_u32).collect()
 }

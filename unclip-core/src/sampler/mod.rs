@@ -53,8 +53,8 @@ impl SamplerKind {
 
 /// Walks a schedule from its noisiest step to its cleanest and returns the sample.
 ///
-/// The start is `noise`'s first draw, of `shape`, on `device`. After every step the observer hears
-/// of it and may stop the loop.
+/// `x_t` is the start: pure noise, or an encoded sample. After every step the observer hears of it
+/// and may stop the loop.
 ///
 /// # Errors
 /// [`Interrupted`] when the observer asked to stop.
@@ -71,12 +71,7 @@ pub fn sample<const D: usize>(
         let prediction = denoiser.denoise(x_t.clone(), &step);
         let x_0 = prediction.x_0.clone();
         x_t = sampler.step(x_t, prediction, &step, noise);
-        let event = StepEvent {
-            index: done,
-            total,
-            timestep: step.timestep,
-            x_0: &x_0,
-        };
+        let event = StepEvent { index: done, total, timestep: step.timestep, x_0: &x_0 };
         if observer.on_step(event).is_break() {
             return Err(Interrupted { done: done + 1, total });
         }

@@ -18,10 +18,22 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// The path is a folder, a device, a pipe or the like.
-    #[error("{}: not a regular file", path.display())]
+    #[error("{}: this is {found}, expected a regular file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
+        /// What lies there.
+        found: &'static str,
+    },
+    /// The file is larger than one of its kind can be.
+    #[error("{}: {found} bytes long, expected at most {limit}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// The largest length that is read.
+        limit: u64,
     },
     /// The file is of a known kind that is not read here.
     #[error("{}: this is {found}, expected a safetensors file; {remedy}", path.display())]
@@ -124,11 +136,8 @@ impl fmt::Display for Mismatch {
             .map(|(key, expected, found)| format!("{key} (expected {expected:?}, found {found:?})"))
             .collect();
         list(f, "of another shape", &shapes)?;
-        let formats: Vec<String> = self
-            .formats
-            .iter()
-            .map(|(key, format)| format!("{key} ({format})"))
-            .collect();
+        let formats: Vec<String> =
+            self.formats.iter().map(|(key, format)| format!("{key} ({format})")).collect();
         list(f, "of a number format other than F32, F16 and BF16", &formats)?;
         write!(f, "is it another stage, another size, or another version?")
     }

@@ -8,10 +8,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 
-use super::{KeyMap, LoadError, Mismatch, Weights};
+use super::{KeyMap, LoadError, Mismatch, Weights, read_file};
 
 /// Configurations beyond this size are refused unread.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Reads a JSON configuration. The caller validates its fields.
 ///
@@ -19,13 +19,7 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// A file that is missing, not regular, larger than 1 MiB, not JSON, or with fields that are
 /// missing, unknown or of the wrong type.
 pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    let io = |source| LoadError::Io { path: path.into(), source };
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
-        return Err(LoadError::NotAFile { path: path.into() });
-    }
-    let json = std::fs::read(path).map_err(io)?;
-    parse_config(path, &json)
+    parse_config(path, &read_file(path, MAX_CONFIG_BYTES)?)
 }
 
 /// Parses a JSON configuration that is already in memory; `path` stands in errors.
@@ -66,10 +60,9 @@ pub fn load_weights<M: Module>(
     mismatch.unused = weights.keys().into_iter().filter(|k| !loader.used.contains(k)).collect();
     match mismatch.is_empty() {
         true => Ok(module),
-        false => Err(LoadError::Weights {
-            path: weights.path().into(),
-            mismatch: Box::new(mismatch),
-        }),
+        false => {
+            Err(LoadError::Weights { path: weights.path().into(), mismatch: Box::new(mismatch) })
+        }
     }
 }
 

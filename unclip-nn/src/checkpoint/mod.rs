@@ -5,6 +5,7 @@
 //! or misshapen is an error that names it.
 
 mod error;
+mod file;
 mod key_map;
 mod load;
 mod save;
@@ -12,6 +13,7 @@ mod stage;
 mod weights;
 
 pub use error::{LoadError, Mismatch};
+pub use file::{open_file, read_file};
 pub use key_map::KeyMap;
 pub use load::{load_config, load_weights, parse_config};
 pub use save::{SaveFormat, save_weights, write_whole};

@@ -9,6 +9,7 @@ use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
+use super::file::expect_regular;
 use super::load::is_linear_weight;
 use super::{KeyMap, LoadError};
 
@@ -31,13 +32,8 @@ pub fn save_weights<M: Module>(
     keys: &KeyMap,
     format: SaveFormat,
 ) -> Result<(), LoadError> {
-    let mut collector = Collector {
-        keys,
-        format,
-        path: Vec::new(),
-        containers: Vec::new(),
-        tensors: Vec::new(),
-    };
+    let mut collector =
+        Collector { keys, format, path: Vec::new(), containers: Vec::new(), tensors: Vec::new() };
     module.visit(&mut collector);
     let dtype = match format {
         SaveFormat::F32 => Dtype::F32,
@@ -59,9 +55,14 @@ pub fn save_weights<M: Module>(
 /// Writes a file so that it is there whole or not at all: beside its place, then moved.
 ///
 /// # Errors
-/// [`LoadError::Io`], with the path that was asked for.
+/// [`LoadError::Io`], with the path that was asked for; [`LoadError::NotAFile`] if something else
+/// than a file stands there.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
     let io = |source| LoadError::Io { path: path.into(), source };
+    if let Ok(metadata) = std::fs::metadata(path) {
+        // moving a file onto a device would replace the device
+        expect_regular(path, &metadata)?;
+    }
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -73,7 +74,9 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
         use std::os::unix::fs::PermissionsExt;
         file.permissions(std::fs::Permissions::from_mode(0o644));
     }
-    let mut file = file.tempfile_in(folder).map_err(io)?;
+    // its own error would name the temporary file, which means nothing to anybody
+    let plain = |error: std::io::Error| io(error.kind().into());
+    let mut file = file.tempfile_in(folder).map_err(plain)?;
     file.write_all(bytes).map_err(io)?;
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|error| io(error.error))?;

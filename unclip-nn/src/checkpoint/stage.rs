@@ -1,14 +1,15 @@
 //! A stage on disk: a folder with `config.json` and `model.safetensors`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::load::MAX_CONFIG_BYTES;
 use super::{
-    KeyMap, LoadError, SaveFormat, Weights, load_config, load_weights, parse_config, save_weights,
+    KeyMap, LoadError, SaveFormat, Weights, load_weights, parse_config, read_file, save_weights,
     write_whole,
 };
 use crate::ConfigError;
@@ -65,7 +66,7 @@ impl<T: StageConfig> StageFiles<T> {
     /// Missing or damaged files, another version, another stage, sizes that cannot be used.
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let path = folder.join("config.json");
-        let manifest = check(path.clone(), load_config(&path)?)?;
+        let manifest = check(&path, &read_file(&path, MAX_CONFIG_BYTES)?)?;
         let weights = Weights::open(&folder.join("model.safetensors"))?;
         Ok(Self { manifest, weights })
     }
@@ -80,7 +81,7 @@ impl<T: StageConfig> StageFiles<T> {
         weights: &'static [u8],
     ) -> Result<Self, LoadError> {
         let path = Path::new(folder).join("config.json");
-        let manifest = check(path.clone(), parse_config(&path, config)?)?;
+        let manifest = check(&path, config)?;
         let weights = Weights::embedded(&format!("{folder}/model.safetensors"), weights)?;
         Ok(Self { manifest, weights })
     }
@@ -94,12 +95,17 @@ impl<T: StageConfig> StageFiles<T> {
     }
 }
 
-/// Checks version and stage before the stage's own fields are looked at, then those.
-fn check<T: StageConfig>(
-    path: PathBuf,
-    manifest: Manifest<serde_json::Value>,
-) -> Result<Manifest<T>, LoadError> {
-    let Manifest { format_version, stage, embedding_space, config } = manifest;
+/// What is said first of a stage: with another version or stage come other fields.
+#[derive(Deserialize)]
+struct Label {
+    format_version: u32,
+    stage: String,
+}
+
+/// Checks version and stage before the stage's own fields are looked at, then those. The text is
+/// parsed twice, so that errors of the second time still tell the line.
+fn check<T: StageConfig>(path: &Path, json: &[u8]) -> Result<Manifest<T>, LoadError> {
+    let Label { format_version, stage } = parse_config(path, json)?;
     let field = match () {
         () if format_version != FORMAT_VERSION => {
             Some(ConfigError::new("format_version", format_version, FORMAT_VERSION.to_string()))
@@ -107,17 +113,13 @@ fn check<T: StageConfig>(
         () if stage != T::STAGE => Some(ConfigError::new("stage", &stage, T::STAGE)),
         () => None,
     };
+    let unusable = |source| LoadError::Config { path: path.into(), source };
     if let Some(source) = field {
-        return Err(LoadError::Config { path, source });
+        return Err(unusable(source));
     }
-    let config: T = match serde_json::from_value(config) {
-        Ok(config) => config,
-        Err(source) => return Err(LoadError::Json { path, source }),
-    };
-    match config.validate() {
-        Ok(()) => Ok(Manifest { format_version, stage, embedding_space, config }),
-        Err(source) => Err(LoadError::Config { path, source }),
-    }
+    let manifest: Manifest<T> = parse_config(path, json)?;
+    manifest.config.validate().map_err(unusable)?;
+    Ok(manifest)
 }
 
 /// Writes a stage's folder, the configuration last: a folder that was interrupted is incomplete,

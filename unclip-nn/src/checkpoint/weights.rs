@@ -1,5 +1,7 @@
 //! A safetensors file, checked, from which tensors are read one by one.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -8,8 +10,10 @@ use std::sync::Mutex;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde::Deserializer;
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 
-use super::LoadError;
+use super::{LoadError, open_file};
 
 /// Length of the field that holds the header's length.
 const LENGTH_BYTES: u64 = 8;
@@ -53,13 +57,8 @@ impl Weights {
     /// # Errors
     /// A file that is missing, not regular, of another kind, truncated or damaged.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let io = |source| LoadError::Io { path: path.into(), source };
-        let metadata = std::fs::metadata(path).map_err(io)?;
-        if !metadata.is_file() {
-            return Err(LoadError::NotAFile { path: path.into() });
-        }
-        let file = File::open(path).map_err(io)?;
-        Self::new(path.into(), Source::File(Mutex::new(file)), metadata.len())
+        let (file, len) = open_file(path)?;
+        Self::new(path.into(), Source::File(Mutex::new(file)), len)
     }
 
     /// Takes a file that is part of the program. `name` stands in for its path in errors.
@@ -116,11 +115,7 @@ impl Weights {
         };
         match values.iter().filter(|value| !value.is_finite()).count() {
             0 => Ok(Some(values)),
-            count => Err(LoadError::NonFinite {
-                path: self.path.clone(),
-                key: key.into(),
-                count,
-            }),
+            count => Err(LoadError::NonFinite { path: self.path.clone(), key: key.into(), count }),
         }
     }
 
@@ -145,22 +140,28 @@ impl Weights {
 fn read_header(path: &Path, source: &Source, len: u64) -> Result<(Metadata, u64), LoadError> {
     let damaged = |message: String| LoadError::Header { path: path.into(), message };
     let io = |source| LoadError::Io { path: path.into(), source };
-    let mut start = [0u8; LENGTH_BYTES as usize];
-    let available = start.len().min(len as usize);
-    source.read_exact_at(0, &mut start[..available]).map_err(io)?;
-    refuse_other_kinds(path, source, len)?;
-    if len < LENGTH_BYTES {
+    let mut start = [0u8; 32];
+    let start = &mut start[..32.min(len as usize)];
+    source.read_exact_at(0, start).map_err(io)?;
+    let Some((header_len, rest)) = start.split_first_chunk() else {
+        refuse_other_kinds(path, start)?;
         return Err(damaged(format!("{len} bytes long, expected at least {LENGTH_BYTES}")));
+    };
+    let header_len = u64::from_le_bytes(*header_len);
+    let most = MAX_HEADER_BYTES.min(len - LENGTH_BYTES);
+    // the bytes of a length can by chance be those by which another kind is recognised
+    if header_len > MAX_HEADER_BYTES || rest.first().is_some_and(|&byte| byte != b'{') {
+        refuse_other_kinds(path, start)?;
     }
-    let header_len = u64::from_le_bytes(start);
-    if header_len > MAX_HEADER_BYTES || header_len > len - LENGTH_BYTES {
-        let most = MAX_HEADER_BYTES.min(len - LENGTH_BYTES);
+    if header_len > most {
         return Err(damaged(format!("header of {header_len} bytes, expected at most {most}")));
     }
     let mut json = vec![0u8; header_len as usize];
     source.read_exact_at(LENGTH_BYTES, &mut json).map_err(io)?;
     let header: Metadata =
         serde_json::from_slice(&json).map_err(|error| damaged(format!("header: {error}")))?;
+    let mut keys = serde_json::Deserializer::from_slice(&json);
+    keys.deserialize_map(UniqueKeys).map_err(|error| damaged(format!("header: {error}")))?;
     let (found, expected) = (len - LENGTH_BYTES - header_len, header.data_len() as u64);
     if found != expected {
         return Err(damaged(format!("{found} bytes of data, expected {expected}")));
@@ -168,27 +169,46 @@ fn read_header(path: &Path, source: &Source, len: u64) -> Result<(Metadata, u64)
     Ok((header, LENGTH_BYTES + header_len))
 }
 
+/// Reads the keys of a header, each of which may stand there once. A map of them would keep the
+/// last of two and not tell.
+struct UniqueKeys;
+
+impl<'de> Visitor<'de> for UniqueKeys {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            if let Some(key) = seen.replace(key) {
+                return Err(A::Error::custom(format!("{key} stands there twice, expected once")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Recognises what people put where weights should be, by the first bytes.
-fn refuse_other_kinds(path: &Path, source: &Source, len: u64) -> Result<(), LoadError> {
+fn refuse_other_kinds(path: &Path, start: &[u8]) -> Result<(), LoadError> {
     const PICKLE: &str = "convert it with tools/convert_pickle.py in a place where you trust it: \
                           pickles run code when they are opened";
-    const KINDS: [(&[u8], &str, &str); 6] = [
+    const SHARDED: &str = "put the shards together into one safetensors file";
+    const KINDS: [(&[u8], &str, &str); 9] = [
         (b"version https://git-lfs", "a git-LFS pointer", "run `git lfs pull` where it came from"),
         (b"PK\x03\x04", "a zip archive, probably a PyTorch pickle", PICKLE),
         (b"\x80\x02", "a pickle", PICKLE),
+        (b"\x80\x03", "a pickle", PICKLE),
         (b"\x80\x04", "a pickle", PICKLE),
+        (b"\x80\x05", "a pickle", PICKLE),
         (b"GGUF", "a GGUF file", "download the safetensors version"),
         (b"<", "an HTML or XML page", "download the file itself, not the page about it"),
+        (b"{", "a JSON file, perhaps the index of a model in shards", SHARDED),
     ];
-    let mut start = [0u8; 32];
-    let available = start.len().min(len as usize);
-    let io = |source| LoadError::Io { path: path.into(), source };
-    source.read_exact_at(0, &mut start[..available]).map_err(io)?;
-    let is_html = |kind: &[u8]| kind != b"<" || start[1].is_ascii_alphabetic() || start[1] == b'!';
-    for (magic, found, remedy) in KINDS {
-        if start.starts_with(magic) && is_html(magic) {
-            return Err(LoadError::WrongKind { path: path.into(), found, remedy });
-        }
+    match KINDS.into_iter().find(|(magic, ..)| start.starts_with(magic)) {
+        Some((_, found, remedy)) => Err(LoadError::WrongKind { path: path.into(), found, remedy }),
+        None => Ok(()),
     }
-    Ok(())
 }

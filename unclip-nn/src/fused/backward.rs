@@ -27,12 +27,7 @@ struct Saved<O, const N: usize> {
 impl<O: Op<N>, const N: usize> Backward<Flex, N> for Step<O> {
     type State = Saved<O, N>;
 
-    fn backward(
-        self,
-        ops: Ops<Self::State, N>,
-        gradients: &mut Gradients,
-        _: &mut Checkpointer,
-    ) {
+    fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = contiguous(&gradients.consume::<Flex>(&ops.node));
         let Saved { op, inputs, extra } = ops.state;
         let shapes = inputs.each_ref().map(|input| input.shape());

@@ -2,13 +2,11 @@
 
 use std::fmt::Debug;
 
-use burn::backend::{Flex, TensorMetadata};
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 
-use crate::kernels::{
-    self, Affine, ConvShape, GroupNormGrads, GroupShape, LayerNormGrads,
-};
+use crate::kernels::{self, Affine, ConvShape, GroupNormGrads, GroupShape, LayerNormGrads};
 
 type Value = FloatTensor<Flex>;
 
@@ -109,11 +107,7 @@ fn conv_shape(x: &Shape, weight: &Shape) -> ConvShape {
 }
 
 impl Op<3> for Conv3x3 {
-    fn forward(
-        &self,
-        [x, weight, bias]: [&[f32]; 3],
-        shapes: [&Shape; 3],
-    ) -> (Vec<f32>, Vec<f32>) {
+    fn forward(&self, [x, weight, bias]: [&[f32]; 3], shapes: [&Shape; 3]) -> (Vec<f32>, Vec<f32>) {
         let shape = conv_shape(shapes[0], shapes[1]);
         let mut y = vec![0.0; shape.output_len()];
         kernels::conv3x3(shape, x, weight, Some(bias), &mut y);
@@ -195,11 +189,7 @@ impl GroupNorm {
 }
 
 impl Op<3> for GroupNorm {
-    fn forward(
-        &self,
-        [x, gamma, beta]: [&[f32]; 3],
-        shapes: [&Shape; 3],
-    ) -> (Vec<f32>, Vec<f32>) {
+    fn forward(&self, [x, gamma, beta]: [&[f32]; 3], shapes: [&Shape; 3]) -> (Vec<f32>, Vec<f32>) {
         let affine = Affine { gamma, beta, modulation: None, silu: self.silu };
         GroupNorm::forward(self, x, shapes[0], affine)
     }

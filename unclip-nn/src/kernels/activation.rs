@@ -1,7 +1,7 @@
 //! Activations, forward and backward: SiLU and the exact (error-function) GELU.
 
 use super::simd::{
-    JOB_VALUES, Map, Map2, RunMap, RunMap2, arch, exp, polynomial, sigmoid, silu_slope,
+    JOB_VALUES, Map, Map2, RunMap, RunMap2, arch, clamp, exp, polynomial, sigmoid, silu_slope,
 };
 use pulp::Simd;
 use rayon::prelude::*;
@@ -95,7 +95,7 @@ struct GeluSlope;
 impl Map2 for GeluSlope {
     #[inline(always)]
     fn apply<S: Simd>(self, simd: S, x: S::f32s, dy: S::f32s) -> S::f32s {
-        const DENSITY: f32 = 0.398_942_28; // 1 / sqrt(2 pi)
+        const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
         let square = simd.mul_f32s(simd.mul_f32s(x, simd.splat_f32s(-0.5)), x);
         let density = simd.mul_f32s(simd.splat_f32s(DENSITY), exp(simd, square));
         let slope = simd.mul_add_e_f32s(x, density, normal_distribution(simd, x));
@@ -115,15 +115,19 @@ fn normal_distribution<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 /// `erf(x) / x` in `x^2`, as in Eigen and XLA. It reaches 1 at `|x| = 4`.
 #[inline(always)]
 fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // The limit comes first: of a pair with a not-a-number, x86 returns the second.
-    let x = simd.min_f32s(simd.splat_f32s(4.0), simd.max_f32s(simd.splat_f32s(-4.0), x));
+    let x = clamp(simd, x, -4.0, 4.0);
     let x2 = simd.mul_f32s(x, x);
     let p = polynomial(
         simd,
         x2,
         [
-            -2.726_142_4e-10, 2.770_681_7e-8, -2.101_024e-6, -5.692_506_2e-5,
-            -7.349_906_4e-4, -2.954_600_1e-3, -1.609_603_3e-2,
+            -2.726_142_4e-10,
+            2.770_681_7e-8,
+            -2.101_024e-6,
+            -5.692_506_2e-5,
+            -7.349_906_4e-4,
+            -2.954_600_1e-3,
+            -1.609_603_3e-2,
         ],
     );
     let q = polynomial(

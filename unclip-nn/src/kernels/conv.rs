@@ -1,8 +1,9 @@
 //! 3x3 convolution, stride 1, padding 1: the forward pass and the gradient of its input.
 
-use super::conv_tile::{Filters, NR, Planes, channel_block, channels};
-use super::conv_pack::{Span, pack_plane, plane_stride};
-use super::simd::{arch, grow};
+use super::conv_pack::Layout;
+use super::conv_plan::{Plan, SERIAL_WORK, Task, split};
+use super::conv_tile::{Output, Planes, Sink, channel_block, channels};
+use super::simd::{aligned, arch};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -114,90 +115,6 @@ fn run<const FLIP: bool>(
     }
 }
 
-/// Multiply-adds below which waking other threads costs more than it gains (about
-/// 20 microseconds of one core).
-pub(super) const SERIAL_WORK: usize = 1 << 20;
-
-/// Padded input values one task may hold: half a megabyte, so that they stay in a
-/// core's second-level cache while every output channel reads them.
-const TASK_VALUES: usize = 1 << 17;
-
-/// How the output is cut into tasks.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    /// Whole images per task; more than one only if `rows` is the full height.
-    images: usize,
-    /// Rows per task.
-    rows: usize,
-    /// Output channels per task.
-    channels: usize,
-}
-
-impl Plan {
-    fn new(shape: ConvShape) -> Self {
-        // Several tasks per thread even out cores that are slowed by other work.
-        let wanted = match shape.work() < SERIAL_WORK {
-            true => 1,
-            false => 4 * rayon::current_num_threads(),
-        };
-        let line = shape.width + 1;
-        let lines = (TASK_VALUES / (shape.c_in.max(1) * line)).max(4);
-        let images = (lines / (shape.height + 1)).min(shape.batch / wanted).max(1);
-        let pieces = wanted.div_ceil(shape.batch);
-        // Fewer positions than this would waste registers and copy mostly borders.
-        let floor = 96_usize.div_ceil(line).max(2);
-        let rows = match images {
-            1 => shape.height.div_ceil(pieces).max(floor).min(lines).min(shape.height),
-            _ => shape.height,
-        };
-        let tasks = shape.batch.div_ceil(images) * shape.height.div_ceil(rows);
-        let channels = match tasks < wanted / 2 {
-            true => (shape.c_out * tasks).div_ceil(wanted).next_multiple_of(8).min(shape.c_out),
-            false => shape.c_out,
-        };
-        Self { images, rows, channels }
-    }
-}
-
-/// One part of the output: some rows of some images, for a range of channels.
-struct Task<'a> {
-    span: Span,
-    first_channel: usize,
-    /// Row ranges of the output, image by image and, within, channel by channel.
-    out: Vec<&'a mut [f32]>,
-    channels: usize,
-}
-
-/// Hands every task the parts of `y` it is going to write.
-fn split(shape: ConvShape, plan: Plan, y: &mut [f32]) -> Vec<Task<'_>> {
-    let (row_blocks, channel_blocks) =
-        (shape.height.div_ceil(plan.rows), shape.c_out.div_ceil(plan.channels));
-    let mut tasks: Vec<Task<'_>> = (0..shape.batch.div_ceil(plan.images) * row_blocks * channel_blocks)
-        .map(|i| {
-            let first_channel = i % channel_blocks * plan.channels;
-            let first_row = i / channel_blocks % row_blocks * plan.rows;
-            Task {
-                span: Span {
-                    first_image: i / channel_blocks / row_blocks * plan.images,
-                    first_row,
-                    rows: plan.rows.min(shape.height - first_row),
-                },
-                first_channel,
-                out: Vec::with_capacity(plan.images * plan.channels),
-                channels: plan.channels.min(shape.c_out - first_channel),
-            }
-        })
-        .collect();
-    for (i, plane) in y.chunks_exact_mut(shape.pixels()).enumerate() {
-        let (image, channel) = (i / shape.c_out, i % shape.c_out);
-        for (block, rows) in plane.chunks_mut(plan.rows * shape.width).enumerate() {
-            let group = image / plan.images * row_blocks + block;
-            tasks[group * channel_blocks + channel / plan.channels].out.push(rows);
-        }
-    }
-    tasks
-}
-
 /// One task with everything it needs, for [`pulp::Arch::dispatch`].
 struct Run<'a, const FLIP: bool> {
     shape: ConvShape,
@@ -216,7 +133,9 @@ struct Scratch {
     planes: Vec<f32>,
     /// Computed channels of one block, still with their meaningless values.
     out: Vec<f32>,
-    /// Filters of one block, where reading them in place would be slow.
+    /// Where the vectors to compute start.
+    starts: Vec<usize>,
+    /// Filters of one block.
     taps: Vec<[f32; 9]>,
 }
 
@@ -229,31 +148,47 @@ impl<const FLIP: bool> WithSimd for Run<'_, FLIP> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let line = self.shape.width + 1;
-        let lines = self.task.out.len() / self.task.channels * (self.task.span.rows + 1) + 1;
-        let stride = plane_stride(lines * line + NR * S::F32_LANES);
-        let Scratch { planes, out, taps } = self.scratch;
-        grow(planes, stride * self.shape.c_in);
-        grow(out, channel_block::<S>() * stride);
-        let planes = &mut planes[..stride * self.shape.c_in];
+        let Self { shape, filters, scratch, .. } = self;
+        let layout = Layout::new(shape, self.task.span, S::F32_LANES);
+        layout.starts(S::F32_LANES, &mut scratch.starts);
+        let (stride, row) = (layout.stride(1, S::F32_LANES), scratch.starts.len() * S::F32_LANES);
+        let planes = aligned(&mut scratch.planes, stride * shape.c_in);
         for (c, plane) in planes.chunks_exact_mut(stride).enumerate() {
-            pack_plane(self.shape, self.x, self.task.span, c, lines, plane);
+            layout.pack(shape, self.x, c, plane);
         }
-        let planes = Planes { data: planes, stride, line, positions: (lines - 2) * line };
+        let Layout { line, step, .. } = layout;
+        let planes = Planes { data: planes, stride, line, step, starts: &scratch.starts };
+        let out = aligned(&mut scratch.out, channel_block::<S>() * row);
         let mut done = 0;
         while done < self.task.channels {
             let first = self.task.first_channel + done;
             let count = block_size::<S>(self.task.channels - done);
-            let (filters, at) = gather::<FLIP>(self.filters, first, count, self.shape.c_in, taps);
+            filters.gather(first, count, shape.c_in, &mut scratch.taps);
+            let taps = &scratch.taps;
+            let bias = self.bias.map(|bias| &bias[first..first + count]);
+            let direct = layout.exact && step == 1;
+            let output = direct.then(|| Output {
+                planes: &mut self.task.out,
+                channels: self.task.channels,
+                first: done,
+                bias,
+            });
+            let sink = Sink { buffer: out, output };
             match count {
-                8 => channels::<S, 8, FLIP>(simd, filters, at, planes, out),
-                4 => channels::<S, 4, FLIP>(simd, filters, at, planes, out),
-                2 => channels::<S, 2, FLIP>(simd, filters, at, planes, out),
-                _ => channels::<S, 1, FLIP>(simd, filters, at, planes, out),
+                8 => channels::<S, 8, FLIP>(simd, taps, planes, sink),
+                4 => channels::<S, 4, FLIP>(simd, taps, planes, sink),
+                2 => channels::<S, 2, FLIP>(simd, taps, planes, sink),
+                _ => channels::<S, 1, FLIP>(simd, taps, planes, sink),
             }
-            for (m, computed) in out.chunks_exact(stride).take(count).enumerate() {
-                let bias = self.bias.map_or(0.0, |b| b[first + m]);
-                unpack(&mut self.task, self.shape.width, done + m, computed, bias);
+            if !direct {
+                for (m, computed) in out.chunks_exact(row).take(count).enumerate() {
+                    let bias = bias.map_or(0.0, |b| b[m]);
+                    let planes =
+                        self.task.out.iter_mut().skip(done + m).step_by(self.task.channels);
+                    for (image, out) in planes.enumerate() {
+                        layout.unpack(shape.width, image, computed, bias, out);
+                    }
+                }
             }
             done += count;
         }
@@ -270,37 +205,26 @@ const fn block_size<S: Simd>(left: usize) -> usize {
     }
 }
 
-/// The filters of `count` outputs from `first` on, and where the first of them is.
-///
-/// Walking a wide transposed weight jumps to another page for every input channel,
-/// so its filters are brought together once instead of once per tile.
-#[inline(always)]
-fn gather<'a, const FLIP: bool>(
-    filters: Filters<'a>,
-    first: usize,
-    count: usize,
-    c_in: usize,
-    taps: &'a mut Vec<[f32; 9]>,
-) -> (Filters<'a>, usize) {
-    if !FLIP || filters.in_stride < 48 {
-        return (filters, first);
-    }
-    taps.clear();
-    for c in 0..c_in {
-        taps.extend_from_slice(&filters.taps[c * filters.in_stride + first..][..count]);
-    }
-    (Filters { taps, out_stride: 1, in_stride: count }, 0)
+/// The 3x3 filters of a convolution, in place in its weight.
+#[derive(Clone, Copy)]
+struct Filters<'a> {
+    /// One entry per (output, input) pair, in whatever order the strides say.
+    taps: &'a [[f32; 9]],
+    /// Distance, in entries, between consecutive output channels.
+    out_stride: usize,
+    /// Distance, in entries, between consecutive input channels.
+    in_stride: usize,
 }
 
-/// Copies one computed channel without the meaningless values, adding the bias.
-#[inline(always)]
-fn unpack(task: &mut Task<'_>, width: usize, channel: usize, computed: &[f32], bias: f32) {
-    let (rows, channels) = (task.span.rows, task.channels);
-    for (image, out) in task.out.iter_mut().skip(channel).step_by(channels).enumerate() {
-        let computed = &computed[image * (rows + 1) * (width + 1)..];
-        for (dst, src) in out.chunks_exact_mut(width).zip(computed.chunks(width + 1)) {
-            for (d, s) in dst.iter_mut().zip(&src[..width]) {
-                *d = s + bias;
+impl Filters<'_> {
+    /// Copies the filters of `count` outputs from `first` on, input by input.
+    #[inline(always)]
+    fn gather(&self, first: usize, count: usize, c_in: usize, taps: &mut Vec<[f32; 9]>) {
+        taps.clear();
+        taps.resize(count * c_in, [0.0; 9]);
+        for (c, taps) in taps.chunks_exact_mut(count).enumerate() {
+            for (m, taps) in taps.iter_mut().enumerate() {
+                *taps = self.taps[(first + m) * self.out_stride + c * self.in_stride];
             }
         }
     }
@@ -310,10 +234,27 @@ fn unpack(task: &mut Task<'_>, width: usize, channel: usize, computed: &[f32], b
 #[cfg(test)]
 pub(super) fn shapes() -> Vec<ConvShape> {
     [
-        [1, 1, 1, 1, 1], [2, 3, 5, 1, 1], [1, 1, 1, 7, 5], [3, 2, 9, 4, 4],
-        [1, 8, 8, 33, 47], [2, 13, 31, 9, 17], [17, 5, 6, 8, 8], [64, 16, 24, 8, 8],
-        [1, 3, 7, 1, 40], [1, 3, 7, 40, 1], [2, 40, 3, 64, 64], [1, 130, 70, 8, 8],
-        [1, 8, 8, 130, 257], [5, 0, 3, 4, 4], [0, 2, 3, 4, 4], [9, 33, 17, 16, 16],
+        [1, 1, 1, 1, 1],
+        [2, 3, 5, 1, 1],
+        [1, 1, 1, 7, 5],
+        [3, 2, 9, 4, 4],
+        [1, 8, 8, 33, 47],
+        [2, 13, 31, 9, 17],
+        [17, 5, 6, 8, 8],
+        [64, 16, 24, 8, 8],
+        [1, 3, 7, 1, 40],
+        [1, 3, 7, 40, 1],
+        [2, 40, 3, 64, 64],
+        [1, 130, 70, 8, 8],
+        [1, 8, 8, 130, 257],
+        [5, 0, 3, 4, 4],
+        [0, 2, 3, 4, 4],
+        [4, 3, 5, 4, 4],
+        [12, 20, 9, 5, 12],
+        [2, 9, 8, 7, 24],
+        [26, 19, 11, 8, 8],
+        [40, 24, 17, 6, 4],
+        [9, 33, 17, 16, 16],
     ]
     .map(|[batch, c_in, c_out, height, width]| ConvShape { batch, c_in, c_out, height, width })
     .to_vec()

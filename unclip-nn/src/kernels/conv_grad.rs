@@ -1,9 +1,10 @@
 //! The gradients of a convolution's weight and bias.
 
-use super::conv::{ConvShape, SERIAL_WORK};
-use super::conv_pack::{Span, pack_plane, plane_stride};
+use super::conv::ConvShape;
+use super::conv_pack::{Layout, Span};
+use super::conv_plan::SERIAL_WORK;
 use super::conv_tile::channel_block;
-use super::simd::{First, JOB_VALUES, arch, copy_row, grow, sum2};
+use super::simd::{First, JOB_VALUES, aligned, arch, copy_row, sum2};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -117,16 +118,15 @@ struct Problem<'a> {
 impl<'a> Problem<'a> {
     fn pack(shape: ConvShape, x: &[f32], dy: &'a [f32], packed: &'a mut Vec<f32>) -> Self {
         const LARGEST_VECTOR: usize = 16;
-        let lines = shape.batch * (shape.height + 1) + 1;
-        let stride = plane_stride(lines * (shape.width + 1) + LARGEST_VECTOR + 2);
-        grow(packed, stride * shape.c_in);
-        let span = Span { first_image: 0, first_row: 0, rows: shape.height };
-        let packed = &mut packed[..stride * shape.c_in];
+        let span = Span { first_image: 0, images: shape.batch, first_row: 0, rows: shape.height };
+        let layout = Layout { span, step: 1, line: shape.width + 1, exact: false };
+        let stride = layout.stride(1, LARGEST_VECTOR);
+        let packed = aligned(packed, stride * shape.c_in);
         packed
             .par_chunks_exact_mut(stride)
             .with_min_len((JOB_VALUES / stride).max(1))
             .enumerate()
-            .for_each(|(c, plane)| pack_plane(shape, x, span, c, lines, plane));
+            .for_each(|(c, plane)| layout.pack(shape, x, c, plane));
         Self { shape, x: packed, stride, dy }
     }
 
@@ -198,19 +198,26 @@ impl WithSimd for Block<'_> {
 impl Block<'_> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize>(self, simd: S) {
-        let c_in = self.problem.shape.c_in;
+        let Self { problem, from, to, .. } = self;
+        let c_in = problem.shape.c_in;
+        let step = (PIECE / (problem.shape.width + 1)).max(1);
+        // If one piece is all there is, each sum is complete at once.
+        let kept = if to - from <= step { 1 } else { c_in };
+        let sums = aligned(self.sums, kept * MR * 9 * S::F32_LANES);
+        let sums = S::as_mut_simd_f32s(sums).0.as_chunks_mut::<3>().0.as_chunks_mut::<MR>().0;
         for (i, dw) in self.dw.chunks_mut(MR * c_in * 9).enumerate() {
-            let first = self.first + i * MR;
-            let len = c_in * MR * 9 * S::F32_LANES;
-            grow(self.sums, len);
-            let sums = S::as_mut_simd_f32s(&mut self.sums[..len]).0;
-            sums.fill(simd.splat_f32s(0.0));
-            let sums = sums.as_chunks_mut::<3>().0;
-            channels::<S, MR>(simd, self.problem, first, self.from..self.to, self.dy, sums);
-            for (m, dw) in dw.chunks_exact_mut(c_in * 9).enumerate() {
-                for (ck, dw) in dw.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-                    for kx in 0..3 {
-                        dw[kx] = simd.reduce_sum_f32s(sums[ck * MR + m][kx]);
+            sums.fill([[simd.splat_f32s(0.0); 3]; MR]);
+            let mut at = from;
+            while at < to {
+                let lines = at..to.min(at + step);
+                at = lines.end;
+                let piece =
+                    Piece::pack(problem, self.first + i * MR, MR, lines, S::F32_LANES, self.dy);
+                for c in 0..c_in {
+                    let sums = &mut sums[c % kept * 3..][..3];
+                    piece.correlate(simd, c, sums);
+                    if at == to {
+                        finish(simd, sums, c, c_in, dw);
                     }
                 }
             }
@@ -218,32 +225,66 @@ impl Block<'_> {
     }
 }
 
-/// Adds the contribution of some output lines to `sums`, `[c_in, 3, MR]` triples (one
-/// entry per `kx`) of vectors: the lanes are added up only at the very end.
+/// Adds up the lanes of the finished sums of input channel `c` and clears them.
 #[inline(always)]
-fn channels<S: Simd, const MR: usize>(
+fn finish<S: Simd, const MR: usize>(
     simd: S,
-    problem: Problem<'_>,
-    first: usize,
-    lines: std::ops::Range<usize>,
-    dy: &mut Vec<f32>,
-    sums: &mut [[S::f32s; 3]],
+    sums: &mut [[[S::f32s; 3]; MR]],
+    c: usize,
+    c_in: usize,
+    dw: &mut [f32],
 ) {
-    let line = problem.shape.width + 1;
-    let step = (PIECE / line).max(1);
-    for from in lines.clone().step_by(step) {
-        let to = lines.end.min(from + step);
-        let stride = ((to - from) * line).next_multiple_of(S::F32_LANES);
-        grow(dy, MR * stride);
-        for (m, dy) in dy.chunks_exact_mut(stride).take(MR).enumerate() {
-            problem.pack_gradient(first + m, from, to, dy);
-        }
-        let planes = problem.x.chunks_exact(problem.stride);
-        for (plane, sums) in planes.zip(sums.chunks_exact_mut(3 * MR)) {
-            for (ky, sums) in sums.as_chunks_mut::<MR>().0.iter_mut().enumerate() {
-                let x = &plane[(from + ky) * line..][..stride + 2];
-                correlate(simd, x, &dy[..MR * stride], sums);
+    for (m, dw) in dw.chunks_exact_mut(c_in * 9).enumerate() {
+        for (ky, sums) in sums.iter().enumerate() {
+            for kx in 0..3 {
+                dw[c * 9 + ky * 3 + kx] = simd.reduce_sum_f32s(sums[m][kx]);
             }
+        }
+    }
+    sums.fill([[simd.splat_f32s(0.0); 3]; MR]);
+}
+
+/// The gradients of some output channels for some lines.
+struct Piece<'a> {
+    problem: Problem<'a>,
+    dy: &'a [f32],
+    /// Values per channel.
+    stride: usize,
+    /// The first line.
+    from: usize,
+}
+
+impl<'a> Piece<'a> {
+    #[inline(always)]
+    fn pack(
+        problem: Problem<'a>,
+        first: usize,
+        channels: usize,
+        lines: std::ops::Range<usize>,
+        lanes: usize,
+        dy: &'a mut Vec<f32>,
+    ) -> Self {
+        let stride = (lines.len() * (problem.shape.width + 1)).next_multiple_of(lanes);
+        let dy = aligned(dy, channels * stride);
+        for (m, dy) in dy.chunks_exact_mut(stride).enumerate() {
+            problem.pack_gradient(first + m, lines.start, lines.end, dy);
+        }
+        Self { problem, dy, stride, from: lines.start }
+    }
+
+    /// Adds what input channel `c` contributes to `sums`, by `ky`, output and `kx`. They
+    /// are sums per vector lane.
+    #[inline(always)]
+    fn correlate<S: Simd, const MR: usize>(
+        &self,
+        simd: S,
+        c: usize,
+        sums: &mut [[[S::f32s; 3]; MR]],
+    ) {
+        let plane = &self.problem.x[c * self.problem.stride..][..self.problem.stride];
+        for (ky, sums) in sums.iter_mut().enumerate() {
+            let line = (self.from + ky) * (self.problem.shape.width + 1);
+            correlate(simd, &plane[line..][..self.stride + 2], self.dy, sums);
         }
     }
 }

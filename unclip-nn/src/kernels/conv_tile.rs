@@ -5,34 +5,90 @@
 //! convolution into a matrix product whose right-hand rows are nine shifted views
 //! of the same contiguous plane:
 //! `y[m, p] = sum over c, ky, kx of taps[m, c, ky, kx] * plane[c, p + ky * (w + 1) + kx]`.
-//! Nothing like an im2col matrix is ever written. The price is one meaningless
-//! value per line of `y`, which the caller skips.
+//! Nothing like an im2col matrix is ever written. Where a row is not a whole number of
+//! vectors, the price is one meaningless value per line of `y`, which the caller skips.
+
+#![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
 
 use super::simd::{load, store};
 use pulp::Simd;
 
-/// The 3x3 filters of a convolution, read in place from a contiguous weight.
-#[derive(Clone, Copy)]
-pub(super) struct Filters<'a> {
-    /// One entry per (output, input) pair, in whatever order the strides say.
-    pub taps: &'a [[f32; 9]],
-    /// Distance, in entries, between consecutive output channels.
-    pub out_stride: usize,
-    /// Distance, in entries, between consecutive input channels.
-    pub in_stride: usize,
-}
-
 /// Padded input planes of one task.
 #[derive(Clone, Copy)]
 pub(super) struct Planes<'a> {
-    /// `count` planes of `stride` values each.
+    /// Planes of `stride` values each.
     pub data: &'a [f32],
     /// Distance between the starts of two planes.
     pub stride: usize,
-    /// Values per padded line, `w + 1`.
+    /// Distance between two lines.
     pub line: usize,
-    /// Values to compute per plane, meaningless ones included.
-    pub positions: usize,
+    /// Distance between two columns.
+    pub step: usize,
+    /// Where the vectors to compute start.
+    pub starts: &'a [usize],
+}
+
+/// Where a block of output channels goes.
+pub(super) struct Sink<'a, 'b> {
+    /// Room for the whole block, channel by channel, or (if there is an output) for what
+    /// is computed at once.
+    pub buffer: &'a mut [f32],
+    /// The place in the output, if all vectors are meaningful and in its order. Writing
+    /// it piece by piece hides the time that memory takes.
+    pub output: Option<Output<'a, 'b>>,
+}
+
+/// The part of the output that a block of channels covers.
+pub(super) struct Output<'a, 'b> {
+    /// `channels` row ranges per image.
+    pub planes: &'a mut [&'b mut [f32]],
+    pub channels: usize,
+    /// The first of the block among them.
+    pub first: usize,
+    /// One value per channel of the block, or none.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Sink<'_, '_> {
+    /// Stores vectors `t..t + VECS` of `count` of every channel.
+    #[inline(always)]
+    fn put<S: Simd, const MR: usize, const VECS: usize>(
+        &mut self,
+        simd: S,
+        t: usize,
+        count: usize,
+        acc: &[[S::f32s; VECS]; MR],
+    ) {
+        let (start, row) = if self.output.is_some() { (0, VECS) } else { (t, count) };
+        for m in 0..MR {
+            for v in 0..VECS {
+                store::<S>(&mut self.buffer[(m * row + start + v) * S::F32_LANES..], acc[m][v]);
+            }
+        }
+        // Not straight from `acc`: indexed at run time, it would no longer live in
+        // registers, not even while it is computed.
+        if let Some(output) = &mut self.output {
+            output.copy(simd, t, MR, VECS, self.buffer);
+        }
+    }
+}
+
+impl Output<'_, '_> {
+    /// Copies `vectors` vectors per channel, of which the first is number `t` of its
+    /// channel's, adding the bias.
+    #[inline(always)]
+    fn copy<S: Simd>(&mut self, simd: S, t: usize, channels: usize, vectors: usize, from: &[f32]) {
+        let per_plane = self.planes[0].len() / S::F32_LANES;
+        for v in 0..vectors {
+            let (image, at) = ((t + v) / per_plane, (t + v) % per_plane);
+            let planes = &mut self.planes[image * self.channels + self.first..][..channels];
+            for (m, plane) in planes.iter_mut().enumerate() {
+                let bias = simd.splat_f32s(self.bias.map_or(0.0, |bias| bias[m]));
+                let y = load::<S>(&from[(m * vectors + v) * S::F32_LANES..]);
+                store::<S>(&mut plane[at * S::F32_LANES..], simd.add_f32s(y, bias));
+            }
+        }
+    }
 }
 
 /// Output channels computed together; with [`NR`] vectors each they fill the
@@ -44,54 +100,75 @@ pub(super) const fn channel_block<S: Simd>() -> usize {
 /// Vectors of consecutive positions computed together.
 pub(super) const NR: usize = 3;
 
-/// Computes `MR` output channels from `first` on, into rows of `out` that are as far
-/// apart as the planes. Positions are rounded up to whole vectors, so planes and
-/// rows must have [`NR`] vectors of slack.
+/// Computes `MR` output channels, one vector per start.
+///
+/// `taps` are their filters, input channel by input channel: in this order the inner
+/// loop reads them from one place, whatever the weight looks like.
 #[inline(always)]
 pub(super) fn channels<S: Simd, const MR: usize, const FLIP: bool>(
     simd: S,
-    filters: Filters<'_>,
-    first: usize,
+    taps: &[[f32; 9]],
     planes: Planes<'_>,
-    out: &mut [f32],
+    mut sink: Sink<'_, '_>,
 ) {
-    let mut p = 0;
-    while p < planes.positions {
-        let out = &mut out[p..];
-        let vectors = (planes.positions - p).div_ceil(S::F32_LANES).min(NR);
-        match vectors {
-            3 => tile::<S, MR, 3, FLIP>(simd, filters, first, planes, p, out),
-            2 => tile::<S, MR, 2, FLIP>(simd, filters, first, planes, p, out),
-            _ => tile::<S, MR, 1, FLIP>(simd, filters, first, planes, p, out),
+    match planes.step {
+        1 => tiles::<S, MR, 1, FLIP>(simd, taps, planes, &mut sink),
+        2 => tiles::<S, MR, 2, FLIP>(simd, taps, planes, &mut sink),
+        4 => tiles::<S, MR, 4, FLIP>(simd, taps, planes, &mut sink),
+        step => unreachable!("images are never interleaved by {step}"),
+    }
+}
+
+/// As [`channels`], with the distance between columns known to the compiler.
+#[inline(always)]
+fn tiles<S: Simd, const MR: usize, const STEP: usize, const FLIP: bool>(
+    simd: S,
+    taps: &[[f32; 9]],
+    planes: Planes<'_>,
+    sink: &mut Sink<'_, '_>,
+) {
+    let (starts, rest) = planes.starts.as_chunks::<NR>();
+    let count = planes.starts.len();
+    for (i, starts) in starts.iter().enumerate() {
+        let acc = tile::<S, MR, NR, STEP, FLIP>(simd, taps, planes, starts);
+        sink.put(simd, i * NR, count, &acc);
+    }
+    let t = count - rest.len();
+    match *rest {
+        [a, b] => {
+            let acc = tile::<S, MR, 2, STEP, FLIP>(simd, taps, planes, &[a, b]);
+            sink.put(simd, t, count, &acc);
         }
-        p += vectors * S::F32_LANES;
+        [a] => {
+            let acc = tile::<S, MR, 1, STEP, FLIP>(simd, taps, planes, &[a]);
+            sink.put(simd, t, count, &acc);
+        }
+        _ => {}
     }
 }
 
 /// `MR` channels by `VECS` vectors of positions, accumulated in registers.
 #[inline(always)]
-fn tile<S: Simd, const MR: usize, const VECS: usize, const FLIP: bool>(
+fn tile<S: Simd, const MR: usize, const VECS: usize, const STEP: usize, const FLIP: bool>(
     simd: S,
-    filters: Filters<'_>,
-    first: usize,
+    taps: &[[f32; 9]],
     planes: Planes<'_>,
-    p: usize,
-    out: &mut [f32],
-) {
-    let span = VECS * S::F32_LANES + 2;
+    starts: &[usize; VECS],
+) -> [[S::f32s; VECS]; MR] {
     let mut acc = [[simd.splat_f32s(0.0); VECS]; MR];
-    for (c, plane) in planes.data.chunks_exact(planes.stride).enumerate() {
-        let mut taps = [&[0.0; 9]; MR];
-        for m in 0..MR {
-            taps[m] = &filters.taps[(first + m) * filters.out_stride + c * filters.in_stride];
-        }
+    let data = planes.data.chunks_exact(planes.stride);
+    for (plane, taps) in data.zip(taps.as_chunks::<MR>().0) {
         for ky in 0..3 {
-            let line = &plane[p + ky * planes.line..][..span];
+            // One check of bounds per vector here, none in the loop below.
+            let mut lines = [&plane[..0]; VECS];
+            for v in 0..VECS {
+                lines[v] = &plane[starts[v] + ky * planes.line..][..S::F32_LANES + 2 * STEP];
+            }
             for kx in 0..3 {
                 let k = if FLIP { 8 - ky * 3 - kx } else { ky * 3 + kx };
                 let mut x = [simd.splat_f32s(0.0); VECS];
                 for v in 0..VECS {
-                    x[v] = load::<S>(&line[kx + v * S::F32_LANES..]);
+                    x[v] = load::<S>(&lines[v][kx * STEP..]);
                 }
                 for m in 0..MR {
                     let t = simd.splat_f32s(taps[m][k]);
@@ -102,9 +179,5 @@ fn tile<S: Simd, const MR: usize, const VECS: usize, const FLIP: bool>(
             }
         }
     }
-    for m in 0..MR {
-        for v in 0..VECS {
-            store::<S>(&mut out[m * planes.stride + v * S::F32_LANES..], acc[m][v]);
-        }
-    }
+    acc
 }

@@ -1,8 +1,6 @@
 //! Layer normalisation over the last dimension.
 
-use super::simd::{
-    First, JOB_VALUES, Map, Map2, Product, arch, map, map2, moments, sum2, update,
-};
+use super::simd::{First, JOB_VALUES, Map, Map2, Product, arch, map, map2, moments, sum2, update};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -32,11 +30,11 @@ pub fn layer_norm(
     }
     let (arch, rows) = (arch(), (JOB_VALUES / d).max(1));
     let values = (x.par_chunks(rows * d), y.par_chunks_mut(rows * d));
-    (values, (mean.par_chunks_mut(rows), rstd.par_chunks_mut(rows)))
-        .into_par_iter()
-        .for_each(|((x, y), (mean, rstd))| {
+    (values, (mean.par_chunks_mut(rows), rstd.par_chunks_mut(rows))).into_par_iter().for_each(
+        |((x, y), (mean, rstd))| {
             arch.dispatch(Forward { x, gamma, beta, eps, y, mean, rstd });
-        });
+        },
+    );
 }
 
 /// Some rows of the forward pass.
@@ -138,15 +136,16 @@ pub fn layer_norm_backward(
     let (arch, rows) = (arch(), (JOB_VALUES / d).max(1));
     let chunk = rows * d;
     let statistics = (mean.par_chunks(rows), rstd.par_chunks(rows));
-    let sums: Vec<_> = (x.par_chunks(chunk), dy.par_chunks(chunk), dx.par_chunks_mut(chunk), statistics)
-        .into_par_iter()
-        .map(|(x, dy, dx, (mean, rstd))| {
-            let mut sums = (vec![0.0; d], vec![0.0; d]);
-            let (dgamma, dbeta) = (&mut sums.0, &mut sums.1);
-            arch.dispatch(Backward { x, dy, gamma, mean, rstd, dx, dgamma, dbeta });
-            sums
-        })
-        .collect();
+    let sums: Vec<_> =
+        (x.par_chunks(chunk), dy.par_chunks(chunk), dx.par_chunks_mut(chunk), statistics)
+            .into_par_iter()
+            .map(|(x, dy, dx, (mean, rstd))| {
+                let mut sums = (vec![0.0; d], vec![0.0; d]);
+                let (dgamma, dbeta) = (&mut sums.0, &mut sums.1);
+                arch.dispatch(Backward { x, dy, gamma, mean, rstd, dx, dgamma, dbeta });
+                sums
+            })
+            .collect();
     for (g, b) in &sums {
         dgamma.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
         dbeta.iter_mut().zip(b).for_each(|(sum, b)| *sum += b);
@@ -181,7 +180,12 @@ impl WithSimd for Backward<'_> {
             map2(simd, Product, dy, self.gamma, dx);
             let total = sum2(simd, First, dx, dx) / d as f64;
             let product = sum2(simd, TimesNormal(mean, rstd), dx, x) / d as f64;
-            update(simd, InputGrad { mean, rstd, total: total as f32, product: product as f32 }, x, dx);
+            update(
+                simd,
+                InputGrad { mean, rstd, total: total as f32, product: product as f32 },
+                x,
+                dx,
+            );
         }
     }
 }
@@ -260,15 +264,19 @@ mod tests {
         let (x, dy) = (random(rows * d, 1), random(rows * d, 2));
         let (gamma, beta) = (random(d, 3), random(d, 4));
         let beta = with_beta.then_some(&beta[..]);
-        let (mut y, mut mean, mut rstd) = (vec![f32::NAN; rows * d], vec![0.0; rows], vec![0.0; rows]);
+        let (mut y, mut mean, mut rstd) =
+            (vec![f32::NAN; rows * d], vec![0.0; rows], vec![0.0; rows]);
         layer_norm(&x, &gamma, beta, 1e-5, &mut y, &mut mean, &mut rstd);
         let (mut x64, mut gamma64, mut beta64) = (wide(&x), wide(&gamma), beta.map(wide));
         let what = format!("{rows} x {d}");
         assert_close(&y, &naive(&x64, &gamma64, beta64.as_deref()), 2e-6, &what);
 
         let [mut dx, mut dgamma, mut dbeta] = [rows * d, d, d].map(|n| vec![f32::NAN; n]);
-        let grads =
-            LayerNormGrads { dx: &mut dx, dgamma: &mut dgamma, dbeta: with_beta.then_some(&mut dbeta) };
+        let grads = LayerNormGrads {
+            dx: &mut dx,
+            dgamma: &mut dgamma,
+            dbeta: with_beta.then_some(&mut dbeta),
+        };
         layer_norm_backward(&x, &dy, &gamma, (&mean, &rstd), grads);
         let loss = |x: &[f64], gamma: &[f64], beta: Option<&[f64]>| -> f64 {
             naive(x, gamma, beta).iter().zip(&dy).map(|(y, dy)| y * f64::from(*dy)).sum()

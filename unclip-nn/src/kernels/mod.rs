@@ -7,21 +7,22 @@
 //! The instruction set (AVX-512, AVX2, NEON or none) is chosen at run time by
 //! [`pulp`]; threads come from the current [`rayon`] pool.
 
+#![allow(unreachable_pub, reason = "public within the crate; lib.rs decides what leaves it")]
+
 mod activation;
 mod conv;
 mod conv_grad;
 mod conv_pack;
+mod conv_plan;
 mod conv_tile;
 mod layer_norm;
 mod norm;
-mod optim;
 mod simd;
 #[cfg(test)]
 mod test_util;
 
 pub use activation::{gelu, gelu_backward, silu, silu_backward};
 pub use conv::{ConvShape, conv3x3, conv3x3_backward_input};
-pub use conv_grad::{conv3x3_backward_weight, conv_backward_bias};
+pub use conv_grad::{conv_backward_bias, conv3x3_backward_weight};
 pub use layer_norm::{LayerNormGrads, layer_norm, layer_norm_backward};
 pub use norm::{Affine, GroupNormGrads, GroupShape, group_norm, group_norm_backward};
-pub use optim::{AdamW, adamw, sum_of_squares};

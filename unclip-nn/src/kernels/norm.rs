@@ -251,7 +251,9 @@ fn collect(
         dgamma[c] += factor * b;
         dbeta[c] += factor * a;
     }
-    let Some((dscale, dshift)) = dmodulation else { return };
+    let Some((dscale, dshift)) = dmodulation else {
+        return;
+    };
     assert!(dscale.len() == sums.len() && dshift.len() == sums.len(), "modulation length");
     for (i, (a, b)) in sums.iter().enumerate() {
         let c = i % shape.channels;
@@ -342,7 +344,8 @@ impl Map2 for InputGrad {
     #[inline(always)]
     fn apply<S: Simd>(self, simd: S, x: S::f32s, dz: S::f32s) -> S::f32s {
         let x = simd.sub_f32s(x, simd.splat_f32s(self.mean));
-        let rest = simd.mul_add_e_f32s(x, simd.splat_f32s(-self.product), simd.splat_f32s(-self.total));
+        let rest =
+            simd.mul_add_e_f32s(x, simd.splat_f32s(-self.product), simd.splat_f32s(-self.total));
         simd.mul_add_e_f32s(dz, simd.splat_f32s(self.slope), rest)
     }
 }

@@ -49,7 +49,8 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    let shapes = [[1, 1, 3, 1], [2, 6, 1, 2], [1, 4, 35, 2], [3, 8, 64, 8], [2, 5, 17, 1], [1, 6, 5000, 2]];
+    let shapes =
+        [[1, 1, 3, 1], [2, 6, 1, 2], [1, 4, 35, 2], [3, 8, 64, 8], [2, 5, 17, 1], [1, 6, 5000, 2]];
     let mut cases = Vec::new();
     for [batch, channels, pixels, groups] in shapes {
         for (modulated, silu) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -35,11 +35,16 @@ pub(super) fn store<S: Simd>(slice: &mut [f32], value: S::f32s) {
     S::as_mut_simd_f32s(slice).0[0] = value;
 }
 
-/// Makes room for `len` values; what the buffer held is kept or lost, as it happens.
-pub(super) fn grow(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
+/// `len` values of `buffer`, which grows as needed; they hold whatever was there.
+///
+/// They start at a cache line, because a vector that straddles two takes two loads.
+pub(super) fn aligned(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    const LINE: usize = 16;
+    if buffer.len() < len + LINE {
+        buffer.resize(len + LINE, 0.0);
     }
+    let start = buffer.as_ptr().align_offset(64).min(LINE);
+    &mut buffer[start..start + len]
 }
 
 /// Copies one image row.
@@ -70,8 +75,7 @@ pub(super) fn copy_row(dst: &mut [f32], src: &[f32]) {
 pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
-    // The limit comes first: of a pair with a not-a-number, x86 returns the second.
-    let x = simd.min_f32s(simd.splat_f32s(88.37), simd.max_f32s(simd.splat_f32s(-87.33), x));
+    let x = clamp(simd, x, -87.33, 88.37);
     let round = simd.splat_f32s(ROUND);
     let shifted = simd.mul_add_e_f32s(x, simd.splat_f32s(std::f32::consts::LOG2_E), round);
     let n = simd.sub_f32s(shifted, round);
@@ -88,6 +92,15 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Multiply by 2^n by adding n to the exponent; the shift drops the rounding bits.
     let n = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(e), n))
+}
+
+/// `x` within `low..=high`. Unlike with minima and maxima, a not-a-number remains one
+/// on every instruction set.
+#[inline(always)]
+pub(super) fn clamp<S: Simd>(simd: S, x: S::f32s, low: f32, high: f32) -> S::f32s {
+    let (low, high) = (simd.splat_f32s(low), simd.splat_f32s(high));
+    let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
+    simd.select_f32s(simd.less_than_f32s(high, x), high, x)
 }
 
 /// A polynomial in `x`, highest coefficient first, by Horner's rule.

@@ -81,7 +81,6 @@ impl UNetConfig {
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
             ("model_channels", self.model_channels),
-            ("num_res_blocks", self.num_res_blocks),
             ("d_head", self.d_head),
             ("norm_groups", self.norm_groups),
             ("d_context", self.d_context.unwrap_or(1)),
@@ -89,6 +88,7 @@ impl UNetConfig {
         for (field, size) in sizes {
             ConfigError::check_size(field, size)?;
         }
+        ConfigError::check_layers("num_res_blocks", self.num_res_blocks)?;
         self.validate_levels()
     }
 
@@ -205,8 +205,14 @@ mod tests {
         let levels = karlo().levels();
         assert_eq!(levels[0].down, [320, 320, 320]);
         assert_eq!(levels[1].down, [320, 640, 640]);
-        assert_eq!(levels.iter().map(|l| l.attention).collect::<Vec<_>>(), [false, true, true, true]);
-        assert_eq!(levels.iter().map(|l| l.resampled).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(
+            levels.iter().map(|l| l.attention).collect::<Vec<_>>(),
+            [false, true, true, true]
+        );
+        assert_eq!(
+            levels.iter().map(|l| l.resampled).collect::<Vec<_>>(),
+            [true, true, true, false]
+        );
         assert!(karlo().validate().is_ok());
     }
 

@@ -1,0 +1,74 @@
+//! Drives the stages by hand: the documentation of what goes between them.
+//!
+//! ```text
+//! cargo run --release --example step_by_step -- "a small green star in the top left"
+//! ```
+//! Writes `small.png` (the decoder's picture), `large.png` (after the upsamplers) and
+//! `reconstruction.png` (the small picture's own embedding, decoded again: a variation).
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use unclip::decoder::Condition;
+use unclip::unclip_core::image::to_rgb;
+use unclip::{Bundle, Event, Residency, StageOptions, UnClip};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let caption = std::env::args().nth(1);
+    let caption = caption.unwrap_or("a large red circle above a small blue square".into());
+
+    // A model is a folder of stages, or the one inside the program. The device is yours to choose.
+    let device = unclip::device("flex")?;
+    let unclip = UnClip::new(Bundle::shapes()?, &device, Residency::OneByOne)?;
+    let bundle = unclip.bundle();
+
+    // Each stage has settings; what you leave open comes from the model.
+    let prior = &bundle.prior.manifest.config;
+    let prior_settings = StageOptions::default().resolve("prior", &prior.diffusion)?;
+    let decoder = &bundle.decoder.manifest.config;
+    let decoder_settings = StageOptions::default().resolve("decoder", &decoder.diffusion)?;
+    let upsampler_settings = bundle
+        .upsamplers
+        .iter()
+        .map(|stage| StageOptions::default().resolve("upsample", &stage.manifest.config.diffusion))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    // One picture for each seed. An observer hears of every step; `Break` would stop the work.
+    let seeds = [7];
+    let mut steps = 0;
+    let mut observer = |_: &Event<'_>| {
+        steps += 1;
+        ControlFlow::Continue(())
+    };
+    let mut run = unclip.run(&seeds, &mut observer);
+
+    // Caption → tokens → CLIP's text embedding: pooled [1, d], and one state for each token.
+    let tokens = bundle.tokenizer.encode(&[&caption]);
+    println!("{caption:?} is {} tokens", tokens.len(0));
+    let text = run.encode(&tokens)?;
+
+    // Text embedding → image embedding [1, d]: what CLIP might say of a picture of it.
+    let image = run.prior(&text, &prior_settings)?;
+
+    // Image embedding (+ caption) → a small picture [1, 3, 32, 32] in [−1, 1].
+    let condition = Condition { image, text };
+    let small = run.decode(&condition, &decoder_settings)?;
+    let small_picture = to_rgb(small.clone()).remove(0);
+    unclip::write_png(Path::new("small.png"), &small_picture, None)?;
+
+    // Small → large, through every upsampler.
+    let large = run.upsample(small, &upsampler_settings)?;
+    println!("the large picture is {:?}", large.dims());
+    unclip::write_png(Path::new("large.png"), &to_rgb(large).remove(0), None)?;
+
+    // The other way in: a picture's own embedding, with the empty caption.
+    let image = unclip.embed_images(&[small_picture])?;
+    let text = run.encode(&bundle.tokenizer.encode(&[""]))?;
+    let again = run.decode(&Condition { image, text }, &decoder_settings)?;
+    unclip::write_png(Path::new("reconstruction.png"), &to_rgb(again).remove(0), None)?;
+
+    println!("{steps} reverse steps in all");
+    Ok(())
+}

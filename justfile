@@ -1,0 +1,33 @@
+# Short names for common commands.
+
+# what continuous integration runs
+check:
+    bash .ci/run
+
+# all tests
+test *args:
+    cargo test --workspace --features train {{args}}
+
+# documentation
+doc *args:
+    cargo doc --workspace --no-deps --features train {{args}}
+
+# format all sources
+fmt:
+    cargo fmt --all
+
+# compute the fixtures anew (--check: compare only)
+fixtures *args:
+    python3 tools/reference/make_fixtures.py {{args}}
+
+# train the shapes model
+train *args:
+    cargo run --release --features train --example train_shapes -- {{args}}
+
+# licences and advisories of dependencies
+deny:
+    cargo deny check
+
+# spelling
+typos:
+    typos

@@ -1,0 +1,225 @@
+//! A model on disk, or inside the program: a folder with one subfolder for each stage.
+//!
+//! ```text
+//! tokenizer/      vocab.json, merges.txt
+//! text_encoder/   config.json, model.safetensors
+//! image_encoder/  …  (only for tasks that start from a picture)
+//! prior/          …
+//! decoder/        …
+//! upsampler.0/    …  (and upsampler.1, …: as many as there are)
+//! ```
+//! Opening reads and checks configurations and headers; weights are read when a stage is loaded.
+
+use std::path::{Path, PathBuf};
+
+use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_core::InvalidSetting;
+use unclip_decoder::DecoderConfig;
+use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
+use unclip_prior::DiffusionPriorConfig;
+use unclip_upsample::UpsamplerConfig;
+
+use crate::Error;
+
+/// A stage that is part of the program.
+#[cfg(feature = "bundled")]
+macro_rules! embedded {
+    ($stage:literal) => {
+        StageFiles::embedded(
+            $stage,
+            include_bytes!(concat!("../assets/shapes/", $stage, "/config.json")),
+            include_bytes!(concat!("../assets/shapes/", $stage, "/model.safetensors")),
+        )
+    };
+}
+
+/// Upsamplers that a model may have.
+const MAX_UPSAMPLERS: usize = 8;
+/// Largest side of a picture, in pixels.
+const MAX_SIDE: usize = 1 << 13;
+
+/// An opened model, checked for being complete and of one piece.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Where it came from.
+    pub origin: PathBuf,
+    /// Reads captions.
+    pub tokenizer: Tokenizer,
+    /// CLIP's text tower.
+    pub text_encoder: StageFiles<TextEncoderConfig>,
+    /// CLIP's image tower, if the model has it.
+    pub image_encoder: Option<StageFiles<ImageEncoderConfig>>,
+    /// The prior.
+    pub prior: StageFiles<DiffusionPriorConfig>,
+    /// The decoder.
+    pub decoder: StageFiles<DecoderConfig>,
+    /// The upsamplers, in order.
+    pub upsamplers: Vec<StageFiles<UpsamplerConfig>>,
+}
+
+impl Bundle {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// A stage that is missing or damaged, or that was trained for another CLIP.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        if !folder.is_dir() {
+            let found = std::io::Error::other("no such folder; expected a model's");
+            let source = std::fs::read_dir(folder).err().unwrap_or(found);
+            return Err(LoadError::Io { path: folder.into(), source }.into());
+        }
+        let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, "text_encoder")?;
+        let options = tokenizer_options(&text_encoder);
+        let bundle = Self {
+            origin: folder.into(),
+            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), options)?,
+            text_encoder,
+            image_encoder: optional_stage(folder, "image_encoder")?,
+            prior: stage(folder, "prior")?,
+            decoder: stage(folder, "decoder")?,
+            upsamplers: upsamplers(folder)?,
+        };
+        bundle.check()?;
+        Ok(bundle)
+    }
+
+    /// The shapes model that is part of the program.
+    ///
+    /// # Errors
+    /// None in a released version; a damaged build would be reported here.
+    #[cfg(feature = "bundled")]
+    pub fn shapes() -> Result<Self, Error> {
+        let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;
+        let options = tokenizer_options(&text_encoder);
+        let bundle = Self {
+            origin: "the bundled shapes model".into(),
+            tokenizer: Tokenizer::from_bytes(
+                Path::new("tokenizer"),
+                include_bytes!("../assets/shapes/tokenizer/vocab.json"),
+                include_bytes!("../assets/shapes/tokenizer/merges.txt"),
+                options,
+            )?,
+            text_encoder,
+            image_encoder: Some(embedded!("image_encoder")?),
+            prior: embedded!("prior")?,
+            decoder: embedded!("decoder")?,
+            upsamplers: vec![embedded!("upsampler.0")?, embedded!("upsampler.1")?],
+        };
+        bundle.check()?;
+        Ok(bundle)
+    }
+
+    /// Side of the pictures that the last stage gives, in pixels.
+    pub fn image_size(&self) -> usize {
+        let factors = self.upsamplers.iter().map(|stage| stage.manifest.config.factor);
+        self.decoder.manifest.config.unet.image_size * factors.product::<usize>()
+    }
+
+    /// Checks that every stage speaks of the same CLIP, and that widths agree.
+    fn check(&self) -> Result<(), Error> {
+        let text = &self.text_encoder.manifest;
+        let (prior, decoder) = (&self.prior.manifest, &self.decoder.manifest);
+        let mut spaces =
+            vec![("prior", &prior.embedding_space), ("decoder", &decoder.embedding_space)];
+        if let Some(image) = &self.image_encoder {
+            spaces.push(("image_encoder", &image.manifest.embedding_space));
+        }
+        for (stage, space) in spaces {
+            agree("text_encoder", &text.embedding_space, stage, space, "embedding_space")?;
+        }
+        let text = &text.config;
+        let width = |found: usize, stage: &str, field: &'static str, expected: usize| {
+            agree("text_encoder", &expected.to_string(), stage, &found.to_string(), field)
+        };
+        width(prior.config.d_embedding, "prior", "d_embedding", text.d_embedding)?;
+        width(decoder.config.d_embedding, "decoder", "d_embedding", text.d_embedding)?;
+        width(prior.config.d_text, "prior", "d_text", text.transformer.d_model)?;
+        width(decoder.config.d_text, "decoder", "d_text", text.transformer.d_model)?;
+        width(prior.config.context_length, "prior", "context_length", text.context_length)?;
+        if let Some(image) = &self.image_encoder {
+            let found = image.manifest.config.d_embedding;
+            width(found, "image_encoder", "d_embedding", text.d_embedding)?;
+        }
+        width(self.tokenizer.vocab_size(), "tokenizer", "vocab_size", text.vocab_size)?;
+        self.check_sizes()
+    }
+
+    /// Checks that each upsampler can take the size that the stage before it gives.
+    fn check_sizes(&self) -> Result<(), Error> {
+        let side = self.image_size();
+        if side > MAX_SIDE {
+            let (name, expected) = ("side of this model's pictures", format!("at most {MAX_SIDE}"));
+            return Err(InvalidSetting::new(name, side, expected).into());
+        }
+        let mut side = self.decoder.manifest.config.unet.image_size;
+        for (place, upsampler) in self.upsamplers.iter().enumerate() {
+            let config = &upsampler.manifest.config;
+            side *= config.factor;
+            let multiple = config.unet.size_multiple();
+            if side % multiple != 0 {
+                let found = format!("a picture side of {side}");
+                let expected = format!("a multiple of {multiple}");
+                agree("decoder", &found, &format!("upsampler.{place}"), &expected, "size")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tokenizer_options(text: &StageFiles<TextEncoderConfig>) -> TokenizerOptions {
+    let context_length = text.manifest.config.context_length;
+    TokenizerOptions { context_length, ..TokenizerOptions::default() }
+}
+
+fn optional_stage<T: StageConfig>(
+    folder: &Path,
+    name: &str,
+) -> Result<Option<StageFiles<T>>, Error> {
+    let path = folder.join(name);
+    match path.try_exists() {
+        Ok(true) => Ok(Some(StageFiles::open(&path)?)),
+        Ok(false) => Ok(None),
+        Err(source) => Err(LoadError::Io { path, source }.into()),
+    }
+}
+
+fn stage<T: StageConfig>(folder: &Path, name: &str) -> Result<StageFiles<T>, Error> {
+    let missing = || Error::MissingStage { model: folder.into(), stage: name.into() };
+    optional_stage(folder, name)?.ok_or_else(missing)
+}
+
+/// upsampler.0, upsampler.1 and so on, without a gap.
+fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> {
+    let mut stages = Vec::new();
+    for place in 0..MAX_UPSAMPLERS {
+        let name = format!("upsampler.{place}");
+        match optional_stage(folder, &name)? {
+            Some(stage) if stages.len() == place => stages.push(stage),
+            Some(_) => {
+                let stage = format!("upsampler.{}", stages.len());
+                return Err(Error::MissingStage { model: folder.into(), stage });
+            }
+            None => {}
+        }
+    }
+    Ok(stages)
+}
+
+fn agree(
+    first: &str,
+    found_first: &str,
+    second: &str,
+    found_second: &str,
+    field: &'static str,
+) -> Result<(), Error> {
+    if found_first == found_second {
+        return Ok(());
+    }
+    Err(Error::Incompatible {
+        first: first.into(),
+        second: second.into(),
+        field,
+        found_first: found_first.into(),
+        found_second: found_second.into(),
+    })
+}

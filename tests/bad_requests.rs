@@ -1,0 +1,416 @@
+//! Options, captions, positions, pictures and devices that cannot be used: refused before anything
+//! is computed, or answered in a way that is written down.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use burn::tensor::{Device, Tensor};
+use image::RgbImage;
+use unclip::unclip_core::{
+    BetaSchedule, NoiseSchedule, SamplerKind, Timesteps, check_guidance_scale, slerp,
+};
+use unclip::{
+    Error, Event, GenerateOptions, Generated, MAX_IMAGES, Settings, StageOptions, UnClip, device,
+    grid, read_settings, write_png,
+};
+
+use crate::support::{Model, in_time, names, refused};
+
+/// One tiny model for all requests.
+fn unclip() -> &'static UnClip {
+    static UNCLIP: OnceLock<UnClip> = OnceLock::new();
+    // weights are in memory: the folder can go
+    UNCLIP.get_or_init(|| Model::new().load().unwrap())
+}
+
+/// Asks for what must be refused before the first step.
+fn request(options: &GenerateOptions) -> Result<Generated, Error> {
+    let mut never = |event: &Event<'_>| -> ControlFlow<()> { panic!("computes {event:?}") };
+    unclip().text_to_image("a circle", options, &mut never)
+}
+
+/// As few steps as possible.
+fn quick() -> GenerateOptions {
+    let one = StageOptions { steps: Some(1), ..StageOptions::default() };
+    GenerateOptions { prior: one, decoder: one, upsample: one, ..GenerateOptions::default() }
+}
+
+fn caption(caption: &str) -> Generated {
+    unclip().text_to_image(caption, &quick(), &mut ()).unwrap()
+}
+
+// options
+
+/// Options with a choice for one stage.
+fn of_stage(stage: &str, options: StageOptions) -> GenerateOptions {
+    let mut all = GenerateOptions::default();
+    match stage {
+        "prior" => all.prior = options,
+        "decoder" => all.decoder = options,
+        _ => all.upsample = options,
+    }
+    all
+}
+
+#[test]
+fn steps_out_of_range_name_their_stage() {
+    for stage in ["prior", "decoder", "upsample"] {
+        for steps in [0, 101, 1001, usize::MAX] {
+            let options = StageOptions { steps: Some(steps), ..StageOptions::default() };
+            let words = format!("{stage} steps is {steps}, expected 1 to 100");
+            refused(request(&of_stage(stage, options)), &[&words]);
+        }
+    }
+}
+
+#[test]
+fn guidance_out_of_range_names_its_stage() {
+    for stage in ["prior", "decoder"] {
+        for scale in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -1e-9, 1000.1, 1e30] {
+            let options = StageOptions { guidance_scale: Some(scale), ..StageOptions::default() };
+            let words = format!("{stage} guidance is {scale}, expected a number from 0 to 1000");
+            refused(request(&of_stage(stage, options)), &[&words]);
+        }
+    }
+    refused(check_guidance_scale("guidance", f64::NAN), &["guidance is NaN"]);
+}
+
+#[test]
+fn guidance_of_an_upsampler_is_refused() {
+    for scale in [1.0, 7.0, f64::NAN] {
+        let options = StageOptions { guidance_scale: Some(scale), ..StageOptions::default() };
+        let words = ["upsample guidance is", "expected absent", "no condition"];
+        refused(request(&of_stage("upsample", options)), &words);
+    }
+}
+
+#[test]
+fn guidance_at_its_bounds_gives_pictures() {
+    let picture = |scale: f64| {
+        let mut options = quick();
+        options.decoder.guidance_scale = Some(scale);
+        options.prior.guidance_scale = Some(scale);
+        let generated = unclip().text_to_image("a circle", &options, &mut ()).unwrap();
+        generated.images.into_iter().next().unwrap()
+    };
+    let pictures = [0.0, 0.5, 1.0, 1000.0].map(picture);
+    assert_ne!(pictures[0], pictures[2], "the condition counts");
+}
+
+#[test]
+fn numbers_of_pictures_out_of_range_are_refused() {
+    for n in [0, MAX_IMAGES + 1, 1_000_000, usize::MAX] {
+        let options = GenerateOptions { n, ..GenerateOptions::default() };
+        refused(request(&options), &[&format!("n is {n}, expected 1 to 64 pictures")]);
+    }
+    let all = GenerateOptions { n: MAX_IMAGES, ..quick() };
+    assert_eq!(unclip().text_to_image("", &all, &mut ()).unwrap().images.len(), MAX_IMAGES);
+}
+
+#[test]
+fn seeds_wrap_around() {
+    let two = GenerateOptions { seed: u64::MAX, n: 2, ..quick() };
+    let two = unclip().text_to_image("a circle", &two, &mut ()).unwrap();
+    assert_eq!([two.settings[0].seed, two.settings[1].seed], [u64::MAX, 0]);
+    assert_ne!(two.images[0], two.images[1]);
+}
+
+#[test]
+fn timesteps_that_do_not_rise_are_refused() {
+    for list in [vec![], vec![3, 3], vec![5, 4], vec![0, 2, 1]] {
+        let found = format!("{list:?}");
+        refused(Timesteps::new(list), &["timesteps is", &found, "strictly increasing"]);
+    }
+    for n in [0, 101, usize::MAX] {
+        let words = format!("steps is {n}, expected 1 to 100");
+        refused(Timesteps::evenly_spaced(n, 100), &[&words]);
+    }
+    let schedule = NoiseSchedule::new(BetaSchedule::SquaredCosine, 100).unwrap();
+    let beyond = Timesteps::new(vec![0, 100]).unwrap();
+    refused(schedule.respaced(&beyond), &["timestep is 100, expected less than 100"]);
+}
+
+// captions
+
+#[test]
+fn blank_captions_are_the_empty_one() {
+    let empty = caption("");
+    assert_eq!(empty.dropped, None);
+    for blank in [" ", "\t\r\n", "\u{a0}\u{2003}\u{3000}", &" ".repeat(500)] {
+        let blank = caption(blank);
+        assert_eq!(blank.images, empty.images);
+        assert_eq!(blank.dropped, None);
+    }
+}
+
+/// Checks a caption that is too long: it gives a picture, and what was lost is its end.
+fn check_cut(text: &str) -> String {
+    let dropped = caption(text).dropped.expect("something was lost");
+    assert!(!dropped.is_empty() && text.ends_with(&dropped), "{dropped:?} of {text:?}");
+    dropped
+}
+
+#[test]
+fn captions_that_are_too_long_are_cut_and_the_rest_is_reported() {
+    assert_eq!(check_cut("1 2 3 4 5 6 7 8"), "7 8");
+    assert_eq!(caption("1 2 3 4 5 6").dropped, None);
+    assert_eq!(caption("1 2 3 4 5 6").images, caption("1 2 3 4 5 6 7 8").images);
+}
+
+#[test]
+fn enormous_captions_take_no_time() {
+    let million = "a circle ".repeat(111_112);
+    assert!(million.len() > 1_000_000);
+    let dropped = in_time(move || check_cut(&million));
+    assert!(dropped.len() > 900_000);
+    for text in [
+        "x".repeat(100_000),
+        "\u{1f468}\u{200d}".repeat(50_000),
+        format!("e{}", "\u{301}".repeat(100_000)),
+        "\u{fdfa}".repeat(100_000),
+        "'s".repeat(50_000),
+        "\0".repeat(100_000),
+    ] {
+        in_time(move || check_cut(&text));
+    }
+    // blanks before the first word are looked at only so far
+    let late = format!("{}circle", " ".repeat(1_000_000));
+    assert!(in_time(move || check_cut(&late)).ends_with("circle"));
+}
+
+#[test]
+fn every_character_is_a_character() {
+    let captions = [
+        "\0",
+        "a\0b",
+        "\u{1}\u{1b}[31m\u{7f}",
+        "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}",
+        "\u{1f3f3}\u{fe0f}\u{200d}\u{1f308}",
+        "\u{645}\u{631}\u{628}\u{639} \u{623}\u{62d}\u{645}\u{631}",
+        "\u{202e}detrevni\u{202c}",
+        "\u{301}",
+        "\u{301}\u{308}\u{327}",
+        "\u{fffd}",
+        "\u{fffe}\u{ffff}\u{10ffff}",
+        "\u{feff}",
+        "\u{130}\u{131}\u{df}\u{1e9e}",
+        "\u{1100}\u{1161}\u{11a8}",
+        "<|startoftext|> <|endoftext|> !",
+        "{\"prompt\": null}",
+        "../../etc/passwd",
+    ];
+    for text in captions {
+        let (first, again) = (caption(text), caption(text));
+        assert_eq!(first.images, again.images, "{text:?}");
+        assert_eq!(first.settings[0].prompt, text);
+        if let Some(dropped) = first.dropped {
+            assert!(text.ends_with(&dropped), "{dropped:?} of {text:?}");
+        }
+    }
+}
+
+#[test]
+fn a_character_that_is_cut_in_its_middle_is_reported_whole() {
+    // six tokens fit, and no merge joins these bytes: one token for each
+    let tokens = unclip().bundle().tokenizer.encode(&["\u{10348}"]);
+    assert_eq!(tokens.len(0), 2 + 4);
+    assert_eq!(check_cut("\u{10348}\u{10349}"), "\u{10349}");
+    assert_eq!(check_cut("ab\u{10348} \u{10349} end").trim_start(), "\u{10349} end");
+}
+
+// embeddings
+
+#[test]
+fn positions_outside_an_interpolation_are_refused() {
+    let row = |values: [f32; 2]| Tensor::<2>::from_floats([values], &Device::flex());
+    for t in [f64::NAN, f64::INFINITY, -f64::INFINITY, -0.001, 1.001] {
+        let words = [format!("interpolation position is {t}"), "a number from 0 to 1".into()];
+        let result = slerp(row([1.0, 0.0]), row([0.0, 1.0]), t);
+        refused(result, &words.each_ref().map(String::as_str));
+    }
+}
+
+#[test]
+fn ends_of_different_shapes_are_refused() {
+    let zeros = |shape: [usize; 2]| Tensor::<2>::zeros(shape, &Device::flex());
+    for shape in [[1, 3], [2, 4], [1, 1], [4, 1]] {
+        let words = [format!("is {shape:?}, expected [1, 4]")];
+        refused(slerp(zeros([1, 4]), zeros(shape), 0.5), &words.each_ref().map(String::as_str));
+    }
+}
+
+#[test]
+fn ends_without_a_direction_are_interpolated_straight() {
+    let row = |values: [f32; 2]| Tensor::<2>::from_floats([values], &Device::flex());
+    let half = |a, b| {
+        let values = slerp(row(a), row(b), 0.5).unwrap().into_data();
+        values.iter::<f32>().collect::<Vec<_>>()
+    };
+    assert_eq!(half([0.0, 0.0], [0.0, 0.0]), [0.0, 0.0]);
+    assert_eq!(half([2.0, 0.0], [-2.0, 0.0]), [0.0, 0.0]);
+    assert!(half([0.0, 0.0], [2.0, 0.0]).iter().all(|v| v.is_finite()));
+}
+
+// pictures
+
+#[test]
+fn pictures_that_cannot_be_embedded_are_refused() {
+    let picture = RgbImage::new;
+    let lists = [
+        vec![],
+        vec![picture(0, 0)],
+        vec![picture(0, 5)],
+        vec![picture(5, 0)],
+        vec![picture(8, 8), picture(8, 9)],
+        vec![picture(100_000, 1)],
+        vec![picture(1, 17)],
+    ];
+    for list in lists {
+        refused(unclip().embed_images(&list), &["pictures is [", "expected at least one picture"]);
+    }
+    for list in [vec![picture(1, 1)], vec![picture(1, 16)], vec![picture(30, 7); 3]] {
+        assert_eq!(unclip().embed_images(&list).unwrap().0.dims(), [list.len(), 6]);
+    }
+}
+
+#[test]
+fn a_model_without_an_image_encoder_says_so() {
+    let model = Model::new();
+    std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
+    let result = model.load().unwrap().embed_images(&[RgbImage::new(8, 8)]);
+    refused(result, &["has no image_encoder", "expected a folder `image_encoder`"]);
+}
+
+#[test]
+fn pictures_that_cannot_be_written_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old.png");
+    write_png(&old, &RgbImage::new(2, 2), None).unwrap();
+    let bytes = std::fs::read(&old).unwrap();
+    refused(write_png(&old, &grid(&[]), None), &["old.png"]);
+    assert_eq!(std::fs::read(&old).unwrap(), bytes);
+    let missing = folder.path().join("nowhere").join("new.png");
+    refused(write_png(&missing, &RgbImage::new(2, 2), None), &["nowhere/new.png", "not found"]);
+    refused(write_png(folder.path(), &RgbImage::new(2, 2), None), &["this is a folder"]);
+    assert_eq!(names(folder.path()), ["old.png"]);
+}
+
+/// A PNG with a text chunk, which may be compressed.
+fn png_with_text(path: &Path, text: &str, compress: bool) {
+    let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), 1, 1);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().unwrap();
+    let mut chunk = png::text_metadata::ITXtChunk::new("unclip", text);
+    if compress {
+        chunk.compressed = true;
+        chunk.compress_text().unwrap();
+    }
+    writer.write_text_chunk(&chunk).unwrap();
+    writer.write_image_data(&[0; 3]).unwrap();
+}
+
+#[test]
+fn pictures_without_a_recipe_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("picture.png");
+    refused(read_settings(&path), &["picture.png", "No such file"]);
+    refused(read_settings(folder.path()), &["this is a folder, expected a regular file"]);
+    for other in [&b""[..], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0JFIF", b"<svg/>", b"PK\x03\x04"]
+    {
+        std::fs::write(&path, other).unwrap();
+        refused(read_settings(&path), &["picture.png"]);
+    }
+    write_png(&path, &RgbImage::new(2, 2), None).unwrap();
+    refused(read_settings(&path), &["picture.png", "holds no recipe"]);
+    for text in ["", "null", "{}", "{\"prompt\": 3}", &"[".repeat(100_000)] {
+        png_with_text(&path, text, false);
+        refused(read_settings(&path), &["picture.png", "line"]);
+    }
+    // a little file that would become a large one
+    png_with_text(&path, &" ".repeat(8 << 20), true);
+    refused(read_settings(&path), &["picture.png"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe.png");
+    crate::support::make_pipe(&path);
+    refused(in_time(move || read_settings(&path)), &["pipe.png", "a pipe"]);
+}
+
+#[test]
+fn a_truncated_picture_gives_its_recipe_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("picture.png");
+    let made = caption("a circle");
+    write_png(&path, &made.images[0], Some(&made.settings[0])).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    for len in 0..bytes.len() {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        match read_settings(&path) {
+            Ok(settings) => assert_eq!(settings, made.settings[0]),
+            Err(error) => assert!(error.to_string().contains("picture.png")),
+        }
+    }
+}
+
+#[test]
+fn a_recipe_from_elsewhere_is_checked_like_any_other_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("picture.png");
+    let mut settings = caption("a circle").settings.remove(0);
+    settings.decoder.steps = 1_000_000_000;
+    png_with_text(&path, &serde_json::to_string(&settings).unwrap(), false);
+    let read: Settings = read_settings(&path).unwrap();
+    refused(request(&read.options()), &["decoder steps is 1000000000, expected 1 to 100"]);
+    settings.decoder.guidance_scale = -3.0;
+    refused(request(&settings.options()), &["decoder guidance is -3"]);
+    settings.decoder.guidance_scale = f64::NAN; // JSON has none
+    png_with_text(&path, &serde_json::to_string(&settings).unwrap(), false);
+    refused(read_settings(&path), &["picture.png", "expected f64"]);
+    let text = serde_json::to_string(&settings).unwrap().replace("\"ddpm\"", "\"euler\"");
+    png_with_text(&path, &text, false);
+    refused(read_settings(&path), &["picture.png"]);
+    assert_eq!(settings.prior.sampler, SamplerKind::Ddpm);
+}
+
+// devices
+
+#[test]
+fn devices_that_are_not_there_are_refused_by_name() {
+    assert_eq!(device("flex").unwrap(), Device::flex());
+    assert_eq!(device("flex:0").unwrap(), Device::flex());
+    let names = "expected flex, wgpu, vulkan, metal, cuda or rocm";
+    for name in ["", ":", "nonsense", "FLEX", "cpu", " flex", "flex ", "cuda0", "\0", ":0"] {
+        refused(device(name), &[&format!("device {name:?}"), names]);
+    }
+    for name in ["flex:7", "flex:x", "flex:", "flex:-1", "flex:0:0"] {
+        refused(device(name), &[&format!("device {name:?}"), "there is one processor, flex"]);
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_is_not_built_in_names_its_feature() {
+    for name in ["cuda", "cuda:0", "cuda:x"] {
+        let words = [&format!("device {name:?}"), "built without it", "`--features cuda`"];
+        refused(device(name), &words);
+    }
+}
+
+/// burn reads its default device from the environment, and panics on one that it does not know.
+#[test]
+fn the_environment_chooses_no_device() {
+    let this = std::env::current_exe().unwrap();
+    let test = "end_to_end::a_folder_gives_pictures";
+    let status = std::process::Command::new(this)
+        .args(["--exact", test])
+        .env("BURN_DEVICE", "nonsense")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&status.stdout);
+    assert!(status.status.success() && output.contains("1 passed"), "{output}");
+}

@@ -1,0 +1,170 @@
+//! Comparisons with diffusers, and what binding keeps.
+//!
+//! diffusers puts the unconditional half of a guided batch first, this workspace last.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use unclip_core::{
+    BetaSchedule, ClassifierFree, DiffusionConfig, ImageEmbedding, Network, Parameterization,
+    SamplerKind, TextEmbedding, VarianceType,
+};
+use unclip_decoder::formats::DIFFUSERS;
+use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig};
+use unclip_nn::UNetConfig;
+use unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
+
+use crate::fixture::{Fixture, assert_close, noise};
+
+/// Both sides compute in f32, and sum in different orders.
+const F32: f64 = 5e-6;
+
+/// The sizes of the fixtures; the U-Net of `text_proj` has twice the channels, but is not there.
+fn config(model_channels: usize) -> DecoderConfig {
+    DecoderConfig {
+        d_embedding: 24,
+        d_text: 24,
+        image_tokens: 4,
+        unet: UNetConfig {
+            image_size: 8,
+            in_channels: 3,
+            out_channels: 6,
+            model_channels,
+            channel_mult: vec![1, 2],
+            num_res_blocks: 1,
+            attention_resolutions: vec![4],
+            d_head: 4,
+            d_context: Some(8),
+            norm_groups: 2,
+            scale_shift: true,
+            coordinates: false,
+        },
+        diffusion: DiffusionConfig {
+            num_train_timesteps: 1000,
+            beta_schedule: BetaSchedule::SquaredCosine,
+            parameterization: Parameterization::Epsilon,
+            variance: VarianceType::LearnedRange,
+            clamp: Some(1.0),
+            sampler: SamplerKind::Ddpm,
+            steps: 25,
+            guidance_scale: 8.0,
+        },
+    }
+}
+
+/// Reads the fixture's weights below a prefix into a module, through a file.
+fn load<M: Module>(module: M, fixture: &Fixture, prefix: &str, keys: &KeyMap) -> M {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), fixture.weights(prefix)).unwrap();
+    let weights = Weights::open(file.path()).unwrap();
+    load_weights(module, &weights, keys, &Device::flex()).unwrap()
+}
+
+/// The two halves of a batch, exchanged.
+fn exchanged<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let half = x.dims()[0] / 2;
+    Tensor::cat(vec![x.clone().narrow(0, half, half), x.narrow(0, 0, half)], 0)
+}
+
+#[test]
+fn conditioner() {
+    let fixture = Fixture::open("text_proj");
+    let conditioner = Conditioner::new(&config(8), &Device::flex());
+    let conditioner = load(conditioner, &fixture, "weights.", &DIFFUSERS);
+    let all = |batch: usize| Tensor::<2>::ones([batch, 6], &Device::flex()).equal_elem(1.0);
+    let text = TextEmbedding {
+        pooled: fixture.tensor("input.prompt_embeds"),
+        tokens: fixture.tensor("input.text_hidden_states"),
+        mask: all(2),
+    };
+    let empty = TextEmbedding {
+        pooled: fixture.tensor("input.uncond_prompt_embeds"),
+        tokens: fixture.tensor("input.uncond_text_hidden_states"),
+        mask: all(1),
+    };
+    let image: Tensor<2> = fixture.tensor("input.image_embeds");
+    let plain = Condition { image: ImageEmbedding(image.clone()), text: text.clone() };
+    let bound = conditioner.forward(&plain);
+    assert_close("time", bound.emb, fixture.tensor("output.time"), F32);
+    assert_close("context", bound.context.tokens, fixture.tensor("output.context"), F32);
+
+    let no_image = conditioner.null_image(2).0;
+    let guided = conditioner.forward(&Condition {
+        image: ImageEmbedding(Tensor::cat(vec![image, no_image], 0)),
+        text: TextEmbedding::cat(vec![text, empty.repeat_rows(2)]),
+    });
+    let [time, context] = ["output.guided_time", "output.guided_context"];
+    assert_close("guided time", exchanged(guided.emb), fixture.tensor(time), F32);
+    let tokens = exchanged(guided.context.tokens);
+    assert_close("guided context", tokens, fixture.tensor(context), F32);
+}
+
+/// The fixture's decoder, with the condition and the null caption that it was given.
+fn decoder(fixture: &Fixture) -> (Decoder, Condition, TextEmbedding) {
+    let (config, device) = (config(4), Device::flex());
+    config.validate().unwrap();
+    let conditioner = Conditioner::new(&config, &device);
+    let conditioner = load(conditioner, fixture, "weights.text_proj.", &DIFFUSERS);
+    let unet = load(config.unet.init(&device), fixture, "weights.decoder.", &KeyMap::NONE);
+    let condition = Condition {
+        image: ImageEmbedding(fixture.tensor("input.image_embeds")),
+        text: TextEmbedding {
+            pooled: fixture.tensor("input.prompt_embeds"),
+            tokens: fixture.tensor("input.text_hidden_states"),
+            mask: fixture.mask("input.attention_mask"),
+        },
+    };
+    let null = TextEmbedding {
+        pooled: fixture.tensor("input.uncond_prompt_embeds"),
+        tokens: fixture.tensor("input.uncond_text_hidden_states"),
+        mask: fixture.mask("input.uncond_attention_mask"),
+    };
+    (Decoder::new(conditioner, unet), condition, null.repeat_rows(2))
+}
+
+#[test]
+fn guided_call() {
+    let fixture = Fixture::open("decoder");
+    let (decoder, condition, null) = decoder(&fixture);
+    let x_t: Tensor<4> = fixture.tensor("input.sample");
+    let timestep: Tensor<1> = fixture.integers("input.timestep").float();
+    let pair = decoder.bind_pair(&condition, &null);
+    let twice = Tensor::cat(vec![x_t.clone(); 2], 0);
+    let raw = pair.0.forward(twice, timestep.clone().expand([4]));
+    assert_close("raw", exchanged(raw), fixture.tensor("output.raw"), 1e-5);
+    let guided = ClassifierFree::new(pair, 8.0).forward(x_t, timestep.expand([2]));
+    assert_close("guided", guided, fixture.tensor("output.guided"), 1e-5);
+}
+
+#[test]
+fn guidance_by_one_is_the_condition_alone() {
+    let fixture = Fixture::open("decoder");
+    let (decoder, condition, null) = decoder(&fixture);
+    let x_t: Tensor<4> = fixture.tensor("input.sample");
+    let timesteps = Tensor::from_floats([3.0, 900.0], &Device::flex());
+    let alone = decoder.bind(&condition).forward(x_t.clone(), timesteps.clone());
+    let pair = ClassifierFree::new(decoder.bind_pair(&condition, &null), 1.0);
+    assert_close("scale 1", pair.forward(x_t, timesteps), alone, 1e-5);
+}
+
+#[test]
+fn dropped_images_are_the_learned_null() {
+    let fixture = Fixture::open("decoder");
+    let (decoder, ..) = decoder(&fixture);
+    let device = Device::flex();
+    let image = ImageEmbedding(noise([2, 24], 1, &device));
+    let keep = Tensor::from_floats([[1.0], [0.0]], &device);
+    let got = decoder.drop_images(&image, keep).0;
+    assert_close("kept", got.clone().narrow(0, 0, 1), image.0.narrow(0, 0, 1), 1e-6);
+    let key = "weights.text_proj.learned_classifier_free_guidance_embeddings";
+    let file = fixture.weights(key);
+    let null = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let null: Vec<f32> = null
+        .tensor("")
+        .unwrap()
+        .data()
+        .chunks(2)
+        .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+        .collect();
+    let null = Tensor::<1>::from_floats(null.as_slice(), &device).unsqueeze::<2>();
+    assert_close("dropped", got.narrow(0, 1, 1), null, 1e-6);
+}

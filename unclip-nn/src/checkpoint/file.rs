@@ -1,0 +1,44 @@
+//! Opening what a user calls a file, which may be anything.
+
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::path::Path;
+
+use super::LoadError;
+
+/// Opens a regular file, and tells its length. Anything else is refused before it is opened: to
+/// open a pipe would be to wait for its other end.
+///
+/// # Errors
+/// A file that is missing, not regular, or that cannot be read.
+pub fn open_file(path: &Path) -> Result<(File, u64), LoadError> {
+    let io = |source| LoadError::Io { path: path.into(), source };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    expect_regular(path, &metadata)?;
+    Ok((File::open(path).map_err(io)?, metadata.len()))
+}
+
+/// Reads a regular file of at most `limit` bytes; a larger one is refused unread.
+///
+/// # Errors
+/// As [`open_file`], and [`LoadError::TooLarge`].
+pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
+    let (file, found) = open_file(path)?;
+    if found > limit {
+        return Err(LoadError::TooLarge { path: path.into(), found, limit });
+    }
+    let mut bytes = Vec::new();
+    let read = file.take(limit).read_to_end(&mut bytes);
+    read.map_err(|source| LoadError::Io { path: path.into(), source })?;
+    Ok(bytes)
+}
+
+/// Refuses folders, pipes and devices.
+pub(super) fn expect_regular(path: &Path, metadata: &Metadata) -> Result<(), LoadError> {
+    let found = match () {
+        () if metadata.is_file() => return Ok(()),
+        () if metadata.is_dir() => "a folder",
+        () => "a device, a pipe or a socket",
+    };
+    Err(LoadError::NotAFile { path: path.into(), found })
+}

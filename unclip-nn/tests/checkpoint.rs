@@ -1,0 +1,157 @@
+//! Weights on disk: what comes back, and what is refused. Every refusal names what is wrong.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use unclip_nn::checkpoint::{
+    KeyMap, LoadError, Mismatch, SaveFormat, Weights, load_weights, save_weights,
+};
+use unclip_nn::{Activation, Transformer, TransformerConfig};
+
+use crate::fixture::{assert_close, difference, noise};
+
+fn transformer() -> Transformer {
+    let config = TransformerConfig {
+        d_model: 8,
+        n_layers: 2,
+        n_heads: 2,
+        d_hidden: 12,
+        activation: Activation::QuickGelu,
+    };
+    config.init(&Device::flex())
+}
+
+fn forward(transformer: &Transformer) -> Tensor<3> {
+    transformer.forward(noise([2, 5, 8], 1, &Device::flex()), None)
+}
+
+fn load<M: Module>(module: M, path: &Path) -> Result<M, LoadError> {
+    load_weights(module, &Weights::open(path)?, &KeyMap::NONE, &Device::flex())
+}
+
+/// Saves a transformer, lets `change` loose on its tensors (key, shape, f32 bytes), and returns
+/// what the loader says.
+fn refusal(change: impl FnOnce(&mut Vec<(String, Vec<usize>, Vec<u8>)>)) -> LoadError {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    save_weights(&transformer(), &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = file
+        .iter()
+        .map(|(key, view)| (key.to_owned(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    change(&mut tensors);
+    let views = tensors
+        .iter()
+        .map(|(key, shape, data)| (key, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    let bytes = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    load(transformer(), &path).unwrap_err()
+}
+
+fn mismatch(error: LoadError) -> Mismatch {
+    match error {
+        LoadError::Weights { mismatch, .. } => *mismatch,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_was_saved_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let saved = transformer();
+    save_weights(&saved, &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    assert_close("f32", forward(&load(transformer(), &path).unwrap()), forward(&saved), 0.0);
+    // another's weights over the same file
+    save_weights(&transformer(), &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    assert!(
+        difference("other", forward(&load(saved.clone(), &path).unwrap()), forward(&saved)).0 > 0.0
+    );
+    save_weights(&saved, &path, &KeyMap::NONE, SaveFormat::F16).unwrap();
+    assert_close("f16", forward(&load(transformer(), &path).unwrap()), forward(&saved), 2e-3);
+}
+
+#[test]
+fn linear_layers_lie_on_disk_as_pytorch_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    save_weights(&transformer(), &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    assert_eq!(weights.shape("layers.0.c_fc.weight"), Some([12, 8].as_slice()));
+    assert_eq!(weights.shape("layers.1.norm2.bias"), Some([8].as_slice()));
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let found = mismatch(refusal(|tensors| tensors.retain(|t| t.0 != "layers.1.c_fc.bias")));
+    assert_eq!(
+        found,
+        Mismatch { missing: vec!["layers.1.c_fc.bias".into()], ..Default::default() }
+    );
+}
+
+#[test]
+fn a_tensor_too_many_is_named() {
+    let found = mismatch(refusal(|tensors| tensors.push(("extra".into(), vec![1], vec![0; 4]))));
+    assert_eq!(found, Mismatch { unused: vec!["extra".into()], ..Default::default() });
+}
+
+#[test]
+fn a_transposed_tensor_is_named() {
+    let key = "layers.0.c_fc.weight";
+    let found = mismatch(refusal(|tensors| {
+        tensors.iter_mut().find(|t| t.0 == key).unwrap().1.reverse();
+    }));
+    let misshapen = vec![(key.into(), vec![12, 8], vec![8, 12])];
+    assert_eq!(found, Mismatch { misshapen, ..Default::default() });
+}
+
+#[test]
+fn values_that_are_not_finite_are_named() {
+    let key = "layers.0.norm1.weight";
+    let error = refusal(|tensors| {
+        let data = &mut tensors.iter_mut().find(|t| t.0 == key).unwrap().2;
+        data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        data[8..12].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    });
+    let LoadError::NonFinite { key: found, count, .. } = error else { panic!("{error}") };
+    assert_eq!((found.as_str(), count), (key, 2));
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    save_weights(&transformer(), &path, &KeyMap::NONE, SaveFormat::F16).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    for len in [0, 1, 7, 8, 9, 100, bytes.len() / 2, bytes.len() - 1] {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        let error = Weights::open(&path).unwrap_err();
+        assert!(matches!(error, LoadError::Header { .. }), "{len} bytes: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_weights_file_is_called_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    for (start, name) in [
+        (b"version https://git-lfs.github.com/spec/v1".as_slice(), "git-LFS"),
+        (b"PK\x03\x04 and so on", "zip"),
+        (b"\x80\x02 and so on", "pickle"),
+        (b"GGUF and so on", "GGUF"),
+        (b"<!DOCTYPE html> and so on", "HTML"),
+    ] {
+        std::fs::write(&path, start).unwrap();
+        let error = Weights::open(&path).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    assert!(matches!(Weights::open(folder.path()).unwrap_err(), LoadError::NotAFile { .. }));
+    let absent = folder.path().join("absent");
+    assert!(matches!(Weights::open(&absent).unwrap_err(), LoadError::Io { .. }));
+}
