@@ -156,7 +156,7 @@ impl Bundle {
             let config = &upsampler.manifest.config;
             side *= config.factor;
             let multiple = config.unet.size_multiple();
-            if side % multiple != 0 {
+            if !side.is_multiple_of(multiple) {
                 let found = format!("a picture side of {side}");
                 let expected = format!("a multiple of {multiple}");
                 agree("decoder", &found, &format!("upsampler.{place}"), &expected, "size")?;

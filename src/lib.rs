@@ -61,3 +61,8 @@ pub use unclip_prior as prior;
 pub use unclip_train as train;
 pub use unclip_upsample as upsample;
 pub use {unclip_core, unclip_nn};
+
+/// The examples of the README are compiled with those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

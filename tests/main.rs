@@ -1,8 +1,12 @@
 //! The facade from outside: what works, and what is refused with a message that helps.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-/// Checkpoints, configurations, tokenizer files and folders that cannot be used.
+/// Configurations and tokenizer files that cannot be used.
+mod bad_configs;
+/// Checkpoints and folders that cannot be used.
 mod bad_files;
+/// Places where nothing can be saved.
+mod bad_places;
 /// Options, captions, positions, pictures and devices that cannot be used.
 mod bad_requests;
 /// A tiny model from its folder to pictures, and back from the pictures to their recipes.

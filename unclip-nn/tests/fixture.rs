@@ -99,10 +99,6 @@ pub(crate) fn assert_close<const D: usize>(
 ) {
     let (difference, scale) = difference(what, got, want);
     let error = difference / scale;
-    eprintln!(
-        "MEASURED {} {what}: {error:.2e} (tol {tolerance:.0e})",
-        std::thread::current().name().unwrap_or("")
-    );
     assert!(error <= tolerance, "{what}: off by {error:.1e} of {scale:.1e}, not {tolerance:.0e}");
 }
 

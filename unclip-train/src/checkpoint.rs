@@ -113,10 +113,9 @@ fn remove_others(folder: &Path, keep: &str) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with("step-") && name != *keep {
-            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::warn!(path = %entry.path().display(), %error, "an old checkpoint stays");
-            }
+        let old = name.to_string_lossy().starts_with("step-") && name != *keep;
+        if old && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "an old checkpoint stays");
         }
     }
 }

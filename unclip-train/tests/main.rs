@@ -1,1 +1,7 @@
-//! Integration tests of this crate.
+//! Training from outside: the loop, its checkpoints, and what each stage learns from.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+/// Loop, clipping, averaging, skipping, and going on after an interruption.
+mod training;
+/// The vocabulary of a model that is trained from nothing.
+mod vocabulary;

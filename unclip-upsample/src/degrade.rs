@@ -39,6 +39,9 @@ fn gaussian_kernel(kernel: usize, sigma: f64) -> Vec<f32> {
 
 /// Extends each row by `radius` pixels at both ends, mirrored without repeating the border.
 fn mirror_rows(x: Tensor<4>, radius: usize) -> Tensor<4> {
+    if radius == 0 {
+        return x;
+    }
     let width = x.dims()[3];
     let left = x.clone().narrow(3, 1, radius).flip([3]);
     let right = x.clone().narrow(3, width - 1 - radius, radius).flip([3]);

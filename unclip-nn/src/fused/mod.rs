@@ -18,7 +18,7 @@ pub(crate) use op::{Conv3x3, GroupNorm, LayerNorm, Modulated, Op, Pointwise};
 /// The operations, by number of tensors. `Dispatch` implements it for every device.
 #[cfg_attr(feature = "autodiff", backend_extension(Flex, Autodiff))]
 #[cfg_attr(not(feature = "autodiff"), backend_extension(Flex))]
-pub trait FusedBackend: Backend {
+pub(crate) trait FusedBackend: Backend {
     /// A function of each value.
     fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self>;
 

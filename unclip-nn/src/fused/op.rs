@@ -61,7 +61,7 @@ pub(crate) fn tensor(values: Vec<f32>, shape: Shape) -> Value {
 
 /// A function of each value.
 #[derive(Debug, Clone, Copy)]
-pub enum Pointwise {
+pub(crate) enum Pointwise {
     /// x·σ(x).
     Silu,
     /// Exact GELU.
@@ -100,7 +100,7 @@ impl Op<1> for Pointwise {
 
 /// A 3 x 3 convolution with stride 1 and padding 1.
 #[derive(Debug, Clone, Copy)]
-pub struct Conv3x3;
+pub(crate) struct Conv3x3;
 
 fn conv_shape(x: &Shape, weight: &Shape) -> ConvShape {
     ConvShape { batch: x[0], c_in: x[1], c_out: weight[0], height: x[2], width: x[3] }
@@ -137,7 +137,7 @@ impl Op<3> for Conv3x3 {
 
 /// A group norm, perhaps followed by SiLU.
 #[derive(Debug, Clone, Copy)]
-pub struct GroupNorm {
+pub(crate) struct GroupNorm {
     pub(crate) groups: usize,
     pub(crate) eps: f32,
     pub(crate) silu: bool,
@@ -145,7 +145,7 @@ pub struct GroupNorm {
 
 /// A group norm with a scale and shift between it and its SiLU.
 #[derive(Debug, Clone, Copy)]
-pub struct Modulated(pub(crate) GroupNorm);
+pub(crate) struct Modulated(pub(crate) GroupNorm);
 
 impl GroupNorm {
     fn shape(&self, x: &Shape) -> GroupShape {
@@ -242,7 +242,7 @@ impl Op<5> for Modulated {
 
 /// A norm over the last dimension.
 #[derive(Debug, Clone, Copy)]
-pub struct LayerNorm {
+pub(crate) struct LayerNorm {
     pub(crate) eps: f32,
 }
 

@@ -1,0 +1,157 @@
+//! A line is fitted: small enough to compare runs number by number.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+use unclip_train::data::Draws;
+use unclip_train::{StepReport, TrainError, TrainSettings, Trainer, update_average};
+
+const NEVER: Duration = Duration::from_secs(3600);
+
+fn settings(steps: u64) -> TrainSettings {
+    TrainSettings {
+        steps,
+        batch: 8,
+        learning_rate: 0.05,
+        warmup: 3,
+        weight_decay: 0.0,
+        max_norm: 1.0,
+        ema_decay: 0.9,
+        seed: 5,
+    }
+}
+
+fn line() -> Linear {
+    let device = Device::flex();
+    device.seed(1);
+    let line = LinearConfig::new(2, 1).init(&device);
+    // drawn now, so that every run starts from the same weights
+    line.weight.val();
+    line
+}
+
+/// y = x_0 − 2·x_1, from draws that depend on the step alone.
+fn loss(model: &Linear, step: u64) -> Tensor<1> {
+    let x: Tensor<2> = Draws::new(9, step).normal([8, 2], &Device::flex());
+    let y = x.clone().matmul(Tensor::from_floats([[1.0], [-2.0]], &Device::flex()));
+    let error = model.forward(x) - y;
+    (error.clone() * error).mean()
+}
+
+fn run(trainer: &mut Trainer<Linear>, stop_after: u64) -> Vec<StepReport> {
+    let mut reports = Vec::new();
+    let observer = |report: &StepReport| {
+        reports.push(StepReport { seconds: 0.0, ..*report });
+        match report.step >= stop_after {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    trainer.run(NEVER, loss, observer).unwrap();
+    reports
+}
+
+fn weights(model: &Linear) -> Vec<f32> {
+    model.weight.val().into_data().iter::<f32>().collect()
+}
+
+#[test]
+fn the_line_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::new(line(), settings(400), folder.path()).unwrap();
+    let reports = run(&mut trainer, u64::MAX);
+    assert_eq!(trainer.step(), 400);
+    assert!(reports[399].loss < 1e-3, "{}", reports[399].loss);
+    let found = weights(trainer.average());
+    assert!((found[0] - 1.0).abs() < 0.05 && (found[1] + 2.0).abs() < 0.05, "{found:?}");
+}
+
+#[test]
+fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let start = line();
+    let mut whole = Trainer::new(start.clone(), settings(20), folders[0].path()).unwrap();
+    let expected = run(&mut whole, u64::MAX);
+    let mut reports = Vec::new();
+    for stop in [1, 7, 8, 20] {
+        let mut trainer = Trainer::new(start.clone(), settings(20), folders[1].path()).unwrap();
+        reports.extend(run(&mut trainer, stop));
+        if stop == 20 {
+            assert_eq!(weights(trainer.average()), weights(whole.average()));
+        }
+    }
+    assert_eq!(reports, expected);
+}
+
+#[test]
+fn other_settings_are_refused_and_more_steps_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&mut Trainer::new(line(), settings(3), folder.path()).unwrap(), u64::MAX);
+    let other = TrainSettings { learning_rate: 0.01, ..settings(3) };
+    let error = Trainer::new(line(), other, folder.path()).err().unwrap().to_string();
+    assert!(error.contains("other settings"), "{error}");
+    let mut longer = Trainer::new(line(), settings(5), folder.path()).unwrap();
+    assert_eq!(run(&mut longer, u64::MAX).len(), 2);
+}
+
+#[test]
+fn a_step_that_is_not_finite_is_skipped_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::new(line(), settings(3), folder.path()).unwrap();
+    let before = weights(trainer.average());
+    let spoilt = |model: &Linear, step: u64| match step {
+        0 => loss(model, step) * f64::NAN,
+        _ => loss(model, step),
+    };
+    let mut skipped = Vec::new();
+    let observer = |report: &StepReport| {
+        skipped.push(report.skipped);
+        ControlFlow::Continue(())
+    };
+    trainer.run(NEVER, spoilt, observer).unwrap();
+    assert_eq!(skipped, [1, 1, 1]);
+    let after = weights(trainer.average());
+    assert!(after.iter().all(|w| w.is_finite()) && after != before);
+}
+
+#[test]
+fn a_run_that_diverges_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::new(line(), settings(1000), folder.path()).unwrap();
+    let result = trainer.run(NEVER, |m, s| loss(m, s) * f64::NAN, |_| ControlFlow::Continue(()));
+    assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
+}
+
+#[test]
+fn impossible_settings_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |settings: TrainSettings| Trainer::new(line(), settings, folder.path()).is_err();
+    assert!(refused(settings(0)));
+    assert!(refused(TrainSettings { batch: 0, ..settings(1) }));
+    assert!(refused(TrainSettings { learning_rate: f64::NAN, ..settings(1) }));
+    assert!(refused(TrainSettings { ema_decay: 1.5, ..settings(1) }));
+    assert!(refused(TrainSettings { max_norm: 0.0, ..settings(1) }));
+}
+
+#[test]
+fn the_learning_rate_rises_and_falls() {
+    let settings = TrainSettings { warmup: 10, ..settings(100) };
+    let rates: Vec<f64> = (0..100).map(|step| settings.learning_rate_at(step)).collect();
+    assert!((rates[0] - 0.005).abs() < 1e-9 && (rates[10] - 0.05).abs() < 1e-9);
+    assert!(rates[..10].windows(2).all(|w| w[0] < w[1]));
+    assert!(rates[10..].windows(2).all(|w| w[0] > w[1]));
+    assert!(rates[99] > 0.0 && rates[99] < 0.003);
+}
+
+#[test]
+fn the_average_is_the_formula() {
+    let (slow, fast) = (line(), LinearConfig::new(2, 1).init(&Device::flex()));
+    let expected: Vec<f32> =
+        weights(&slow).iter().zip(weights(&fast)).map(|(s, f)| s * 0.75 + f * 0.25).collect();
+    let found = weights(&update_average(slow, &fast.valid(), 0.75));
+    let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+    assert!(found.iter().zip(&expected).all(close), "{found:?} {expected:?}");
+}
