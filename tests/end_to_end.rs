@@ -253,75 +253,51 @@ fn pictures_stand_in_a_square() {
 fn probe() {
     use burn::tensor::{Distribution, Tensor};
     use unclip::unclip_nn::*;
+    use unclip::unclip_core::*;
     let d = Device::flex();
+    fn v<const D: usize>(x: Tensor<D>) -> Vec<f32> { x.into_data().iter::<f32>().collect() }
     let gap = |name: &str, f: &dyn Fn(Tensor<4>) -> Vec<f32>, shape: [usize; 4]| {
         let x = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &d);
         let all = f(x.clone());
-        let two = f(x.narrow(0, 0, 2));
-        let g = all.iter().zip(&two).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let one = f(x.narrow(0, 0, 1));
+        let g = all.iter().zip(&one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         eprintln!("{name}: {g}");
     };
-    fn v<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-        x.into_data().iter::<f32>().collect()
-    }
-    for (i, o) in [(6, 32), (6, 16), (8, 8), (16, 16), (8, 16), (32, 16), (32, 32)] {
-        let l = burn::nn::LinearConfig::new(i, o).init(&d);
-        gap(
-            &format!("linear 2d {i} {o}"),
-            &|x| {
-                let b = x.dims()[0];
-                v(l.forward(x.reshape([b, i])))
-            },
-            [10, i, 1, 1],
-        );
-        gap(
-            &format!("linear 3d {i} {o}"),
-            &|x| {
-                let b = x.dims()[0];
-                v(l.forward(x.reshape([b, 16, i])))
-            },
-            [10, i, 16, 1],
-        );
-        gap(
-            &format!("linear 3d swapped {i} {o}"),
-            &|x| {
-                let b = x.dims()[0];
-                v(l.forward(x.reshape([b, i, 16]).swap_dims(1, 2)))
-            },
-            [10, i, 16, 1],
-        );
-    }
-    let block =
-        AttentionBlockConfig { channels: 16, d_head: 8, norm_groups: 4, d_context: None }.init(&d);
-    gap("block", &|x| v(block.forward(x, None)), [10, 16, 4, 4]);
-    gap(
-        "attend",
-        &|x| {
+    gap("exp", &|x| v(x.exp()), [5, 6, 8, 8]);
+    gap("exp narrow", &|x| v((x.narrow(1, 3, 3) * 0.5).exp()), [5, 6, 8, 8]);
+    gap("silu", &|x| v(ops::silu(x)), [5, 6, 8, 8]);
+    let unclip = Model::new().load().unwrap();
+    let text = unclip.run(&[0], &mut ()).encode(&unclip.bundle().tokenizer.encode(&[CAPTION])).unwrap();
+    let decoder = unclip.bundle().decoder.load(&d).unwrap();
+    let image = Tensor::<2>::random([5, 6], Distribution::Normal(0.0, 1.0), &d);
+    let f = |x: Tensor<4>| {
+        let b = x.dims()[0];
+        let c = unclip::decoder::Condition { image: ImageEmbedding(image.clone().narrow(0, 0, b)), text: text.repeat_rows(b) };
+        v(decoder.bind(&c).forward(x, Tensor::full([b], 50.0, &d)))
+    };
+    gap("decoder", &f, [5, 3, 8, 8]);
+    let f = |x: Tensor<4>| {
+        let b = x.dims()[0];
+        let c = unclip::decoder::Condition { image: ImageEmbedding(image.clone().narrow(0, 0, b)), text: text.repeat_rows(b) };
+        v(ClassifierFree::new(decoder.bind_pair(&c, &text.repeat_rows(b)), 2.0).forward(x, Tensor::full([b], 50.0, &d)))
+    };
+    gap("decoder pair", &f, [5, 3, 8, 8]);
+    let schedule = unclip.bundle().decoder.manifest.config.diffusion.schedule(3).unwrap();
+    for step in schedule.reverse_steps() {
+        let f = |x: Tensor<4>| {
             let b = x.dims()[0];
-            let x = x.reshape([b, 16, 16]);
-            v(attend(x.clone(), x.clone(), x, 2, None))
-        },
-        [10, 16, 4, 4],
-    );
-    gap(
-        "attend26",
-        &|x| {
+            let c = unclip::decoder::Condition { image: ImageEmbedding(image.clone().narrow(0, 0, b)), text: text.repeat_rows(b) };
+            let n = decoder.bind(&c);
+            v(unclip.bundle().decoder.manifest.config.diffusion.denoiser(n).denoise(x, &step).x_0)
+        };
+        gap("x_0", &f, [5, 3, 8, 8]);
+        let f = |x: Tensor<4>| {
             let b = x.dims()[0];
-            let x = x.reshape([b, 26, 16]);
-            v(attend(x.clone().narrow(1, 0, 16), x.clone(), x, 2, None))
-        },
-        [10, 16, 26, 1],
-    );
-    for (i, o) in [(3, 8), (8, 8), (8, 16), (16, 16), (24, 8), (32, 16), (8, 6)] {
-        let c = burn::nn::conv::Conv2dConfig::new([i, o], [3, 3])
-            .with_padding(burn::nn::PaddingConfig2d::Explicit(1, 1, 1, 1))
-            .init(&d);
-        for side in [4, 8] {
-            gap(&format!("conv {i} {o} {side}"), &|x| v(ops::conv(&c, x)), [10, i, side, side]);
-        }
-        let c = burn::nn::conv::Conv2dConfig::new([i, o], [1, 1]).init(&d);
-        gap(&format!("conv1 {i} {o}"), &|x| v(c.forward(x)), [10, i, 8, 8]);
+            let c = unclip::decoder::Condition { image: ImageEmbedding(image.clone().narrow(0, 0, b)), text: text.repeat_rows(b) };
+            let n = decoder.bind(&c);
+            let p = unclip.bundle().decoder.manifest.config.diffusion.denoiser(n).denoise(x, &step);
+            v(p.log_variance.unwrap())
+        };
+        gap("log_variance", &f, [5, 3, 8, 8]);
     }
-    let g = burn::nn::GroupNormConfig::new(4, 16).init(&d);
-    gap("norm", &|x| v(ops::group_norm(&g, x)), [10, 16, 8, 8]);
 }

@@ -86,7 +86,7 @@ fn image_config(activation: Activation, fit: Fit) -> ImageEncoderConfig {
         d_embedding: 24,
         transformer: transformer(activation),
         mean: [0.48145466, 0.4578275, 0.40821073],
-        std: [0.26862954, 0.26130258, 0.27577711],
+        std: [0.26862954, 0.2613026, 0.2757771],
         fit,
     }
 }
