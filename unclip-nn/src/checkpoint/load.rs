@@ -111,9 +111,32 @@ impl Loader<'_> {
                 return None;
             }
         };
-        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
-        Some(if transposed { tensor.transpose() } else { tensor })
+        let values = match transposed {
+            true => transpose(&values, expected[0]),
+            false => values,
+        };
+        Some(Tensor::from_data(TensorData::new(values, expected), self.device))
     }
+}
+
+/// A matrix of `columns` columns, row by row, as its transpose.
+///
+/// A transposed view would do for the mathematics, but products with it round differently for
+/// different numbers of rows: a picture would depend on its batch in the last bits.
+fn transpose(values: &[f32], columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let rows = values.len() / columns.max(1);
+    let mut transposed = vec![0.0; values.len()];
+    for top in (0..rows).step_by(BLOCK) {
+        for left in (0..columns).step_by(BLOCK) {
+            for row in top..rows.min(top + BLOCK) {
+                for column in left..columns.min(left + BLOCK) {
+                    transposed[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    transposed
 }
 
 fn is_read(format: Dtype) -> bool {
