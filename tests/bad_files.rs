@@ -383,7 +383,7 @@ fn unreadable_files_are_named() {
     use std::os::unix::fs::PermissionsExt;
     let model = Model::new();
     let path = model.path("prior/model.safetensors");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     // the administrator may read everything
     if fs::File::open(&path).is_err() {
         refused(model.open(), &["prior/model.safetensors", "denied"]);

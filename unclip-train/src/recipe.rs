@@ -129,8 +129,7 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
                 scale_shift: false,
                 coordinates: false,
             },
-            // the small picture says nearly all: to give it back is learnt at once, v is not
-            diffusion: diffusion(Parameterization::Sample, 4, 1.0),
+            diffusion: diffusion(Parameterization::V, 4, 1.0),
         }
     })
 }
