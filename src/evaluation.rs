@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding, normalize};
 use unclip_decoder::Condition;
 use unclip_train::shapes::{
@@ -245,8 +245,7 @@ impl<'a> Evaluation<'a> {
 /// The share of rows whose largest value lies on the diagonal.
 fn top_1(scores: Tensor<2>) -> f64 {
     let n = scores.dims()[0];
-    // a softmax keeps the order and makes ties visible as shared probability
-    let best = activation::softmax(scores, 1).argmax(1).into_data();
+    let best = scores.argmax(1).into_data();
     let right = best.iter::<i64>().enumerate().filter(|&(row, column)| row as i64 == column);
     right.count() as f64 / n as f64
 }
