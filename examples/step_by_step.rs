@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bundle = unclip.bundle();
 
     // Each stage has settings; what you leave open comes from the model.
-    let prior = &bundle.prior.manifest.config;
+    let prior = &bundle.prior()?.manifest.config;
     let prior_settings = StageOptions::default().resolve("prior", &prior.diffusion)?;
     let decoder = &bundle.decoder.manifest.config;
     let decoder_settings = StageOptions::default().resolve("decoder", &decoder.diffusion)?;

@@ -8,18 +8,21 @@
 //! decoder/        …
 //! upsampler.0/    …  (and upsampler.1, …: as many as there are)
 //! ```
-//! Opening reads and checks configurations and headers; weights are read when a stage is loaded.
+//! Folders of diffusers' layout (Karlo as it is published) are recognised by their
+//! `model_index.json`. Opening reads and checks configurations and headers; weights are read when a stage is loaded.
 
 use std::path::{Path, PathBuf};
 
-use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_clip::{
+    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
+};
 use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
-use crate::Error;
+use crate::{Error, diffusers};
 
 /// A stage that is part of the program.
 #[cfg(feature = "bundled")]
@@ -49,33 +52,59 @@ pub struct Bundle {
     pub text_encoder: StageFiles<TextEncoderConfig>,
     /// CLIP's image tower, if the model has it.
     pub image_encoder: Option<StageFiles<ImageEncoderConfig>>,
-    /// The prior.
-    pub prior: StageFiles<DiffusionPriorConfig>,
+    /// The prior, if the model has it; only tasks that start from a picture do without.
+    pub prior: Option<StageFiles<DiffusionPriorConfig>>,
     /// The decoder.
     pub decoder: StageFiles<DecoderConfig>,
     /// The upsamplers, in order.
     pub upsamplers: Vec<StageFiles<UpsamplerConfig>>,
 }
 
+/// What is read differently by different implementations of the same model. `None` is what the
+/// model's own folder says, or else what diffusers does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// With which token a caption is filled up, and how a `!` in it is read.
+    pub padding: Option<Padding>,
+    /// How pictures are brought to the image encoder's square.
+    pub fit: Option<Fit>,
+}
+
 impl Bundle {
-    /// Opens a folder.
+    /// Opens a folder: of this crate's own layout, or of diffusers'.
     ///
     /// # Errors
     /// A stage that is missing or damaged, or that was trained for another CLIP.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::open_with(folder, &OpenOptions::default())
+    }
+
+    /// As [`open`](Self::open), with choices.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(folder: &Path, options: &OpenOptions) -> Result<Self, Error> {
         if !folder.is_dir() {
             let found = std::io::Error::other("no such folder; expected a model's");
             let source = std::fs::read_dir(folder).err().unwrap_or(found);
             return Err(LoadError::Io { path: folder.into(), source }.into());
         }
+        if folder.join(diffusers::INDEX).exists() {
+            return diffusers::open(folder, options);
+        }
         let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, "text_encoder")?;
-        let options = tokenizer_options(&text_encoder);
+        let reading = tokenizer_options(&text_encoder, options.padding);
+        let mut image_encoder: Option<StageFiles<ImageEncoderConfig>> =
+            optional_stage(folder, "image_encoder")?;
+        if let (Some(files), Some(fit)) = (&mut image_encoder, options.fit) {
+            files.manifest.config.fit = fit;
+        }
         let bundle = Self {
             origin: folder.into(),
-            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), options)?,
+            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
             text_encoder,
-            image_encoder: optional_stage(folder, "image_encoder")?,
-            prior: stage(folder, "prior")?,
+            image_encoder,
+            prior: Some(stage(folder, "prior")?),
             decoder: stage(folder, "decoder")?,
             upsamplers: upsamplers(folder)?,
         };
@@ -90,7 +119,7 @@ impl Bundle {
     #[cfg(feature = "bundled")]
     pub fn shapes() -> Result<Self, Error> {
         let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;
-        let options = tokenizer_options(&text_encoder);
+        let options = tokenizer_options(&text_encoder, None);
         let bundle = Self {
             origin: "the bundled shapes model".into(),
             tokenizer: Tokenizer::from_bytes(
@@ -101,12 +130,21 @@ impl Bundle {
             )?,
             text_encoder,
             image_encoder: Some(embedded!("image_encoder")?),
-            prior: embedded!("prior")?,
+            prior: Some(embedded!("prior")?),
             decoder: embedded!("decoder")?,
             upsamplers: vec![embedded!("upsampler.0")?, embedded!("upsampler.1")?],
         };
         bundle.check()?;
         Ok(bundle)
+    }
+
+    /// The prior.
+    ///
+    /// # Errors
+    /// [`Error::MissingStage`] if the model has none.
+    pub fn prior(&self) -> Result<&StageFiles<DiffusionPriorConfig>, Error> {
+        let missing = || Error::MissingStage { model: self.origin.clone(), stage: "prior".into() };
+        self.prior.as_ref().ok_or_else(missing)
     }
 
     /// Side of the pictures that the last stage gives, in pixels.
@@ -116,11 +154,13 @@ impl Bundle {
     }
 
     /// Checks that every stage speaks of the same CLIP, and that widths agree.
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let text = &self.text_encoder.manifest;
-        let (prior, decoder) = (&self.prior.manifest, &self.decoder.manifest);
-        let mut spaces =
-            vec![("prior", &prior.embedding_space), ("decoder", &decoder.embedding_space)];
+        let decoder = &self.decoder.manifest;
+        let mut spaces = vec![("decoder", &decoder.embedding_space)];
+        if let Some(prior) = &self.prior {
+            spaces.push(("prior", &prior.manifest.embedding_space));
+        }
         if let Some(image) = &self.image_encoder {
             spaces.push(("image_encoder", &image.manifest.embedding_space));
         }
@@ -131,11 +171,14 @@ impl Bundle {
         let width = |found: usize, stage: &str, field: &'static str, expected: usize| {
             agree("text_encoder", &expected.to_string(), stage, &found.to_string(), field)
         };
-        width(prior.config.d_embedding, "prior", "d_embedding", text.d_embedding)?;
         width(decoder.config.d_embedding, "decoder", "d_embedding", text.d_embedding)?;
-        width(prior.config.d_text, "prior", "d_text", text.transformer.d_model)?;
         width(decoder.config.d_text, "decoder", "d_text", text.transformer.d_model)?;
-        width(prior.config.context_length, "prior", "context_length", text.context_length)?;
+        if let Some(prior) = &self.prior {
+            let prior = &prior.manifest.config;
+            width(prior.d_embedding, "prior", "d_embedding", text.d_embedding)?;
+            width(prior.d_text, "prior", "d_text", text.transformer.d_model)?;
+            width(prior.context_length, "prior", "context_length", text.context_length)?;
+        }
         if let Some(image) = &self.image_encoder {
             let found = image.manifest.config.d_embedding;
             width(found, "image_encoder", "d_embedding", text.d_embedding)?;
@@ -166,9 +209,12 @@ impl Bundle {
     }
 }
 
-fn tokenizer_options(text: &StageFiles<TextEncoderConfig>) -> TokenizerOptions {
-    let context_length = text.manifest.config.context_length;
-    TokenizerOptions { context_length, ..TokenizerOptions::default() }
+fn tokenizer_options(
+    text: &StageFiles<TextEncoderConfig>,
+    padding: Option<Padding>,
+) -> TokenizerOptions {
+    let padding = padding.unwrap_or(TokenizerOptions::default().padding);
+    TokenizerOptions { context_length: text.manifest.config.context_length, padding }
 }
 
 fn optional_stage<T: StageConfig>(

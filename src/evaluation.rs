@@ -104,7 +104,7 @@ impl<'a> Evaluation<'a> {
         Ok(Self {
             unclip,
             options,
-            prior: options.prior.resolve("prior", &bundle.prior.manifest.config.diffusion)?,
+            prior: options.prior.resolve("prior", &bundle.prior()?.manifest.config.diffusion)?,
             decoder: options
                 .decoder
                 .resolve("decoder", &bundle.decoder.manifest.config.diffusion)?,

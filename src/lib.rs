@@ -37,6 +37,7 @@
 
 mod bundle;
 mod device;
+mod diffusers;
 mod error;
 #[cfg(feature = "train")]
 pub mod evaluation;
@@ -44,16 +45,22 @@ mod event;
 mod options;
 mod picture;
 mod pipeline;
+mod recorded;
+mod run;
 mod settings;
+mod trace;
 
-pub use bundle::Bundle;
+pub use bundle::{Bundle, OpenOptions};
 pub use device::device;
 pub use error::Error;
 pub use event::{Event, Observer, Stage};
 pub use options::{GenerateOptions, MAX_IMAGES, StageOptions, StageSettings};
-pub use picture::{grid, read_settings, write_png};
-pub use pipeline::{Generated, Residency, Run, StageCost, UnClip};
+pub use picture::{grid, read_picture, read_settings, write_png};
+pub use pipeline::{Generated, Residency, StageCost, UnClip};
+pub use recorded::RecordedNoise;
+pub use run::Run;
 pub use settings::Settings;
+pub use trace::Trace;
 pub use unclip_clip as clip;
 pub use unclip_decoder as decoder;
 pub use unclip_prior as prior;

@@ -1,7 +1,11 @@
 //! What a user may choose, and what it becomes for a given model.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use unclip_core::{DiffusionConfig, InvalidSetting, SamplerKind, check_guidance_scale};
+
+use crate::RecordedNoise;
 
 /// Pictures that one call makes at most.
 pub const MAX_IMAGES: usize = 64;
@@ -18,12 +22,18 @@ pub struct StageOptions {
 }
 
 /// Choices for a picture.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct GenerateOptions {
     /// Seed of the first picture; picture k has the seed `seed + k`, wrapping.
     pub seed: u64,
-    /// Number of pictures, 1 to [`MAX_IMAGES`].
+    /// Number of pictures of each caption (or variations of each picture), 1 to [`MAX_IMAGES`] in
+    /// all.
     pub n: usize,
+    /// A caption of what the picture should not be: guidance leads away from it. By default the
+    /// empty caption, away from pictures of anything.
+    pub negative_prompt: String,
+    /// Noise from a file, in place of the seed's.
+    pub noise: Option<Arc<RecordedNoise>>,
     /// The prior.
     pub prior: StageOptions,
     /// The decoder.
@@ -35,20 +45,37 @@ pub struct GenerateOptions {
 impl Default for GenerateOptions {
     fn default() -> Self {
         let stage = StageOptions::default();
-        Self { seed: 0, n: 1, prior: stage, decoder: stage, upsample: stage }
+        let (negative_prompt, noise) = (String::new(), None);
+        Self {
+            seed: 0,
+            n: 1,
+            negative_prompt,
+            noise,
+            prior: stage,
+            decoder: stage,
+            upsample: stage,
+        }
     }
 }
 
 impl GenerateOptions {
-    /// Seeds of the pictures.
+    /// Seeds of the pictures: of all that belong to the first caption, then of the next.
     ///
     /// # Errors
-    /// No picture, or more than [`MAX_IMAGES`].
-    pub fn seeds(&self) -> Result<Vec<u64>, InvalidSetting> {
-        if !(1..=MAX_IMAGES).contains(&self.n) {
-            return Err(InvalidSetting::new("n", self.n, format!("1 to {MAX_IMAGES} pictures")));
+    /// No caption; no picture, or more than [`MAX_IMAGES`].
+    pub fn seeds(&self, captions: usize) -> Result<Vec<u64>, InvalidSetting> {
+        if captions == 0 {
+            return Err(InvalidSetting::new("captions or pictures", 0, "at least 1"));
         }
-        Ok((0..self.n as u64).map(|k| self.seed.wrapping_add(k)).collect())
+        if !(1..=MAX_IMAGES).contains(&self.n.saturating_mul(captions)) {
+            let found = match captions {
+                1 => self.n.to_string(),
+                _ => format!("{} for each of {captions}", self.n),
+            };
+            return Err(InvalidSetting::new("n", found, format!("1 to {MAX_IMAGES} pictures")));
+        }
+        let seeds = (0..self.n as u64).map(|k| self.seed.wrapping_add(k));
+        Ok((0..captions).flat_map(|_| seeds.clone()).collect())
     }
 }
 
@@ -105,14 +132,17 @@ mod tests {
     #[test]
     fn seeds_wrap() {
         let options = GenerateOptions { seed: u64::MAX, n: 2, ..Default::default() };
-        assert_eq!(options.seeds().unwrap(), [u64::MAX, 0]);
+        assert_eq!(options.seeds(1).unwrap(), [u64::MAX, 0]);
+        assert_eq!(options.seeds(2).unwrap(), [u64::MAX, 0, u64::MAX, 0]);
     }
 
     #[test]
     fn no_picture_and_too_many_are_refused() {
         for n in [0, MAX_IMAGES + 1, usize::MAX] {
-            let error = GenerateOptions { n, ..Default::default() }.seeds().unwrap_err();
+            let error = GenerateOptions { n, ..Default::default() }.seeds(1).unwrap_err();
             assert_eq!(error.name, "n");
         }
+        assert!(GenerateOptions::default().seeds(0).is_err());
+        assert!(GenerateOptions { n: 2, ..Default::default() }.seeds(MAX_IMAGES).is_err());
     }
 }

@@ -39,6 +39,23 @@ fn encode(
     Ok(bytes)
 }
 
+/// Reads a PNG or JPEG file. Transparency is dropped.
+///
+/// # Errors
+/// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is no picture, or larger than
+/// 16,384 pixels on a side.
+pub fn read_picture(path: &Path) -> Result<RgbImage, Error> {
+    const MAX_SIDE: u32 = 1 << 14;
+    let (file, _) = open_file(path)?;
+    let reader = image::ImageReader::new(BufReader::new(file)).with_guessed_format();
+    let mut reader = reader.map_err(|error| picture(path, error))?;
+    let mut limits = image::Limits::default();
+    (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
+    reader.limits(limits);
+    let read = reader.decode().map_err(|error| picture(path, error))?;
+    Ok(read.into_rgb8())
+}
+
 /// The recipe of a picture that [`write_png`] wrote.
 ///
 /// # Errors

@@ -9,6 +9,15 @@ use crate::{Bundle, Error, GenerateOptions, StageOptions, StageSettings};
 pub struct Settings {
     /// The caption.
     pub prompt: String,
+    /// What guidance led away from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub negative_prompt: String,
+    /// Name of the picture that this is a variation of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture: Option<String>,
+    /// Name of the file that the noise came from, if it was not the seed's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<String>,
     /// The seed of this picture.
     pub seed: u64,
     /// Name of the model's folder.
@@ -16,8 +25,8 @@ pub struct Settings {
     /// Fingerprint of the model's CLIP, by which [`check_model`](Self::check_model) notices
     /// another model of the same name.
     pub embedding_space: String,
-    /// The prior.
-    pub prior: StageSettings,
+    /// The prior, if it had a part in this.
+    pub prior: Option<StageSettings>,
     /// The decoder.
     pub decoder: StageSettings,
     /// Each upsampler.
@@ -27,22 +36,21 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Fills what the options leave open from the model, and checks everything.
+    /// Fills what the options leave open from the model, and checks everything. Caption and picture
+    /// are still open.
     ///
     /// # Errors
     /// The first option that is out of range.
-    pub fn resolve(
-        bundle: &Bundle,
-        prompt: &str,
-        options: &GenerateOptions,
-    ) -> Result<Self, Error> {
-        options.seeds()?;
+    pub fn resolve(bundle: &Bundle, options: &GenerateOptions) -> Result<Self, Error> {
         if let Some(scale) = options.upsample.guidance_scale {
             let expected = "absent: upsamplers have no condition";
             let name = "upsample guidance";
             return Err(unclip_core::InvalidSetting::new(name, scale, expected).into());
         }
-        let prior = options.prior.resolve("prior", &bundle.prior.manifest.config.diffusion)?;
+        let prior = bundle
+            .prior
+            .as_ref()
+            .map(|stage| options.prior.resolve("prior", &stage.manifest.config.diffusion));
         let decoder =
             options.decoder.resolve("decoder", &bundle.decoder.manifest.config.diffusion)?;
         let upsample = bundle
@@ -53,11 +61,14 @@ impl Settings {
         // the folder's name and not its path, which is nobody else's business
         let name = bundle.origin.file_name().unwrap_or(bundle.origin.as_os_str());
         Ok(Self {
-            prompt: prompt.into(),
+            prompt: String::new(),
+            negative_prompt: options.negative_prompt.clone(),
+            picture: None,
+            noise: options.noise.as_ref().map(|noise| noise.name()),
             seed: options.seed,
             model: name.to_string_lossy().into_owned(),
             embedding_space: bundle.text_encoder.manifest.embedding_space.clone(),
-            prior,
+            prior: prior.transpose()?,
             decoder,
             upsample,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -98,7 +109,9 @@ impl Settings {
         GenerateOptions {
             seed: self.seed,
             n: 1,
-            prior: self.prior.into(),
+            negative_prompt: self.negative_prompt.clone(),
+            noise: None,
+            prior: self.prior.map(StageOptions::from).unwrap_or_default(),
             decoder: self.decoder.into(),
             upsample,
         }

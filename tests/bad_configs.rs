@@ -140,10 +140,10 @@ fn sizes_that_do_not_go_together_name_their_fields() {
             json!([5]),
             "sides of levels, which are [8, 4]",
         ),
-        ("decoder", "/config/unet/channel_mult", json!([]), "1 to 12 levels"),
+        ("decoder", "/config/unet/block_out_channels", json!([]), "1 to 12 levels"),
         (
             "decoder",
-            "/config/unet/channel_mult",
+            "/config/unet/block_out_channels",
             json!(vec![1; 64]),
             "a list of 64, expected 1 to 12",
         ),

@@ -204,7 +204,7 @@ fn a_file_that_shrinks_after_it_was_opened_is_an_error() {
     let bundle = model.open().unwrap();
     let path = model.path("prior/model.safetensors");
     fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
-    refused(bundle.prior.load(&Device::flex()), &["prior/model.safetensors"]);
+    refused(bundle.prior().unwrap().load(&Device::flex()), &["prior/model.safetensors"]);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_file_that_is_replaced_after_it_was_opened_does_no_harm() {
     let model = Model::new();
     let bundle = model.open().unwrap();
     write_whole(&model.path("prior/model.safetensors"), b"something else").unwrap();
-    bundle.prior.load(&Device::flex()).unwrap();
+    bundle.prior().unwrap().load(&Device::flex()).unwrap();
 }
 
 // checkpoint: the tensors
@@ -443,7 +443,7 @@ fn upsamplers_that_cannot_take_the_decoders_size_are_told() {
         json["config"]["unet"]["attention_resolutions"] = json!([3]);
     });
     model.edit_config("upsampler.0", |json| {
-        json["config"]["unet"]["channel_mult"] = json!([1, 1, 1, 1]);
+        json["config"]["unet"]["block_out_channels"] = json!([8, 8, 8, 8]);
     });
     refused(model.open(), &["upsampler.0", "a picture side of 12", "a multiple of 8"]);
     let model = Model::new();
@@ -481,7 +481,7 @@ fn load_stage(model: &Model, file: &str) -> Result<(), Error> {
     match file.split('/').next().unwrap() {
         "text_encoder" => drop(bundle.text_encoder.load(&device)?),
         "image_encoder" => drop(bundle.image_encoder.unwrap().load(&device)?),
-        "prior" => drop(bundle.prior.load(&device)?),
+        "prior" => drop(bundle.prior().unwrap().load(&device)?),
         "decoder" => drop(bundle.decoder.load(&device)?),
         "tokenizer" => drop(bundle.tokenizer.encode(&["a red circle", "\u{1f600}"])),
         upsampler => drop(bundle.upsamplers[usize::from(upsampler.ends_with(".1"))].load(&device)?),

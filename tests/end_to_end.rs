@@ -35,7 +35,7 @@ fn a_folder_gives_pictures() {
     assert_eq!(made.images.len(), 2);
     assert!(made.images.iter().all(|image| image.dimensions() == (32, 32)));
     assert_ne!(made.images[0], made.images[1]);
-    assert_eq!(made.dropped, None);
+    assert_eq!(made.dropped, [None]);
     assert_eq!(made.settings[1].seed, 6);
     assert_eq!(made.settings[0].embedding_space, SPACE);
     let stages: Vec<Stage> = made.costs.iter().map(|cost| cost.stage).collect();
@@ -90,8 +90,10 @@ fn a_picture_does_not_depend_on_its_batch() {
         };
         let batch = generate(&unclip, &options);
         for (image, settings) in batch.images.iter().zip(&batch.settings) {
-            let alone =
-                generate(&unclip, &GenerateOptions { seed: settings.seed, n: 1, ..options });
+            let alone = generate(
+                &unclip,
+                &GenerateOptions { seed: settings.seed, n: 1, ..options.clone() },
+            );
             assert_eq!(*image, alone.images[0], "seed {}", settings.seed);
             assert_eq!(*settings, alone.settings[0]);
         }

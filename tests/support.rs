@@ -161,6 +161,7 @@ fn transformer() -> TransformerConfig {
         n_heads: 2,
         d_hidden: 12,
         activation: Activation::QuickGelu,
+        norm_eps: 1e-5,
     }
 }
 
@@ -211,13 +212,12 @@ pub(crate) fn prior() -> DiffusionPriorConfig {
     }
 }
 
-fn unet(image_size: usize, channels: [usize; 2], channel_mult: Vec<usize>) -> UNetConfig {
+fn unet(image_size: usize, channels: [usize; 2], block_out_channels: Vec<usize>) -> UNetConfig {
     UNetConfig {
         image_size,
         in_channels: channels[0],
         out_channels: channels[1],
-        model_channels: 8,
-        channel_mult,
+        block_out_channels,
         num_res_blocks: 1,
         attention_resolutions: vec![],
         d_head: 8,
@@ -225,6 +225,9 @@ fn unet(image_size: usize, channels: [usize; 2], channel_mult: Vec<usize>) -> UN
         norm_groups: 4,
         scale_shift: true,
         coordinates: false,
+        patch_size: 1,
+        d_time: None,
+        norm_eps: 1e-5,
     }
 }
 
@@ -236,7 +239,7 @@ fn decoder() -> DecoderConfig {
         unet: UNetConfig {
             attention_resolutions: vec![4],
             d_context: Some(8),
-            ..unet(8, [3, 6], vec![1, 2])
+            ..unet(8, [3, 6], vec![8, 16])
         },
         diffusion: DiffusionConfig {
             parameterization: Parameterization::Epsilon,
@@ -250,7 +253,7 @@ fn upsampler(last_step_network: bool, steps: usize) -> UpsamplerConfig {
     UpsamplerConfig {
         factor: 2,
         last_step_network,
-        unet: unet(16, [6, 3], vec![1, 1]),
+        unet: unet(16, [6, 3], vec![8, 8]),
         diffusion: diffusion(steps, 1.0),
     }
 }

@@ -12,7 +12,8 @@ const TOLERANCE: (u8, f64) = (6, 0.5);
 fn wgpu_gives_the_picture_that_flex_gives() {
     let steps = StageOptions { steps: Some(2), ..StageOptions::default() };
     let upsample = StageOptions { steps: Some(1), ..steps };
-    let options = GenerateOptions { seed: 3, n: 1, prior: steps, decoder: steps, upsample };
+    let options =
+        GenerateOptions { seed: 3, prior: steps, decoder: steps, upsample, ..Default::default() };
     let picture = |name: &str| {
         let device = device(name).unwrap();
         let unclip = UnClip::new(Bundle::shapes().unwrap(), &device, Residency::OneByOne).unwrap();

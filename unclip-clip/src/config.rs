@@ -8,7 +8,7 @@ use unclip_nn::{ConfigError, TransformerConfig};
 use crate::{ImageEncoder, TextEncoder};
 
 /// Sizes of a [`TextEncoder`](crate::TextEncoder).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextEncoderConfig {
     /// Number of tokens that the tokenizer knows.

@@ -20,6 +20,6 @@ mod vision;
 pub use config::{Fit, ImageEncoderConfig, TextEncoderConfig};
 pub use preprocess::preprocess;
 pub use text::TextEncoder;
-pub use tokenizer::{Tokenizer, TokenizerError, TokenizerOptions};
+pub use tokenizer::{Padding, Tokenizer, TokenizerError, TokenizerOptions};
 pub use tokens::Tokens;
 pub use vision::ImageEncoder;

@@ -21,11 +21,10 @@ pub fn preprocess(config: &ImageEncoderConfig, images: Tensor<4>) -> Tensor<4> {
             let shorter = height.min(width);
             // the longer side is truncated, not rounded, as torchvision does
             let [tall, wide] = [height * side / shorter, width * side / shorter];
-            to_8_bit(bicubic(images, tall, wide)).narrow(2, (tall - side) / 2, side).narrow(
-                3,
-                (wide - side) / 2,
-                side,
-            )
+            // Pillow resizes row by row, keeps that in 8 bits, and then column by column
+            let images = to_8_bit(bicubic(images, height, wide));
+            let images = to_8_bit(bicubic(images, tall, wide));
+            images.narrow(2, (tall - side) / 2, side).narrow(3, (wide - side) / 2, side)
         }
     };
     let device = images.device();

@@ -1,11 +1,10 @@
 //! CLIP's text tower. Field names are those of Hugging Face's checkpoints.
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use unclip_core::TextEmbedding;
-use unclip_nn::ops::layer_norm;
-use unclip_nn::{Transformer, causal_mask};
+use unclip_nn::{LayerNorm, Transformer, causal_mask};
 
 use crate::{TextEncoderConfig, Tokens};
 
@@ -46,7 +45,7 @@ impl TextEncoderConfig {
                     position_embedding: embedding(self.context_length),
                 },
                 encoder: self.transformer.init(device),
-                final_layer_norm: LayerNormConfig::new(d_model).init(device),
+                final_layer_norm: self.transformer.norm(device),
             },
             text_projection: LinearConfig::new(d_model, self.d_embedding)
                 .with_bias(false)
@@ -69,7 +68,7 @@ impl TextEncoder {
         let x = embeddings.token_embedding.forward(ids)
             + embeddings.position_embedding.forward(positions);
         let x = self.text_model.encoder.forward(x, Some(causal_mask(seq, device)));
-        let states = layer_norm(&self.text_model.final_layer_norm, x);
+        let states = self.text_model.final_layer_norm.forward(x);
         let width = states.dims()[2];
         let ends: Vec<i64> =
             tokens.end_positions().enumerate().map(|(row, end)| (row * seq + end) as i64).collect();

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -21,8 +22,8 @@ use crate::tokens::Row;
 const START: &str = "<|startoftext|>";
 /// Mark after a caption, and stand-in for what the vocabulary lacks.
 const END: &str = "<|endoftext|>";
-/// The token whose id fills a row up.
-const PAD: &str = "!";
+/// The token with which Karlo fills a row up.
+const EXCLAMATION: &str = "!";
 /// How CLIP cuts a caption into words.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 /// Characters of a caption that are looked at. No context is long enough for more.
@@ -49,19 +50,31 @@ pub enum TokenizerError {
     },
 }
 
+/// With which token the rest of a row is filled. Padding is hidden from the prior and the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// The token `!`, as which a `!` in a caption is read as well (Karlo in diffusers).
+    Exclamation,
+    /// The token `!`, while a `!` in a caption is an exclamation mark (original Karlo, whose
+    /// padding is 0, the number of that token).
+    Zero,
+    /// The mark after a caption (CLIP in transformers).
+    End,
+}
+
 /// How captions are read where implementations differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenizerOptions {
     /// Positions of a row: tokens, two marks, padding. Default 77.
     pub context_length: usize,
-    /// Whether a `!` in a caption is read as the padding token (diffusers' Karlo, the default) or
-    /// as an exclamation mark (OpenAI, original Karlo).
-    pub exclamation_is_padding: bool,
+    /// What fills a row up. Default [`Padding::Exclamation`].
+    pub padding: Padding,
 }
 
 impl Default for TokenizerOptions {
     fn default() -> Self {
-        Self { context_length: 77, exclamation_is_padding: true }
+        Self { context_length: 77, padding: Padding::Exclamation }
     }
 }
 
@@ -108,9 +121,13 @@ impl Tokenizer {
         let vocab = parse_vocab(&folder.join("vocab.json"), vocab)?;
         let merges = parse_merges(&folder.join("merges.txt"), merges, &vocab)?;
         let path = folder.join("vocab.json");
-        let [start, end, pad] = [START, END, PAD].map(|token| vocab.get(token).copied());
+        let pad = match options.padding {
+            Padding::Exclamation | Padding::Zero => EXCLAMATION,
+            Padding::End => END,
+        };
+        let [start, end, pad] = [START, END, pad].map(|token| vocab.get(token).copied());
         let (Some(start), Some(end), Some(pad)) = (start, end, pad) else {
-            let message = format!("lacks one of the tokens {START}, {END} and {PAD}");
+            let message = format!("lacks one of the tokens {START}, {END} and {EXCLAMATION}");
             return Err(TokenizerError::Invalid { path, message });
         };
         let vocab_size = vocab.len();
@@ -122,6 +139,11 @@ impl Tokenizer {
     /// Number of tokens in the vocabulary.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// Number of the mark after a caption.
+    pub fn end(&self) -> u32 {
+        self.end
     }
 
     /// Tokenizes captions. Those that do not fit are cut, and [`Tokens::dropped`] tells what was
@@ -149,7 +171,9 @@ impl Tokenizer {
         // a token may be a part of a character: all of it is lost then
         let rest = &caption[caption.floor_char_boundary(read)..];
         let dropped = (!rest.is_empty()).then(|| rest.into());
-        Row { ids, len, dropped }
+        // a caption may hold the mark itself; CLIP takes the first for the end
+        let end = ids.iter().position(|&id| id == self.end).unwrap_or(len - 1);
+        Row { ids, len, end, dropped }
     }
 }
 
@@ -178,8 +202,8 @@ fn assemble(
         ByteLevel::new(false, true, true).into(),
     ])));
     let mut special = vec![START, END];
-    if options.exclamation_is_padding {
-        special.push(PAD);
+    if options.padding == Padding::Exclamation {
+        special.push(EXCLAMATION);
     }
     let special = special.into_iter().map(|token| AddedToken::from(token, true));
     tokenizer.add_special_tokens(special.collect::<Vec<_>>())?;

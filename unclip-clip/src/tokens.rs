@@ -16,6 +16,8 @@ pub(crate) struct Row {
     pub(crate) ids: Vec<u32>,
     /// How many of them are not padding.
     pub(crate) len: usize,
+    /// Position of the first end mark.
+    pub(crate) end: usize,
     /// The end of the caption that did not fit, if any.
     pub(crate) dropped: Option<String>,
 }
@@ -66,7 +68,7 @@ impl Tokens {
 
     /// Position of each caption's end mark.
     pub(crate) fn end_positions(&self) -> impl Iterator<Item = usize> + '_ {
-        self.rows.iter().map(|row| row.len - 1)
+        self.rows.iter().map(|row| row.end)
     }
 
     /// `[batch, context_length]` ids.

@@ -2,11 +2,10 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use unclip_core::ImageEmbedding;
-use unclip_nn::Transformer;
-use unclip_nn::ops::layer_norm;
+use unclip_nn::{LayerNorm, Transformer};
 
 use crate::ImageEncoderConfig;
 
@@ -38,7 +37,6 @@ impl ImageEncoderConfig {
     pub fn init(&self, device: &Device) -> ImageEncoder {
         let d_model = self.transformer.d_model;
         let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
-        let norm = || LayerNormConfig::new(d_model).init(device);
         ImageEncoder {
             vision_model: VisionModel {
                 embeddings: VisionEmbeddings {
@@ -51,9 +49,9 @@ impl ImageEncoderConfig {
                         .with_initializer(initializer)
                         .init(device),
                 },
-                pre_layrnorm: norm(),
+                pre_layrnorm: self.transformer.norm(device),
                 encoder: self.transformer.init(device),
-                post_layernorm: norm(),
+                post_layernorm: self.transformer.norm(device),
             },
             visual_projection: LinearConfig::new(d_model, self.d_embedding)
                 .with_bias(false)
@@ -70,10 +68,10 @@ impl ImageEncoder {
     pub fn forward(&self, pixels: Tensor<4>) -> ImageEmbedding {
         let model = &self.vision_model;
         let x = model.embed(pixels);
-        let x = model.encoder.forward(layer_norm(&model.pre_layrnorm, x), None);
+        let x = model.encoder.forward(model.pre_layrnorm.forward(x), None);
         let [batch, _, width] = x.dims();
         let class = x.narrow(1, 0, 1).reshape([batch, width]);
-        ImageEmbedding(self.visual_projection.forward(layer_norm(&model.post_layernorm, class)))
+        ImageEmbedding(self.visual_projection.forward(model.post_layernorm.forward(class)))
     }
 }
 

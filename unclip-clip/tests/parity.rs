@@ -7,7 +7,8 @@ use burn::tensor::{Device, Tensor};
 use unclip_clip::formats::HUGGING_FACE;
 use unclip_clip::loss::contrastive_loss;
 use unclip_clip::{
-    Fit, ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions, Tokens, preprocess,
+    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions, Tokens,
+    preprocess,
 };
 use unclip_nn::checkpoint::{Weights, load_weights};
 use unclip_nn::{Activation, TransformerConfig};
@@ -28,7 +29,14 @@ fn load<M: Module>(tower: M, fixture: &Fixture) -> M {
 }
 
 fn transformer(activation: Activation) -> TransformerConfig {
-    TransformerConfig { d_model: 32, n_layers: 2, n_heads: 4, d_hidden: 64, activation }
+    TransformerConfig {
+        d_model: 32,
+        n_layers: 2,
+        n_heads: 4,
+        d_hidden: 64,
+        activation,
+        norm_eps: 1e-5,
+    }
 }
 
 /// The fixture's ids as tokens. Tokens come from a tokenizer alone, so this makes one whose symbols
@@ -42,7 +50,7 @@ fn tokens(rows: &[&[usize]]) -> Tokens {
     vocab.remove("!</w>");
     vocab.extend([("!".into(), 0.into()), ("<|startoftext|>".into(), START.into())]);
     vocab.insert("<|endoftext|>".into(), END.into());
-    let options = TokenizerOptions { context_length: 12, exclamation_is_padding: true };
+    let options = TokenizerOptions { context_length: 12, padding: Padding::Exclamation };
     let vocab = serde_json::to_vec(&vocab).unwrap();
     let tokenizer = Tokenizer::from_bytes(Path::new("test"), &vocab, b"", options).unwrap();
     let caption = |ids: &&[usize]| -> String {

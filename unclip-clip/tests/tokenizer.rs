@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use unclip_clip::{Tokenizer, TokenizerOptions};
+use unclip_clip::{Padding, Tokenizer, TokenizerOptions};
 
 /// Positions of a row of the table.
 const LENGTH: usize = 24;
@@ -12,8 +12,8 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer")
 }
 
-fn tokenizer(exclamation_is_padding: bool) -> Tokenizer {
-    let options = TokenizerOptions { context_length: LENGTH, exclamation_is_padding };
+fn tokenizer(padding: Padding) -> Tokenizer {
+    let options = TokenizerOptions { context_length: LENGTH, padding };
     Tokenizer::from_folder(&folder(), options).unwrap()
 }
 
@@ -38,7 +38,7 @@ fn table() -> Vec<Case> {
 
 #[test]
 fn every_string_of_the_table() {
-    let (padding, plain) = (tokenizer(true), tokenizer(false));
+    let (padding, plain) = (tokenizer(Padding::Exclamation), tokenizer(Padding::Zero));
     for case in table() {
         let rows = [(&padding, &case.ids, &case.mask), (&plain, &case.plain_ids, &case.plain_mask)];
         for (tokenizer, ids, mask) in rows {
@@ -51,7 +51,7 @@ fn every_string_of_the_table() {
 
 #[test]
 fn a_batch_is_its_rows() {
-    let tokenizer = tokenizer(true);
+    let tokenizer = tokenizer(Padding::Exclamation);
     let table = table();
     let texts: Vec<&str> = table.iter().map(|case| case.text.as_str()).collect();
     let tokens = tokenizer.encode(&texts);
@@ -63,8 +63,8 @@ fn a_batch_is_its_rows() {
 
 #[test]
 fn what_does_not_fit_is_told() {
-    for exclamation_is_padding in [true, false] {
-        let tokenizer = tokenizer(exclamation_is_padding);
+    for padding in [Padding::Exclamation, Padding::Zero] {
+        let tokenizer = tokenizer(padding);
         for case in table() {
             let tokens = tokenizer.encode(&[&case.text]);
             let Some(dropped) = tokens.dropped(0) else { continue };
@@ -84,7 +84,7 @@ fn what_does_not_fit_is_told() {
 
 #[test]
 fn an_absurdly_long_caption_is_cut() {
-    let tokens = tokenizer(true).encode(&["猫 ".repeat(1_000_000)]);
+    let tokens = tokenizer(Padding::Exclamation).encode(&["猫 ".repeat(1_000_000)]);
     assert_eq!(tokens.len(0), LENGTH);
     assert!(tokens.dropped(0).unwrap().len() > 1_000_000);
 }

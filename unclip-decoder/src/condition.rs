@@ -2,11 +2,11 @@
 //! embedding and as context tokens.
 
 use burn::module::{Initializer, Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use unclip_core::{ImageEmbedding, TextEmbedding};
-use unclip_nn::Context;
-use unclip_nn::ops::layer_norm;
+use unclip_nn::ops::linear;
+use unclip_nn::{Context, LayerNorm};
 
 use crate::DecoderConfig;
 
@@ -53,7 +53,7 @@ impl Conditioner {
             image_proj: from_clip(d_time),
             image_tokens_proj: from_clip(d_context * config.image_tokens),
             text_tokens_proj: LinearConfig::new(config.d_text, d_context).init(device),
-            text_tokens_norm: LayerNormConfig::new(d_context).init(device),
+            text_tokens_norm: LayerNorm::new(d_context, LayerNorm::EPSILON, device),
             image_tokens: config.image_tokens,
         }
     }
@@ -76,8 +76,8 @@ impl Conditioner {
         let width = image_tokens.dims()[1] / self.image_tokens;
         // in the flat vector the token's number varies fastest
         let image_tokens = image_tokens.reshape([batch, width, self.image_tokens]).swap_dims(1, 2);
-        let text_tokens = self.text_tokens_proj.forward(text.tokens.clone());
-        let text_tokens = layer_norm(&self.text_tokens_norm, text_tokens);
+        let text_tokens = linear(&self.text_tokens_proj, text.tokens.clone());
+        let text_tokens = self.text_tokens_norm.forward(text_tokens);
         Bound {
             emb,
             context: Context {

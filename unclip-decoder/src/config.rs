@@ -37,13 +37,9 @@ impl DecoderConfig {
         ConfigError::check_size("d_text", self.d_text)?;
         ConfigError::check_size("image_tokens", self.image_tokens)?;
         self.unet.validate()?;
-        let expect = |field: &str, found: usize, expected: usize| match found == expected {
-            true => Ok(()),
-            false => Err(ConfigError::new(field, found, expected.to_string())),
-        };
-        expect("unet.in_channels", self.unet.in_channels, Self::CHANNELS)?;
+        ConfigError::check_equal("unet.in_channels", self.unet.in_channels, Self::CHANNELS)?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        expect("unet.out_channels", self.unet.out_channels, channels_out)?;
+        ConfigError::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         if self.unet.d_context.is_none() {
             return Err(ConfigError::new("unet.d_context", "absent", "the width of a token"));
         }

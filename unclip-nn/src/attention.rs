@@ -6,6 +6,10 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Device, Tensor};
 
+#[cfg(feature = "flex")]
+use crate::fused;
+use crate::ops::linear;
+
 /// Scaled dot-product attention, softmax(q·kᵀ / √d)·v, for each head.
 ///
 /// # Shapes
@@ -19,6 +23,10 @@ pub fn attend(
     n_heads: usize,
     hidden: Option<Tensor<4, Bool>>,
 ) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if fused::is_fused(&q) {
+        return fused::attention([q, k, v], n_heads, hidden);
+    }
     let [batch, seq_q, width] = q.dims();
     let seq_k = k.dims()[1];
     let heads = |x: Tensor<3>, seq: usize| -> Tensor<4> {
@@ -59,10 +67,10 @@ impl Attention {
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`]
     pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let q = self.to_q.forward(x.clone());
-        let k = self.to_k.forward(x.clone());
-        let v = self.to_v.forward(x);
-        self.to_out.forward(attend(q, k, v, self.n_heads, hidden))
+        let q = linear(&self.to_q, x.clone());
+        let k = linear(&self.to_k, x.clone());
+        let v = linear(&self.to_v, x);
+        linear(&self.to_out, attend(q, k, v, self.n_heads, hidden))
     }
 }
 

@@ -5,7 +5,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 
 use crate::attend;
-use crate::ops::group_norm;
+use crate::ops::{group_norm, linear};
 
 /// What a U-Net attends to beside its own pixels.
 #[derive(Debug, Clone)]
@@ -83,17 +83,17 @@ impl AttentionBlock {
         let pixels = height * width;
         let tokens = group_norm(&self.group_norm, x.clone()).reshape([batch, channels, pixels]);
         let tokens = tokens.swap_dims(1, 2);
-        let q = self.to_q.forward(tokens.clone());
-        let mut k = self.to_k.forward(tokens.clone());
-        let mut v = self.to_v.forward(tokens);
+        let q = linear(&self.to_q, tokens.clone());
+        let mut k = linear(&self.to_k, tokens.clone());
+        let mut v = linear(&self.to_v, tokens);
         if let (Some(context), Some(add_k), Some(add_v)) =
             (context, &self.add_k_proj, &self.add_v_proj)
         {
-            k = Tensor::cat(vec![add_k.forward(context.tokens.clone()), k], 1);
-            v = Tensor::cat(vec![add_v.forward(context.tokens.clone()), v], 1);
+            k = Tensor::cat(vec![linear(add_k, context.tokens.clone()), k], 1);
+            v = Tensor::cat(vec![linear(add_v, context.tokens.clone()), v], 1);
         }
         let hidden = context.and_then(|context| context.hidden(pixels));
-        let h = self.to_out[0].forward(attend(q, k, v, self.n_heads, hidden));
+        let h = linear(&self.to_out[0], attend(q, k, v, self.n_heads, hidden));
         x + h.swap_dims(1, 2).reshape([batch, channels, height, width])
     }
 }

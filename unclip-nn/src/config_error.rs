@@ -39,6 +39,28 @@ impl ConfigError {
         }
     }
 
+    /// Checks that a field has the only value that goes with the others.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check_equal(field: &str, found: usize, expected: usize) -> Result<(), Self> {
+        match found == expected {
+            true => Ok(()),
+            false => Err(Self::new(field, found, expected.to_string())),
+        }
+    }
+
+    /// Checks what a norm adds to a variance.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check_epsilon(field: &str, epsilon: f64) -> Result<(), Self> {
+        match (1e-12..=1.0).contains(&epsilon) {
+            true => Ok(()),
+            false => Err(Self::new(field, epsilon, "1e-12 to 1")),
+        }
+    }
+
     /// Checks that a number of layers is neither 0 nor absurd.
     ///
     /// # Errors

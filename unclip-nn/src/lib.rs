@@ -15,8 +15,7 @@
 //!     image_size: 8,
 //!     in_channels: 3,
 //!     out_channels: 3,
-//!     model_channels: 8,
-//!     channel_mult: vec![1, 2],
+//!     block_out_channels: vec![8, 16],
 //!     num_res_blocks: 1,
 //!     attention_resolutions: vec![],
 //!     d_head: 8,
@@ -24,6 +23,9 @@
 //!     norm_groups: 4,
 //!     scale_shift: false,
 //!     coordinates: false,
+//!     patch_size: 1,
+//!     d_time: None,
+//!     norm_eps: 1e-5,
 //! };
 //! config.validate()?;
 //! let unet = config.init(&device);
@@ -41,6 +43,7 @@ mod config_error;
 mod fused;
 #[cfg(feature = "flex")]
 mod kernels;
+mod layer_norm;
 pub mod ops;
 mod res_block;
 mod resample;
@@ -51,6 +54,7 @@ mod unet;
 pub use attention::{Attention, attend, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context};
 pub use config_error::ConfigError;
+pub use layer_norm::LayerNorm;
 pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use resample::{downsample, upsample};
 pub use timestep::{TimestepEmbedding, timestep_embedding};

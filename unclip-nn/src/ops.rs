@@ -2,7 +2,7 @@
 //! the tensor's device and number format, by burn's own operations everywhere else.
 
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, LayerNorm};
+use burn::nn::{GroupNorm, Linear};
 use burn::tensor::{Tensor, activation};
 
 #[cfg(feature = "flex")]
@@ -14,6 +14,10 @@ use crate::fused;
 /// - `x`: `[batch, channels_in, height, width]`
 pub fn conv(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     if layer.kernel_size == [1, 1] && layer.stride == [1, 1] {
+        #[cfg(feature = "flex")]
+        if let (true, Some(bias)) = (fused::is_fused(&x), &layer.bias) {
+            return fused::conv1x1(x, layer.weight.val(), bias.val());
+        }
         return conv1x1(layer, x);
     }
     #[cfg(feature = "flex")]
@@ -90,20 +94,15 @@ fn kernel(norm: &GroupNorm, silu: bool) -> fused::GroupNorm {
     fused::GroupNorm { groups: norm.num_groups, eps: norm.epsilon as f32, silu }
 }
 
-/// Layer normalization over the last dimension.
-pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "flex")]
-    if let (true, Some(beta)) = (fused::is_fused(&x), &norm.beta) {
-        // burn keeps the epsilon of a layer norm to itself; everything here has the default
-        let op = fused::LayerNorm { eps: LAYER_NORM_EPSILON };
-        return fused::layer_norm(op, x, norm.gamma.val(), beta.val());
-    }
-    norm.forward(x)
+/// A linear layer over the last dimension, as one matrix product over all rows: its gradient is
+/// then one product as well, where burn's own would make one for each item of the batch.
+pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let mut shape = x.dims();
+    let rows = shape[..D - 1].iter().product();
+    let y = layer.forward(x.reshape([rows, shape[D - 1]]));
+    shape[D - 1] = y.dims()[1];
+    y.reshape(shape)
 }
-
-/// burn's and PyTorch's default, with which every layer norm of this workspace is built.
-#[cfg(feature = "flex")]
-const LAYER_NORM_EPSILON: f32 = 1e-5;
 
 /// x·σ(x).
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {

@@ -37,6 +37,8 @@ pub struct ResBlockConfig {
     pub d_embedding: usize,
     /// Groups of both norms.
     pub norm_groups: usize,
+    /// What both norms add to a variance.
+    pub norm_eps: f64,
     /// Whether the embedding scales and shifts after the second norm (decoder) or is added before
     /// it (upsampler).
     pub scale_shift: bool,
@@ -46,7 +48,7 @@ pub struct ResBlockConfig {
 
 /// norm, SiLU, \[resample,\] convolution; timestep; norm, SiLU, convolution; plus the shortcut.
 ///
-/// Source: ADM (Dhariwal & Nichol 2021, appendix B), Karlo; eps is 1e-5.
+/// Source: ADM (Dhariwal & Nichol 2021, appendix B), Karlo.
 #[derive(Module, Debug)]
 pub struct ResBlock {
     norm1: GroupNorm,
@@ -64,7 +66,11 @@ impl ResBlockConfig {
     /// The block, with fresh weights.
     pub fn init(&self, device: &Device) -> ResBlock {
         let Self { channels_in, channels_out, .. } = *self;
-        let norm = |channels| GroupNormConfig::new(self.norm_groups, channels).init(device);
+        let norm = |channels| {
+            GroupNormConfig::new(self.norm_groups, channels)
+                .with_epsilon(self.norm_eps)
+                .init(device)
+        };
         let d_time = channels_out * if self.scale_shift { 2 } else { 1 };
         let shortcut = || Conv2dConfig::new([channels_in, channels_out], [1, 1]).init(device);
         ResBlock {

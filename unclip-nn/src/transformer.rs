@@ -1,12 +1,12 @@
 //! Pre-norm transformer blocks, shared by CLIP's towers and the prior.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::ops::{gelu, layer_norm, quick_gelu};
-use crate::{Attention, ConfigError};
+use crate::ops::{gelu, linear, quick_gelu};
+use crate::{Attention, ConfigError, LayerNorm};
 
 /// The nonlinearity between a block's two linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ impl Activation {
 }
 
 /// Sizes of a stack of transformer blocks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransformerConfig {
     /// Width of a token.
@@ -42,6 +42,13 @@ pub struct TransformerConfig {
     pub d_hidden: usize,
     /// Nonlinearity between them.
     pub activation: Activation,
+    /// What every norm adds to a variance.
+    #[serde(default = "default_norm_eps")]
+    pub norm_eps: f64,
+}
+
+fn default_norm_eps() -> f64 {
+    LayerNorm::EPSILON
 }
 
 impl TransformerConfig {
@@ -54,7 +61,13 @@ impl TransformerConfig {
         ConfigError::check_layers("n_layers", self.n_layers)?;
         ConfigError::check_size("n_heads", self.n_heads)?;
         ConfigError::check_size("d_hidden", self.d_hidden)?;
+        ConfigError::check_epsilon("norm_eps", self.norm_eps)?;
         ConfigError::check_multiple("d_model", self.d_model, "n_heads", self.n_heads)
+    }
+
+    /// A norm as the blocks have them.
+    pub fn norm(&self, device: &Device) -> LayerNorm {
+        LayerNorm::new(self.d_model, self.norm_eps, device)
     }
 
     /// The blocks, with fresh weights.
@@ -80,11 +93,10 @@ pub struct TransformerBlock {
 impl TransformerBlock {
     /// A block of the given sizes.
     pub fn new(config: &TransformerConfig, device: &Device) -> Self {
-        let norm = || LayerNormConfig::new(config.d_model).init(device);
         Self {
-            norm1: norm(),
+            norm1: config.norm(device),
             attn: Attention::new(config.d_model, config.n_heads, device),
-            norm2: norm(),
+            norm2: config.norm(device),
             c_fc: LinearConfig::new(config.d_model, config.d_hidden).init(device),
             c_proj: LinearConfig::new(config.d_hidden, config.d_model).init(device),
             activation: config.activation,
@@ -95,9 +107,9 @@ impl TransformerBlock {
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`](crate::attend)
     pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(layer_norm(&self.norm1, x), hidden);
-        let h = self.activation.forward(self.c_fc.forward(layer_norm(&self.norm2, x.clone())));
-        x + self.c_proj.forward(h)
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x), hidden);
+        let h = self.activation.forward(linear(&self.c_fc, self.norm2.forward(x.clone())));
+        x + linear(&self.c_proj, h)
     }
 }
 

@@ -20,6 +20,7 @@ fn transformer() -> Transformer {
         n_heads: 2,
         d_hidden: 12,
         activation: Activation::QuickGelu,
+        norm_eps: 1e-5,
     };
     config.init(&Device::flex())
 }

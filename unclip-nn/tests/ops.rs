@@ -3,11 +3,11 @@
 
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, PaddingConfig2d};
+use burn::nn::{GroupNorm, GroupNormConfig, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Bool, Device, Gradients, Tensor, activation};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use unclip_nn::{attend, causal_mask, ops};
+use unclip_nn::{LayerNorm, attend, causal_mask, ops};
 
 use crate::fixture::{difference, noise};
 
@@ -133,19 +133,33 @@ fn check_group_norm(groups: usize, shape: [usize; 4], layout: Layout) {
 }
 
 fn layer_norm(width: usize) -> LayerNorm {
-    let mut norm = LayerNormConfig::new(width).init(&device());
+    let mut norm = LayerNorm::new(width, LayerNorm::EPSILON, &device());
     norm.gamma = Param::from_tensor(noise([width], 11, &device()));
-    norm.beta = Some(Param::from_tensor(noise([width], 12, &device())));
+    norm.beta = Param::from_tensor(noise([width], 12, &device()));
     norm
+}
+
+fn plain_layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+    burn::tensor::module::layer_norm(x, gamma, Some(beta), LayerNorm::EPSILON)
 }
 
 fn check_layer_norm(shape: [usize; 4], layout: Layout) {
     let norm = layer_norm(shape[3]);
     let x = layout.leaf(shape, 2);
-    let (gamma, beta) = (norm.gamma.val(), norm.beta.as_ref().unwrap().val());
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     let leaves = [gradient("x", &x), gradient("gamma", &gamma), gradient("beta", &beta)];
     let view = || layout.view(&x);
-    assert_same(ops::layer_norm(&norm, view()), norm.forward(view()), &leaves);
+    assert_same(norm.forward(view()), plain_layer_norm(&norm, view()), &leaves);
+}
+
+fn check_linear(shape: [usize; 4], layout: Layout) {
+    let layer = LinearConfig::new(shape[3], 5).init(&device());
+    let x = layout.leaf(shape, 4);
+    let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().unwrap().val());
+    let leaves = [gradient("x", &x), gradient("weight", &weight), gradient("bias", &bias)];
+    let view = || layout.view(&x);
+    assert_same(ops::linear(&layer, view()), layer.forward(view()), &leaves);
 }
 
 fn check_pointwise(shape: [usize; 4], layout: Layout) {
@@ -240,6 +254,7 @@ proptest! {
         layout in layouts(),
     ) {
         check_layer_norm([batch, channels, height, width], layout);
+        check_linear([batch, channels, height, width], layout);
     }
 
     #[test]
@@ -336,12 +351,12 @@ fn inputs_or_parameters_may_be_untracked() {
     let want = layer.forward(activation::silu(norm.forward(data.clone())));
     let (gamma, weight) = (norm.gamma.as_ref().unwrap().val(), layer.weight.val());
     assert_same(got, want, &[gradient("gamma", &gamma), gradient("weight", &weight)]);
-    let (got, want) = (ops::layer_norm(&rows, data.clone()), rows.forward(data));
+    let (got, want) = (rows.forward(data.clone()), plain_layer_norm(&rows, data));
     assert_same(got, want, &[gradient("row gamma", &rows.gamma.val())]);
 
     let x: Tensor<4> = leaf([2, 8, 5, 6], 22);
     let (norm, layer, rows) = (norm.no_grad(), layer.no_grad(), rows.no_grad());
-    let normed = ops::group_norm_silu(&norm, ops::layer_norm(&rows, x.clone()), None);
+    let normed = ops::group_norm_silu(&norm, rows.forward(x.clone()), None);
     let got = ops::conv(&layer, normed);
     let want = layer.forward(activation::silu(norm.forward(rows.forward(x.clone()))));
     assert_same(got, want, &[gradient("x", &x)]);

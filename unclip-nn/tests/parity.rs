@@ -93,6 +93,7 @@ fn transformer_block() {
         n_heads: 4,
         d_hidden: 128,
         activation: Activation::Gelu,
+        norm_eps: 1e-5,
     };
     let block = TransformerBlock::new(&config, &Device::flex());
     let block = load(block, &fixture, &TRANSFORMER_BLOCK);
@@ -117,6 +118,7 @@ fn residual_blocks() {
             channels_out: if resample == Resample::Keep { 12 } else { 8 },
             d_embedding: 16,
             norm_groups: 4,
+            norm_eps: 1e-5,
             scale_shift,
             resample,
         };
@@ -147,8 +149,7 @@ fn unet(in_channels: usize, out_channels: usize) -> UNetConfig {
         image_size: 8,
         in_channels,
         out_channels,
-        model_channels: 6,
-        channel_mult: vec![1, 2],
+        block_out_channels: vec![6, 12],
         num_res_blocks: 1,
         attention_resolutions: vec![],
         d_head: 4,
@@ -156,6 +157,9 @@ fn unet(in_channels: usize, out_channels: usize) -> UNetConfig {
         norm_groups: 3,
         scale_shift: false,
         coordinates: false,
+        patch_size: 1,
+        d_time: None,
+        norm_eps: 1e-5,
     }
 }
 

@@ -3,11 +3,11 @@
 //! Field names are those of published (diffusers) checkpoints.
 
 use burn::module::{Initializer, Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
-use unclip_nn::ops::layer_norm;
-use unclip_nn::{TimestepEmbedding, Transformer, causal_mask};
+use unclip_nn::ops::linear;
+use unclip_nn::{LayerNorm, TimestepEmbedding, Transformer, causal_mask};
 
 use crate::DiffusionPriorConfig;
 
@@ -50,7 +50,7 @@ impl DiffusionPriorConfig {
             embedding_proj: into(self.d_embedding),
             encoder_hidden_states_proj: into(self.d_text),
             transformer_blocks: self.transformer.init(device),
-            norm_out: LayerNormConfig::new(d_model).init(device),
+            norm_out: self.transformer.norm(device),
             proj_to_clip_embeddings: LinearConfig::new(d_model, self.d_embedding).init(device),
         }
     }
@@ -59,7 +59,7 @@ impl DiffusionPriorConfig {
 impl DiffusionPrior {
     /// Fixes the caption. The projections of the text are computed here, once for all steps.
     pub fn bind(&self, text: &TextEmbedding) -> impl Network<2> + use<> {
-        let tokens = self.encoder_hidden_states_proj.forward(text.tokens.clone());
+        let tokens = linear(&self.encoder_hidden_states_proj, text.tokens.clone());
         let pooled = self.embedding_proj.forward(text.pooled.clone()).unsqueeze_dim(1);
         let prefix = Tensor::cat(vec![tokens, pooled], 1);
         let hidden = self.hidden(&text.mask);
@@ -115,7 +115,7 @@ impl DiffusionPrior {
         let x = self.transformer_blocks.forward(x, Some(hidden));
         let last = x.dims()[1] - 1;
         let answer = x.narrow(1, last, 1).reshape([batch, d_model]);
-        self.proj_to_clip_embeddings.forward(layer_norm(&self.norm_out, answer))
+        self.proj_to_clip_embeddings.forward(self.norm_out.forward(answer))
     }
 
     /// What each token must not look at: the future, and the padding of the text.

@@ -27,6 +27,7 @@ fn config() -> DiffusionPriorConfig {
             n_heads: 4,
             d_hidden: 128,
             activation: Activation::Gelu,
+            norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {
             num_train_timesteps: 1000,

@@ -57,8 +57,8 @@ impl Saved {
     }
 }
 
-/// Finds the checkpoint of a run with these settings, if there is one. The number of steps may
-/// differ: a finished run can be made longer.
+/// Finds the checkpoint of a run with these settings, if there is one. The number of steps
+/// may differ, and with it the warm-up: a finished run can be made longer.
 pub(crate) fn read_checkpoint(
     folder: &Path,
     settings: &TrainSettings,
@@ -68,7 +68,8 @@ pub(crate) fn read_checkpoint(
         return Ok(None);
     }
     let pointer: Pointer = load_config(&path)?;
-    let same = TrainSettings { steps: settings.steps, ..pointer.settings.clone() };
+    let TrainSettings { steps, warmup, .. } = *settings;
+    let same = TrainSettings { steps, warmup, ..pointer.settings.clone() };
     if same != *settings {
         let message = format!(
             "made with other settings ({:?}); use those, or another folder",

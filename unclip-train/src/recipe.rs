@@ -25,6 +25,7 @@ fn tower(n_layers: usize) -> TransformerConfig {
         n_heads: 4,
         d_hidden: 4 * D_CLIP,
         activation: Activation::QuickGelu,
+        norm_eps: 1e-5,
     }
 }
 
@@ -76,6 +77,7 @@ pub fn prior() -> DiffusionPriorConfig {
             n_heads: 4,
             d_hidden: 384,
             activation: Activation::Gelu,
+            norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {
             clamp: Some(5.0),
@@ -95,8 +97,7 @@ pub fn decoder() -> DecoderConfig {
             image_size: DECODER_SIDE as usize,
             in_channels: 3,
             out_channels: 3,
-            model_channels: 16,
-            channel_mult: vec![1, 2, 4],
+            block_out_channels: vec![32, 64],
             num_res_blocks: 1,
             attention_resolutions: vec![8],
             d_head: 32,
@@ -104,6 +105,9 @@ pub fn decoder() -> DecoderConfig {
             norm_groups: 8,
             scale_shift: true,
             coordinates: true,
+            patch_size: 2,
+            d_time: Some(256),
+            norm_eps: 1e-5,
         },
         diffusion: diffusion(Parameterization::V, 25, 2.0),
     }
@@ -111,26 +115,26 @@ pub fn decoder() -> DecoderConfig {
 
 /// The upsamplers, from 32 to 128 and from 128 to 512 pixels.
 pub fn upsamplers() -> [UpsamplerConfig; 2] {
-    [(16, vec![1, 2, 2]), (8, vec![1, 2, 2])].map(|(model_channels, channel_mult)| {
-        UpsamplerConfig {
-            factor: 4,
-            last_step_network: false,
-            unet: UNetConfig {
-                image_size: 128,
-                in_channels: 6,
-                out_channels: 3,
-                model_channels,
-                channel_mult,
-                num_res_blocks: 1,
-                attention_resolutions: vec![],
-                d_head: 8,
-                d_context: None,
-                norm_groups: 8,
-                scale_shift: false,
-                coordinates: false,
-            },
-            diffusion: diffusion(Parameterization::V, 4, 1.0),
-        }
+    [vec![16, 32, 32], vec![8, 16, 16]].map(|block_out_channels| UpsamplerConfig {
+        factor: 4,
+        last_step_network: false,
+        unet: UNetConfig {
+            image_size: 128,
+            in_channels: 6,
+            out_channels: 3,
+            block_out_channels,
+            num_res_blocks: 1,
+            attention_resolutions: vec![],
+            d_head: 8,
+            d_context: None,
+            norm_groups: 8,
+            scale_shift: false,
+            coordinates: false,
+            patch_size: 1,
+            d_time: None,
+            norm_eps: 1e-5,
+        },
+        diffusion: diffusion(Parameterization::V, 4, 1.0),
     })
 }
 

@@ -36,13 +36,9 @@ impl UpsamplerConfig {
             return Err(ConfigError::new("factor", self.factor, "2 to 16"));
         }
         self.unet.validate()?;
-        let expect = |field: &str, found: usize, expected: usize| match found == expected {
-            true => Ok(()),
-            false => Err(ConfigError::new(field, found, expected.to_string())),
-        };
-        expect("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
+        ConfigError::check_equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        expect("unet.out_channels", self.unet.out_channels, channels_out)?;
+        ConfigError::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         if !self.unet.attention_resolutions.is_empty() {
             let found = format!("{:?}", self.unet.attention_resolutions);
             let expected = "empty: an upsampler is fully convolutional";

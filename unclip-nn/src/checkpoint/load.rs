@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 
+use super::weights::transpose;
 use super::{KeyMap, LoadError, Mismatch, Weights, read_file};
 
 /// Configurations beyond this size are refused unread.
@@ -79,6 +80,9 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     /// PyTorch keeps the matrix of a linear layer as `[d_output, d_input]`, burn the other way.
+    ///
+    /// A transposed view would do for the mathematics, but products with it round differently for
+    /// different numbers of rows: a picture would depend on its batch in the last bits.
     fn is_transposed(&self, rank: usize) -> bool {
         rank == 2 && is_linear_weight(&self.path, &self.containers)
     }
@@ -117,26 +121,6 @@ impl Loader<'_> {
         };
         Some(Tensor::from_data(TensorData::new(values, expected), self.device))
     }
-}
-
-/// A matrix of `columns` columns, row by row, as its transpose.
-///
-/// A transposed view would do for the mathematics, but products with it round differently for
-/// different numbers of rows: a picture would depend on its batch in the last bits.
-fn transpose(values: &[f32], columns: usize) -> Vec<f32> {
-    const BLOCK: usize = 32;
-    let rows = values.len() / columns.max(1);
-    let mut transposed = vec![0.0; values.len()];
-    for top in (0..rows).step_by(BLOCK) {
-        for left in (0..columns).step_by(BLOCK) {
-            for row in top..rows.min(top + BLOCK) {
-                for column in left..columns.min(left + BLOCK) {
-                    transposed[column * rows + row] = values[row * columns + column];
-                }
-            }
-        }
-    }
-    transposed
 }
 
 fn is_read(format: Dtype) -> bool {

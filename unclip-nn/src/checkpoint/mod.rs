@@ -9,13 +9,15 @@ mod file;
 mod key_map;
 mod load;
 mod save;
+mod shards;
 mod stage;
 mod weights;
+mod weights_file;
 
 pub use error::{LoadError, Mismatch};
 pub use file::{open_file, read_file};
 pub use key_map::KeyMap;
 pub use load::{load_config, load_weights, parse_config};
-pub use save::{SaveFormat, save_weights, write_whole};
+pub use save::{SaveFormat, save_tensors, save_weights, write_whole};
 pub use stage::{Manifest, StageConfig, StageFiles, save_config, save_stage};
-pub use weights::Weights;
+pub use weights::{Part, Rows, Weights};

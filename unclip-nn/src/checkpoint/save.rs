@@ -52,6 +52,30 @@ pub fn save_weights<M: Module>(
     write_whole(path, &safetensors::serialize(views, None).map_err(damaged)?)
 }
 
+/// Writes named tensors (shape and values, row by row) in f32.
+///
+/// # Errors
+/// [`LoadError::Io`] if the file cannot be written; [`LoadError::Header`] if shape and values
+/// contradict each other.
+pub fn save_tensors(
+    path: &Path,
+    tensors: &[(String, Vec<usize>, Vec<f32>)],
+) -> Result<(), LoadError> {
+    let damaged = |error: safetensors::SafeTensorError| LoadError::Header {
+        path: path.into(),
+        message: error.to_string(),
+    };
+    let views = tensors
+        .iter()
+        .map(|(key, shape, values)| {
+            let bytes = bytemuck::cast_slice(values);
+            Ok((key, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(damaged)?;
+    write_whole(path, &safetensors::serialize(views, None).map_err(damaged)?)
+}
+
 /// Writes a file so that it is there whole or not at all: beside its place, then moved.
 ///
 /// # Errors

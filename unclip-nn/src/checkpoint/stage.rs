@@ -86,6 +86,22 @@ impl<T: StageConfig> StageFiles<T> {
         Ok(Self { manifest, weights })
     }
 
+    /// Takes what other projects' files say; `path` is the configuration's, for errors.
+    ///
+    /// # Errors
+    /// Sizes that cannot be used.
+    pub fn of(path: &Path, config: T, weights: Weights) -> Result<Self, LoadError> {
+        let unusable = |source| LoadError::Config { path: path.into(), source };
+        config.validate().map_err(unusable)?;
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            stage: T::STAGE.into(),
+            embedding_space: String::new(),
+            config,
+        };
+        Ok(Self { manifest, weights })
+    }
+
     /// Builds the network and reads its weights.
     ///
     /// # Errors

@@ -1,54 +1,55 @@
-//! A safetensors file, checked, from which tensors are read one by one.
+//! Tensors by name, from one file or several, under the names that a module knows.
+//!
+//! Other projects put the same weights into other files, under other names, several tensors fused
+//! into one. All of that is undone here, by saying for each tensor of a file which [`Part`]s of it
+//! are which of the module's tensors: nothing is copied, and the loader sees one layout only.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::Arc;
 
-use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-use serde::Deserializer;
-use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 
-use super::{LoadError, open_file};
+use super::weights_file::WeightsFile;
+use super::{LoadError, shards};
 
-/// Length of the field that holds the header's length.
-const LENGTH_BYTES: u64 = 8;
-/// Headers beyond this are refused before anything is allocated, as safetensors itself does.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-/// An open weights file. Nothing but its header is in memory.
+/// Named tensors, none of which is in memory.
 #[derive(Debug)]
 pub struct Weights {
-    path: PathBuf,
-    source: Source,
-    header: Metadata,
-    data_start: u64,
+    origin: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+}
+
+/// What of a file's tensor is a tensor of the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Some of its rows; all of them if absent.
+    pub rows: Option<Rows>,
+    /// Its shape for the module, if it differs: of as many values.
+    pub shape: Option<Vec<usize>>,
+    /// Whether the file has the matrix the other way round than PyTorch's linear layers.
+    pub transposed: bool,
+}
+
+/// Every `of`-th block of `block` rows, from block `index` on: one of several matrices that a file
+/// keeps as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// Rows of a block.
+    pub block: usize,
+    /// Which block of each group.
+    pub index: usize,
+    /// Blocks of a group.
+    pub of: usize,
 }
 
 #[derive(Debug)]
-enum Source {
-    File(Mutex<File>),
-    Embedded(&'static [u8]),
-}
-
-impl Source {
-    fn read_exact_at(&self, start: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        match self {
-            Self::File(file) => {
-                let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                file.seek(SeekFrom::Start(start))?;
-                file.read_exact(buffer)
-            }
-            Self::Embedded(bytes) => {
-                let mut rest = bytes.get(start as usize..).unwrap_or_default();
-                rest.read_exact(buffer)
-            }
-        }
-    }
+struct Entry {
+    file: Arc<WeightsFile>,
+    key: String,
+    part: Part,
+    shape: Vec<usize>,
 }
 
 impl Weights {
@@ -57,8 +58,22 @@ impl Weights {
     /// # Errors
     /// A file that is missing, not regular, of another kind, truncated or damaged.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let (file, len) = open_file(path)?;
-        Self::new(path.into(), Source::File(Mutex::new(file)), len)
+        Ok(Self::of_file(path.into(), WeightsFile::open(path)?))
+    }
+
+    /// Opens the weights `name` in a folder: `name.safetensors`, or the shards that
+    /// `name.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and an index that names a file outside the folder, that cannot be
+    /// read, or that contradicts its shards.
+    pub fn open_in(folder: &Path, name: &str) -> Result<Self, LoadError> {
+        let single = folder.join(format!("{name}.safetensors"));
+        let index = folder.join(format!("{name}.safetensors.index.json"));
+        match index.exists() && !single.exists() {
+            true => shards::open(folder, &index),
+            false => Self::open(&single),
+        }
     }
 
     /// Takes a file that is part of the program. `name` stands in for its path in errors.
@@ -66,149 +81,171 @@ impl Weights {
     /// # Errors
     /// A truncated or damaged file.
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
-        Self::new(name.into(), Source::Embedded(bytes), bytes.len() as u64)
+        Ok(Self::of_file(name.into(), WeightsFile::embedded(name, bytes)?))
     }
 
-    fn new(path: PathBuf, source: Source, len: u64) -> Result<Self, LoadError> {
-        let (header, data_start) = read_header(&path, &source, len)?;
-        Ok(Self { path, source, header, data_start })
+    fn of_file(origin: PathBuf, file: WeightsFile) -> Self {
+        let file = Arc::new(file);
+        let entry = |key: String| {
+            let shape = file.info(&key)?.0.to_vec();
+            let part = Part::default();
+            Some((key.clone(), Entry { file: file.clone(), key, part, shape }))
+        };
+        Self { origin, tensors: file.keys().into_iter().filter_map(entry).collect() }
     }
 
-    /// Where the file lies.
+    /// Puts several files together; `origin` stands for all of them in errors.
+    ///
+    /// # Errors
+    /// A name that two of them have.
+    pub fn join(origin: &Path, parts: impl IntoIterator<Item = Self>) -> Result<Self, LoadError> {
+        let mut tensors = BTreeMap::new();
+        for (key, entry) in parts.into_iter().flat_map(|part| part.tensors) {
+            let file = entry.file.path().to_path_buf();
+            if let Some(Entry { file: other, .. }) = tensors.insert(key.clone(), entry) {
+                let message =
+                    format!("{key} is in {} as well, expected once", other.path().display());
+                return Err(LoadError::Header { path: file, message });
+            }
+        }
+        Ok(Self { origin: origin.into(), tensors })
+    }
+
+    /// Names every tensor anew. What `name` gives no part of is left out.
+    ///
+    /// # Errors
+    /// A part that the tensor does not have, or a name that is given twice.
+    pub fn renamed(
+        self,
+        name: impl Fn(&str, &[usize]) -> Vec<(String, Part)>,
+    ) -> Result<Self, LoadError> {
+        let mut tensors = BTreeMap::new();
+        for (old, entry) in &self.tensors {
+            for (new, part) in name(old, &entry.shape) {
+                let damaged = |message| LoadError::Header { path: entry.path().into(), message };
+                let shape = part.shape_of(&entry.shape).ok_or_else(|| {
+                    damaged(format!(
+                        "{old} has the shape {:?}, of which {part:?} is no part",
+                        entry.shape
+                    ))
+                })?;
+                let (file, key) = (entry.file.clone(), entry.key.clone());
+                if tensors.insert(new.clone(), Entry { file, key, part, shape }).is_some() {
+                    return Err(damaged(format!("two tensors stand for {new}, expected one")));
+                }
+            }
+        }
+        Ok(Self { tensors, ..self })
+    }
+
+    /// The same tensors with `prefix` before their names.
+    pub fn below(self, prefix: &str) -> Self {
+        let tensors = self.tensors.into_iter();
+        let tensors = tensors.map(|(key, entry)| (format!("{prefix}{key}"), entry)).collect();
+        Self { origin: self.origin, tensors }
+    }
+
+    /// Where the weights lie.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.origin
     }
 
-    /// Keys of all tensors.
+    /// Names of all tensors.
     pub fn keys(&self) -> Vec<String> {
-        self.header.offset_keys()
+        self.tensors.keys().cloned().collect()
     }
 
-    /// Shape of a tensor, if the file has it.
+    /// Shape of a tensor, if there is one of this name.
     pub fn shape(&self, key: &str) -> Option<&[usize]> {
-        self.header.info(key).map(|info| info.shape.as_slice())
+        self.tensors.get(key).map(|entry| entry.shape.as_slice())
     }
 
-    /// Number format of a tensor, if the file has it.
+    /// Number format of a tensor, if there is one of this name.
     pub fn dtype(&self, key: &str) -> Option<Dtype> {
-        self.header.info(key).map(|info| info.dtype)
+        let entry = self.tensors.get(key)?;
+        entry.file.info(&entry.key).map(|(_, dtype)| dtype)
     }
 
-    /// Reads a floating-point tensor as f32, and checks that it is finite. `None` if the file does
-    /// not have it, or has it in another number format.
+    /// Reads a floating-point tensor as f32, and checks that it is finite. `None` if there is none
+    /// of this name, or if it has another number format.
     ///
     /// # Errors
     /// The file cannot be read, or holds NaN or infinite values.
     pub fn read(&self, key: &str) -> Result<Option<Vec<f32>>, LoadError> {
-        let Some(info) = self.header.info(key) else {
+        match self.tensors.get(key) {
+            Some(entry) => entry.read(),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Entry {
+    fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    fn read(&self) -> Result<Option<Vec<f32>>, LoadError> {
+        let Some((stored, _)) = self.file.info(&self.key) else {
             return Ok(None);
         };
-        let values = match info.dtype {
-            Dtype::F32 => {
-                let mut values = vec![0.0f32; info.shape.iter().product()];
-                self.read_bytes(info, bytemuck::cast_slice_mut(&mut values))?;
-                values
-            }
-            Dtype::F16 => self.read_halves(info, |bits| f16::from_bits(bits).to_f32())?,
-            Dtype::BF16 => self.read_halves(info, |bits| bf16::from_bits(bits).to_f32())?,
-            _ => return Ok(None),
+        let values = self.file.read(&self.key, &self.part.ranges(stored))?;
+        let columns = self.shape.first().copied().unwrap_or(1);
+        Ok(match self.part.transposed {
+            true => values.map(|values| transpose(&values, columns)),
+            false => values,
+        })
+    }
+}
+
+impl Part {
+    /// The shape of this part of a tensor, if the tensor has such a part.
+    fn shape_of(&self, stored: &[usize]) -> Option<Vec<usize>> {
+        let mut shape = stored.to_vec();
+        if let Some(Rows { block, index, of }) = self.rows {
+            let rows = shape.first_mut()?;
+            let group = block.checked_mul(of).filter(|&group| group > 0 && index < of)?;
+            *rows = rows.is_multiple_of(group).then(|| *rows / of)?;
+        }
+        if let Some(other) = &self.shape {
+            let product = |shape: &[usize]| {
+                shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))
+            };
+            shape = (product(other) == product(&shape)).then(|| other.clone())?;
+        }
+        if self.transposed {
+            let &[rows, columns] = shape.as_slice() else {
+                return None;
+            };
+            shape = vec![columns, rows];
+        }
+        Some(shape)
+    }
+
+    /// Which of a tensor's values it consists of.
+    fn ranges(&self, stored: &[usize]) -> Vec<Range<usize>> {
+        let row: usize = stored.iter().skip(1).product();
+        let rows = stored.first().copied().unwrap_or(1);
+        let Some(Rows { block, index, of }) = self.rows else {
+            return vec![0..rows * row];
         };
-        match values.iter().filter(|value| !value.is_finite()).count() {
-            0 => Ok(Some(values)),
-            count => Err(LoadError::NonFinite { path: self.path.clone(), key: key.into(), count }),
-        }
-    }
-
-    fn read_halves(
-        &self,
-        info: &TensorInfo,
-        convert: impl Fn(u16) -> f32,
-    ) -> Result<Vec<f32>, LoadError> {
-        let mut bits = vec![0u16; info.shape.iter().product()];
-        self.read_bytes(info, bytemuck::cast_slice_mut(&mut bits))?;
-        Ok(bits.into_iter().map(convert).collect())
-    }
-
-    fn read_bytes(&self, info: &TensorInfo, buffer: &mut [u8]) -> Result<(), LoadError> {
-        let start = self.data_start + info.data_offsets.0 as u64;
-        let io = |source| LoadError::Io { path: self.path.clone(), source };
-        self.source.read_exact_at(start, buffer).map_err(io)
+        let start = |group: usize| (group * of + index) * block * row;
+        (0..rows / (block * of)).map(|group| start(group)..start(group) + block * row).collect()
     }
 }
 
-/// Reads and checks the header; returns it and where the data starts.
-fn read_header(path: &Path, source: &Source, len: u64) -> Result<(Metadata, u64), LoadError> {
-    let damaged = |message: String| LoadError::Header { path: path.into(), message };
-    let io = |source| LoadError::Io { path: path.into(), source };
-    let mut start = [0u8; 32];
-    let start = &mut start[..32.min(len as usize)];
-    source.read_exact_at(0, start).map_err(io)?;
-    let Some((header_len, rest)) = start.split_first_chunk() else {
-        refuse_other_kinds(path, start)?;
-        return Err(damaged(format!("{len} bytes long, expected at least {LENGTH_BYTES}")));
-    };
-    let header_len = u64::from_le_bytes(*header_len);
-    let most = MAX_HEADER_BYTES.min(len - LENGTH_BYTES);
-    // the bytes of a length can by chance be those by which another kind is recognised
-    if header_len > MAX_HEADER_BYTES || rest.first().is_some_and(|&byte| byte != b'{') {
-        refuse_other_kinds(path, start)?;
-    }
-    if header_len > most {
-        return Err(damaged(format!("header of {header_len} bytes, expected at most {most}")));
-    }
-    let mut json = vec![0u8; header_len as usize];
-    source.read_exact_at(LENGTH_BYTES, &mut json).map_err(io)?;
-    let header: Metadata =
-        serde_json::from_slice(&json).map_err(|error| damaged(format!("header: {error}")))?;
-    let mut keys = serde_json::Deserializer::from_slice(&json);
-    keys.deserialize_map(UniqueKeys).map_err(|error| damaged(format!("header: {error}")))?;
-    let (found, expected) = (len - LENGTH_BYTES - header_len, header.data_len() as u64);
-    if found != expected {
-        return Err(damaged(format!("{found} bytes of data, expected {expected}")));
-    }
-    Ok((header, LENGTH_BYTES + header_len))
-}
-
-/// Reads the keys of a header, each of which may stand there once. A map of them would keep the
-/// last of two and not tell.
-struct UniqueKeys;
-
-impl<'de> Visitor<'de> for UniqueKeys {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen = HashSet::new();
-        while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
-            if let Some(key) = seen.replace(key) {
-                return Err(A::Error::custom(format!("{key} stands there twice, expected once")));
+/// A matrix of `columns` columns, row by row, as its transpose.
+pub(super) fn transpose(values: &[f32], columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let rows = values.len() / columns.max(1);
+    let mut transposed = vec![0.0; values.len()];
+    for top in (0..rows).step_by(BLOCK) {
+        for left in (0..columns).step_by(BLOCK) {
+            for row in top..rows.min(top + BLOCK) {
+                for column in left..columns.min(left + BLOCK) {
+                    transposed[column * rows + row] = values[row * columns + column];
+                }
             }
         }
-        Ok(())
     }
-}
-
-/// Recognises what people put where weights should be, by the first bytes.
-fn refuse_other_kinds(path: &Path, start: &[u8]) -> Result<(), LoadError> {
-    const PICKLE: &str = "convert it with tools/convert_pickle.py in a place where you trust it: \
-                          pickles run code when they are opened";
-    const SHARDED: &str = "put the shards together into one safetensors file";
-    const KINDS: [(&[u8], &str, &str); 9] = [
-        (b"version https://git-lfs", "a git-LFS pointer", "run `git lfs pull` where it came from"),
-        (b"PK\x03\x04", "a zip archive, probably a PyTorch pickle", PICKLE),
-        (b"\x80\x02", "a pickle", PICKLE),
-        (b"\x80\x03", "a pickle", PICKLE),
-        (b"\x80\x04", "a pickle", PICKLE),
-        (b"\x80\x05", "a pickle", PICKLE),
-        (b"GGUF", "a GGUF file", "download the safetensors version"),
-        (b"<", "an HTML or XML page", "download the file itself, not the page about it"),
-        (b"{", "a JSON file, perhaps the index of a model in shards", SHARDED),
-    ];
-    match KINDS.into_iter().find(|(magic, ..)| start.starts_with(magic)) {
-        Some((_, found, remedy)) => Err(LoadError::WrongKind { path: path.into(), found, remedy }),
-        None => Ok(()),
-    }
+    transposed
 }

@@ -10,7 +10,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
 
 use super::op::{contiguous, tensor, values};
-use super::{Conv3x3, FusedBackend, GroupNorm, LayerNorm, Modulated, Op, Pointwise};
+use super::{
+    Attention, Conv1x1, Conv3x3, FusedBackend, GroupNorm, LayerNorm, Modulated, Op, Pointwise,
+};
 
 /// The backward step of an operation of `N` tensors.
 #[derive(Debug)]
@@ -67,6 +69,24 @@ impl<C: CheckpointStrategy> FusedBackend for Autodiff<Flex, C> {
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         track::<_, C, _>(op, [x, weight, bias])
+    }
+
+    fn conv1x1(
+        op: Conv1x1,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        track::<_, C, _>(op, [x, weight, bias])
+    }
+
+    fn attention(
+        op: Attention,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        track::<_, C, _>(op, [q, k, v])
     }
 
     fn group_norm(

@@ -8,12 +8,16 @@
 #[cfg(feature = "autodiff")]
 mod backward;
 mod op;
+mod products;
+
+use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 
 pub(crate) use op::{Conv3x3, GroupNorm, LayerNorm, Modulated, Op, Pointwise};
+pub(crate) use products::{Attention, Conv1x1, HiddenKeys};
 
 /// The operations, by number of tensors. `Dispatch` implements it for every device.
 #[cfg_attr(feature = "autodiff", backend_extension(Flex, Autodiff))]
@@ -28,6 +32,22 @@ pub(crate) trait FusedBackend: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// A 1 x 1 convolution of picture, weight and bias.
+    fn conv1x1(
+        op: Conv1x1,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// Attention of queries, keys and values.
+    fn attention(
+        op: Attention,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
     /// A group norm of picture, factor and offset.
@@ -69,6 +89,24 @@ impl FusedBackend for Flex {
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         op.run([&x, &weight, &bias])
+    }
+
+    fn conv1x1(
+        op: Conv1x1,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        op.run([&x, &weight, &bias])
+    }
+
+    fn attention(
+        op: Attention,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        op.run([&q, &k, &v])
     }
 
     fn group_norm(
@@ -120,6 +158,34 @@ pub(crate) fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tenso
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
+    ))
+}
+
+/// A 1 x 1 convolution by a kernel.
+pub(crate) fn conv1x1(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as FusedBackend>::conv1x1(
+        Conv1x1,
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    ))
+}
+
+/// Attention by a kernel; `hidden` is `[batch or 1, 1, seq_q or 1, seq_k]`.
+pub(crate) fn attention(
+    [q, k, v]: [Tensor<3>; 3],
+    n_heads: usize,
+    hidden: Option<Tensor<4, Bool>>,
+) -> Tensor<3> {
+    let hidden = hidden.map(|hidden| {
+        let [batch, _, seq_q, _] = hidden.dims();
+        Arc::new(HiddenKeys { mask: hidden.into_data().iter::<bool>().collect(), batch, seq_q })
+    });
+    Tensor::from_dispatch(<Dispatch as FusedBackend>::attention(
+        Attention { n_heads, hidden },
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
     ))
 }
 

@@ -102,7 +102,7 @@ impl Op<1> for Pointwise {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conv3x3;
 
-fn conv_shape(x: &Shape, weight: &Shape) -> ConvShape {
+pub(super) fn conv_shape(x: &Shape, weight: &Shape) -> ConvShape {
     ConvShape { batch: x[0], c_in: x[1], c_out: weight[0], height: x[2], width: x[3] }
 }
 

@@ -10,11 +10,16 @@
 #![allow(unreachable_pub, reason = "public within the crate; lib.rs decides what leaves it")]
 
 mod activation;
+mod attention;
+mod attention_grad;
 mod conv;
+mod conv1x1;
+mod conv1x1_grad;
 mod conv_grad;
 mod conv_pack;
 mod conv_plan;
 mod conv_tile;
+mod gemm;
 mod layer_norm;
 mod norm;
 mod simd;
@@ -22,7 +27,11 @@ mod simd;
 mod test_util;
 
 pub use activation::{gelu, gelu_backward, silu, silu_backward};
+pub use attention::{AttentionShape, Mask, attention};
+pub use attention_grad::attention_backward;
 pub use conv::{ConvShape, conv3x3, conv3x3_backward_input};
 pub use conv_grad::{conv_backward_bias, conv3x3_backward_weight};
+pub use conv1x1::{conv1x1, conv1x1_backward_input};
+pub use conv1x1_grad::conv1x1_backward_weight;
 pub use layer_norm::{LayerNormGrads, layer_norm, layer_norm_backward};
 pub use norm::{Affine, GroupNormGrads, GroupShape, group_norm, group_norm_backward};

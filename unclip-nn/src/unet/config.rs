@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ConfigError;
 
+/// Largest side of a patch.
+const MAX_PATCH: usize = 64;
+
 /// Sizes of a [`UNet`](crate::UNet).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UNetConfig {
     /// Side of the square picture, in pixels. The network itself is fully convolutional; the side
@@ -15,13 +18,11 @@ pub struct UNetConfig {
     pub in_channels: usize,
     /// Channels of the output.
     pub out_channels: usize,
-    /// Channels of the outermost level; the timestep embedding is four times as wide.
-    pub model_channels: usize,
-    /// Channels of each level, as multiples of `model_channels`, outermost first.
-    pub channel_mult: Vec<usize>,
+    /// Channels of each level, outermost first.
+    pub block_out_channels: Vec<usize>,
     /// Residual blocks of each level on the way down; the way up has one more.
     pub num_res_blocks: usize,
-    /// Levels that have attention, by the side of their picture in pixels. If there are any, the
+    /// Levels that have attention, by the side of their picture, in patches. If there are any, the
     /// middle has attention as well.
     pub attention_resolutions: Vec<usize>,
     /// Channels of one attention head.
@@ -36,12 +37,31 @@ pub struct UNetConfig {
     /// networks learn it from the borders; small ones need the help. Published models have none.
     #[serde(default)]
     pub coordinates: bool,
+    /// Side of the squares of pixels that the network works on as one: their values become
+    /// channels before the first convolution and pixels again after the last. 1 in published
+    /// models; a small one learns several times faster with 2.
+    #[serde(default = "one")]
+    pub patch_size: usize,
+    /// Width of the timestep embedding, if it is not four times the outermost level's channels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_time: Option<usize>,
+    /// What the norms of residual blocks and of the output add to a variance.
+    #[serde(default = "default_norm_eps")]
+    pub norm_eps: f64,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_norm_eps() -> f64 {
+    1e-5
 }
 
 /// One level of the U-Net: pictures of one size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Level {
-    /// Side of the picture in pixels.
+    /// Side of the picture, in patches.
     pub resolution: usize,
     /// Channels of the level.
     pub channels: usize,
@@ -58,17 +78,32 @@ pub struct Level {
 impl UNetConfig {
     /// Width of the timestep embedding.
     pub fn d_embedding(&self) -> usize {
-        4 * self.model_channels
+        self.d_time.unwrap_or(4 * self.outer_channels())
+    }
+
+    /// Channels of the outermost level.
+    pub(crate) fn outer_channels(&self) -> usize {
+        self.block_out_channels.first().copied().unwrap_or(1)
+    }
+
+    /// Channels of the innermost level.
+    pub(crate) fn inner_channels(&self) -> usize {
+        self.block_out_channels.last().copied().unwrap_or(1)
     }
 
     /// The factor by which both sides of a picture must be divisible.
     pub fn size_multiple(&self) -> usize {
-        1 << (self.channel_mult.len().saturating_sub(1))
+        self.patch_size << (self.block_out_channels.len().saturating_sub(1))
     }
 
     /// Channels of the first convolution's input.
     pub(crate) fn conv_in_channels(&self) -> usize {
-        self.in_channels + if self.coordinates { 2 } else { 0 }
+        self.in_channels * self.patch_size.pow(2) + if self.coordinates { 2 } else { 0 }
+    }
+
+    /// Channels of the last convolution's output.
+    pub(crate) fn conv_out_channels(&self) -> usize {
+        self.out_channels * self.patch_size.pow(2)
     }
 
     /// Checks that the sizes go together.
@@ -80,7 +115,8 @@ impl UNetConfig {
             ("image_size", self.image_size),
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
-            ("model_channels", self.model_channels),
+            ("patch_size", self.patch_size),
+            ("d_time", self.d_time.unwrap_or(1)),
             ("d_head", self.d_head),
             ("norm_groups", self.norm_groups),
             ("d_context", self.d_context.unwrap_or(1)),
@@ -89,31 +125,36 @@ impl UNetConfig {
             ConfigError::check_size(field, size)?;
         }
         ConfigError::check_layers("num_res_blocks", self.num_res_blocks)?;
+        ConfigError::check_epsilon("norm_eps", self.norm_eps)?;
+        if self.patch_size > MAX_PATCH {
+            let expected = format!("1 to {MAX_PATCH}");
+            return Err(ConfigError::new("patch_size", self.patch_size, expected));
+        }
         self.validate_levels()
     }
 
     fn validate_levels(&self) -> Result<(), ConfigError> {
-        if !(1..=12).contains(&self.channel_mult.len()) {
-            let found = format!("a list of {}", self.channel_mult.len());
-            return Err(ConfigError::new("channel_mult", found, "1 to 12 levels"));
+        let field = "block_out_channels";
+        if !(1..=12).contains(&self.block_out_channels.len()) {
+            let found = format!("a list of {}", self.block_out_channels.len());
+            return Err(ConfigError::new(field, found, "1 to 12 levels"));
         }
         ConfigError::check_multiple(
             "image_size",
             self.image_size,
-            "2^(levels - 1)",
+            "patch_size * 2^(levels - 1)",
             self.size_multiple(),
         )?;
-        for &multiple in &self.channel_mult {
-            ConfigError::check_size("channel_mult", multiple)?;
-            ConfigError::check_size("channels", self.model_channels.saturating_mul(multiple))?;
+        for &channels in &self.block_out_channels {
+            ConfigError::check_size(field, channels)?;
         }
         for level in self.levels() {
             let groups = self.norm_groups;
             for channels in level.down.iter().chain(&level.up).chain([&level.channels]) {
-                ConfigError::check_multiple("channels", *channels, "norm_groups", groups)?;
+                ConfigError::check_multiple(field, *channels, "norm_groups", groups)?;
             }
             if level.attention {
-                ConfigError::check_multiple("channels", level.channels, "d_head", self.d_head)?;
+                ConfigError::check_multiple(field, level.channels, "d_head", self.d_head)?;
             }
         }
         self.validate_attention()
@@ -133,11 +174,11 @@ impl UNetConfig {
     /// Every level, outermost first, with the channels that meet in each residual block.
     pub fn levels(&self) -> Vec<Level> {
         let mut levels = self.levels_down();
-        let mut skips = vec![self.model_channels];
+        let mut skips = vec![self.outer_channels()];
         for level in &levels {
             skips.extend(vec![level.channels; self.num_res_blocks + usize::from(level.resampled)]);
         }
-        let mut channels = levels.last().map_or(self.model_channels, |level| level.channels);
+        let mut channels = self.inner_channels();
         for level in levels.iter_mut().rev() {
             for _ in 0..=self.num_res_blocks {
                 level.up.push(channels + skips.pop().unwrap_or(0));
@@ -148,11 +189,10 @@ impl UNetConfig {
     }
 
     fn levels_down(&self) -> Vec<Level> {
-        let mut channels_in = self.model_channels;
-        let depth = self.channel_mult.len();
-        let level = |(i, multiple): (usize, &usize)| {
-            let channels = self.model_channels * multiple;
-            let resolution = self.image_size >> i;
+        let mut channels_in = self.outer_channels();
+        let depth = self.block_out_channels.len();
+        let level = |(i, &channels): (usize, &usize)| {
+            let resolution = (self.image_size / self.patch_size.max(1)) >> i;
             let mut down = vec![channels; self.num_res_blocks];
             down[0] = channels_in;
             channels_in = channels;
@@ -165,7 +205,7 @@ impl UNetConfig {
                 resampled: i + 1 < depth,
             }
         };
-        self.channel_mult.iter().enumerate().map(level).collect()
+        self.block_out_channels.iter().enumerate().map(level).collect()
     }
 }
 
@@ -178,8 +218,7 @@ mod tests {
             image_size: 64,
             in_channels: 3,
             out_channels: 6,
-            model_channels: 320,
-            channel_mult: vec![1, 2, 3, 4],
+            block_out_channels: vec![320, 640, 960, 1280],
             num_res_blocks: 3,
             attention_resolutions: vec![32, 16, 8],
             d_head: 64,
@@ -187,6 +226,9 @@ mod tests {
             norm_groups: 32,
             scale_shift: true,
             coordinates: false,
+            patch_size: 1,
+            d_time: None,
+            norm_eps: 1e-5,
         }
     }
 
@@ -226,11 +268,14 @@ mod tests {
         refused(|c| c.image_size = 0, "image_size");
         refused(|c| c.image_size = 65, "image_size");
         refused(|c| c.num_res_blocks = 0, "num_res_blocks");
-        refused(|c| c.norm_groups = 33, "channels");
-        refused(|c| c.d_head = 77, "channels");
-        refused(|c| c.channel_mult = vec![], "channel_mult");
-        refused(|c| c.channel_mult = vec![1, usize::MAX], "channel_mult");
+        refused(|c| c.norm_groups = 33, "block_out_channels");
+        refused(|c| c.d_head = 77, "block_out_channels");
+        refused(|c| c.block_out_channels = vec![], "block_out_channels");
+        refused(|c| c.block_out_channels = vec![320, usize::MAX], "block_out_channels");
+        refused(|c| c.patch_size = 0, "patch_size");
+        refused(|c| c.patch_size = 65, "patch_size");
+        refused(|c| c.patch_size = 16, "image_size");
         refused(|c| c.attention_resolutions = vec![33], "attention_resolutions");
-        refused(|c| c.model_channels = 1_000_000_000, "model_channels");
+        refused(|c| c.d_time = Some(1_000_000_000), "d_time");
     }
 }

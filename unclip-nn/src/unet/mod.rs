@@ -33,6 +33,7 @@ pub struct UNet {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     coordinates: bool,
+    patch_size: usize,
 }
 
 impl UNetConfig {
@@ -42,8 +43,7 @@ impl UNetConfig {
     /// May panic if [`validate`](Self::validate) fails.
     pub fn init(&self, device: &Device) -> UNet {
         let levels = self.levels();
-        let outer = self.model_channels;
-        let inner = levels.last().map_or(outer, |level| level.channels);
+        let (outer, inner) = (self.outer_channels(), self.inner_channels());
         let up = levels.iter().enumerate().rev();
         UNet {
             conv_in: conv3x3(self.conv_in_channels(), outer, device),
@@ -51,9 +51,12 @@ impl UNetConfig {
             down_blocks: levels.iter().map(|l| DownBlock::new(self, l, device)).collect(),
             mid_block: MiddleBlock::new(self, inner, device),
             up_blocks: up.map(|(i, level)| UpBlock::new(self, level, i > 0, device)).collect(),
-            conv_norm_out: GroupNormConfig::new(self.norm_groups, outer).init(device),
-            conv_out: conv3x3(outer, self.out_channels, device),
+            conv_norm_out: GroupNormConfig::new(self.norm_groups, outer)
+                .with_epsilon(self.norm_eps)
+                .init(device),
+            conv_out: conv3x3(outer, self.conv_out_channels(), device),
             coordinates: self.coordinates,
+            patch_size: self.patch_size,
         }
     }
 }
@@ -75,6 +78,7 @@ impl UNet {
     /// - result: `[batch, out_channels, height, width]`
     pub fn forward(&self, x: Tensor<4>, emb: Tensor<2>, context: Option<&Context>) -> Tensor<4> {
         let conditions = Conditions { emb: silu(emb), context };
+        let x = pixels_to_channels(x, self.patch_size);
         let x = if self.coordinates { with_coordinates(x) } else { x };
         let mut x = conv(&self.conv_in, x);
         let mut skips = vec![x.clone()];
@@ -85,8 +89,43 @@ impl UNet {
         for block in &self.up_blocks {
             x = block.forward(x, &conditions, &mut skips);
         }
-        conv(&self.conv_out, group_norm_silu(&self.conv_norm_out, x, None))
+        let x = conv(&self.conv_out, group_norm_silu(&self.conv_norm_out, x, None));
+        channels_to_pixels(x, self.patch_size)
     }
+}
+
+/// The pixels of each square of `patch` by `patch` as channels of one pixel.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`
+/// - result: `[batch, channels · patch², height / patch, width / patch]`
+fn pixels_to_channels(x: Tensor<4>, patch: usize) -> Tensor<4> {
+    if patch == 1 {
+        return x;
+    }
+    let [batch, channels, height, width] = x.dims();
+    let (rows, columns) = (height / patch, width / patch);
+    x.reshape([batch, channels, rows, patch, columns, patch]).permute([0, 1, 3, 5, 2, 4]).reshape([
+        batch,
+        channels * patch * patch,
+        rows,
+        columns,
+    ])
+}
+
+/// The inverse of [`pixels_to_channels`].
+fn channels_to_pixels(x: Tensor<4>, patch: usize) -> Tensor<4> {
+    if patch == 1 {
+        return x;
+    }
+    let [batch, channels, rows, columns] = x.dims();
+    let channels = channels / (patch * patch);
+    x.reshape([batch, channels, patch, patch, rows, columns]).permute([0, 1, 4, 2, 5, 3]).reshape([
+        batch,
+        channels,
+        rows * patch,
+        columns * patch,
+    ])
 }
 
 /// Appends two channels that tell each pixel's centre, from −1 to 1 across the picture.
@@ -100,4 +139,22 @@ fn with_coordinates(x: Tensor<4>) -> Tensor<4> {
     let columns = axis(width).reshape([1, 1, 1, width]).expand([batch, 1, height, width]);
     let rows = axis(height).reshape([1, 1, height, 1]).expand([batch, 1, height, width]);
     Tensor::cat(vec![x, columns, rows], 1)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_come_back_as_they_were() {
+        let pixels: Vec<f32> = (0..2 * 3 * 4 * 8).map(|i| i as f32).collect();
+        let x = Tensor::<1>::from_floats(pixels.as_slice(), &Device::flex()).reshape([2, 3, 4, 8]);
+        let patches = pixels_to_channels(x.clone(), 2);
+        assert_eq!(patches.dims(), [2, 12, 2, 4]);
+        // the first square of the first plane: 0 1 / 8 9
+        let first: Vec<f32> =
+            patches.clone().slice([0..1, 0..4, 0..1, 0..1]).into_data().iter::<f32>().collect();
+        assert_eq!(first, [0.0, 1.0, 8.0, 9.0]);
+        assert_eq!(channels_to_pixels(patches, 2).into_data(), x.into_data());
+    }
 }

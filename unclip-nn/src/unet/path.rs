@@ -21,6 +21,7 @@ impl UNetConfig {
             channels_out: channels[1],
             d_embedding: self.d_embedding(),
             norm_groups: self.norm_groups,
+            norm_eps: self.norm_eps,
             scale_shift: self.scale_shift,
             resample,
         }

@@ -1,0 +1,152 @@
+//! transformers' configurations of CLIP's towers, its tokenizer and its preprocessing.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
+use unclip_nn::checkpoint::LoadError;
+use unclip_nn::{Activation, TransformerConfig};
+
+use super::fields::Fields;
+
+/// Fields of training and of other tasks.
+const IGNORED: [&str; 11] = [
+    "architectures",
+    "attention_dropout",
+    "dropout",
+    "initializer_factor",
+    "initializer_range",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "return_dict",
+    "bos_token_id",
+];
+
+fn tower(fields: &mut Fields) -> Result<TransformerConfig, LoadError> {
+    let activation: Option<String> = fields.take_optional("hidden_act")?;
+    let activation = match activation.as_deref() {
+        None | Some("quick_gelu") => Activation::QuickGelu,
+        Some("gelu") => Activation::Gelu,
+        Some(other) => {
+            return Err(fields.error("hidden_act", other, "\"quick_gelu\" or \"gelu\""));
+        }
+    };
+    fields.ignore(&IGNORED);
+    Ok(TransformerConfig {
+        d_model: fields.take("hidden_size")?,
+        n_layers: fields.take("num_hidden_layers")?,
+        n_heads: fields.take("num_attention_heads")?,
+        d_hidden: fields.take("intermediate_size")?,
+        activation,
+        norm_eps: fields.take_optional("layer_norm_eps")?.unwrap_or(1e-5),
+    })
+}
+
+/// The number of the end mark, as a text encoder's configuration has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EndMark(pub(super) usize);
+
+impl EndMark {
+    /// What old files say; the token with the largest number is then taken for the end mark.
+    const LEGACY: usize = 2;
+
+    /// Whether it is the mark of this tokenizer.
+    pub(super) fn is_of(self, tokenizer: &Tokenizer) -> bool {
+        let end = tokenizer.end() as usize;
+        self.0 == end || (self.0 == Self::LEGACY && end + 1 == tokenizer.vocab_size())
+    }
+}
+
+/// A `CLIPTextModelWithProjection`, and its end mark.
+pub(super) fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, EndMark), LoadError> {
+    let mut fields = Fields::read(&folder.join("config.json"), None)?;
+    let config = TextEncoderConfig {
+        transformer: tower(&mut fields)?,
+        vocab_size: fields.take("vocab_size")?,
+        context_length: fields.take_optional("max_position_embeddings")?.unwrap_or(77),
+        d_embedding: fields.take("projection_dim")?,
+    };
+    let end = fields.take_optional("eos_token_id")?.unwrap_or(EndMark::LEGACY);
+    fields.ignore(&["pad_token_id"]);
+    config.validate().map_err(|e| fields.error(&e.field, &e.found, &e.expected))?;
+    fields.finish()?;
+    Ok((config, EndMark(end)))
+}
+
+/// A `CLIPVisionModelWithProjection`, and the `CLIPImageProcessor` before it.
+pub(super) fn image_encoder(
+    folder: &Path,
+    processor: &Path,
+) -> Result<ImageEncoderConfig, LoadError> {
+    let mut fields = Fields::read(&folder.join("config.json"), None)?;
+    fields.expect("num_channels", 3)?;
+    let transformer = tower(&mut fields)?;
+    let image_size = fields.take_optional("image_size")?.unwrap_or(224);
+    let (mean, std) = image_processor(processor, image_size)?;
+    let config = ImageEncoderConfig {
+        image_size,
+        patch_size: fields.take_optional("patch_size")?.unwrap_or(32),
+        d_embedding: fields.take("projection_dim")?,
+        transformer,
+        mean,
+        std,
+        fit: Fit::Crop,
+    };
+    config.validate().map_err(|e| fields.error(&e.field, &e.found, &e.expected))?;
+    fields.finish()?;
+    Ok(config)
+}
+
+/// Mean and standard deviation of a `CLIPImageProcessor`, which must do what CLIP's does.
+fn image_processor(folder: &Path, side: usize) -> Result<([f32; 3], [f32; 3]), LoadError> {
+    const BICUBIC: i32 = 3;
+    let mut fields = Fields::read(&folder.join("preprocessor_config.json"), None)?;
+    for name in ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"] {
+        fields.expect(name, true)?;
+    }
+    fields.expect("resample", BICUBIC)?;
+    let factor: Option<f64> = fields.take_optional("rescale_factor")?;
+    if let Some(factor) = factor.filter(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
+        return Err(fields.error("rescale_factor", factor, "1/255"));
+    }
+    // old files give a number, new ones name the sides
+    let sizes = [
+        ("size", json!({ "shortest_edge": side })),
+        ("crop_size", json!({ "height": side, "width": side })),
+    ];
+    for (name, expected) in sizes {
+        let found: Option<Value> = fields.take_optional(name)?;
+        if let Some(found) = found.filter(|found| *found != expected && *found != json!(side)) {
+            return Err(fields.error(name, found, &expected.to_string()));
+        }
+    }
+    let statistics = (fields.take("image_mean")?, fields.take("image_std")?);
+    fields.ignore(&["image_processor_type", "feature_extractor_type", "processor_class"]);
+    fields.finish()?;
+    Ok(statistics)
+}
+
+/// What a tokenizer's folder says beside vocabulary and merges: how rows are filled up, and how
+/// long they are.
+pub(super) fn tokenizer(folder: &Path) -> Result<(Option<Padding>, Option<usize>), LoadError> {
+    let path = folder.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok((None, None));
+    }
+    let mut fields = Fields::read(&path, None)?;
+    // some write the token, some a description of it
+    let pad: Option<Value> = fields.take_optional("pad_token")?;
+    let pad = pad.as_ref().map(|pad| pad.get("content").unwrap_or(pad));
+    let padding = match pad.and_then(Value::as_str) {
+        None => None,
+        Some("!") => Some(Padding::Exclamation),
+        Some("<|endoftext|>") => Some(Padding::End),
+        Some(other) => return Err(fields.error("pad_token", other, "\"!\" or \"<|endoftext|>\"")),
+    };
+    let length: Option<f64> = fields.take_optional("model_max_length")?;
+    // a number beyond all bounds stands for none
+    let length = length.filter(|&length| length <= f64::from(u32::MAX));
+    Ok((padding, length.map(|length| length as usize)))
+}

@@ -1,0 +1,101 @@
+//! Noise from a file, so that another implementation can be given the same.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use unclip_core::{Draw, InvalidSetting, NoiseSource};
+use unclip_nn::checkpoint::{LoadError, Weights};
+
+use crate::{Error, Stage};
+
+/// Every Gaussian draw of a run, in a safetensors file.
+///
+/// The draws of a stage are named `prior.initial`, `prior.step.0`, `prior.step.1` and so on, in the
+/// order in which they are drawn; there is none for the last step. The other stages are `decoder`,
+/// `upsample`, and `upsample.1` and so on for further upsamplers. Each has as many rows as there
+/// are pictures.
+#[derive(Debug)]
+pub struct RecordedNoise {
+    path: PathBuf,
+    draws: Weights,
+}
+
+impl RecordedNoise {
+    /// Opens a file. Draws are read when their stage begins.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no safetensors file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self { path: path.into(), draws: Weights::open(path)? })
+    }
+
+    /// Name of the file, for the settings that are kept with a picture.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The draws of a stage of `steps` steps, each of the given shape.
+    pub(crate) fn stage(
+        &self,
+        stage: Stage,
+        steps: usize,
+        shape: &[usize],
+    ) -> Result<StageNoise, Error> {
+        let name = trace_name(stage);
+        let read = |draw: String| self.read(&format!("{name}.{draw}"), shape);
+        let initial = read("initial".into())?;
+        let steps = (0..steps.saturating_sub(1)).map(|k| read(format!("step.{k}")));
+        Ok(StageNoise { initial, steps: steps.collect::<Result<_, _>>()? })
+    }
+
+    fn read(&self, key: &str, shape: &[usize]) -> Result<TensorData, Error> {
+        let place = || format!("{key} in {}", self.path.display());
+        let expected = format!("{shape:?}: rows, then the shape of one sample");
+        match self.draws.shape(key) {
+            None => return Err(InvalidSetting::new(place(), "absent", expected).into()),
+            Some(found) if found != shape => {
+                return Err(InvalidSetting::new(place(), format!("{found:?}"), expected).into());
+            }
+            Some(_) => {}
+        }
+        match self.draws.read(key)? {
+            Some(values) => Ok(TensorData::new(values, shape.to_vec())),
+            None => {
+                let message = format!("{key} is not of a floating-point format that is read");
+                Err(LoadError::Header { path: self.path.clone(), message }.into())
+            }
+        }
+    }
+}
+
+/// The name of a stage in files of noise and in traces.
+pub(crate) fn trace_name(stage: Stage) -> String {
+    match stage {
+        Stage::TextEncoder => "text".into(),
+        Stage::Prior => "prior".into(),
+        Stage::Decoder => "decoder".into(),
+        Stage::Upsampler(0) => "upsample".into(),
+        Stage::Upsampler(place) => format!("upsample.{place}"),
+    }
+}
+
+/// The draws of one stage.
+pub(crate) struct StageNoise {
+    initial: TensorData,
+    /// The first step's first.
+    steps: Vec<TensorData>,
+}
+
+impl NoiseSource for StageNoise {
+    /// # Panics
+    /// If asked for another stage's draws.
+    fn draw(&mut self, draw: Draw, shape: &[usize]) -> TensorData {
+        let data = match draw {
+            Draw::Initial => self.initial.clone(),
+            // schedules count their steps from the last one, which draws nothing
+            Draw::Step(index) => self.steps[self.steps.len() - index].clone(),
+        };
+        assert_eq!(data.shape().as_slice(), shape, "the draws were checked when the stage began");
+        data
+    }
+}
