@@ -6,6 +6,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -115,7 +116,8 @@ def preprocess():
         "std": IMAGE_STD,
         "crop": "shortest edge to size (long edge rounded down), centre crop (offset rounded down)",
         "squash": "whole image to size x size",
-        "u8": "resized pixels rounded half to even and clamped to 0..255 before rescaling",
+        "u8": "crop: resized by Pillow, which rounds to 8 bits after each direction, as diffusers' "
+        "processor does; squash: rounded half to even and clamped to 0..255 before rescaling",
     }
     fixture = Fixture(SCRIPT, CRATE, "preprocess", config)
     height, width = 40, 30
@@ -134,10 +136,18 @@ def preprocess():
             image, size=new_size, mode="bicubic", align_corners=False, antialias=True
         )
         top = (new_size[0] - size) // 2
-        resized = resized[:, :, top : top + size]
-        for suffix, values in (("", resized), ("_u8", resized.round().clamp(0, 255))):
+        eight_bit = by_pillow(pixels, new_size) if name == "crop" else resized.round().clamp(0, 255)
+        for suffix, values in (("", resized), ("_u8", eight_bit)):
+            values = values[:, :, top : top + size]
             fixture.output(f"{name}{suffix}", (values / 255 - mean) / std)
     return fixture
+
+
+def by_pillow(pixels, new_size):
+    """[height, width, 3] to [1, 3, *new_size] by Pillow's bicubic resizing."""
+    image = Image.fromarray(pixels.numpy().astype(np.uint8))
+    resized = np.asarray(image.resize(new_size[::-1], Image.Resampling.BICUBIC))
+    return torch.from_numpy(resized.astype(np.float32)).permute(2, 0, 1)[None]
 
 
 def tokenizer_files():

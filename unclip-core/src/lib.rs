@@ -67,6 +67,6 @@ pub use guidance::{ClassifierFree, Guidance, Guided, Paired, check_guidance_scal
 pub use noise::{Draw, NoiseSource, SeededNoise};
 pub use prediction::{Parameterization, Prediction, VarianceType};
 pub use progress::{Interrupted, Observer, StepEvent};
-pub use sampler::{Ddim, Ddpm, Sampler, SamplerKind, invert, sample};
+pub use sampler::{Ddim, Ddpm, DpmSolver, Past, Sampler, SamplerKind, invert, sample};
 pub use schedule::{BetaSchedule, NoiseSchedule, Step};
 pub use timesteps::Timesteps;

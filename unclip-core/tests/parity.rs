@@ -115,7 +115,7 @@ fn ancestral_steps() {
         assert_close(&what, decoded.clone(), x_0, F32_SCHEDULE);
 
         let mut noise = Recorded(tensor("input.#.noise"));
-        let x_prev = Ddpm { variance }.step(x_t, prediction, &step, &mut noise);
+        let x_prev = Ddpm { variance }.step(x_t, prediction, &step, None, &mut noise);
         let want = tensor("output.#.prev_sample");
         if step.is_last() {
             // the last step returns x_0 itself; diffusers' f32 weighs it with 0.99947
@@ -161,7 +161,7 @@ fn ddim_steps() {
         let x_0 = tensor("output.#.pred_original_sample");
         assert_close(&what, prediction.x_0.clone(), x_0, F32_SCHEDULE);
         let mut noise = Recorded(tensor("input.#.noise"));
-        let x_prev = Ddim { eta: case.eta }.step(x_t, prediction, &step, &mut noise);
+        let x_prev = Ddim { eta: case.eta }.step(x_t, prediction, &step, None, &mut noise);
         assert_close(&what, x_prev, tensor("output.#.prev_sample"), F32_SCHEDULE);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_core::{
-    BetaSchedule, Ddim, Ddpm, Denoiser, Draw, Interrupted, NoiseSchedule, NoiseSource,
+    BetaSchedule, Ddim, Ddpm, Denoiser, DpmSolver, Draw, Interrupted, NoiseSchedule, NoiseSource,
     Parameterization, Parameterized, Prediction, Sampler, SeededNoise, Step, StepEvent, Timesteps,
     VarianceType, invert, sample,
 };
@@ -81,7 +81,7 @@ fn an_exact_denoiser_is_sampled_to_its_answer() {
     let denoiser = Exact(answer.clone());
     for steps in [1, 2, 3, 7, 25, 1000] {
         let (x_t, _) = start(16);
-        for sampler in [&STRAIGHT as &dyn Sampler<2>, &Ddim { eta: 1.0 }, &SMALL] {
+        for sampler in [&STRAIGHT as &dyn Sampler<2>, &Ddim { eta: 1.0 }, &SMALL, &DpmSolver] {
             let sampled = run(&denoiser, sampler, steps, x_t.clone());
             assert_close(&format!("{steps} steps"), sampled, answer.clone(), 1e-6);
         }
@@ -106,7 +106,7 @@ fn an_exact_network_is_sampled_to_its_answer_whatever_it_predicts() {
         };
         let variance = VarianceType::FixedSmall;
         let denoiser = Parameterized { network, parameterization: kind, variance };
-        for sampler in [&STRAIGHT as &dyn Sampler<2>, &SMALL] {
+        for sampler in [&STRAIGHT as &dyn Sampler<2>, &SMALL, &DpmSolver] {
             let sampled = run(&denoiser, sampler, 25, start(16).0);
             assert_close(&format!("{kind:?}"), sampled, answer.clone(), 1e-4);
         }
@@ -141,6 +141,31 @@ fn inversion_is_undone_by_sampling_the_better_the_more_steps() {
     assert!(errors[5] < 0.02, "{errors:?}");
 }
 
+/// Where the probability flow of [`Gaussian`] data takes a start: it keeps the quantile.
+fn flow(data: &Gaussian, x_t: Tensor<2>, schedule: &NoiseSchedule) -> Tensor<2> {
+    let quantile = |alpha_bar: f64| {
+        let deviation = (alpha_bar * data.variance + 1.0 - alpha_bar).sqrt();
+        (alpha_bar.sqrt() * data.mean, deviation)
+    };
+    let first = schedule.step(schedule.len() - 1);
+    let (mean, deviation) = quantile(first.alpha_bar);
+    (x_t - mean) / deviation * data.variance.sqrt() + data.mean
+}
+
+#[test]
+fn the_solver_errs_much_less_for_as_many_steps() {
+    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let error = |sampler: &dyn Sampler<2>, steps: usize| {
+        let x_t = start(64).0;
+        let want = flow(&data, x_t.clone(), &schedule(steps));
+        difference("flow", run(&data, sampler, steps, x_t), want).0
+    };
+    for (steps, share) in [(5, 0.5), (10, 0.2), (20, 0.05), (40, 0.05), (80, 0.05)] {
+        let [solver, straight] = [&DpmSolver as &dyn Sampler<2>, &STRAIGHT].map(|s| error(s, steps));
+        assert!(solver < share * straight, "{steps} steps: {solver}, DDIM {straight}");
+    }
+}
+
 #[test]
 fn inversion_of_data_gives_standard_noise() {
     let data = Gaussian { mean: 0.5, variance: 0.25 };
@@ -165,7 +190,8 @@ fn ddim_with_full_noise_is_ddpm_with_its_small_variance() {
                 let x_t = schedule.add_noise(x_0.clone(), noise([1, 32], 5, &device), &[index]);
                 let [ddim, ddpm] = [&Ddim { eta: 1.0 } as &dyn Sampler<2>, &SMALL].map(|sampler| {
                     let prediction = Prediction { x_0: x_0.clone(), log_variance: None };
-                    sampler.step(x_t.clone(), prediction, &step, &mut SeededNoise::new(&[1], 0))
+                    let noise = &mut SeededNoise::new(&[1], 0);
+                    sampler.step(x_t.clone(), prediction, &step, None, noise)
                 });
                 assert_close(&format!("step {}", step.timestep), ddim, ddpm, 2e-5);
             }
@@ -187,6 +213,7 @@ fn every_step_but_the_last_draws_noise() {
     assert_eq!(drawn(&Ddpm { variance: VarianceType::FixedLarge }), all);
     assert_eq!(drawn(&Ddim { eta: 0.5 }), all);
     assert_eq!(drawn(&STRAIGHT), []);
+    assert_eq!(drawn(&DpmSolver), []);
 }
 
 #[test]

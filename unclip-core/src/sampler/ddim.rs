@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Sampler, step_noise};
+use super::{Past, Sampler, step_noise};
 use crate::{NoiseSource, Prediction, Step};
 
 /// DDIM (Song et al. 2021, eq. 12). `eta` 0 is deterministic, 1 has the variance of DDPM.
@@ -18,6 +18,7 @@ impl<const D: usize> Sampler<D> for Ddim {
         x_t: Tensor<D>,
         prediction: Prediction<D>,
         step: &Step,
+        _: Option<&Past<D>>,
         noise: &mut dyn NoiseSource,
     ) -> Tensor<D> {
         let variance = self.eta * self.eta * step.posterior_variance();

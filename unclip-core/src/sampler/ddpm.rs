@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Sampler, step_noise};
+use super::{Past, Sampler, step_noise};
 use crate::{NoiseSource, Prediction, Step, VarianceType};
 
 /// DDPM (Ho et al. 2020, eq. 6 and 7): the posterior mean of (x_0, x_t), plus noise of the
@@ -30,6 +30,7 @@ impl<const D: usize> Sampler<D> for Ddpm {
         x_t: Tensor<D>,
         prediction: Prediction<D>,
         step: &Step,
+        _: Option<&Past<D>>,
         noise: &mut dyn NoiseSource,
     ) -> Tensor<D> {
         let epsilon = step_noise(&x_t, step, noise);

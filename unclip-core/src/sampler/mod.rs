@@ -2,6 +2,7 @@
 
 mod ddim;
 mod ddpm;
+mod dpm_solver;
 mod invert;
 
 use burn::tensor::Tensor;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use ddim::Ddim;
 pub use ddpm::Ddpm;
 pub(crate) use ddpm::posterior_mean;
+pub use dpm_solver::DpmSolver;
 pub use invert::invert;
 
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
 
 /// Takes one reverse step. Pure: no loop, and no randomness but what `noise` gives.
 pub trait Sampler<const D: usize> {
-    /// From x_t to x_{t−1}.
+    /// From x_t to x_{t−1}. `past` is what was predicted one step before, if this is not the first.
     ///
     /// # Shapes
     /// - `x_t`, `prediction.x_0`, result: `[batch, channels, ..]`
@@ -27,8 +29,18 @@ pub trait Sampler<const D: usize> {
         x_t: Tensor<D>,
         prediction: Prediction<D>,
         step: &Step,
+        past: Option<&Past<D>>,
         noise: &mut dyn NoiseSource,
     ) -> Tensor<D>;
+}
+
+/// The prediction of the step before, which was one step noisier.
+#[derive(Debug, Clone)]
+pub struct Past<const D: usize> {
+    /// The clean sample as it was predicted then, `[batch, channels, ..]`.
+    pub x_0: Tensor<D>,
+    /// That step.
+    pub step: Step,
 }
 
 /// A sampler by name, as options and configurations spell it.
@@ -39,6 +51,8 @@ pub enum SamplerKind {
     Ddpm,
     /// Deterministic sampling, eta 0 (Song et al. 2021).
     Ddim,
+    /// DPM-Solver++(2M), deterministic and of second order (Lu et al. 2022).
+    DpmSolver,
 }
 
 impl SamplerKind {
@@ -47,6 +61,7 @@ impl SamplerKind {
         match self {
             Self::Ddpm => Box::new(Ddpm { variance }),
             Self::Ddim => Box::new(Ddim { eta: 0.0 }),
+            Self::DpmSolver => Box::new(DpmSolver),
         }
     }
 }
@@ -67,14 +82,16 @@ pub fn sample<const D: usize>(
     observer: &mut dyn Observer<D>,
 ) -> Result<Tensor<D>, Interrupted> {
     let total = schedule.len();
+    let mut past = None;
     for (done, step) in schedule.reverse_steps().enumerate() {
         let prediction = denoiser.denoise(x_t.clone(), &step);
         let x_0 = prediction.x_0.clone();
-        x_t = sampler.step(x_t, prediction, &step, noise);
+        x_t = sampler.step(x_t, prediction, &step, past.as_ref(), noise);
         let event = StepEvent { index: done, total, timestep: step.timestep, x_0: &x_0 };
         if observer.on_step(event).is_break() {
             return Err(Interrupted { done: done + 1, total });
         }
+        past = Some(Past { x_0, step });
     }
     Ok(x_t)
 }
