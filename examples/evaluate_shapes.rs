@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use unclip::evaluation::{Evaluation, EvaluationOptions};
+use unclip::unclip_core::SamplerKind;
 use unclip::{Bundle, Residency, StageOptions, UnClip};
 
 /// Runs the checker over pictures of a shapes model and prints the report.
@@ -29,6 +30,9 @@ struct Arguments {
     /// Reverse steps of the decoder
     #[arg(long)]
     decoder_steps: Option<usize>,
+    /// ddpm, ddim or dpm_solver, for the decoder
+    #[arg(long, value_name = "NAME")]
+    decoder_sampler: Option<SamplerKind>,
     /// Guidance scale of the decoder
     #[arg(long)]
     decoder_guidance: Option<f64>,
@@ -61,14 +65,18 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let device = unclip::device(&arguments.device)?;
-    let stage = |steps, guidance_scale| StageOptions { steps, guidance_scale, sampler: None };
+    let stage = |steps, guidance_scale, sampler| StageOptions { steps, guidance_scale, sampler };
     let options = EvaluationOptions {
         captions: arguments.captions,
         seed: arguments.seed,
         batch: arguments.batch,
         upsamplers: arguments.upsamplers,
-        prior: stage(None, arguments.prior_guidance),
-        decoder: stage(arguments.decoder_steps, arguments.decoder_guidance),
+        prior: stage(None, arguments.prior_guidance, None),
+        decoder: stage(
+            arguments.decoder_steps,
+            arguments.decoder_guidance,
+            arguments.decoder_sampler,
+        ),
     };
     let bundle = match &arguments.model {
         Some(folder) => Bundle::open(folder)?,

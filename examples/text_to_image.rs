@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use unclip::unclip_core::SamplerKind;
 use unclip::{Bundle, Event, GenerateOptions, StageOptions};
 
 use common::{AnyError, Bars, Common};
@@ -35,6 +36,9 @@ struct Arguments {
     /// How far the prior follows the caption; 1 disables guidance
     #[arg(long)]
     prior_guidance: Option<f64>,
+    /// ddpm, ddim or dpm_solver, for the prior
+    #[arg(long, value_name = "NAME")]
+    prior_sampler: Option<SamplerKind>,
     #[command(flatten)]
     common: Common,
 }
@@ -85,7 +89,7 @@ fn requests(
         return again(path, arguments, bundle);
     }
     let (steps, guidance_scale) = (arguments.prior_steps, arguments.prior_guidance);
-    let prior = StageOptions { steps, guidance_scale, sampler: None };
+    let prior = StageOptions { steps, guidance_scale, sampler: arguments.prior_sampler };
     let options = GenerateOptions { prior, ..arguments.common.options()? };
     let prompts = match &arguments.prompts {
         None => arguments.prompt.iter().cloned().collect(),

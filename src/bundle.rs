@@ -9,7 +9,16 @@
 //! upsampler.0/    …  (and upsampler.1, …: as many as there are)
 //! ```
 //! Folders of diffusers' layout (Karlo as it is published) are recognised by their
-//! `model_index.json`. Opening reads and checks configurations and headers; weights are read when a stage is loaded.
+//! `model_index.json`, those of Karlo's own code by its names of files:
+//!
+//! ```text
+//! tokenizer/      vocab.json, merges.txt
+//! ViT-L-14.safetensors, ViT-L-14_stats.safetensors
+//! prior-ckpt-step=01000000-of-01000000.safetensors
+//! decoder-ckpt-step=01000000-of-01000000.safetensors
+//! improved-sr-ckpt-step=1.2M.safetensors
+//! ```
+//! Opening reads and checks configurations and headers; weights are read when a stage is loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +31,7 @@ use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
-use crate::{Error, diffusers};
+use crate::{Error, diffusers, original};
 
 /// A stage that is part of the program.
 #[cfg(feature = "bundled")]
@@ -71,7 +80,8 @@ pub struct OpenOptions {
 }
 
 impl Bundle {
-    /// Opens a folder: of this crate's own layout, or of diffusers'.
+    /// Opens a folder: of this crate's own layout, of diffusers', or of Karlo's own code, whose
+    /// pickles have to be converted to safetensors first (`tools/convert_pickle.py`).
     ///
     /// # Errors
     /// A stage that is missing or damaged, or that was trained for another CLIP.
@@ -91,6 +101,9 @@ impl Bundle {
         }
         if folder.join(diffusers::INDEX).exists() {
             return diffusers::open(folder, options);
+        }
+        if original::is_in(folder) {
+            return original::open(folder, options);
         }
         let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, "text_encoder")?;
         let reading = tokenizer_options(&text_encoder, options.padding);

@@ -154,13 +154,14 @@ impl<'a> Evaluation<'a> {
     fn settings(&self) -> String {
         format!(
             "{} captions of each kind, seed {}, read at {} px\nprior: {} steps, guidance {}; \
-             decoder: {} steps, guidance {}",
+             decoder: {} steps of {:?}, guidance {}",
             self.options.captions,
             self.options.seed,
             self.side(),
             self.prior.steps,
             self.prior.guidance_scale,
             self.decoder.steps,
+            self.decoder.sampler,
             self.decoder.guidance_scale,
         )
     }

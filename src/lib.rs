@@ -43,6 +43,7 @@ mod error;
 pub mod evaluation;
 mod event;
 mod options;
+mod original;
 mod picture;
 mod pipeline;
 mod recorded;

@@ -182,7 +182,7 @@ fn diffusion_settings_are_checked() {
         ("guidance_scale", json!(null), "expected f64 at line"),
         ("clamp", json!(0.0), "clamp is 0, expected a number from"),
         ("clamp", json!(-1.0), "clamp is -1, expected a number from"),
-        ("sampler", json!("euler"), "`ddpm` or `ddim` at line"),
+        ("sampler", json!("euler"), "one of `ddpm`, `ddim`, `dpm_solver` at line"),
         ("parameterization", json!("noise"), "expected one of"),
         ("beta_schedule", json!("cosine"), "expected `linear` or `squaredcos_cap_v2`"),
         ("beta_schedule", json!({ "linear": { "start": 0.1 } }), "missing field `end`"),

@@ -181,7 +181,7 @@ fn what_is_often_mistaken_for_weights_is_recognised() {
             "git-LFS pointer",
             "git lfs pull",
         ),
-        (b"{\"metadata\": {\"total_size\": 9}}", "shards", "one safetensors file"),
+        (b"{\"metadata\": {\"total_size\": 9}}", "shards", "give the folder"),
     ];
     for (bytes, kind, remedy) in kinds {
         refused(open_with_weights(bytes), &["prior/model.safetensors", kind, remedy]);

@@ -5,12 +5,24 @@
 mod bad_configs;
 /// Checkpoints and folders that cannot be used.
 mod bad_files;
+/// Configurations in diffusers' layout that cannot be used.
+mod bad_karlo;
+/// Files in diffusers' layout that cannot be used.
+mod bad_karlo_files;
 /// Places where nothing can be saved.
 mod bad_places;
 /// Options, captions, positions, pictures and devices that cannot be used.
 mod bad_requests;
 /// A tiny model from its folder to pictures, and back from the pictures to their recipes.
 mod end_to_end;
+/// Karlo's folders: what diffusers gives on them.
+mod karlo;
+/// Karlo's folders, damaged at random.
+mod karlo_damage;
+/// Folders written in diffusers' layout.
+mod karlo_write;
+/// Karlo in the files of its own code; CLIP in its three layouts.
+mod layouts;
 /// The tiny model, and files to damage.
 mod support;
 /// The rules of the house: who imports whom, headers, sizes.

@@ -259,6 +259,7 @@ fn upsampler(last_step_network: bool, steps: usize) -> UpsamplerConfig {
 }
 
 /// A tensor as a safetensors file holds it.
+#[derive(PartialEq)]
 pub(crate) struct RawTensor {
     pub(crate) key: String,
     pub(crate) dtype: String,
@@ -267,11 +268,12 @@ pub(crate) struct RawTensor {
 }
 
 /// The tensors of a file, in the order of their data.
-fn read_tensors(path: &Path) -> Vec<RawTensor> {
+pub(crate) fn read_tensors(path: &Path) -> Vec<RawTensor> {
     let bytes = std::fs::read(path).unwrap();
     let (len, rest) = bytes.split_first_chunk().unwrap();
     let (header, data) = rest.split_at(u64::from_le_bytes(*len) as usize);
-    let header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
+    let mut header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
+    header.remove("__metadata__");
     let mut tensors: Vec<(usize, RawTensor)> = header
         .into_iter()
         .map(|(key, info)| {

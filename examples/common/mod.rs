@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use unclip::clip::{Fit, Padding};
+use unclip::unclip_core::SamplerKind;
 use unclip::{
     Bundle, Event, GenerateOptions, Generated, OpenOptions, RecordedNoise, Residency, Stage,
     StageCost, StageOptions, UnClip,
@@ -22,8 +23,8 @@ pub(crate) struct Common {
     /// File of the picture, or folder of many
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
-    /// Folder of a model: this project's layout or diffusers' (Karlo) [default: the shapes model
-    /// inside the program]
+    /// Folder of a model: this project's layout, diffusers' or the original Karlo's [default: the
+    /// shapes model inside the program]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Seed of the first picture; the next has the next seed
@@ -47,6 +48,12 @@ pub(crate) struct Common {
     /// How far the decoder follows embedding and caption; 1 disables guidance
     #[arg(long)]
     decoder_guidance: Option<f64>,
+    /// ddpm, ddim or dpm_solver, for the decoder
+    #[arg(long, value_name = "NAME")]
+    decoder_sampler: Option<SamplerKind>,
+    /// ddpm, ddim or dpm_solver, for each upsampler
+    #[arg(long, value_name = "NAME")]
+    upsample_sampler: Option<SamplerKind>,
     /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "flex")]
     device: String,
@@ -112,15 +119,18 @@ impl Common {
 
     /// The options for a call; those of the prior are still open.
     pub(crate) fn options(&self) -> Result<GenerateOptions, AnyError> {
-        let stage = |steps, guidance_scale| StageOptions { steps, guidance_scale, sampler: None };
+        let (steps, sampler) = (self.decoder_steps, self.decoder_sampler);
+        let decoder = StageOptions { steps, guidance_scale: self.decoder_guidance, sampler };
+        let (steps, sampler) = (self.upsample_steps, self.upsample_sampler);
+        let upsample = StageOptions { steps, guidance_scale: None, sampler };
         Ok(GenerateOptions {
             seed: self.seed,
             n: self.n,
             negative_prompt: self.negative_prompt.clone(),
             noise: self.recorded_noise()?,
             prior: StageOptions::default(),
-            decoder: stage(self.decoder_steps, self.decoder_guidance),
-            upsample: stage(self.upsample_steps, None),
+            decoder,
+            upsample,
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, TransformerConfig};
+use unclip_nn::{Activation, ConfigError, TransformerConfig};
 
 use super::fields::Fields;
 
@@ -22,6 +22,17 @@ const IGNORED: [&str; 11] = [
     "transformers_version",
     "return_dict",
     "bos_token_id",
+];
+
+/// Our names of fields, and transformers'.
+const NAMES: [(&str, &str); 7] = [
+    ("d_model", "hidden_size"),
+    ("n_layers", "num_hidden_layers"),
+    ("n_heads", "num_attention_heads"),
+    ("d_hidden", "intermediate_size"),
+    ("norm_eps", "layer_norm_eps"),
+    ("context_length", "max_position_embeddings"),
+    ("d_embedding", "projection_dim"),
 ];
 
 fn tower(fields: &mut Fields) -> Result<TransformerConfig, LoadError> {
@@ -52,6 +63,18 @@ impl EndMark {
     /// What old files say; the token with the largest number is then taken for the end mark.
     const LEGACY: usize = 2;
 
+    /// The mark of this tokenizer, as old versions of transformers understand it too if possible.
+    pub(super) fn of(tokenizer: &Tokenizer) -> Result<Self, ConfigError> {
+        match tokenizer.end() as usize {
+            end if end + 1 == tokenizer.vocab_size() => Ok(Self(Self::LEGACY)),
+            Self::LEGACY => {
+                let expected = "another number, or the last: transformers takes 2 for the last";
+                Err(ConfigError::new("number of the end mark", Self::LEGACY, expected))
+            }
+            end => Ok(Self(end)),
+        }
+    }
+
     /// Whether it is the mark of this tokenizer.
     pub(super) fn is_of(self, tokenizer: &Tokenizer) -> bool {
         let end = tokenizer.end() as usize;
@@ -70,7 +93,7 @@ pub(super) fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, EndMark)
     };
     let end = fields.take_optional("eos_token_id")?.unwrap_or(EndMark::LEGACY);
     fields.ignore(&["pad_token_id"]);
-    config.validate().map_err(|e| fields.error(&e.field, &e.found, &e.expected))?;
+    config.validate().map_err(|error| fields.invalid(&error, &NAMES))?;
     fields.finish()?;
     Ok((config, EndMark(end)))
 }
@@ -94,7 +117,7 @@ pub(super) fn image_encoder(
         std,
         fit: Fit::Crop,
     };
-    config.validate().map_err(|e| fields.error(&e.field, &e.found, &e.expected))?;
+    config.validate().map_err(|error| fields.invalid(&error, &NAMES))?;
     fields.finish()?;
     Ok(config)
 }
@@ -146,6 +169,9 @@ pub(super) fn tokenizer(folder: &Path) -> Result<(Option<Padding>, Option<usize>
         Some(other) => return Err(fields.error("pad_token", other, "\"!\" or \"<|endoftext|>\"")),
     };
     let length: Option<f64> = fields.take_optional("model_max_length")?;
+    if let Some(length) = length.filter(|length| length.fract() != 0.0 || *length < 0.0) {
+        return Err(fields.error("model_max_length", length, "a whole number"));
+    }
     // a number beyond all bounds stands for none
     let length = length.filter(|&length| length <= f64::from(u32::MAX));
     Ok((padding, length.map(|length| length as usize)))

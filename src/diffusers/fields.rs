@@ -34,6 +34,12 @@ impl Fields {
         LoadError::Config { path: self.path.clone(), source }
     }
 
+    /// The error for what our own checks found, with the names of the file for `names` of ours.
+    pub(super) fn invalid(&self, error: &ConfigError, names: &[(&str, &str)]) -> LoadError {
+        let [field, expected] = [&error.field, &error.expected].map(|text| renamed(text, names));
+        self.error(&field, &error.found, &expected)
+    }
+
     /// A field that has to be there.
     pub(super) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, LoadError> {
         match self.take_optional(name)? {
@@ -70,6 +76,20 @@ impl Fields {
         }
     }
 
+    /// A field that has to be there with this value: what stands for an absent one in the other
+    /// project is not built here.
+    pub(super) fn demand(
+        &mut self,
+        name: &str,
+        expected: impl Into<Value>,
+    ) -> Result<(), LoadError> {
+        let expected = expected.into();
+        match self.rest.contains_key(name) {
+            true => self.expect(name, expected),
+            false => Err(self.error(name, "absent", &expected.to_string())),
+        }
+    }
+
     /// [`expect`](Self::expect) for several fields.
     pub(super) fn expect_all<const N: usize>(
         &mut self,
@@ -98,4 +118,15 @@ fn same(a: &Value, b: &Value) -> bool {
         (Some(a), Some(b)) => a == b,
         _ => a == b,
     }
+}
+
+/// A text with some of its words replaced.
+fn renamed(text: &str, names: &[(&str, &str)]) -> String {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let pieces = text.split_inclusive(|c| !is_word(c)).map(|piece| {
+        let word = piece.trim_end_matches(|c| !is_word(c));
+        let theirs = names.iter().find(|(ours, _)| *ours == word).map_or(word, |(_, name)| name);
+        format!("{theirs}{}", &piece[word.len()..])
+    });
+    pieces.collect()
 }

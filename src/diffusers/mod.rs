@@ -14,16 +14,21 @@
 //! change what the network computes.
 
 mod clip;
+mod describe;
+mod describe_clip;
 mod fields;
 mod networks;
+mod write;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
 };
 use unclip_decoder::DecoderConfig;
-use unclip_nn::checkpoint::{StageFiles, Weights};
+use unclip_nn::ConfigError;
+use unclip_nn::checkpoint::{LoadError, StageFiles, Weights, load_config};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
@@ -61,10 +66,47 @@ pub(crate) fn open(folder: &Path, options: &OpenOptions) -> Result<Bundle, Error
     Ok(bundle)
 }
 
-/// Checks that this is a pipeline of the family, before its parts are looked for.
+/// Parts of the pipelines, and the classes that are read. Processors and tokenizers have had
+/// several names.
+const PARTS: [(&str, &[&str]); 12] = [
+    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+    ("text_encoder", &["CLIPTextModelWithProjection"]),
+    (
+        "feature_extractor",
+        &[
+            "CLIPImageProcessor",
+            "CLIPImageProcessorFast",
+            "CLIPImageProcessorPil",
+            "CLIPFeatureExtractor",
+        ],
+    ),
+    ("image_encoder", &["CLIPVisionModelWithProjection"]),
+    ("prior", &["PriorTransformer"]),
+    ("prior_scheduler", &["UnCLIPScheduler"]),
+    ("text_proj", &["UnCLIPTextProjModel"]),
+    ("decoder", &["UNet2DConditionModel"]),
+    ("decoder_scheduler", &["UnCLIPScheduler"]),
+    ("super_res_first", &["UNet2DModel"]),
+    ("super_res_last", &["UNet2DModel"]),
+    ("super_res_scheduler", &["UnCLIPScheduler"]),
+];
+
+/// Checks that this is a pipeline of the family, and that the parts that it lists are there: of
+/// classes that are read, because diffusers goes by those and not by the parts' own.
 fn check_index(folder: &Path) -> Result<(), Error> {
     let known = ["UnCLIPPipeline", "UnCLIPImageVariationPipeline"];
-    Fields::read(&folder.join(INDEX), Some(&known)).map(drop).map_err(Error::from)
+    let mut fields = Fields::read(&folder.join(INDEX), Some(&known))?;
+    for (part, classes) in PARTS {
+        let listed: Option<(Option<String>, Option<String>)> = fields.take_optional(part)?;
+        let Some((_, Some(class))) = listed else {
+            continue;
+        };
+        if !classes.contains(&class.as_str()) {
+            return Err(fields.error(part, class, &classes.join(" or ")).into());
+        }
+        required(folder, part)?;
+    }
+    Ok(fields.finish()?)
 }
 
 /// A part that has to be there.
@@ -105,7 +147,7 @@ fn text(
             found_second: tokenizer.end().to_string(),
         });
     }
-    let weights = unclip_clip::formats::hugging_face(Weights::open_in(&path, MODEL)?)?;
+    let weights = unclip_clip::formats::text_tower(Weights::open_in(&path, MODEL)?)?;
     Ok((tokenizer, StageFiles::of(&path.join("config.json"), config, weights)?))
 }
 
@@ -119,7 +161,7 @@ fn image_encoder(
     }
     let config = clip::image_encoder(&path, &required(folder, "feature_extractor")?)?;
     let config = ImageEncoderConfig { fit: options.fit.unwrap_or(Fit::Crop), ..config };
-    let weights = unclip_clip::formats::hugging_face(Weights::open_in(&path, MODEL)?)?;
+    let weights = unclip_clip::formats::image_tower(Weights::open_in(&path, MODEL)?)?;
     Ok(Some(StageFiles::of(&path.join("config.json"), config, weights)?))
 }
 
@@ -128,7 +170,14 @@ fn prior(folder: &Path, d_text: usize) -> Result<Option<StageFiles<DiffusionPrio
     if !path.is_dir() {
         return Ok(None);
     }
-    let diffusion = networks::scheduler(&required(folder, "prior_scheduler")?, PRIOR)?;
+    let scheduler = required(folder, "prior_scheduler")?;
+    let diffusion = networks::scheduler(&scheduler, PRIOR)?;
+    if diffusion.variance.is_learned() {
+        let expected = "fixed_small_log: the prior gives no variance";
+        let source = ConfigError::new("variance_type", "learned_range", expected);
+        let path = scheduler.join("scheduler_config.json");
+        return Err(LoadError::Config { path, source }.into());
+    }
     let config = DiffusionPriorConfig { d_text, ..networks::prior(&path, diffusion)? };
     let weights = Weights::open_in(&path, NETWORK)?;
     Ok(Some(StageFiles::of(&path.join("config.json"), config, weights)?))
@@ -140,10 +189,15 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
     let unet = networks::decoder_unet(&path)?;
     let diffusion = networks::scheduler(&required(folder, "decoder_scheduler")?, DECODER)?;
     let mut fields = Fields::read(&projection.join("config.json"), Some(&["UnCLIPTextProjModel"]))?;
+    let mut size = |name: &str| {
+        let size = fields.take(name)?;
+        ConfigError::check_size(name, size).map_err(|error| fields.invalid(&error, &[]))?;
+        Ok::<usize, LoadError>(size)
+    };
     let config = DecoderConfig {
-        d_embedding: fields.take("clip_embeddings_dim")?,
+        d_embedding: size("clip_embeddings_dim")?,
         d_text,
-        image_tokens: fields.take("clip_extra_context_tokens")?,
+        image_tokens: size("clip_extra_context_tokens")?,
         diffusion,
         unet,
     };
@@ -175,33 +229,46 @@ fn upsampler(folder: &Path) -> Result<Option<StageFiles<UpsamplerConfig>>, Error
     }
     let last = required(folder, "super_res_last")?;
     let unet = networks::upsampler_unet(&first)?;
-    let path = last.join("config.json");
     if networks::upsampler_unet(&last)? != unet {
-        return Err(Error::Incompatible {
-            first: "super_res_first".into(),
-            second: "super_res_last".into(),
-            field: "config.json",
-            found_first: first.join("config.json").display().to_string(),
-            found_second: path.display().to_string(),
-        });
+        return Err(difference(&first, &last)?);
     }
     let small = networks::decoder_unet(&required(folder, "decoder")?)?.image_size;
     let diffusion = networks::scheduler(&required(folder, "super_res_scheduler")?, UPSAMPLER)?;
-    if !unet.image_size.is_multiple_of(small) {
-        return Err(Error::Incompatible {
-            first: "decoder".into(),
-            second: "super_res_first".into(),
-            field: "sample_size",
-            found_first: small.to_string(),
-            found_second: unet.image_size.to_string(),
-        });
-    }
-    let factor = unet.image_size / small;
+    let (side, path) = (unet.image_size, first.join("config.json"));
+    let factor = if side.is_multiple_of(small) { side / small } else { 0 };
     let config = UpsamplerConfig { factor, last_step_network: true, unet, diffusion };
+    // the factor stands in no file: what is wrong with it is wrong with the size
+    config.validate().map_err(|error| {
+        let source = match error.field.as_str() {
+            "factor" => {
+                let expected = format!("{} times the decoder's, which is {small}", error.expected);
+                ConfigError::new("sample_size", side, expected)
+            }
+            _ => error,
+        };
+        LoadError::Config { path: path.clone(), source }
+    })?;
     let parts = [
         Weights::open_in(&first, NETWORK)?.below("unet."),
         Weights::open_in(&last, NETWORK)?.below("last_step."),
     ];
     let weights = Weights::join(&first, parts)?;
-    Ok(Some(StageFiles::of(&first.join("config.json"), config, weights)?))
+    Ok(Some(StageFiles::of(&path, config, weights)?))
+}
+
+/// The error for two networks that should be alike, by the first field in which they are not.
+fn difference(first: &Path, last: &Path) -> Result<Error, Error> {
+    let path = last.join("config.json");
+    let fields: Map<String, Value> = load_config(&first.join("config.json"))?;
+    let others: Map<String, Value> = load_config(&path)?;
+    let names = fields.keys().chain(others.keys()).filter(|name| !name.starts_with('_'));
+    let name = names.filter(|&name| fields.get(name) != others.get(name)).min();
+    let value = |fields: &Map<String, Value>| {
+        let value = name.and_then(|name| fields.get(name));
+        value.map_or("absent".to_string(), Value::to_string)
+    };
+    let expected = format!("{}, as in super_res_first", value(&fields));
+    let name = name.map_or("config", String::as_str);
+    let source = ConfigError::new(name, value(&others), expected);
+    Ok(LoadError::Config { path: path.clone(), source }.into())
 }

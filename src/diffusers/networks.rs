@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use unclip_core::{BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType};
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, TransformerConfig, UNetConfig};
+use unclip_nn::{Activation, ConfigError, TransformerConfig, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
 use super::fields::Fields;
@@ -52,7 +52,10 @@ pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionCo
         steps: defaults.steps.min(num_train_timesteps),
         guidance_scale: defaults.guidance_scale,
     };
-    config.validate().map_err(|e| fields.error(&e.name, &e.found, &e.expected))?;
+    config.validate().map_err(|e| {
+        let error = ConfigError::new(e.name, e.found, e.expected);
+        fields.invalid(&error, &[("clamp", "clip_sample_range")])
+    })?;
     fields.finish()?;
     Ok(config)
 }
@@ -93,18 +96,40 @@ pub(super) fn prior(
         ("clip_embed_dim", Value::Null),
     ])?;
     fields.ignore(&["dropout"]);
-    config.validate().map_err(|e| fields.error(&e.field, &e.found, &e.expected))?;
+    let names = [
+        ("d_model", "num_attention_heads * attention_head_dim"),
+        ("n_layers", "num_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("d_embedding", "embedding_dim"),
+        ("context_length", "num_embeddings"),
+    ];
+    config.validate().map_err(|error| fields.invalid(&error, &names))?;
     fields.finish()?;
     Ok(config)
 }
 
 /// The kinds of block that a U-Net is built of.
-struct Blocks {
-    class: &'static str,
-    plain: [&'static str; 2],
-    attention: Option<[&'static str; 2]>,
-    middle: &'static str,
+pub(super) struct Blocks {
+    pub(super) class: &'static str,
+    /// On the way down, and on the way up.
+    pub(super) plain: [&'static str; 2],
+    pub(super) attention: Option<[&'static str; 2]>,
+    pub(super) middle: &'static str,
 }
+
+pub(super) const DECODER_BLOCKS: Blocks = Blocks {
+    class: "UNet2DConditionModel",
+    plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
+    attention: Some(["SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"]),
+    middle: "UNetMidBlock2DSimpleCrossAttn",
+};
+
+pub(super) const UPSAMPLER_BLOCKS: Blocks = Blocks {
+    class: "UNet2DModel",
+    plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
+    attention: None,
+    middle: "UNetMidBlock2D",
+};
 
 /// Fields that both U-Nets have and that leave no choice here.
 fn expect_common(fields: &mut Fields) -> Result<(), LoadError> {
@@ -123,16 +148,11 @@ fn expect_common(fields: &mut Fields) -> Result<(), LoadError> {
 
 /// The decoder's `UNet2DConditionModel`.
 pub(super) fn decoder_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
-    let blocks = Blocks {
-        class: "UNet2DConditionModel",
-        plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
-        attention: Some(["SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"]),
-        middle: "UNetMidBlock2DSimpleCrossAttn",
-    };
+    let blocks = &DECODER_BLOCKS;
     let mut fields = Fields::read(&folder.join("config.json"), Some(&[blocks.class]))?;
     let d_context: usize = fields.take("cross_attention_dim")?;
+    fields.demand("class_embed_type", "identity")?;
     fields.expect_all([
-        ("class_embed_type", json!("identity")),
         ("only_cross_attention", json!(false)),
         ("transformer_layers_per_block", json!(1)),
         ("reverse_transformer_layers_per_block", Value::Null),
@@ -157,28 +177,33 @@ pub(super) fn decoder_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
         ("cross_attention_norm", Value::Null),
     ])?;
     fields.ignore(&["upcast_attention", "addition_embed_type_num_heads"]);
-    let config = unet(&mut fields, &blocks)?;
+    let config = unet(&mut fields, blocks)?;
     finish(fields, UNetConfig { d_context: Some(d_context), ..config })
 }
 
 /// An upsampler's `UNet2DModel`.
 pub(super) fn upsampler_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
-    let blocks = Blocks {
-        class: "UNet2DModel",
-        plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
-        attention: None,
-        middle: "UNetMidBlock2D",
-    };
+    let blocks = &UPSAMPLER_BLOCKS;
     let mut fields = Fields::read(&folder.join("config.json"), Some(&[blocks.class]))?;
-    fields.expect_all([("add_attention", json!(false)), ("class_embed_type", Value::Null)])?;
+    fields.demand("add_attention", false)?;
+    fields.expect("class_embed_type", Value::Null)?;
     // of blocks that are not in this network
     fields.ignore(&["downsample_type", "upsample_type", "attn_norm_num_groups"]);
-    let config = unet(&mut fields, &blocks)?;
+    let config = unet(&mut fields, blocks)?;
     finish(fields, config)
 }
 
 fn finish(fields: Fields, config: UNetConfig) -> Result<UNetConfig, LoadError> {
-    config.validate().map_err(|e| fields.error(&e.field, &e.found, &e.expected))?;
+    let names = [
+        ("image_size", "sample_size"),
+        ("num_res_blocks", "layers_per_block"),
+        ("attention_resolutions", "down_block_types"),
+        ("d_head", "attention_head_dim"),
+        ("d_context", "cross_attention_dim"),
+        ("norm_groups", "norm_num_groups"),
+        ("d_time", "time_embedding_dim"),
+    ];
+    config.validate().map_err(|error| fields.invalid(&error, &names))?;
     fields.finish()?;
     Ok(config)
 }
@@ -198,12 +223,14 @@ fn unet(fields: &mut Fields, blocks: &Blocks) -> Result<UNetConfig, LoadError> {
         }
     };
     let resolutions = attention.into_iter().enumerate().filter(|(_, attention)| *attention);
+    // more levels than a number has bits are refused later, with those that are merely too many
+    let side = |level: usize| image_size.checked_shr(level as u32).unwrap_or(0);
     Ok(UNetConfig {
         image_size,
         in_channels: fields.take("in_channels")?,
         out_channels: fields.take("out_channels")?,
         num_res_blocks: fields.take("layers_per_block")?,
-        attention_resolutions: resolutions.map(|(i, _)| image_size >> i).collect(),
+        attention_resolutions: resolutions.map(|(i, _)| side(i)).collect(),
         block_out_channels,
         d_head: fields.take_optional("attention_head_dim")?.unwrap_or(8),
         d_context: None,

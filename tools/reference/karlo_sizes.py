@@ -104,7 +104,33 @@ def tower(width, layers, heads, activation="quick_gelu", **options):
 
 
 SIZES = {
-    # Like the published one in everything but the numbers; small enough to be committed.
+    # What lies in the repository: like the published one too, each weight file below 100 kB.
+    "micro": size(
+        width=16,
+        tokens=10,
+        vocabulary=None,
+        merges=40,
+        text=tower(16, 2, 2),
+        prior={"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2},
+        context=12,
+        extra_tokens=4,
+        decoder={
+            "sample_size": 8,
+            "block_out_channels": [4, 4, 8],
+            "layers_per_block": 1,
+            "attention_head_dim": 4,
+            "norm_num_groups": 2,
+        },
+        super_res={
+            "sample_size": 32,
+            "block_out_channels": [4, 8],
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+        },
+        image=tower(16, 2, 2, hidden_size=16, image_size=24, patch_size=8),
+        clip_ranges=(5.0, 1.0, 1.0),
+    ),
+    # Like the published one in everything but the numbers.
     "tiny": size(
         width=24,
         tokens=24,
@@ -184,6 +210,34 @@ SIZES = {
         },
         image=tower(128, 3, 4, hidden_size=128, image_size=64, patch_size=16),
         clip_ranges=(5.0, 1.0, 1.0),
+    ),
+    # What the original layout needs, as small as it can be. It has no configurations, so this has
+    # the published widths of heads, groups of norms, sides of pictures, activation and clamp of
+    # the prior; at least two heads in the prior and in the decoder, whose rows are interleaved.
+    "original": size(
+        width=64,
+        tokens=24,
+        vocabulary=None,
+        merges=80,
+        text=tower(64, 2, 1),
+        prior={"num_attention_heads": 2, "attention_head_dim": 64, "num_layers": 2},
+        context=48,
+        extra_tokens=3,
+        decoder={
+            "sample_size": 64,
+            "block_out_channels": [32, 128],
+            "layers_per_block": 1,
+            "attention_head_dim": 64,
+            "norm_num_groups": 32,
+        },
+        super_res={
+            "sample_size": 256,
+            "block_out_channels": [32, 32],
+            "layers_per_block": 1,
+            "norm_num_groups": 32,
+        },
+        image=tower(64, 2, 1, hidden_size=64, image_size=32, patch_size=8),
+        clip_ranges=(10.0, 1.0, 1.0),  # the original leaves the prior 10, diffusers' files 5
     ),
     # kakaobrain/karlo-v1-alpha
     "full": size(

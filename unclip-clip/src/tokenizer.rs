@@ -146,6 +146,11 @@ impl Tokenizer {
         self.end
     }
 
+    /// With which token rows are filled up.
+    pub fn padding(&self) -> Padding {
+        self.options.padding
+    }
+
     /// Tokenizes captions. Those that do not fit are cut, and [`Tokens::dropped`] tells what was
     /// lost; no caption is an error. The empty caption is the null condition.
     pub fn encode<S: AsRef<str>>(&self, captions: &[S]) -> Tokens {

@@ -59,4 +59,4 @@ pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use resample::{downsample, upsample};
 pub use timestep::{TimestepEmbedding, timestep_embedding};
 pub use transformer::{Activation, Transformer, TransformerBlock, TransformerConfig};
-pub use unet::{DownBlock, Level, MiddleBlock, UNet, UNetConfig, UpBlock};
+pub use unet::{DownBlock, Level, MiddleBlock, OriginalNames, UNet, UNetConfig, UpBlock};

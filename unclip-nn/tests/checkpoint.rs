@@ -3,26 +3,30 @@
 use std::path::Path;
 
 use burn::module::Module;
+use burn::nn::LayerNormConfig;
 use burn::tensor::{Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use unclip_nn::checkpoint::{
-    KeyMap, LoadError, Mismatch, SaveFormat, Weights, load_weights, save_weights,
+    KeyMap, LoadError, Mismatch, SaveFormat, Weights, load_weights, save_part, save_weights,
 };
 use unclip_nn::{Activation, Transformer, TransformerConfig};
 
 use crate::fixture::{assert_close, difference, noise};
 
-fn transformer() -> Transformer {
-    let config = TransformerConfig {
+fn config() -> TransformerConfig {
+    TransformerConfig {
         d_model: 8,
         n_layers: 2,
         n_heads: 2,
         d_hidden: 12,
         activation: Activation::QuickGelu,
         norm_eps: 1e-5,
-    };
-    config.init(&Device::flex())
+    }
+}
+
+fn transformer() -> Transformer {
+    config().init(&Device::flex())
 }
 
 fn forward(transformer: &Transformer) -> Tensor<3> {
@@ -67,7 +71,8 @@ fn what_was_saved_is_loaded() {
     let [path, again] = ["model", "again"].map(|name| folder.path().join(name));
     let (saved, other) = (transformer(), transformer());
     // loaded matrices lie transposed in memory, so that products are summed in another order
-    for (format, tolerance) in [(SaveFormat::F32, 1e-6), (SaveFormat::F16, 2e-3)] {
+    let formats = [(SaveFormat::F32, 1e-6), (SaveFormat::F16, 2e-3), (SaveFormat::BF16, 2e-2)];
+    for (format, tolerance) in formats {
         save_weights(&saved, &path, &KeyMap::NONE, format).unwrap();
         let loaded = load(other.clone(), &path).unwrap();
         assert_close(&format!("{format:?}"), forward(&loaded), forward(&saved), tolerance);
@@ -75,6 +80,61 @@ fn what_was_saved_is_loaded() {
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap(), "{format:?}");
     }
     assert!(difference("other", forward(&other), forward(&saved)).0 > 0.1);
+}
+
+#[test]
+fn what_is_written_is_what_safetensors_itself_would_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    // a header of more than 65536 bytes, as those of published networks
+    let config =
+        TransformerConfig { d_model: 2, n_layers: 70, n_heads: 1, d_hidden: 2, ..config() };
+    let module = config.init(&Device::flex());
+    for format in [SaveFormat::F32, SaveFormat::F16, SaveFormat::BF16] {
+        save_weights(&module, &path, &KeyMap::NONE, format).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(u64::from_le_bytes(*bytes.first_chunk().unwrap()) > 1 << 16);
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let theirs = safetensors::serialize(file.tensors(), header.metadata().clone()).unwrap();
+        assert!(bytes == theirs, "{format:?}");
+        assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+    }
+}
+
+#[test]
+fn a_part_of_a_module_is_written_without_its_prefix() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    save_part(&transformer(), "layers.1.attn.", &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    let keys = Weights::open(&path).unwrap().keys();
+    assert_eq!(keys.len(), 8);
+    assert!(keys.iter().all(|key| key.starts_with("to_")), "{keys:?}");
+}
+
+#[test]
+fn values_beyond_a_format_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let norm = |value: f32| {
+        let mut norm = LayerNormConfig::new(2).init(&Device::flex());
+        norm.gamma = norm.gamma.map(|x| x * value);
+        norm
+    };
+    for (value, format, fits) in [
+        (65504.0, SaveFormat::F16, true),
+        (-65520.0, SaveFormat::F16, false),
+        (-65520.0, SaveFormat::BF16, true),
+        (f32::MAX, SaveFormat::BF16, false),
+        (f32::MAX, SaveFormat::F32, true),
+    ] {
+        let result = save_weights(&norm(value), &path, &KeyMap::NONE, format);
+        assert_eq!(result.is_ok(), fits, "{value} as {format:?}");
+        if let Err(error) = result {
+            let message = error.to_string();
+            assert!(message.contains("2 values of weight are too large"), "{message}");
+        }
+    }
 }
 
 #[test]

@@ -153,7 +153,7 @@ pub fn prior_training(steps: u64, seed: u64) -> TrainSettings {
 
 /// How the decoder is trained.
 pub fn decoder_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 32, learning_rate: 1.5e-3, ..training(steps, seed) }
+    TrainSettings { batch: 32, learning_rate: 2e-3, ..training(steps, seed) }
 }
 
 /// How an upsampler is trained.

@@ -15,7 +15,7 @@ pub use dpm_solver::DpmSolver;
 pub use invert::invert;
 
 use crate::{
-    Denoiser, Draw, Interrupted, NoiseSchedule, NoiseSource, Observer, Prediction, Step, StepEvent,
+    Denoiser, Draw, Interrupted, InvalidSetting, NoiseSchedule, NoiseSource, Observer, Prediction, Step, StepEvent,
 };
 
 /// Takes one reverse step. Pure: no loop, and no randomness but what `noise` gives.
@@ -55,7 +55,21 @@ pub enum SamplerKind {
     DpmSolver,
 }
 
+impl std::str::FromStr for SamplerKind {
+    type Err = InvalidSetting;
+
+    fn from_str(name: &str) -> Result<Self, InvalidSetting> {
+        let known = Self::ALL.map(|(name, _)| name).join(", ");
+        let found = Self::ALL.iter().find(|(known, _)| *known == name);
+        found.map(|(_, kind)| *kind).ok_or_else(|| InvalidSetting::new("sampler", name, known))
+    }
+}
+
 impl SamplerKind {
+    /// Every sampler, by its name in options and configurations.
+    pub const ALL: [(&str, Self); 3] =
+        [("ddpm", Self::Ddpm), ("ddim", Self::Ddim), ("dpm_solver", Self::DpmSolver)];
+
     /// The sampler, given the variance that the network was trained for.
     pub fn sampler<const D: usize>(self, variance: crate::VarianceType) -> Box<dyn Sampler<D>> {
         match self {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::SaveFormat;
 use crate::ConfigError;
 
 /// A model file that cannot be used: which file, what was found, what was expected.
@@ -73,6 +74,21 @@ pub enum LoadError {
         key: String,
         /// How many of its values.
         count: usize,
+    },
+    /// A tensor holds values that the number format of the file to be written cannot hold.
+    #[error(
+        "{}: {count} values of {key} are too large for {format:?}; expected F32 or BF16",
+        path.display()
+    )]
+    Overflow {
+        /// The file.
+        path: PathBuf,
+        /// The first such tensor.
+        key: String,
+        /// How many of its values.
+        count: usize,
+        /// The format.
+        format: SaveFormat,
     },
     /// The configuration is not JSON, or not of this kind.
     #[error("{}: {source}", path.display())]

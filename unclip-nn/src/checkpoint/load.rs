@@ -61,10 +61,30 @@ pub fn load_weights<M: Module>(
     mismatch.unused = weights.keys().into_iter().filter(|k| !loader.used.contains(k)).collect();
     match mismatch.is_empty() {
         true => Ok(module),
-        false => {
-            Err(LoadError::Weights { path: weights.path().into(), mismatch: Box::new(mismatch) })
-        }
+        false => Err(located(mismatch, weights)),
     }
+}
+
+/// The error for a mismatch, in the words of the file that it is about. Of several files, the
+/// first one's.
+fn located(mismatch: Mismatch, weights: &Weights) -> LoadError {
+    let Mismatch { missing, unused, misshapen, formats } = mismatch;
+    let keys = missing.iter().chain(&unused).chain(misshapen.iter().map(|(key, ..)| key));
+    let first = keys.chain(formats.iter().map(|(key, _)| key)).next();
+    let path = first.map_or(weights.path(), |key| weights.place(key).0);
+    let inside = |key: &String| {
+        let (place, key) = weights.place(key);
+        (place == path).then(|| key.to_string())
+    };
+    let misshapen = misshapen.into_iter();
+    let formats = formats.into_iter();
+    let mismatch = Mismatch {
+        missing: missing.iter().filter_map(inside).collect(),
+        unused: unused.iter().filter_map(inside).collect(),
+        misshapen: misshapen.filter_map(|(key, a, b)| Some((inside(&key)?, a, b))).collect(),
+        formats: formats.filter_map(|(key, format)| Some((inside(&key)?, format))).collect(),
+    };
+    LoadError::Weights { path: path.into(), mismatch: Box::new(mismatch) }
 }
 
 struct Loader<'a> {

@@ -1,13 +1,14 @@
 //! From a module into a file, whole or not at all.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
-use half::f16;
+use burn::tensor::{Tensor, TensorData};
+use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{TensorInfo, TensorView};
+use tempfile::{NamedTempFile, TempDir};
 
 use super::file::expect_regular;
 use super::load::is_linear_weight;
@@ -18,38 +19,120 @@ use super::{KeyMap, LoadError};
 pub enum SaveFormat {
     /// 32-bit floats.
     F32,
-    /// 16-bit floats: half the size, three decimal digits.
+    /// 16-bit floats: half the size, three decimal digits, nothing beyond 65504.
     F16,
+    /// The upper halves of 32-bit floats: half the size, two decimal digits, the same range.
+    BF16,
+}
+
+impl SaveFormat {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::BF16 => Dtype::BF16,
+        }
+    }
+
+    /// Bytes of a value.
+    fn width(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// Values in this format, and how many of them it turned infinite.
+    fn bytes(self, values: &[f32]) -> (Vec<u8>, usize) {
+        let lost = |infinite: fn(f32) -> bool| {
+            values.iter().filter(|&&v| v.is_finite() && infinite(v)).count()
+        };
+        match self {
+            Self::F32 => (bytemuck::cast_slice(values).to_vec(), 0),
+            Self::F16 => {
+                let narrow: Vec<[u8; 2]> =
+                    values.iter().map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+                (narrow.into_flattened(), lost(|v| f16::from_f32(v).is_infinite()))
+            }
+            Self::BF16 => {
+                let narrow: Vec<[u8; 2]> =
+                    values.iter().map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
+                (narrow.into_flattened(), lost(|v| bf16::from_f32(v).is_infinite()))
+            }
+        }
+    }
 }
 
 /// Writes every parameter of `module`, under the names and in the orientation of PyTorch.
 ///
 /// # Errors
-/// [`LoadError::Io`] if the file cannot be written; what stood there before then still does.
+/// [`LoadError::Io`] if the file cannot be written, [`LoadError::Overflow`] if the format cannot
+/// hold a value; what stood there before then still does.
 pub fn save_weights<M: Module>(
     module: &M,
     path: &Path,
     keys: &KeyMap,
     format: SaveFormat,
 ) -> Result<(), LoadError> {
+    save_part(module, "", path, keys, format)
+}
+
+/// As [`save_weights`], for the parameters whose keys begin with `prefix`, under keys without it.
+///
+/// # Errors
+/// As [`save_weights`].
+pub fn save_part<M: Module>(
+    module: &M,
+    prefix: &str,
+    path: &Path,
+    keys: &KeyMap,
+    format: SaveFormat,
+) -> Result<(), LoadError> {
     let mut collector =
-        Collector { keys, format, path: Vec::new(), containers: Vec::new(), tensors: Vec::new() };
+        Collector { keys, prefix, path: Vec::new(), containers: Vec::new(), tensors: Vec::new() };
     module.visit(&mut collector);
-    let dtype = match format {
-        SaveFormat::F32 => Dtype::F32,
-        SaveFormat::F16 => Dtype::F16,
-    };
-    let damaged = |error: safetensors::SafeTensorError| LoadError::Header {
-        path: path.into(),
-        message: error.to_string(),
-    };
-    let views = collector
-        .tensors
-        .iter()
-        .map(|(key, shape, bytes)| Ok((key, TensorView::new(dtype, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(damaged)?;
-    write_whole(path, &safetensors::serialize(views, None).map_err(damaged)?)
+    let mut tensors = collector.tensors;
+    // the order in which safetensors itself writes
+    tensors.sort_by(|a, b| a.key.cmp(&b.key));
+    let io = |source| LoadError::Io { path: path.into(), source };
+    let file = temporary(path)?;
+    let mut writer = BufWriter::new(&file);
+    writer.write_all(&header(path, &tensors, format)?).map_err(io)?;
+    for tensor in &tensors {
+        // one after the other: no second copy of the module
+        let values: Vec<f32> = (tensor.data)().iter::<f32>().collect();
+        let (bytes, count) = format.bytes(&values);
+        if count > 0 {
+            let (path, key) = (path.into(), tensor.key.clone());
+            return Err(LoadError::Overflow { path, key, count, format });
+        }
+        writer.write_all(&bytes).map_err(io)?;
+    }
+    writer.flush().map_err(io)?;
+    drop(writer);
+    persist(file, path)
+}
+
+/// Length and header of a safetensors file.
+fn header(path: &Path, tensors: &[Stored], format: SaveFormat) -> Result<Vec<u8>, LoadError> {
+    let json = |source| LoadError::Json { path: path.into(), source };
+    // transformers refuses files that do not say of which library they are
+    let mut header = r#"{"__metadata__":{"format":"pt"}"#.to_string();
+    let mut end = 0;
+    for Stored { key, shape, .. } in tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * format.width();
+        let (dtype, shape) = (format.dtype(), shape.clone());
+        let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
+        let key = serde_json::to_string(key).map_err(json)?;
+        header += &format!(",{key}:{}", serde_json::to_string(&info).map_err(json)?);
+    }
+    header.push('}');
+    let len = header.len().next_multiple_of(8);
+    let mut bytes = (len as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.resize(bytes.len().next_multiple_of(8), b' ');
+    Ok(bytes)
 }
 
 /// Writes named tensors (shape and values, row by row) in f32.
@@ -82,48 +165,97 @@ pub fn save_tensors(
 /// [`LoadError::Io`], with the path that was asked for; [`LoadError::NotAFile`] if something else
 /// than a file stands there.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
+    let mut file = temporary(path)?;
+    file.write_all(bytes).map_err(|source| LoadError::Io { path: path.into(), source })?;
+    persist(file, path)
+}
+
+/// Lets `fill` write a folder, which is there whole or not at all: beside its place, then moved.
+///
+/// # Errors
+/// What `fill` says; [`LoadError::Io`] if something stands there already, or if nothing can be
+/// written there.
+pub fn write_folder<E: From<LoadError>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let io = |source| LoadError::Io { path: path.into(), source };
+    // of a link that leads nowhere as well
+    if path.symlink_metadata().is_ok() {
+        let found = "something is there already, expected the name of a new folder";
+        return Err(io(std::io::Error::new(std::io::ErrorKind::AlreadyExists, found)).into());
+    }
+    let folder = temporary_folder(path)?;
+    fill(folder.path())?;
+    std::fs::rename(folder.path(), path).map_err(io)?;
+    // nothing is left to be removed
+    let _ = folder.keep();
+    Ok(())
+}
+
+/// The folder in which something lies.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// How something temporary is made: readable for everybody, as one expects of a picture or a
+/// model. The default is private to the user.
+fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
+    #[cfg_attr(not(unix), allow(unused_mut))]
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(mode));
+    }
+    #[cfg(not(unix))]
+    let _ = mode;
+    builder
+}
+
+/// A file beside a place where one may be put.
+fn temporary(path: &Path) -> Result<NamedTempFile, LoadError> {
     if let Ok(metadata) = std::fs::metadata(path) {
         // moving a file onto a device would replace the device
         expect_regular(path, &metadata)?;
     }
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        // the default is private to the user, which nobody expects of a picture or a model
-        use std::os::unix::fs::PermissionsExt;
-        file.permissions(std::fs::Permissions::from_mode(0o644));
-    }
-    // its own error would name the temporary file, which means nothing to anybody
-    let plain = |error: std::io::Error| io(error.kind().into());
-    let mut file = file.tempfile_in(folder).map_err(plain)?;
-    file.write_all(bytes).map_err(io)?;
+    builder(0o644).tempfile_in(parent(path)).map_err(|error| unnamed(path, &error))
+}
+
+/// A folder beside a place.
+fn temporary_folder(path: &Path) -> Result<TempDir, LoadError> {
+    builder(0o755).tempdir_in(parent(path)).map_err(|error| unnamed(path, &error))
+}
+
+/// The error of something temporary without its name, which means nothing to anybody.
+fn unnamed(path: &Path, error: &std::io::Error) -> LoadError {
+    LoadError::Io { path: path.into(), source: error.kind().into() }
+}
+
+/// Moves a temporary file to its place.
+fn persist(file: NamedTempFile, path: &Path) -> Result<(), LoadError> {
+    let io = |source| LoadError::Io { path: path.into(), source };
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|error| io(error.error))?;
     Ok(())
 }
 
-struct Collector<'a> {
-    keys: &'a KeyMap,
-    format: SaveFormat,
-    path: Vec<String>,
-    containers: Vec<String>,
-    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+/// A parameter on its way into a file.
+struct Stored {
+    key: String,
+    shape: Vec<usize>,
+    data: Box<dyn Fn() -> TensorData>,
 }
 
-impl Collector<'_> {
-    fn bytes(&self, values: Vec<f32>) -> Vec<u8> {
-        match self.format {
-            SaveFormat::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            SaveFormat::F16 => {
-                values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
-            }
-        }
-    }
+struct Collector<'a> {
+    keys: &'a KeyMap,
+    prefix: &'a str,
+    path: Vec<String>,
+    containers: Vec<String>,
+    tensors: Vec<Stored>,
 }
 
 impl ModuleVisitor for Collector<'_> {
@@ -138,12 +270,20 @@ impl ModuleVisitor for Collector<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let mut tensor = param.val();
-        if D == 2 && is_linear_weight(&self.path, &self.containers) {
-            tensor = tensor.transpose();
+        let key = self.keys.key(&self.path);
+        let Some(key) = key.strip_prefix(self.prefix).map(String::from) else {
+            return;
+        };
+        let tensor = param.val();
+        let mut shape = tensor.dims().to_vec();
+        let transposed = D == 2 && is_linear_weight(&self.path, &self.containers);
+        if transposed {
+            shape.reverse();
         }
-        let shape = tensor.dims().to_vec();
-        let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
-        self.tensors.push((self.keys.key(&self.path), shape, self.bytes(values)));
+        let data = move || match transposed {
+            true => tensor.clone().transpose().into_data(),
+            false => tensor.clone().into_data(),
+        };
+        self.tensors.push(Stored { key, shape, data: Box::new(data) });
     }
 }

@@ -19,6 +19,8 @@ use super::{LoadError, shards};
 pub struct Weights {
     origin: PathBuf,
     tensors: BTreeMap<String, Entry>,
+    /// How the names from each place begin, if there are several places.
+    places: Vec<(String, PathBuf)>,
 }
 
 /// What of a file's tensor is a tensor of the module.
@@ -66,13 +68,18 @@ impl Weights {
     ///
     /// # Errors
     /// As [`open`](Self::open), and an index that names a file outside the folder, that cannot be
-    /// read, or that contradicts its shards.
+    /// read, or that contradicts its shards. A pickle in the place of the weights is refused as
+    /// what it is.
     pub fn open_in(folder: &Path, name: &str) -> Result<Self, LoadError> {
-        let single = folder.join(format!("{name}.safetensors"));
-        let index = folder.join(format!("{name}.safetensors.index.json"));
-        match index.exists() && !single.exists() {
-            true => shards::open(folder, &index),
-            false => Self::open(&single),
+        let file = |end: &str| folder.join(format!("{name}{end}"));
+        let (single, index) = (file(".safetensors"), file(".safetensors.index.json"));
+        // the names that diffusers and transformers give to pickles
+        let pickles = [file(".bin"), folder.join(format!("pytorch_{name}.bin"))];
+        match pickles.into_iter().find(|path| path.exists()) {
+            _ if single.exists() => Self::open(&single),
+            _ if index.exists() => shards::open(folder, &index),
+            Some(pickle) => Self::open(&pickle),
+            None => Self::open(&single),
         }
     }
 
@@ -91,7 +98,8 @@ impl Weights {
             let part = Part::default();
             Some((key.clone(), Entry { file: file.clone(), key, part, shape }))
         };
-        Self { origin, tensors: file.keys().into_iter().filter_map(entry).collect() }
+        let tensors = file.keys().into_iter().filter_map(entry).collect();
+        Self { origin, tensors, places: Vec::new() }
     }
 
     /// Puts several files together; `origin` stands for all of them in errors.
@@ -99,8 +107,13 @@ impl Weights {
     /// # Errors
     /// A name that two of them have.
     pub fn join(origin: &Path, parts: impl IntoIterator<Item = Self>) -> Result<Self, LoadError> {
-        let mut tensors = BTreeMap::new();
-        for (key, entry) in parts.into_iter().flat_map(|part| part.tensors) {
+        let (mut tensors, mut places) = (BTreeMap::new(), Vec::new());
+        let mut entries = Vec::new();
+        for part in parts {
+            places.extend(part.places);
+            entries.extend(part.tensors);
+        }
+        for (key, entry) in entries {
             let file = entry.file.path().to_path_buf();
             if let Some(Entry { file: other, .. }) = tensors.insert(key.clone(), entry) {
                 let message =
@@ -108,7 +121,7 @@ impl Weights {
                 return Err(LoadError::Header { path: file, message });
             }
         }
-        Ok(Self { origin: origin.into(), tensors })
+        Ok(Self { origin: origin.into(), tensors, places })
     }
 
     /// Names every tensor anew. What `name` gives no part of is left out.
@@ -142,7 +155,23 @@ impl Weights {
     pub fn below(self, prefix: &str) -> Self {
         let tensors = self.tensors.into_iter();
         let tensors = tensors.map(|(key, entry)| (format!("{prefix}{key}"), entry)).collect();
-        Self { origin: self.origin, tensors }
+        let places = match self.places.is_empty() {
+            true => vec![(prefix.into(), self.origin.clone())],
+            false => {
+                let places = self.places.into_iter();
+                places.map(|(inner, path)| (format!("{prefix}{inner}"), path)).collect()
+            }
+        };
+        Self { origin: self.origin, tensors, places }
+    }
+
+    /// Where a tensor lies or ought to lie, and its name there.
+    pub(super) fn place<'a>(&self, key: &'a str) -> (&Path, &'a str) {
+        let found = self.places.iter().find(|(prefix, _)| key.starts_with(prefix.as_str()));
+        match found {
+            Some((prefix, path)) => (path, &key[prefix.len()..]),
+            None => (&self.origin, key),
+        }
     }
 
     /// Where the weights lie.

@@ -6,11 +6,15 @@
 
 use super::conv_plan::SERIAL_WORK;
 use super::gemm::{Dense, Left, Matrix, Product, Start, pack, pack_transposed, padded};
-use super::simd::{aligned, arch, exp};
+use super::simd::{aligned, arch};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
+
+#[path = "attention_softmax.rs"]
+mod softmax;
+pub(super) use softmax::{Softmax, hide, weight};
 
 /// Sizes of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,8 +206,8 @@ pub(super) fn split(
 /// Queries whose scores are computed at once.
 const BLOCK: usize = 64;
 
-/// Keys whose scores are computed at once, if there are many.
-const KEYS: usize = 192;
+/// Keys whose scores are computed at once, at most.
+const KEYS: usize = 384;
 
 /// Buffers of a thread, kept between calls: fresh memory costs a page fault per 4 KiB.
 #[derive(Default)]
@@ -239,7 +243,7 @@ impl WithSimd for Forward<'_> {
         let Self { shape, pair, .. } = self;
         let Scratch { keys, values, scores, sums } = self.scratch;
         let q = shape.head(self.q, pair, shape.seq_q);
-        let chunk = chunk(shape.seq_k);
+        let chunk = chunk(shape.seq_k, KEYS);
         let (row, wide) = (padded::<S>(chunk), padded::<S>(shape.d_head));
         let keys = aligned(keys, shape.seq_k.next_multiple_of(row) * shape.d_head);
         let values = aligned(values, shape.seq_k * wide);
@@ -260,12 +264,14 @@ impl WithSimd for Forward<'_> {
             let mut softmax = [Softmax::NOTHING; BLOCK];
             for (range, keys, values) in &right {
                 let c = Dense { data: scores, stride: row };
-                simd.vectorize(Product { a: q.left(), b: *keys, start: Start::Zero, c });
+                let (a, b) = (q.left(), *keys);
+                simd.vectorize(Product { a, b, start: Start::Zero, c, copy: None });
                 let lines = scores.chunks_exact_mut(row).zip(sums.chunks_exact_mut(wide));
                 for (i, (scores, sums)) in lines.take(q.rows).enumerate() {
                     let hidden =
                         self.mask.map(|mask| &mask.row(shape, pair.batch, from + i)[range.clone()]);
-                    hide(simd, scores, hidden, range.len());
+                    let scores = &mut scores[..padded::<S>(range.len())];
+                    hide(scores, hidden, range.len());
                     let shrink = softmax[i].add(simd, scores);
                     if range.start > 0 {
                         scale(simd, shrink, sums);
@@ -274,7 +280,7 @@ impl WithSimd for Forward<'_> {
                 let a = Left::<false> { data: scores, stride: row, rows: q.rows };
                 let start = if range.start == 0 { Start::Zero } else { Start::Target };
                 let c = Dense { data: sums, stride: wide };
-                simd.vectorize(Product { a, b: *values, start, c });
+                simd.vectorize(Product { a, b: *values, start, c, copy: None });
             }
             let lines = sums.chunks_exact(wide).zip(&softmax);
             for (i, (sums, softmax)) in lines.take(q.rows).enumerate() {
@@ -288,70 +294,10 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// Keys whose scores are computed at once.
-fn chunk(keys: usize) -> usize {
-    // Whole panels of the packed keys for any number of lanes.
-    const MULTIPLE: usize = 48;
-    match keys {
-        0..=256 => keys,
-        _ => keys.div_ceil(keys.div_ceil(KEYS)).next_multiple_of(MULTIPLE),
-    }
-}
-
-/// Gives hidden keys the lowest score there is, and what is not a key, behind the first
-/// `keys` scores, a lower one.
-///
-/// So a row of nothing but hidden keys has equal weights, none of them for the padding.
-#[inline(always)]
-pub(super) fn hide<S: Simd>(simd: S, scores: &mut [f32], hidden: Option<&[bool]>, keys: usize) {
-    if let Some(hidden) = hidden {
-        for (score, hidden) in scores.iter_mut().zip(hidden) {
-            *score = if *hidden { f32::MIN } else { *score };
-        }
-    }
-    scores[keys..].fill(f32::NEG_INFINITY);
-    let _ = simd;
-}
-
-/// A softmax that goes on from one range of scores to the next.
-#[derive(Clone, Copy)]
-pub(super) struct Softmax {
-    /// The largest score.
-    pub max: f32,
-    /// The sum of `exp(score - max)`.
-    pub sum: f32,
-}
-
-impl Softmax {
-    pub(super) const NOTHING: Self = Self { max: f32::MIN, sum: 0.0 };
-
-    /// Turns scores, whole vectors of them, into `exp(score - max)`; returns the factor
-    /// for sums of what earlier scores became.
-    #[inline(always)]
-    pub(super) fn add<S: Simd>(&mut self, simd: S, scores: &mut [f32]) -> f32 {
-        let scores = S::as_mut_simd_f32s(scores).0;
-        let (mut max, start) = (simd.splat_f32s(self.max), self.max);
-        for score in scores.iter() {
-            max = simd.max_f32s(max, *score);
-        }
-        self.max = simd.reduce_max_f32s(max);
-        let (max, mut sum) = (simd.splat_f32s(self.max), simd.splat_f32s(0.0));
-        for score in scores {
-            *score = weight(simd, simd.sub_f32s(*score, max));
-            sum = simd.add_f32s(sum, *score);
-        }
-        let shrink = weight(simd, simd.splat_f32s(start - self.max));
-        let shrink = simd.reduce_max_f32s(shrink);
-        self.sum = self.sum * shrink + simd.reduce_sum_f32s(sum);
-        shrink
-    }
-}
-
-/// `exp(x)` of a difference to a maximum; zero where [`exp`] would stop at its smallest.
-#[inline(always)]
-pub(super) fn weight<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let gone = simd.less_than_f32s(x, simd.splat_f32s(-87.0));
-    simd.select_f32s(gone, simd.splat_f32s(0.0), exp(simd, x))
+/// Keys whose scores are computed at once: about equally many each time, at most `most`.
+pub(super) fn chunk(keys: usize, most: usize) -> usize {
+    // Whole vectors of any number of lanes, unless there is only one chunk.
+    keys.div_ceil(keys.div_ceil(most)).next_multiple_of(16).min(keys)
 }
 
 /// `values *= factor`, whole vectors.

@@ -1,9 +1,9 @@
 //! The gradients of attention.
 
-use super::attention::{AttentionShape, Mask, Pair, Rows, Softmax, hide, split, weight};
+use super::attention::{AttentionShape, Mask, Pair, Rows, Softmax, chunk, hide, split, weight};
 use super::conv_plan::SERIAL_WORK;
 use super::gemm::{Dense, Left, Matrix, Product, Right, Start, pack, pack_transposed, padded};
-use super::simd::{aligned, arch};
+use super::simd::{aligned, arch, copy_row};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -123,6 +123,13 @@ struct Chunk<'a> {
     values: Right<'a>,
 }
 
+impl Chunk<'_> {
+    /// Its positions, rounded up to whole vectors.
+    fn padded<S: Simd>(&self) -> usize {
+        padded::<S>(self.range.len())
+    }
+}
+
 /// Some queries.
 struct Block<'a> {
     shape: AttentionShape,
@@ -139,14 +146,16 @@ impl Block<'_> {
     fn scores<S: Simd>(&self, simd: S, chunk: &Chunk<'_>, row: usize, out: [&mut [f32]; 2]) {
         let [scores, slopes] = out;
         let c = Dense { data: scores, stride: row };
-        simd.vectorize(Product { a: self.q.left(), b: chunk.keys, start: Start::Zero, c });
+        let (a, b) = (self.q.left(), chunk.keys);
+        simd.vectorize(Product { a, b, start: Start::Zero, c, copy: None });
         let c = Dense { data: slopes, stride: row };
-        simd.vectorize(Product { a: self.dy.left(), b: chunk.values, start: Start::Zero, c });
+        let (a, b) = (self.dy.left(), chunk.values);
+        simd.vectorize(Product { a, b, start: Start::Zero, c, copy: None });
         for (i, scores) in scores.chunks_exact_mut(row).take(self.q.rows).enumerate() {
             let hidden = self
                 .mask
                 .map(|mask| &mask.row(self.shape, self.batch, self.first + i)[chunk.range.clone()]);
-            hide(simd, scores, hidden, chunk.range.len());
+            hide(&mut scores[..chunk.padded::<S>()], hidden, chunk.range.len());
         }
     }
 }
@@ -160,7 +169,7 @@ impl WithSimd for Backward<'_> {
         let Scratch { packed, block, weights, slopes, sums } = self.scratch;
         let (q, dy) = (shape.head(q, pair, shape.seq_q), shape.head(self.dy, pair, shape.seq_q));
         let (k, v) = (shape.head(k, pair, shape.seq_k), shape.head(v, pair, shape.seq_k));
-        let chunk = chunk(shape.seq_k);
+        let chunk = chunk(shape.seq_k, SCORES / QUERIES[0]);
         let (row, wide) = (padded::<S>(chunk), padded::<S>(shape.d_head));
         let chunks = chunks(simd, shape.factor(), k, v, chunk, packed);
         let queries = (SCORES / row / 8 * 8).clamp(QUERIES[0], QUERIES[1]).min(shape.seq_q);
@@ -182,7 +191,8 @@ impl WithSimd for Backward<'_> {
                 block.scores(simd, chunk, row, [&mut *weights, &mut *slopes]);
                 let lines = weights.chunks_exact_mut(row).zip(slopes.chunks_exact(row));
                 for ((weights, slopes), row) in lines.zip(&mut rows[..q.rows]) {
-                    row.add(simd, weights, slopes);
+                    let used = chunk.padded::<S>();
+                    row.add(simd, &mut weights[..used], &slopes[..used]);
                 }
             }
             for chunk in &chunks {
@@ -192,6 +202,8 @@ impl WithSimd for Backward<'_> {
                 }
                 let lines = weights.chunks_exact_mut(row).zip(slopes.chunks_exact_mut(row));
                 for ((weights, slopes), row) in lines.zip(&rows[..q.rows]) {
+                    let used = chunk.padded::<S>();
+                    let (weights, slopes) = (&mut weights[..used], &mut slopes[..used]);
                     row.finish(simd, again, shape.factor(), weights, slopes);
                 }
                 let start = |first| if first { Start::Zero } else { Start::Target };
@@ -199,32 +211,25 @@ impl WithSimd for Backward<'_> {
                 let columns = |data| Left::<true> { data, stride: row, rows: chunk.range.len() };
                 let (a, b) = (columns(&*weights), packed_dy);
                 let c = Dense { data: &mut dv[at..], stride: wide };
-                simd.vectorize(Product { a, b, start: start(first == 0), c });
+                simd.vectorize(Product { a, b, start: start(first == 0), c, copy: None });
                 let (a, b) = (columns(&*slopes), packed_q);
                 let c = Dense { data: &mut dk[at..], stride: wide };
-                simd.vectorize(Product { a, b, start: start(first == 0), c });
+                simd.vectorize(Product { a, b, start: start(first == 0), c, copy: None });
                 let a = Left::<false> { data: slopes, stride: row, rows: q.rows };
                 let c = Dense { data: dq, stride: wide };
                 let start = start(chunk.range.start == 0);
-                simd.vectorize(Product { a, b: chunk.plain, start, c });
+                simd.vectorize(Product { a, b: chunk.plain, start, c, copy: None });
             }
             for (i, dq) in dq.chunks_exact(wide).take(q.rows).enumerate() {
-                self.grads[0].row(first + i).copy_from_slice(&dq[..shape.d_head]);
+                copy_row(self.grads[0].row(first + i), &dq[..shape.d_head]);
             }
         }
         for (grads, sums) in self.grads[1..].iter_mut().zip([dk, dv]) {
             for (i, sum) in sums.chunks_exact(wide).enumerate() {
-                grads.row(i).copy_from_slice(&sum[..shape.d_head]);
+                copy_row(grads.row(i), &sum[..shape.d_head]);
             }
         }
     }
-}
-
-/// Keys whose scores are computed at once.
-fn chunk(keys: usize) -> usize {
-    const MAX: usize = SCORES / QUERIES[0];
-    // Whole vectors of any number of lanes.
-    keys.div_ceil(keys.div_ceil(MAX)).next_multiple_of(16).min(keys)
 }
 
 /// Packs all keys and values.

@@ -213,6 +213,26 @@ fn extreme_scores_stay_finite() {
     assert!(grads.iter().flatten().all(|v| v.is_finite()));
 }
 
+#[test]
+fn not_a_number_spoils_its_own_row_only() {
+    let s = AttentionShape { batch: 1, heads: 1, seq_q: 3, seq_k: 50, d_head: 16 };
+    let [mut q, k, v, _] = inputs(s);
+    q[16] = f32::NAN;
+    let y = forward(s, [&q, &k, &v], None);
+    assert!((0..48).all(|i| y[i].is_nan() == (i / 16 == 1)), "{y:?}");
+}
+
+/// Buffers are kept between calls, and what they hold must not matter.
+#[test]
+fn not_a_number_does_not_outlive_its_call() {
+    for s in shapes() {
+        let [q, k, v, dy] = inputs(s).map(|x| vec![f32::NAN; x.len()]);
+        forward(s, [&q, &k, &v], None);
+        backward(s, [&q, &k, &v], None, &dy);
+        check(s, None);
+    }
+}
+
 /// Whatever else is computed and by how many threads, the bits of a sequence are the same.
 #[test]
 fn results_depend_on_neither_batch_nor_threads() {

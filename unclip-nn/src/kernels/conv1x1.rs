@@ -1,9 +1,11 @@
 //! 1x1 convolution: the forward pass and the gradient of its input.
 
+#![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
+
 use super::conv::ConvShape;
 use super::conv_plan::SERIAL_WORK;
-use super::gemm::{Left, Matrix, Product, Start, Target, pack};
-use super::simd::{aligned, arch};
+use super::gemm::{LARGEST_TILE, Left, Matrix, Product, Start, Target, pack};
+use super::simd::{aligned, arch, load, store};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -34,9 +36,12 @@ pub fn conv1x1_backward_input(shape: ConvShape, dy: &[f32], weight: &[f32], dx: 
     run::<true>(shape, dy, weight, None, dx);
 }
 
-/// Packed input values of one product: half a megabyte, so that they stay in a core's
+/// Packed input values of one product: one megabyte, so that they stay in a core's
 /// second-level cache while every output channel reads them.
-const PACKED_VALUES: usize = 1 << 17;
+const PACKED_VALUES: usize = 1 << 18;
+
+/// Values of the weight from which on a copy of it pays off.
+const COPIED_WEIGHTS: usize = 1 << 16;
 
 /// Output channels from which on a task of its own repays that it packs its input again.
 const TASK_CHANNELS: usize = 64;
@@ -129,7 +134,8 @@ impl<'a> Planes<'a> {
     }
 }
 
-impl Target for &mut Planes<'_> {
+impl Planes<'_> {
+    /// The pixels of channel `m`.
     #[inline(always)]
     fn row(&mut self, m: usize) -> &mut [f32] {
         let plane = match &mut self.data {
@@ -140,9 +146,70 @@ impl Target for &mut Planes<'_> {
     }
 }
 
+impl Target for &mut Planes<'_> {
+    #[inline(always)]
+    fn get<S: Simd, const MR: usize, const W: usize>(
+        &mut self,
+        simd: S,
+        m: usize,
+        column: usize,
+    ) -> [[S::f32s; W]; MR] {
+        let mut values = [[simd.splat_f32s(0.0); W]; MR];
+        if column + W * S::F32_LANES > self.count {
+            let mut rows = [0.0; LARGEST_TILE];
+            for (i, to) in rows.chunks_exact_mut(W * S::F32_LANES).take(MR).enumerate() {
+                let row = &self.row(m + i)[column..];
+                to[..row.len()].copy_from_slice(row);
+            }
+            for i in 0..MR {
+                for v in 0..W {
+                    values[i][v] = load::<S>(&rows[(i * W + v) * S::F32_LANES..]);
+                }
+            }
+            return values;
+        }
+        for i in 0..MR {
+            let row = &self.row(m + i)[column..][..W * S::F32_LANES];
+            for v in 0..W {
+                values[i][v] = load::<S>(&row[v * S::F32_LANES..]);
+            }
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn put<S: Simd, const MR: usize, const W: usize>(
+        &mut self,
+        _: S,
+        m: usize,
+        column: usize,
+        values: [[S::f32s; W]; MR],
+    ) {
+        if column + W * S::F32_LANES > self.count {
+            let mut rows = [0.0; LARGEST_TILE];
+            for i in 0..MR {
+                for v in 0..W {
+                    store::<S>(&mut rows[(i * W + v) * S::F32_LANES..], values[i][v]);
+                }
+            }
+            for (i, from) in rows.chunks_exact(W * S::F32_LANES).take(MR).enumerate() {
+                let row = &mut self.row(m + i)[column..];
+                row.copy_from_slice(&from[..row.len()]);
+            }
+            return;
+        }
+        for i in 0..MR {
+            let row = &mut self.row(m + i)[column..][..W * S::F32_LANES];
+            for v in 0..W {
+                store::<S>(&mut row[v * S::F32_LANES..], values[i][v]);
+            }
+        }
+    }
+}
+
 thread_local! {
-    /// Packed input, kept between calls: fresh memory costs a page fault per 4 KiB.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Packed input and weight, kept between calls: fresh memory costs a page fault per 4 KiB.
+    static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
 /// Some channels of some pixels of an image.
@@ -155,7 +222,7 @@ struct Run<'a, const TRANSPOSED: bool> {
     /// The first pixel.
     pixel: usize,
     y: Planes<'a>,
-    scratch: &'a mut Vec<f32>,
+    scratch: &'a mut [Vec<f32>; 2],
 }
 
 impl<const TRANSPOSED: bool> WithSimd for Run<'_, TRANSPOSED> {
@@ -166,14 +233,16 @@ impl<const TRANSPOSED: bool> WithSimd for Run<'_, TRANSPOSED> {
         let (rows, stride) = (self.shape.c_in, self.shape.pixels());
         let most = PACKED_VALUES / rows.max(1) / TASK_PIXELS * TASK_PIXELS;
         let step = most.max(TASK_PIXELS).min(self.y.len.next_multiple_of(16));
-        let packed = aligned(self.scratch, rows * step);
+        let [packed, copy] = self.scratch;
+        let packed = aligned(packed, rows * step);
         for at in (0..self.y.len).step_by(step) {
             let columns = step.min(self.y.len - at);
             let data = if rows == 0 { &[] } else { &self.x[self.pixel + at..] };
             let b = pack(simd, Matrix { data, stride, rows, columns }, packed);
             (self.y.at, self.y.count) = (at, columns);
             let start = self.bias.map_or(Start::Zero, Start::Rows);
-            simd.vectorize(Product { a: self.weight, b, start, c: &mut self.y });
+            let copy = (self.weight.rows * rows >= COPIED_WEIGHTS).then_some(&mut *copy);
+            simd.vectorize(Product { a: self.weight, b, start, c: &mut self.y, copy });
         }
     }
 }

@@ -4,10 +4,12 @@
 
 use super::conv::ConvShape;
 use super::conv_plan::SERIAL_WORK;
-use super::simd::{aligned, arch, load};
+use super::gemm::{Dense, Left, Matrix, Product, Start, pack_transposed, padded};
+use super::simd::{aligned, arch, copy_row, load};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Gradient of the weight of [`conv1x1`](super::conv1x1()).
 ///
@@ -23,142 +25,112 @@ pub fn conv1x1_backward_weight(shape: ConvShape, x: &[f32], dy: &[f32], dw: &mut
     if dw.is_empty() || dy.is_empty() {
         return dw.fill(0.0);
     }
-    // Taken, not borrowed: while this thread waits for others it may run another
-    // convolution.
-    let (mut packed_x, mut packed_dy) = PACKED.take();
-    let x = Pieces::new(shape, shape.c_in, x, &mut packed_x);
-    let dy = Pieces::new(shape, shape.c_out, dy, &mut packed_dy);
-    let blocks = shape.c_out.div_ceil(BLOCK);
-    let parts = if work(shape) < SERIAL_WORK { 1 } else { TASKS.div_ceil(blocks).min(x.count) };
-    let part = x.count.div_ceil(parts);
     let arch = arch();
-    let compute = |from: usize, first: usize, dw: &mut [f32]| {
-        SUMS.with_borrow_mut(|sums| {
-            let to = x.count.min(from + part);
-            arch.dispatch(Block { x, dy, first, pieces: (from, to), dw, sums });
+    let compute = |pieces: Range<usize>, first: usize, dw: &mut [f32]| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            arch.dispatch(Part { shape, x, dy, pieces, first, dw, scratch });
         });
     };
-    let block = BLOCK * shape.c_in;
-    if work(shape) < SERIAL_WORK {
-        dw.chunks_mut(block).enumerate().for_each(|(i, dw)| compute(0, i * BLOCK, dw));
-    } else if parts == 1 {
-        let blocks = dw.par_chunks_mut(block).with_max_len(1).enumerate();
-        blocks.for_each(|(i, dw)| compute(0, i * BLOCK, dw));
-    } else {
-        let mut sums = vec![0.0; dw.len() * x.count.div_ceil(part)];
-        sums.par_chunks_exact_mut(dw.len()).enumerate().for_each(|(p, dw)| {
-            let blocks = dw.par_chunks_mut(block).with_max_len(1).enumerate();
-            blocks.for_each(|(i, dw)| compute(p * part, i * BLOCK, dw));
-        });
-        dw.fill(0.0);
-        for sums in sums.chunks_exact(dw.len()) {
-            dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum);
-        }
+    let count = shape.batch * shape.pixels().div_ceil(PIECE);
+    if shape.output_len() * shape.c_in < SERIAL_WORK {
+        return compute(0..count, 0, dw);
     }
-    if packed_x.len() + packed_dy.len() <= KEPT_VALUES {
-        PACKED.set((packed_x, packed_dy));
+    // The same cuts for any number of threads, because the sum depends on them.
+    let blocks = shape.c_out.div_ceil(CHANNELS).min(TASKS);
+    let channels = shape.c_out.div_ceil(blocks).next_multiple_of(8);
+    let part = count.div_ceil(TASKS.div_ceil(blocks));
+    let mut sums = vec![0.0; dw.len() * count.div_ceil(part)];
+    sums.par_chunks_exact_mut(dw.len()).enumerate().for_each(|(p, sums)| {
+        let pieces = p * part..count.min((p + 1) * part);
+        let blocks = sums.par_chunks_mut(channels * shape.c_in).with_max_len(1).enumerate();
+        blocks.for_each(|(i, sums)| compute(pieces.clone(), i * channels, sums));
+    });
+    dw.fill(0.0);
+    for sums in sums.chunks_exact(dw.len()) {
+        dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum);
     }
 }
 
-/// Multiply-adds.
-fn work(shape: ConvShape) -> usize {
-    shape.output_len() * shape.c_in
-}
+/// Positions of an image that are packed at once.
+const PIECE: usize = 256;
 
-/// Output channels of one task.
-const BLOCK: usize = 8;
+/// Input or output channels below which the sums are computed without transposing.
+const FEW_CHANNELS: usize = 32;
 
-/// Tasks that are enough for many threads. A fixed number, because the sum depends on it.
-const TASKS: usize = 32;
+/// Input channels that repay a copy of the gradient.
+const COPIED_CHANNELS: usize = 256;
 
-/// Positions that are multiplied while they are in the first-level cache: 8 channels of
-/// 768 positions are half of it.
-const PIECE: usize = 768;
+/// Output channels that repay packing the input once more for another thread.
+const CHANNELS: usize = 320;
 
-/// Largest buffers to keep between calls, 64 MiB.
-const KEPT_VALUES: usize = 1 << 24;
+/// Tasks that are enough for many threads.
+const TASKS: usize = 16;
 
 thread_local! {
-    /// The packed input and gradient, kept because fresh memory costs a page fault per 4 KiB.
-    static PACKED: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
-    /// Running sums of one task.
-    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Packed input, sums and a copy of the gradient, kept between calls: fresh memory
+    /// costs a page fault per 4 KiB.
+    static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
 }
 
-/// A tensor, cut into pieces of at most [`PIECE`] positions.
-#[derive(Clone, Copy)]
-struct Pieces<'a> {
-    /// `[groups, channels, len]`.
-    data: &'a [f32],
-    channels: usize,
-    /// Positions of a channel in a row, whole vectors.
-    len: usize,
-    /// Pieces of a group.
-    split: usize,
-    count: usize,
-}
-
-impl<'a> Pieces<'a> {
-    /// In place if images are large and whole vectors; otherwise copied, several small
-    /// images side by side and with zeros behind.
-    fn new(shape: ConvShape, channels: usize, tensor: &'a [f32], packed: &'a mut Vec<f32>) -> Self {
-        const SMALL: usize = 256;
-        const LANES: usize = 16;
-        let pixels = shape.pixels();
-        if pixels >= SMALL && pixels.is_multiple_of(LANES) {
-            let split = pixels.div_ceil(PIECE);
-            return Self { data: tensor, channels, len: pixels, split, count: shape.batch * split };
-        }
-        let images = (PIECE / pixels).clamp(1, shape.batch);
-        let len = (images * pixels).next_multiple_of(LANES);
-        let groups = shape.batch.div_ceil(images);
-        let data = aligned(packed, groups * channels * len);
-        let image = channels * pixels;
-        data.par_chunks_exact_mut(channels * len).zip(tensor.par_chunks(images * image)).for_each(
-            |(data, tensor)| {
-                for (c, row) in data.chunks_exact_mut(len).enumerate() {
-                    let planes = tensor.chunks_exact(pixels).skip(c).step_by(channels);
-                    let mut end = 0;
-                    for (row, plane) in row.chunks_exact_mut(pixels).zip(planes) {
-                        row.copy_from_slice(plane);
-                        end += pixels;
-                    }
-                    row[end..].fill(0.0);
-                }
-            },
-        );
-        let split = len.div_ceil(PIECE);
-        Self { data, channels, len, split, count: groups * split }
-    }
-
-    /// Channel `c` of a piece.
-    #[inline(always)]
-    fn row(&self, piece: usize, c: usize) -> &'a [f32] {
-        let row = &self.data[(piece / self.split * self.channels + c) * self.len..][..self.len];
-        let at = piece % self.split * PIECE;
-        &row[at..self.len.min(at + PIECE)]
-    }
-}
-
-/// Up to [`BLOCK`] output channels from `first` on.
-struct Block<'a> {
-    x: Pieces<'a>,
-    dy: Pieces<'a>,
+/// What some positions contribute to some output channels.
+struct Part<'a> {
+    shape: ConvShape,
+    x: &'a [f32],
+    dy: &'a [f32],
+    /// Pieces of [`PIECE`] positions (fewer at the end of an image), image by image.
+    pieces: Range<usize>,
+    /// The first output channel.
     first: usize,
-    /// The first piece, and the one behind the last.
-    pieces: (usize, usize),
-    /// Their gradients, `[count, c_in]`.
+    /// Overwritten: `[count, c_in]`.
     dw: &'a mut [f32],
-    sums: &'a mut Vec<f32>,
+    scratch: &'a mut [Vec<f32>; 3],
 }
 
-impl WithSimd for Block<'_> {
+impl WithSimd for Part<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let (c_in, mut m) = (self.x.channels, 0);
-        let count = self.dw.len() / c_in;
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.shape.c_in.min(self.shape.c_out) < FEW_CHANNELS {
+            self.few(simd);
+        } else {
+            self.many(simd);
+        }
+    }
+}
+
+impl Part<'_> {
+    /// A matrix product with the transposed input.
+    #[inline(always)]
+    fn many<S: Simd>(self, simd: S) {
+        let ConvShape { c_in, c_out, .. } = self.shape;
+        let (pixels, wide, rows) = (self.shape.pixels(), padded::<S>(c_in), self.dw.len() / c_in);
+        let [packed, sums, copy] = self.scratch;
+        let packed = aligned(packed, wide * PIECE.min(pixels));
+        let sums = aligned(sums, wide * rows);
+        let mut start = Start::Zero;
+        for piece in self.pieces {
+            let Piece { image, at, len } = Piece::new(piece, pixels);
+            let x = &self.x[image * c_in * pixels + at..];
+            let x = Matrix { data: x, stride: pixels, rows: c_in, columns: len };
+            let b = pack_transposed(simd, x, 1.0, packed);
+            let dy = &self.dy[(image * c_out + self.first) * pixels + at..];
+            let a = Left::<false> { data: dy, stride: pixels, rows };
+            let c = Dense { data: sums, stride: wide };
+            let copy = (c_in >= COPIED_CHANNELS).then_some(&mut *copy);
+            simd.vectorize(Product { a, b, start, c, copy });
+            start = Start::Target;
+        }
+        for (dw, sums) in self.dw.chunks_exact_mut(c_in).zip(sums.chunks_exact(wide)) {
+            copy_row(dw, &sums[..c_in]);
+        }
+    }
+
+    /// Products position by position: one vector of sums per pair of channels, whose lanes
+    /// are added at the end. For few channels, transposing the input would take longer.
+    #[inline(always)]
+    fn few<S: Simd>(mut self, simd: S) {
+        let (mut m, count) = (0, self.dw.len() / self.shape.c_in);
         while m < count {
             m += match count - m {
                 8.. if S::REGISTER_COUNT >= 32 => self.channels::<S, 8>(simd, m),
@@ -168,28 +140,27 @@ impl WithSimd for Block<'_> {
             };
         }
     }
-}
 
-impl Block<'_> {
-    /// `MR` output channels from number `m` of the block on; returns `MR`.
+    /// `MR` output channels from number `m` of the part on; returns `MR`.
     #[inline(always)]
     fn channels<S: Simd, const MR: usize>(&mut self, simd: S, m: usize) -> usize {
-        let c_in = self.x.channels;
-        let sums = aligned(self.sums, c_in * MR * S::F32_LANES);
+        let ConvShape { c_in, c_out, .. } = self.shape;
+        let sums = aligned(&mut self.scratch[0], c_in * MR * S::F32_LANES);
         let sums = S::as_mut_simd_f32s(sums).0.as_chunks_mut::<MR>().0;
         sums.fill([simd.splat_f32s(0.0); MR]);
-        for piece in self.pieces.0..self.pieces.1 {
-            let mut dy = [&self.dy.data[..0]; MR];
-            for i in 0..MR {
-                dy[i] = self.dy.row(piece, self.first + m + i);
-            }
+        let pixels = self.shape.pixels();
+        for piece in self.pieces.clone() {
+            let Piece { image, at, len } = Piece::new(piece, pixels);
+            let dy = &self.dy[(image * c_out + self.first + m) * pixels + at..];
+            let x = &self.x[image * c_in * pixels + at..];
+            let (dy, x) = (Planes { data: dy, pixels, len }, Planes { data: x, pixels, len });
             let (threes, rest) = sums.as_chunks_mut::<3>();
+            let single = threes.len() * 3;
             for (i, sums) in threes.iter_mut().enumerate() {
-                correlate(simd, self.x, piece, i * 3, dy, sums);
+                correlate(simd, dy, x, i * 3, sums);
             }
             for (i, sums) in rest.iter_mut().enumerate() {
-                let c = c_in / 3 * 3 + i;
-                correlate(simd, self.x, piece, c, dy, std::array::from_mut(sums));
+                correlate(simd, dy, x, single + i, std::array::from_mut(sums));
             }
         }
         for (c, sums) in sums.iter().enumerate() {
@@ -201,37 +172,77 @@ impl Block<'_> {
     }
 }
 
-/// Adds what `N` input channels from `c` on contribute, lane by lane.
+/// Positions `at..at + len` of an image.
+struct Piece {
+    image: usize,
+    at: usize,
+    len: usize,
+}
+
+impl Piece {
+    #[inline(always)]
+    fn new(index: usize, pixels: usize) -> Self {
+        let per_image = pixels.div_ceil(PIECE);
+        let (image, at) = (index / per_image, index % per_image * PIECE);
+        Self { image, at, len: PIECE.min(pixels - at) }
+    }
+}
+
+/// `len` values each of some channels, which are `pixels` values apart.
+#[derive(Clone, Copy)]
+struct Planes<'a> {
+    data: &'a [f32],
+    pixels: usize,
+    len: usize,
+}
+
+impl<'a> Planes<'a> {
+    /// `N` channels from `first` on.
+    #[inline(always)]
+    fn rows<const N: usize>(self, first: usize) -> [&'a [f32]; N] {
+        let mut rows = [self.data; N];
+        for n in 0..N {
+            rows[n] = &self.data[(first + n) * self.pixels..][..self.len];
+        }
+        rows
+    }
+}
+
+/// Adds the products of the first `MR` channels of `dy` and `N` channels of `x` from `c`
+/// on, lane by lane.
 #[inline(always)]
 fn correlate<S: Simd, const MR: usize, const N: usize>(
     simd: S,
-    x: Pieces<'_>,
-    piece: usize,
+    dy: Planes<'_>,
+    x: Planes<'_>,
     c: usize,
-    dy: [&[f32]; MR],
     sums: &mut [[S::f32s; MR]; N],
 ) {
-    let mut inputs = [&x.data[..0]; N];
-    for n in 0..N {
-        inputs[n] = x.row(piece, c + n);
-    }
-    let mut acc = *sums;
-    let len = inputs[0].len();
-    let mut p = 0;
+    let (dy, x, len) = (dy.rows::<MR>(0), x.rows::<N>(c), x.len);
+    let (mut p, mut acc) = (0, *sums);
     while p + S::F32_LANES <= len {
-        let mut x = [simd.splat_f32s(0.0); N];
+        let mut values = [simd.splat_f32s(0.0); N];
         for n in 0..N {
-            x[n] = load::<S>(&inputs[n][p..]);
+            values[n] = load::<S>(&x[n][p..]);
         }
         for m in 0..MR {
             let dy = load::<S>(&dy[m][p..]);
             for n in 0..N {
-                acc[n][m] = simd.mul_add_e_f32s(dy, x[n], acc[n][m]);
+                acc[n][m] = simd.mul_add_e_f32s(dy, values[n], acc[n][m]);
             }
         }
         p += S::F32_LANES;
     }
     *sums = acc;
+    if p < len {
+        for m in 0..MR {
+            let dy = simd.partial_load_f32s(&dy[m][p..]);
+            for n in 0..N {
+                let x = simd.partial_load_f32s(&x[n][p..]);
+                sums[n][m] = simd.mul_add_e_f32s(dy, x, sums[n][m]);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

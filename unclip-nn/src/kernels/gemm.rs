@@ -1,33 +1,30 @@
 //! The register-blocked matrix product behind attention and the 1x1 convolutions.
 //!
-//! The right-hand matrix is packed into panels of at most [`NR`] vectors of columns, each
-//! panel row after row, so that the inner loop reads it from one place and a block of it
-//! stays in the first-level cache. The left-hand matrix is read where it is, one value at
-//! a time. Every value of the result is one chain of multiply-adds in the order of the
-//! inner dimension, so it depends neither on how the rows nor on how the columns are cut.
+//! The right-hand matrix is packed into panels, so that the inner loop reads it from one
+//! place and a block of it stays in the first-level cache; the left-hand matrix is read
+//! where it is, one value at a time. Each value of the result is a sum of chains of
+//! [`DEPTH`] multiply-adds in the order of the inner dimension, so that it depends neither
+//! on how the rows nor on how the columns are cut.
 
 #![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
 
-use super::simd::{load, store};
+use super::simd::{aligned, load, store};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
-/// Vectors of a panel at most; with 8 rows (4 where there are 16 registers) they fill the
-/// register file.
-const NR: usize = 3;
+#[path = "gemm_pack.rs"]
+mod packing;
+use packing::{LARGEST_VECTOR, NR, panel};
+pub(super) use packing::{Matrix, Right, pack, pack_transposed, padded};
+
+/// Values of the largest tile: 8 rows of [`NR`] of the largest vectors.
+pub(super) const LARGEST_TILE: usize = 8 * NR * LARGEST_VECTOR;
 
 /// Inner dimension covered at once: a panel of it is three quarters of a 48 KiB cache.
 const DEPTH: usize = 192;
 
-/// Vectors of the next panel when `left` are missing. Four are two pairs, because a single
-/// vector cannot keep the multipliers busy.
-const fn panel(left: usize) -> usize {
-    match left {
-        0..=2 => left,
-        4 => 2,
-        _ => NR,
-    }
-}
+/// Rows of the left-hand matrix that are copied at once, for the second-level cache.
+const ROWS: usize = 256;
 
 /// A left-hand matrix in place: rows `stride` values apart, or with `TRANSPOSED` columns.
 #[derive(Clone, Copy)]
@@ -37,24 +34,50 @@ pub(super) struct Left<'a, const TRANSPOSED: bool> {
     pub rows: usize,
 }
 
-/// A packed right-hand matrix.
-#[derive(Clone, Copy)]
-pub(super) struct Right<'a> {
-    /// `depth * padded(columns)` values.
-    pub data: &'a [f32],
-    pub depth: usize,
-    pub columns: usize,
-}
+impl<const TRANSPOSED: bool> Left<'_, TRANSPOSED> {
+    /// Some rows and part of the inner dimension.
+    #[inline(always)]
+    fn part(self, rows: Range<usize>, depth: Range<usize>) -> Self {
+        let (lines, at) =
+            if TRANSPOSED { (depth.start, rows.start) } else { (rows.start, depth.start) };
+        // An empty matrix has no place for its rows to start.
+        let data = self.data.get(lines * self.stride + at..).unwrap_or_default();
+        Self { data, stride: self.stride, rows: rows.len() }
+    }
 
-/// `columns` rounded up to whole vectors.
-pub(super) const fn padded<S: Simd>(columns: usize) -> usize {
-    columns.next_multiple_of(S::F32_LANES)
+    /// A copy with lines next to each other. Lines that are a power of two apart compete
+    /// for the same few places in a cache, and each lies on a page of its own.
+    #[inline(always)]
+    fn copy(self, depth: usize, buffer: &mut Vec<f32>) -> Left<'_, TRANSPOSED> {
+        let (lines, len) = if TRANSPOSED { (depth, self.rows) } else { (self.rows, depth) };
+        // An odd number of cache lines.
+        let stride = (len.div_ceil(16) | 1) * 16;
+        let copy = aligned(buffer, lines * stride);
+        for (to, from) in copy.chunks_exact_mut(stride).zip(self.data.chunks(self.stride.max(1))) {
+            to[..len].copy_from_slice(&from[..len]);
+        }
+        Left { data: copy, stride, rows: self.rows }
+    }
 }
 
 /// Where a product goes.
 pub(super) trait Target {
-    /// Row `m` of the result: its columns, or more.
-    fn row(&mut self, m: usize) -> &mut [f32];
+    /// `W` vectors from `column` on of `MR` rows from `m` on.
+    fn get<S: Simd, const MR: usize, const W: usize>(
+        &mut self,
+        simd: S,
+        m: usize,
+        column: usize,
+    ) -> [[S::f32s; W]; MR];
+
+    /// Overwrites the same.
+    fn put<S: Simd, const MR: usize, const W: usize>(
+        &mut self,
+        simd: S,
+        m: usize,
+        column: usize,
+        values: [[S::f32s; W]; MR],
+    );
 }
 
 /// Rows of equal length one after the other.
@@ -65,8 +88,36 @@ pub(super) struct Dense<'a> {
 
 impl Target for Dense<'_> {
     #[inline(always)]
-    fn row(&mut self, m: usize) -> &mut [f32] {
-        &mut self.data[m * self.stride..][..self.stride]
+    fn get<S: Simd, const MR: usize, const W: usize>(
+        &mut self,
+        simd: S,
+        m: usize,
+        column: usize,
+    ) -> [[S::f32s; W]; MR] {
+        let mut values = [[simd.splat_f32s(0.0); W]; MR];
+        for i in 0..MR {
+            let row = &self.data[(m + i) * self.stride + column..][..W * S::F32_LANES];
+            for v in 0..W {
+                values[i][v] = load::<S>(&row[v * S::F32_LANES..]);
+            }
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn put<S: Simd, const MR: usize, const W: usize>(
+        &mut self,
+        _: S,
+        m: usize,
+        column: usize,
+        values: [[S::f32s; W]; MR],
+    ) {
+        for i in 0..MR {
+            let row = &mut self.data[(m + i) * self.stride + column..][..W * S::F32_LANES];
+            for v in 0..W {
+                store::<S>(&mut row[v * S::F32_LANES..], values[i][v]);
+            }
+        }
     }
 }
 
@@ -86,54 +137,78 @@ pub(super) struct Product<'a, C, const TRANSPOSED: bool> {
     pub b: Right<'a>,
     pub start: Start<'a>,
     pub c: C,
+    /// Where to copy the left-hand matrix to, block by block, if many columns repay it.
+    pub copy: Option<&'a mut Vec<f32>>,
 }
 
 impl<C: Target, const TRANSPOSED: bool> WithSimd for Product<'_, C, TRANSPOSED> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let vectors = self.b.columns.div_ceil(S::F32_LANES);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { a, b, mut start, mut c, mut copy } = self;
+        let rows = if copy.is_some() { ROWS } else { a.rows.max(1) };
         // At least one round, so that an empty sum is written, too.
-        for from in (0..self.b.depth.max(1)).step_by(DEPTH) {
-            let to = self.b.depth.min(from + DEPTH);
-            if from > 0 {
-                self.start = Start::Target;
+        for from in (0..b.depth.max(1)).step_by(DEPTH) {
+            let to = b.depth.min(from + DEPTH);
+            for first in (0..a.rows).step_by(rows) {
+                let a = a.part(first..a.rows.min(first + rows), from..to);
+                let a = match &mut copy {
+                    Some(copy) => a.copy(to - from, copy),
+                    None => a,
+                };
+                Block { a, first, from, to, start }.columns(simd, b, &mut c);
             }
-            let mut done = 0;
-            while done < vectors {
-                let width = panel(vectors - done);
-                let data = &self.b.data[done * S::F32_LANES * self.b.depth..];
-                let data = &data[from * width * S::F32_LANES..to * width * S::F32_LANES];
-                let data = S::as_simd_f32s(data).0;
-                match width {
-                    3 => self.rows(simd, from, data.as_chunks::<3>().0, done),
-                    2 => self.rows(simd, from, data.as_chunks::<2>().0, done),
-                    _ => self.rows(simd, from, data.as_chunks::<1>().0, done),
-                }
-                done += width;
-            }
+            start = Start::Target;
         }
     }
 }
 
-impl<C: Target, const TRANSPOSED: bool> Product<'_, C, TRANSPOSED> {
-    /// All rows of one panel, of which `b` is the part from row `from` on.
+/// Some rows of the result and part of the inner dimension.
+struct Block<'a, const TRANSPOSED: bool> {
+    a: Left<'a, TRANSPOSED>,
+    /// The first row.
+    first: usize,
+    from: usize,
+    to: usize,
+    start: Start<'a>,
+}
+
+impl<const TRANSPOSED: bool> Block<'_, TRANSPOSED> {
+    /// All columns.
+    #[inline(always)]
+    fn columns<S: Simd>(&self, simd: S, b: Right<'_>, c: &mut impl Target) {
+        let (vectors, mut done) = (b.columns.div_ceil(S::F32_LANES), 0);
+        while done < vectors {
+            let width = panel(vectors - done);
+            let data = &b.data[done * S::F32_LANES * b.depth..];
+            let data = &data[self.from * width * S::F32_LANES..self.to * width * S::F32_LANES];
+            let data = S::as_simd_f32s(data).0;
+            match width {
+                3 => self.rows(simd, data.as_chunks::<3>().0, done, c),
+                2 => self.rows(simd, data.as_chunks::<2>().0, done, c),
+                _ => self.rows(simd, data.as_chunks::<1>().0, done, c),
+            }
+            done += width;
+        }
+    }
+
+    /// All rows of one panel.
     #[inline(always)]
     fn rows<S: Simd, const W: usize>(
-        &mut self,
+        &self,
         simd: S,
-        from: usize,
         b: &[[S::f32s; W]],
         vector: usize,
+        c: &mut impl Target,
     ) {
         let mut m = 0;
         while m < self.a.rows {
             m += match self.a.rows - m {
-                8.. if S::REGISTER_COUNT >= 32 => self.tile::<S, 8, W>(simd, m, from, b, vector),
-                4.. => self.tile::<S, 4, W>(simd, m, from, b, vector),
-                2..=3 => self.tile::<S, 2, W>(simd, m, from, b, vector),
-                _ => self.tile::<S, 1, W>(simd, m, from, b, vector),
+                8.. if S::REGISTER_COUNT >= 32 => self.tile::<S, 8, W>(simd, m, b, vector, c),
+                4.. => self.tile::<S, 4, W>(simd, m, b, vector, c),
+                2..=3 => self.tile::<S, 2, W>(simd, m, b, vector, c),
+                _ => self.tile::<S, 1, W>(simd, m, b, vector, c),
             };
         }
     }
@@ -141,36 +216,35 @@ impl<C: Target, const TRANSPOSED: bool> Product<'_, C, TRANSPOSED> {
     /// `MR` rows from `m` on; returns `MR`.
     #[inline(always)]
     fn tile<S: Simd, const MR: usize, const W: usize>(
-        &mut self,
+        &self,
         simd: S,
         m: usize,
-        from: usize,
         b: &[[S::f32s; W]],
         vector: usize,
+        c: &mut impl Target,
     ) -> usize {
-        let (start, column) = (self.start, vector * S::F32_LANES);
+        let (row, column) = (self.first + m, vector * S::F32_LANES);
         let mut acc = [[simd.splat_f32s(0.0); W]; MR];
-        match start {
-            Start::Zero => {}
-            Start::Target => {
-                for i in 0..MR {
-                    acc[i] = read::<S, W>(simd, self.c.row(m + i), column);
-                }
-            }
-            Start::Rows(values) => {
-                for i in 0..MR {
-                    acc[i] = [simd.splat_f32s(values[m + i]); W];
-                }
+        if let Start::Rows(values) = self.start {
+            for i in 0..MR {
+                acc[i] = [simd.splat_f32s(values[row + i]); W];
             }
         }
         let Left { data, stride, .. } = self.a;
-        let acc = match TRANSPOSED {
-            true => outer::<S, MR, W>(simd, &data[from * stride..], stride, m, b, acc),
-            false => inner::<S, MR, W>(simd, &data[m * stride + from..], stride, b, acc),
+        let mut acc = match TRANSPOSED {
+            true => outer::<S, MR, W>(simd, data, stride, m, b, acc),
+            false => inner::<S, MR, W>(simd, &data[m * stride..], stride, b, acc),
         };
-        for i in 0..MR {
-            write(simd, self.c.row(m + i), column, acc[i]);
+        if let Start::Target = self.start {
+            // Not before: the multiplications would wait for memory.
+            let old = c.get::<S, MR, W>(simd, row, column);
+            for i in 0..MR {
+                for v in 0..W {
+                    acc[i][v] = simd.add_f32s(acc[i][v], old[i][v]);
+                }
+            }
         }
+        c.put::<S, MR, W>(simd, row, column, acc);
         MR
     }
 }
@@ -188,7 +262,8 @@ fn inner<S: Simd, const MR: usize, const W: usize>(
     for m in 0..MR {
         rows[m] = &a[m * stride..][..b.len()];
     }
-    for (k, b) in b.iter().enumerate() {
+    for k in 0..b.len() {
+        let b = b[k];
         for m in 0..MR {
             let a = simd.splat_f32s(rows[m][k]);
             for v in 0..W {
@@ -219,150 +294,4 @@ fn outer<S: Simd, const MR: usize, const W: usize>(
         }
     }
     acc
-}
-
-/// Vectors from `column` on; the last may be incomplete.
-#[inline(always)]
-fn read<S: Simd, const W: usize>(simd: S, row: &[f32], column: usize) -> [S::f32s; W] {
-    let mut values = [simd.splat_f32s(0.0); W];
-    let row = &row[column..];
-    if row.len() >= W * S::F32_LANES {
-        for v in 0..W {
-            values[v] = load::<S>(&row[v * S::F32_LANES..]);
-        }
-    } else {
-        for v in 0..W - 1 {
-            values[v] = load::<S>(&row[v * S::F32_LANES..]);
-        }
-        values[W - 1] = simd.partial_load_f32s(&row[(W - 1) * S::F32_LANES..]);
-    }
-    values
-}
-
-/// The reverse of [`read`].
-#[inline(always)]
-fn write<S: Simd, const W: usize>(simd: S, row: &mut [f32], column: usize, values: [S::f32s; W]) {
-    let row = &mut row[column..];
-    if row.len() >= W * S::F32_LANES {
-        for v in 0..W {
-            store::<S>(&mut row[v * S::F32_LANES..], values[v]);
-        }
-    } else {
-        for v in 0..W - 1 {
-            store::<S>(&mut row[v * S::F32_LANES..], values[v]);
-        }
-        simd.partial_store_f32s(&mut row[(W - 1) * S::F32_LANES..], values[W - 1]);
-    }
-}
-
-/// A matrix in place, whose rows are `stride` values apart.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    pub data: &'a [f32],
-    pub stride: usize,
-    pub rows: usize,
-    pub columns: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Some of the rows.
-    pub(super) fn part(self, rows: Range<usize>) -> Self {
-        Self { data: &self.data[rows.start * self.stride..], rows: rows.len(), ..self }
-    }
-
-    /// The matrix as a left-hand one.
-    pub(super) fn left(self) -> Left<'a, false> {
-        Left { data: self.data, stride: self.stride, rows: self.rows }
-    }
-}
-
-/// Packs a matrix, with zeros for what is missing of the last vector.
-#[inline(always)]
-pub(super) fn pack<'a, S: Simd>(simd: S, from: Matrix<'_>, packed: &'a mut [f32]) -> Right<'a> {
-    let Matrix { data, stride, rows: depth, columns } = from;
-    let packed = &mut packed[..depth * padded::<S>(columns)];
-    let (lanes, mut done) = (S::F32_LANES, 0);
-    while done < columns {
-        let width = panel((columns - done).div_ceil(lanes)) * lanes;
-        let panel = &mut packed[done * depth..][..width * depth];
-        let count = width.min(columns - done);
-        for (k, out) in panel.chunks_exact_mut(width).enumerate() {
-            let row = &data[k * stride + done..][..count];
-            for (out, row) in out.chunks_exact_mut(lanes).zip(row.chunks(lanes)) {
-                store::<S>(out, load_or_less(simd, row));
-            }
-        }
-        done += width;
-    }
-    Right { data: packed, depth, columns }
-}
-
-/// Packs the transpose of `factor` times a matrix.
-#[inline(always)]
-pub(super) fn pack_transposed<'a, S: Simd>(
-    simd: S,
-    from: Matrix<'_>,
-    factor: f32,
-    packed: &'a mut [f32],
-) -> Right<'a> {
-    let Matrix { data, stride, rows: columns, columns: depth } = from;
-    let packed = &mut packed[..depth * padded::<S>(columns)];
-    let (lanes, factor) = (S::F32_LANES, simd.splat_f32s(factor));
-    let mut done = 0;
-    while done < columns {
-        let width = panel((columns - done).div_ceil(lanes)) * lanes;
-        let panel = &mut packed[done * depth..][..width * depth];
-        for first in (0..width).step_by(lanes) {
-            let count = lanes.min(columns.saturating_sub(done + first));
-            for k in (0..depth).step_by(lanes) {
-                let mut square = [simd.splat_f32s(0.0); SQUARE];
-                for i in 0..lanes {
-                    if i < count {
-                        let row = &data[(done + first + i) * stride..][k..depth];
-                        square[i] = simd.mul_f32s(load_or_less(simd, row), factor);
-                    }
-                }
-                transpose(simd, &mut square);
-                for i in 0..lanes {
-                    if k + i < depth {
-                        store::<S>(&mut panel[(k + i) * width + first..], square[i]);
-                    }
-                }
-            }
-        }
-        done += width;
-    }
-    Right { data: packed, depth, columns }
-}
-
-/// The first vector of `slice`, with zeros for what is missing.
-#[inline(always)]
-fn load_or_less<S: Simd>(simd: S, slice: &[f32]) -> S::f32s {
-    if slice.len() >= S::F32_LANES { load::<S>(slice) } else { simd.partial_load_f32s(slice) }
-}
-
-/// Lanes of the widest vector.
-const SQUARE: usize = 16;
-
-/// Transposes the square of as many vectors as one has lanes: in each round the blocks off
-/// the diagonal change places, of one lane first, then two and so on.
-#[inline(always)]
-fn transpose<S: Simd>(simd: S, square: &mut [S::f32s; SQUARE]) {
-    const { assert!(S::F32_LANES <= SQUARE && S::F32_LANES.is_power_of_two()) };
-    let mut step = 1;
-    while step < S::F32_LANES {
-        let mut bits = [0.0; SQUARE];
-        for i in 0..SQUARE {
-            bits[i] = (i & step) as f32;
-        }
-        let odd = simd.less_than_f32s(simd.splat_f32s(0.0), load::<S>(&bits));
-        for i in 0..S::F32_LANES {
-            if i & step == 0 {
-                let (a, b) = (square[i], square[i + step]);
-                square[i] = simd.select_f32s(odd, simd.rotate_right_f32s(b, step), a);
-                square[i + step] = simd.select_f32s(odd, b, simd.rotate_left_f32s(a, step));
-            }
-        }
-        step *= 2;
-    }
 }

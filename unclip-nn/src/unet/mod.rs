@@ -5,6 +5,7 @@
 //! checkpoints, so that those load without renaming.
 
 mod config;
+mod original;
 mod path;
 
 use burn::module::Module;
@@ -13,6 +14,7 @@ use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor};
 
 pub use config::{Level, UNetConfig};
+pub use original::OriginalNames;
 pub use path::{DownBlock, MiddleBlock, UpBlock};
 
 use crate::ops::{conv, group_norm_silu, silu};

@@ -1,0 +1,73 @@
+//! A model's folder to one in the layout of diffusers.
+//!
+//! ```text
+//! cargo run --release --example convert -- --model DIR --out DIR2 --format f16
+//! ```
+//! Reads every layout that the other examples read. diffusers' `UnCLIPPipeline.from_pretrained`
+//! opens what is written; its published index calls the module of one class `unclip`, so that
+//! newer versions want `sys.modules["unclip"] = diffusers.pipelines.deprecated.unclip.text_proj`
+//! before.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use unclip::clip::{Fit, Padding};
+use unclip::unclip_nn::checkpoint::SaveFormat;
+use unclip::{Bundle, OpenOptions};
+
+/// Writes a model in the layout of diffusers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Folder of a model: this project's layout, diffusers' or Karlo's own
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Folder to write; nothing may be there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Number format of the weights
+    #[arg(long, value_enum, default_value_t = Format::F32)]
+    format: Format,
+    /// Device by which the weights pass
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// Let `!` in a caption be padding and pictures be cropped, as diffusers has it, where the
+    /// model's own code does otherwise
+    #[arg(long)]
+    as_diffusers: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), unclip::Error> {
+    let options = match arguments.as_diffusers {
+        true => OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop) },
+        false => OpenOptions::default(),
+    };
+    let format = match arguments.format {
+        Format::F32 => SaveFormat::F32,
+        Format::F16 => SaveFormat::F16,
+        Format::Bf16 => SaveFormat::BF16,
+    };
+    let bundle = Bundle::open_with(&arguments.model, &options)?;
+    bundle.save_diffusers(&arguments.out, format, &unclip::device(&arguments.device)?)?;
+    println!("{}", arguments.out.display());
+    Ok(())
+}
