@@ -162,6 +162,22 @@ fn fields_that_contradict_are_named_as_their_file_has_them() {
 }
 
 #[test]
+fn more_layers_than_tensors_are_refused_before_they_are_built() {
+    for (name, stage, field) in [
+        ("tiny", "text_encoder", "num_hidden_layers"),
+        ("variation", "image_encoder", "num_hidden_layers"),
+        ("tiny", "prior", "num_layers"),
+        ("tiny", "decoder", "layers_per_block"),
+    ] {
+        let model = Karlo::new(name);
+        let file = format!("{stage}/config.json");
+        model.edit(&file, |json| json[field] = json!(1024));
+        let words = [&file, field, "is 1024, expected at most one layer for each of the"];
+        refused(model.open(), &words);
+    }
+}
+
+#[test]
 fn more_levels_than_bits_are_refused() {
     let model = Karlo::new("tiny");
     model.edit("decoder/config.json", |json| {

@@ -133,6 +133,19 @@ fn damaged_weights_are_named() {
     }
 }
 
+#[test]
+fn headers_and_indices_of_many_megabytes_are_refused_unread() {
+    let model = Karlo::new("tiny");
+    let mut file = ((4 << 20) + 1u64).to_le_bytes().to_vec();
+    file.extend(b"{");
+    file.resize(5 << 20, b' ');
+    fs::write(model.path(PRIOR), &file).unwrap();
+    refused(model.open(), &[PRIOR, "header of 4194305 bytes, expected at most 4194304"]);
+    fs::remove_file(model.path(PRIOR)).unwrap();
+    fs::write(model.path(INDEX), &file).unwrap();
+    refused(model.open(), &[INDEX, "5242880 bytes long, expected at most 4194304"]);
+}
+
 /// Changes the tensors of a stage of a fresh copy, and reads all weights.
 fn load_with(file: &str, edit: impl FnOnce(&mut Vec<RawTensor>)) -> Result<UnClip, Error> {
     let model = Karlo::new("tiny");

@@ -25,9 +25,9 @@ use crate::support::in_time;
 
 /// Set in the process that does the work.
 const CHILD: &str = "UNCLIP_DAMAGE_CHILD";
-/// Memory that a damaged folder may take beyond the size of its files. A hundred thousand
-/// training steps, which a configuration may ask for, are some megabytes.
-const ALLOWANCE: u64 = 16 << 20;
+/// Memory that a damaged folder may take beyond the size of its files. A layer for each of their
+/// tensors, which a configuration may ask for, is some megabytes before it is seen to have none.
+const ALLOWANCE: u64 = 32 << 20;
 /// What numbers are replaced by.
 const NUMBERS: [&str; 16] = [
     "0",

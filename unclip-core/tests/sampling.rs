@@ -161,7 +161,8 @@ fn the_solver_errs_much_less_for_as_many_steps() {
         difference("flow", run(&data, sampler, steps, x_t), want).0
     };
     for (steps, share) in [(5, 0.5), (10, 0.2), (20, 0.05), (40, 0.05), (80, 0.05)] {
-        let [solver, straight] = [&DpmSolver as &dyn Sampler<2>, &STRAIGHT].map(|s| error(s, steps));
+        let [solver, straight] =
+            [&DpmSolver as &dyn Sampler<2>, &STRAIGHT].map(|s| error(s, steps));
         assert!(solver < share * straight, "{steps} steps: {solver}, DDIM {straight}");
     }
 }

@@ -15,7 +15,8 @@ pub use dpm_solver::DpmSolver;
 pub use invert::invert;
 
 use crate::{
-    Denoiser, Draw, Interrupted, InvalidSetting, NoiseSchedule, NoiseSource, Observer, Prediction, Step, StepEvent,
+    Denoiser, Draw, Interrupted, InvalidSetting, NoiseSchedule, NoiseSource, Observer, Prediction,
+    Step, StepEvent,
 };
 
 /// Takes one reverse step. Pure: no loop, and no randomness but what `noise` gives.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{LoadError, Weights, parse_config, read_file};
 
 /// Indices beyond this size are refused unread.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
+const MAX_INDEX_BYTES: u64 = 4 << 20;
 
 #[derive(Deserialize)]
 struct Index {

@@ -18,8 +18,10 @@ use super::{LoadError, open_file};
 
 /// Length of the field that holds the header's length.
 const LENGTH_BYTES: u64 = 8;
-/// Headers beyond this are refused before anything is allocated, as safetensors itself does.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Headers beyond this are refused before anything is allocated. Published networks have a hundred
+/// kilobytes; safetensors itself reads a hundred megabytes, which take fifteen times as much memory
+/// when they are taken apart.
+const MAX_HEADER_BYTES: u64 = 4 << 20;
 
 /// An open safetensors file. Nothing but its header is in memory.
 #[derive(Debug)]
