@@ -1,4 +1,6 @@
 //! The facade from outside: what works, and what is refused with a message that helps.
+
+#![allow(clippy::print_stdout, reason = "figures for those who ask with --nocapture")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 /// Configurations and tokenizer files that cannot be used.

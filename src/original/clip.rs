@@ -10,7 +10,7 @@ use super::shapes::Shapes;
 /// Mean of each channel over CLIP's training pictures (OpenAI, `clip.py`).
 const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// Their standard deviation.
-const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// A tower whose width `key` tells. OpenAI's loader divides by 64 as well, the width of a head in
 /// all its models.

@@ -44,7 +44,7 @@ pub(crate) fn image_config() -> ImageEncoderConfig {
         d_embedding: 24,
         transformer: transformer(3, Activation::QuickGelu),
         mean: [0.48145466, 0.4578275, 0.40821073],
-        std: [0.26862954, 0.26130258, 0.27577711],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
         fit: Fit::Squash,
     }
 }

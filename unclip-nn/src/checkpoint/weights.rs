@@ -255,7 +255,7 @@ impl Part {
         let row: usize = stored.iter().skip(1).product();
         let rows = stored.first().copied().unwrap_or(1);
         let Some(Rows { block, index, of }) = self.rows else {
-            return vec![0..rows * row];
+            return std::iter::once(0..rows * row).collect();
         };
         let start = |group: usize| (group * of + index) * block * row;
         (0..rows / (block * of)).map(|group| start(group)..start(group) + block * row).collect()
