@@ -8,7 +8,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod common;
+mod pictures;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use unclip::Event;
 
-use common::{AnyError, Bars, Common};
+use pictures::{AnyError, Bars, Common};
 
 /// Makes variations of pictures.
 #[derive(Debug, Parser)]

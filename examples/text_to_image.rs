@@ -7,7 +7,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod common;
+mod pictures;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use clap::Parser;
 use unclip::unclip_core::SamplerKind;
 use unclip::{Bundle, Event, GenerateOptions, StageOptions};
 
-use common::{AnyError, Bars, Common};
+use pictures::{AnyError, Bars, Common};
 
 /// Makes pictures of captions.
 #[derive(Debug, Parser)]
