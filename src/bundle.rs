@@ -156,8 +156,15 @@ impl Bundle {
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
     pub fn prior(&self) -> Result<&StageFiles<DiffusionPriorConfig>, Error> {
-        let missing = || Error::MissingStage { model: self.origin.clone(), stage: "prior".into() };
-        self.prior.as_ref().ok_or_else(missing)
+        self.prior.as_ref().ok_or_else(|| missing(&self.origin, "prior"))
+    }
+
+    /// CLIP's image tower.
+    ///
+    /// # Errors
+    /// [`Error::MissingStage`] if the model has none.
+    pub fn image_encoder(&self) -> Result<&StageFiles<ImageEncoderConfig>, Error> {
+        self.image_encoder.as_ref().ok_or_else(|| missing(&self.origin, "image_encoder"))
     }
 
     /// Side of the pictures that the last stage gives, in pixels.
@@ -243,8 +250,12 @@ fn optional_stage<T: StageConfig>(
 }
 
 fn stage<T: StageConfig>(folder: &Path, name: &str) -> Result<StageFiles<T>, Error> {
-    let missing = || Error::MissingStage { model: folder.into(), stage: name.into() };
-    optional_stage(folder, name)?.ok_or_else(missing)
+    optional_stage(folder, name)?.ok_or_else(|| missing(folder, name))
+}
+
+/// The error for a stage that a task needs and the model lacks.
+pub(crate) fn missing(model: &Path, stage: &str) -> Error {
+    Error::MissingStage { model: model.into(), stage: stage.into() }
 }
 
 /// upsampler.0, upsampler.1 and so on, without a gap.
@@ -256,7 +267,7 @@ fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> 
             Some(stage) if stages.len() == place => stages.push(stage),
             Some(_) => {
                 let stage = format!("upsampler.{}", stages.len());
-                return Err(Error::MissingStage { model: folder.into(), stage });
+                return Err(missing(folder, &stage));
             }
             None => {}
         }
@@ -264,7 +275,8 @@ fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> 
     Ok(stages)
 }
 
-fn agree(
+/// Checks that two stages have the same value.
+pub(crate) fn agree(
     first: &str,
     found_first: &str,
     second: &str,

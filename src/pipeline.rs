@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
-use unclip_clip::{ImageEncoder, ImageEncoderConfig, TextEncoder, preprocess};
+use unclip_clip::{ImageEncoder, TextEncoder, preprocess};
 use unclip_core::{ImageEmbedding, InvalidSetting};
 use unclip_decoder::{Condition, Decoder};
 use unclip_nn::checkpoint::{StageConfig, StageFiles};
@@ -242,16 +242,9 @@ impl UnClip {
         self.embed(self.preprocess(pictures)?)
     }
 
-    fn image_encoder(&self) -> Result<&StageFiles<ImageEncoderConfig>, Error> {
-        self.bundle.image_encoder.as_ref().ok_or_else(|| {
-            let model = self.bundle.origin.clone();
-            Error::MissingStage { model, stage: "image_encoder".into() }
-        })
-    }
-
     /// Pictures as the image encoder wants them.
     fn preprocess(&self, pictures: &[RgbImage]) -> Result<Tensor<4>, Error> {
-        let config = &self.image_encoder()?.manifest.config;
+        let config = &self.bundle.image_encoder()?.manifest.config;
         let sizes: Vec<(u32, u32)> = pictures.iter().map(|picture| picture.dimensions()).collect();
         let usable = |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) / w.min(h) <= MAX_PROPORTION;
         if sizes.is_empty() || !sizes.iter().all(usable) {
@@ -269,7 +262,7 @@ impl UnClip {
     }
 
     fn embed(&self, pixels: Tensor<4>) -> Result<ImageEmbedding, Error> {
-        let (tower, _) = self.network(&self.image_encoder, self.image_encoder()?)?;
+        let (tower, _) = self.network(&self.image_encoder, self.bundle.image_encoder()?)?;
         Ok(tower.forward(pixels))
     }
 

@@ -32,6 +32,7 @@ use unclip_nn::{ConfigError, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
+use crate::bundle::{agree, missing};
 use crate::{Bundle, Error, OpenOptions};
 use fields::Fields;
 use networks::Defaults;
@@ -114,7 +115,7 @@ fn required(folder: &Path, name: &str) -> Result<PathBuf, Error> {
     let path = folder.join(name);
     match path.is_dir() {
         true => Ok(path),
-        false => Err(Error::MissingStage { model: folder.into(), stage: name.into() }),
+        false => Err(missing(folder, name)),
     }
 }
 
@@ -160,14 +161,9 @@ fn text(
     let padding = options.padding.or(padding).unwrap_or(Padding::Exclamation);
     let (config, end) = clip::text_encoder(&path)?;
     let context_length = config.context_length;
-    if let Some(length) = length.filter(|&length| length != context_length) {
-        return Err(Error::Incompatible {
-            first: "text_encoder".into(),
-            second: "tokenizer".into(),
-            field: "context_length",
-            found_first: context_length.to_string(),
-            found_second: length.to_string(),
-        });
+    if let Some(length) = length {
+        let (encoder, tokenizer) = (context_length.to_string(), length.to_string());
+        agree("text_encoder", &encoder, "tokenizer", &tokenizer, "context_length")?;
     }
     let tokenizer = Tokenizer::from_folder(&words, TokenizerOptions { context_length, padding })?;
     if !end.is_of(&tokenizer) {
