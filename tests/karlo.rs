@@ -112,10 +112,10 @@ fn steps(steps: usize) -> StageOptions {
 }
 
 /// A trace as its file has it.
-struct Saved(Weights);
+pub(crate) struct Saved(Weights);
 
 impl Saved {
-    fn of(trace: &Trace) -> Self {
+    pub(crate) fn of(trace: &Trace) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("trace.safetensors");
         trace.save(&path).unwrap();
@@ -126,23 +126,28 @@ impl Saved {
     /// Compares everything with the trace of a folder, which has these entries.
     fn agrees(&self, folder: &str, keys: &[&str], tolerance: Tolerance) {
         let path = fixture(&format!("{folder}.trace.safetensors"));
-        let expected = Weights::open(&path).unwrap();
-        let mut keys: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
+        let expected = Self(Weights::open(&path).unwrap());
+        let mut keys = keys.to_vec();
         keys.sort();
-        assert_eq!(self.0.keys(), keys);
-        assert_eq!(expected.keys(), keys);
+        assert_eq!(expected.0.keys(), keys);
+        self.agrees_with(&expected, folder, tolerance);
+    }
+
+    /// Compares everything with another trace.
+    pub(crate) fn agrees_with(&self, expected: &Self, name: &str, tolerance: Tolerance) {
+        assert_eq!(self.0.keys(), expected.0.keys());
         let mut failures = Vec::new();
-        for key in keys {
-            let differences = self.differences(&expected, &key);
+        for key in expected.0.keys() {
+            let differences = self.differences(&expected.0, &key);
             let quantile = |q: f64| differences[(q * (differences.len() - 1) as f64) as usize];
             let [median, high, worst] = [0.5, 0.99, 1.0].map(quantile);
             let line =
-                format!("{folder} {key}: median {median:.1e}, 99 % {high:.1e}, all {worst:.1e}");
+                format!("{name} {key}: median {median:.1e}, 99 % {high:.1e}, all {worst:.1e}");
             println!("{line}");
             let within = match key.as_str() {
                 "text.mask" => worst == 0.0,
                 "prior.image_embedding" => worst <= tolerance.prior,
-                "decoder.image" | "upsample.image" => {
+                key if key.ends_with(".image") => {
                     median <= tolerance.picture[0] && high <= tolerance.picture[1]
                 }
                 _ => worst <= tolerance.clip,

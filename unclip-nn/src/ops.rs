@@ -1,6 +1,7 @@
 //! The operations that dominate, in one place: by a kernel of this crate where there is one for
 //! the tensor's device and number format, by burn's own operations everywhere else.
 
+use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::{Tensor, activation};
@@ -66,7 +67,7 @@ pub fn group_norm_silu(
     if let (true, Some(gamma), Some(beta)) = (fused::is_fused(&x), &norm.gamma, &norm.beta) {
         return fused::group_norm(kernel(norm, true), x, gamma.val(), beta.val(), scale_shift);
     }
-    let x = norm.forward(x);
+    let x = plain_group_norm(norm, x);
     let x = match scale_shift {
         None => x,
         Some((scale, shift)) => {
@@ -80,13 +81,35 @@ pub fn group_norm_silu(
     activation::silu(x)
 }
 
+/// Group normalization by burn's operations. Means are taken over the picture's rows first: GPU
+/// kernels reduce one dimension in one loop, and that of a whole large picture is longer than
+/// Mesa's software Vulkan allows (it stops after 65,535 rounds, without a word).
+fn plain_group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let in_group = channels / norm.num_groups * height;
+    let mean = |x: Tensor<3>| x.mean_dim(2).mean_dim(1);
+    let x = x.reshape([batch * norm.num_groups, in_group, width]);
+    let x = x.clone() - mean(x);
+    let variance = mean(x.clone() * x.clone());
+    let x = (x / (variance + norm.epsilon).sqrt()).reshape([batch, channels, height, width]);
+    let per_channel = |v: &Param<Tensor<1>>| v.val().reshape([1, channels, 1, 1]);
+    let x = match &norm.gamma {
+        Some(gamma) => x * per_channel(gamma),
+        None => x,
+    };
+    match &norm.beta {
+        Some(beta) => x + per_channel(beta),
+        None => x,
+    }
+}
+
 /// Group normalization alone: `[batch, channels, height, width]`.
 pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if let (true, Some(gamma), Some(beta)) = (fused::is_fused(&x), &norm.gamma, &norm.beta) {
         return fused::group_norm(kernel(norm, false), x, gamma.val(), beta.val(), None);
     }
-    norm.forward(x)
+    plain_group_norm(norm, x)
 }
 
 #[cfg(feature = "flex")]
