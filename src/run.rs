@@ -25,6 +25,8 @@ pub struct Run<'a> {
     observer: &'a mut dyn Observer,
     noise: Option<&'a RecordedNoise>,
     negative_prompt: &'a str,
+    /// What guidance leads away from, once it is known: one row.
+    null: Option<TextEmbedding>,
     /// What each stage has cost so far.
     pub costs: Vec<StageCost>,
     /// What each stage has given so far.
@@ -48,7 +50,7 @@ impl<'a> Run<'a> {
         observer: &'a mut dyn Observer,
     ) -> Self {
         let (costs, trace) = (Vec::new(), Trace::default());
-        Self { unclip, seeds, observer, noise: None, negative_prompt: "", costs, trace }
+        Self { unclip, seeds, observer, noise: None, negative_prompt: "", null: None, costs, trace }
     }
 
     /// Takes the noise from a file, whatever the seeds.
@@ -58,7 +60,7 @@ impl<'a> Run<'a> {
 
     /// What guidance leads away from; the empty caption if nothing is said.
     pub fn with_negative_prompt(self, negative_prompt: &'a str) -> Self {
-        Self { negative_prompt, ..self }
+        Self { negative_prompt, null: None, ..self }
     }
 
     /// Captions to embeddings, one row each.
@@ -80,11 +82,17 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Weights that cannot be read.
     pub fn null(&mut self) -> Result<TextEmbedding, Error> {
-        let tokens = self.unclip.bundle.tokenizer.encode(&[self.negative_prompt]);
-        let costs = self.costs.len();
-        let null = self.encode(&tokens)?.repeat_rows(self.seeds.len());
-        self.costs.truncate(costs);
-        Ok(null)
+        let null = match self.null.take() {
+            Some(null) => null,
+            None => {
+                let tokens = self.unclip.bundle.tokenizer.encode(&[self.negative_prompt]);
+                let costs = self.costs.len();
+                let null = self.encode(&tokens)?;
+                self.costs.truncate(costs);
+                null
+            }
+        };
+        Ok(self.null.insert(null).clone().repeat_rows(self.seeds.len()))
     }
 
     /// Text embeddings to image embeddings: `[seeds, d_embedding]`.

@@ -99,6 +99,19 @@ fn many_layers_are_refused_before_they_are_built() {
 }
 
 #[test]
+fn more_layers_than_tensors_are_refused_before_they_are_built() {
+    let cases =
+        [("prior", "/config/transformer/n_layers"), ("decoder", "/config/unet/num_res_blocks")];
+    for (stage, field) in cases {
+        let model = Model::new();
+        model.edit_config(stage, |json| *json.pointer_mut(field).unwrap() = json!(1024));
+        let field = field.replace("/config/", "").replace('/', ".");
+        let words = [&field, "is 1024, expected at most one layer for each of the"];
+        refused(in_time(move || model.open()), &words);
+    }
+}
+
+#[test]
 fn the_largest_sizes_are_compared_with_the_file_before_memory_is_taken() {
     let cases = [
         ("prior", vec!["/config/transformer/d_model", "/config/transformer/d_hidden"]),

@@ -25,7 +25,8 @@ fn wgpu_gives_the_numbers_that_flex_gives() {
 
 /// Some ten times what Mesa's software Vulkan gives: 5e-7 for CLIP, 9e-7 for the prior, 1e-6 for
 /// single calls, and for pictures a median of 4e-7 with 99 % below 3e-5.
-const TOLERANCE: Tolerance = Tolerance { clip: 1e-5, prior: 1e-5, call: 1e-5, picture: [1e-5, 1e-3] };
+const TOLERANCE: Tolerance =
+    Tolerance { clip: 1e-5, prior: 1e-5, call: 1e-5, picture: [1e-5, 1e-3] };
 
 #[test]
 fn wgpu_gives_the_numbers_of_diffusers() {

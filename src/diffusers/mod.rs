@@ -27,8 +27,8 @@ use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
 };
 use unclip_decoder::DecoderConfig;
+use unclip_nn::ConfigError;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights, load_config};
-use unclip_nn::{ConfigError, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
@@ -119,36 +119,20 @@ fn required(folder: &Path, name: &str) -> Result<PathBuf, Error> {
     }
 }
 
-/// How many layers a configuration asks for: so many `each` of so many levels.
-struct Layers {
-    field: &'static str,
-    each: usize,
-    of: usize,
-}
-
-impl Layers {
-    fn of(unet: &UNetConfig) -> Self {
-        let (each, of) = (unet.num_res_blocks, unet.block_out_channels.len());
-        Self { field: "layers_per_block", each, of }
-    }
-}
-
-/// A stage, unless it has more layers than its files have tensors: all layers would be built
-/// before it is found that they have none.
+/// A stage. `layers` is how the configuration spells what says how many layers there are.
 fn stage<T: StageConfig>(
     folder: &Path,
     config: T,
     weights: Weights,
-    layers: Layers,
+    layers: &str,
 ) -> Result<StageFiles<T>, LoadError> {
-    let path = folder.join("config.json");
-    let tensors = weights.keys().len();
-    if layers.each.saturating_mul(layers.of) > tensors {
-        let expected = format!("at most one layer for each of the {tensors} tensors there");
-        let source = ConfigError::new(layers.field, layers.each, expected);
-        return Err(LoadError::Config { path, source });
-    }
-    StageFiles::of(&path, config, weights)
+    let ours = config.layers().field;
+    StageFiles::of(&folder.join("config.json"), config, weights).map_err(|error| match error {
+        LoadError::Config { path, source } if source.field == ours => {
+            LoadError::Config { path, source: ConfigError { field: layers.into(), ..source } }
+        }
+        error => error,
+    })
 }
 
 fn text(
@@ -176,8 +160,7 @@ fn text(
         });
     }
     let weights = unclip_clip::formats::text_tower(Weights::open_in(&path, MODEL)?)?;
-    let layers = Layers { field: "num_hidden_layers", each: config.transformer.n_layers, of: 1 };
-    Ok((tokenizer, stage(&path, config, weights, layers)?))
+    Ok((tokenizer, stage(&path, config, weights, "num_hidden_layers")?))
 }
 
 fn image_encoder(
@@ -191,8 +174,7 @@ fn image_encoder(
     let config = clip::image_encoder(&path, &required(folder, "feature_extractor")?)?;
     let config = ImageEncoderConfig { fit: options.fit.unwrap_or(Fit::Crop), ..config };
     let weights = unclip_clip::formats::image_tower(Weights::open_in(&path, MODEL)?)?;
-    let layers = Layers { field: "num_hidden_layers", each: config.transformer.n_layers, of: 1 };
-    Ok(Some(stage(&path, config, weights, layers)?))
+    Ok(Some(stage(&path, config, weights, "num_hidden_layers")?))
 }
 
 fn prior(folder: &Path, d_text: usize) -> Result<Option<StageFiles<DiffusionPriorConfig>>, Error> {
@@ -210,8 +192,7 @@ fn prior(folder: &Path, d_text: usize) -> Result<Option<StageFiles<DiffusionPrio
     }
     let config = DiffusionPriorConfig { d_text, ..networks::prior(&path, diffusion)? };
     let weights = Weights::open_in(&path, NETWORK)?;
-    let layers = Layers { field: "num_layers", each: config.transformer.n_layers, of: 1 };
-    Ok(Some(stage(&path, config, weights, layers)?))
+    Ok(Some(stage(&path, config, weights, "num_layers")?))
 }
 
 fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Error> {
@@ -249,8 +230,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         Weights::open_in(&path, NETWORK)?.below("unet."),
     ];
     let weights = Weights::join(&path, parts)?;
-    let layers = Layers::of(&config.unet);
-    Ok(stage(&path, config, weights, layers)?)
+    Ok(stage(&path, config, weights, "layers_per_block")?)
 }
 
 /// The two networks of a super-resolution stage are one upsampler.
@@ -285,8 +265,7 @@ fn upsampler(folder: &Path) -> Result<Option<StageFiles<UpsamplerConfig>>, Error
         Weights::open_in(&last, NETWORK)?.below("last_step."),
     ];
     let weights = Weights::join(&first, parts)?;
-    let layers = Layers::of(&config.unet);
-    Ok(Some(stage(&first, config, weights, layers)?))
+    Ok(Some(stage(&first, config, weights, "layers_per_block")?))
 }
 
 /// The error for two networks that should be alike, by the first field in which they are not.

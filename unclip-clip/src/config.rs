@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use unclip_nn::checkpoint::{KeyMap, StageConfig};
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, TransformerConfig};
 
 use crate::{ImageEncoder, TextEncoder};
@@ -102,6 +102,10 @@ impl StageConfig for TextEncoderConfig {
         self.validate()
     }
 
+    fn layers(&self) -> Layers {
+        self.transformer.layers()
+    }
+
     fn init(&self, device: &Device) -> TextEncoder {
         self.init(device)
     }
@@ -114,6 +118,10 @@ impl StageConfig for ImageEncoderConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.transformer.layers()
     }
 
     fn init(&self, device: &Device) -> ImageEncoder {

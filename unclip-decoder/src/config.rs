@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use unclip_core::DiffusionConfig;
-use unclip_nn::checkpoint::{KeyMap, StageConfig};
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, UNetConfig};
 
 use crate::Decoder;
@@ -56,6 +56,10 @@ impl StageConfig for DecoderConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.unet.layers()
     }
 
     fn init(&self, device: &Device) -> Decoder {

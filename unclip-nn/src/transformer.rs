@@ -5,6 +5,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Layers;
 use crate::ops::{gelu, linear, quick_gelu};
 use crate::{Attention, ConfigError, LayerNorm};
 
@@ -52,6 +53,11 @@ fn default_norm_eps() -> f64 {
 }
 
 impl TransformerConfig {
+    /// How many layers there are, for a configuration in which this is the field `transformer`.
+    pub fn layers(&self) -> Layers {
+        Layers { field: "transformer.n_layers", each: self.n_layers, levels: 1 }
+    }
+
     /// Checks that the sizes go together.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use unclip_core::DiffusionConfig;
-use unclip_nn::checkpoint::{KeyMap, StageConfig};
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, TransformerConfig};
 
 use crate::DiffusionPrior;
@@ -55,6 +55,10 @@ impl StageConfig for DiffusionPriorConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.transformer.layers()
     }
 
     fn init(&self, device: &Device) -> DiffusionPrior {

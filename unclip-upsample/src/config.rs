@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use unclip_core::DiffusionConfig;
-use unclip_nn::checkpoint::{KeyMap, StageConfig};
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, UNetConfig};
 
 use crate::Upsampler;
@@ -57,6 +57,10 @@ impl StageConfig for UpsamplerConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.unet.layers()
     }
 
     fn init(&self, device: &Device) -> Upsampler {

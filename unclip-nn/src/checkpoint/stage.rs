@@ -32,8 +32,35 @@ pub trait StageConfig: Serialize + DeserializeOwned {
     /// Names the first field that does not.
     fn validate(&self) -> Result<(), ConfigError>;
 
+    /// How many layers it asks for.
+    fn layers(&self) -> Layers;
+
     /// The network, with fresh weights.
     fn init(&self, device: &Device) -> Self::Network;
+}
+
+/// How many layers a configuration asks for: so many `each` of so many levels.
+#[derive(Debug, Clone, Copy)]
+pub struct Layers {
+    /// The field that says how many there are in a level.
+    pub field: &'static str,
+    /// Its value.
+    pub each: usize,
+    /// Number of levels.
+    pub levels: usize,
+}
+
+impl Layers {
+    /// Checks that a file with so many tensors can have them. Otherwise all layers would be built
+    /// before it is found that they have no weights.
+    fn check(&self, tensors: usize) -> Result<(), ConfigError> {
+        // a few layers cost nothing, and the loader says better what they lack
+        if self.each.saturating_mul(self.levels) <= tensors.max(16) {
+            return Ok(());
+        }
+        let expected = format!("at most one layer for each of the {tensors} tensors there");
+        Err(ConfigError::new(self.field, self.each, expected))
+    }
 }
 
 /// The configuration file of a stage: what it is, and its sizes.
@@ -67,8 +94,7 @@ impl<T: StageConfig> StageFiles<T> {
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let path = folder.join("config.json");
         let manifest = check(&path, &read_file(&path, MAX_CONFIG_BYTES)?)?;
-        let weights = Weights::open(&folder.join("model.safetensors"))?;
-        Ok(Self { manifest, weights })
+        Self::new(&path, manifest, Weights::open(&folder.join("model.safetensors"))?)
     }
 
     /// Takes files that are part of the program; `folder` stands in errors.
@@ -83,7 +109,7 @@ impl<T: StageConfig> StageFiles<T> {
         let path = Path::new(folder).join("config.json");
         let manifest = check(&path, config)?;
         let weights = Weights::embedded(&format!("{folder}/model.safetensors"), weights)?;
-        Ok(Self { manifest, weights })
+        Self::new(&path, manifest, weights)
     }
 
     /// Takes what other projects' files say; `path` is the configuration's, for errors.
@@ -99,6 +125,12 @@ impl<T: StageConfig> StageFiles<T> {
             embedding_space: String::new(),
             config,
         };
+        Self::new(path, manifest, weights)
+    }
+
+    fn new(path: &Path, manifest: Manifest<T>, weights: Weights) -> Result<Self, LoadError> {
+        let unusable = |source| LoadError::Config { path: path.into(), source };
+        manifest.config.layers().check(weights.keys().len()).map_err(unusable)?;
         Ok(Self { manifest, weights })
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ConfigError;
+use crate::checkpoint::Layers;
 
 /// Largest side of a patch.
 const MAX_PATCH: usize = 64;
@@ -104,6 +105,12 @@ impl UNetConfig {
     /// Channels of the last convolution's output.
     pub(crate) fn conv_out_channels(&self) -> usize {
         self.out_channels * self.patch_size.pow(2)
+    }
+
+    /// How many layers there are, for a configuration in which this is the field `unet`.
+    pub fn layers(&self) -> Layers {
+        let levels = self.block_out_channels.len();
+        Layers { field: "unet.num_res_blocks", each: self.num_res_blocks, levels }
     }
 
     /// Checks that the sizes go together.
