@@ -117,7 +117,7 @@ def preprocess():
         "crop": "shortest edge to size (long edge rounded down), centre crop (offset rounded down)",
         "squash": "whole image to size x size",
         "u8": "crop: resized by Pillow, which rounds to 8 bits after each direction, as diffusers' "
-        "processor does; squash: rounded half to even and clamped to 0..255 before rescaling",
+        "processor does; crop_narrow: of the first size + 2 columns; squash: rounded half to even and clamped to 0..255 before rescaling",
     }
     fixture = Fixture(SCRIPT, CRATE, "preprocess", config)
     height, width = 40, 30
@@ -140,6 +140,11 @@ def preprocess():
         for suffix, values in (("", resized), ("_u8", eight_bit)):
             values = values[:, :, top : top + size]
             fixture.output(f"{name}{suffix}", (values / 255 - mean) / std)
+    # more than twice as high as wide, which Pillow resizes in another order
+    narrow = size + 2
+    tall = size * height // narrow
+    values = by_pillow(pixels[:, :narrow], (tall, size))[:, :, (tall - size) // 2 :][:, :, :size]
+    fixture.output("crop_narrow_u8", (values / 255 - mean) / std)
     return fixture
 
 

@@ -21,8 +21,13 @@ pub fn preprocess(config: &ImageEncoderConfig, images: Tensor<4>) -> Tensor<4> {
             let shorter = height.min(width);
             // the longer side is truncated, not rounded, as torchvision does
             let [tall, wide] = [height * side / shorter, width * side / shorter];
-            // Pillow resizes row by row, keeps that in 8 bits, and then column by column
-            let images = to_8_bit(bicubic(images, height, wide));
+            // Pillow resizes rows, keeps that in 8 bits, then columns; since its version 13 the
+            // other way round where a high picture becomes smaller
+            let [first_tall, first_wide] = match height > 2 * width && tall < height {
+                true => [tall, width],
+                false => [height, wide],
+            };
+            let images = to_8_bit(bicubic(images, first_tall, first_wide));
             let images = to_8_bit(bicubic(images, tall, wide));
             images.narrow(2, (tall - side) / 2, side).narrow(3, (wide - side) / 2, side)
         }

@@ -115,9 +115,14 @@ fn image_tower() {
 fn preprocessing() {
     let fixture = Fixture::open("preprocess");
     let pixels = fixture.integers::<3>("input.image").float().permute([2, 0, 1]).unsqueeze::<4>();
-    for (name, fit) in [("crop_u8", Fit::Crop), ("squash_u8", Fit::Squash)] {
+    let narrow = pixels.clone().narrow(3, 0, 18);
+    for (name, pixels, fit) in [
+        ("crop_u8", pixels.clone(), Fit::Crop),
+        ("crop_narrow_u8", narrow, Fit::Crop),
+        ("squash_u8", pixels, Fit::Squash),
+    ] {
         let config = image_config(Activation::Gelu, fit);
-        let got = preprocess(&config, pixels.clone() / 127.5 - 1.0);
+        let got = preprocess(&config, pixels / 127.5 - 1.0);
         assert_close(name, got, fixture.tensor(&format!("output.{name}")), 1e-5);
     }
 }
