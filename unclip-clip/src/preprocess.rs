@@ -1,7 +1,8 @@
 //! Pictures as the image tower wants them.
 
 use burn::tensor::{Tensor, TensorData};
-use unclip_core::resize::bicubic;
+use unclip_core::image::{to_rgb, to_tensor};
+use unclip_core::resize::{bicubic, bicubic_8bit};
 
 use crate::{Fit, ImageEncoderConfig};
 
@@ -21,14 +22,9 @@ pub fn preprocess(config: &ImageEncoderConfig, images: Tensor<4>) -> Tensor<4> {
             let shorter = height.min(width);
             // the longer side is truncated, not rounded, as torchvision does
             let [tall, wide] = [height * side / shorter, width * side / shorter];
-            // Pillow resizes rows, keeps that in 8 bits, then columns; since its version 13 the
-            // other way round where a high picture becomes smaller
-            let [first_tall, first_wide] = match height > 2 * width && tall < height {
-                true => [tall, width],
-                false => [height, wide],
-            };
-            let images = to_8_bit(bicubic(images, first_tall, first_wide));
-            let images = to_8_bit(bicubic(images, tall, wide));
+            let resize = |image: &_| bicubic_8bit(image, wide as u32, tall as u32);
+            let resized: Vec<_> = to_rgb(images.clone()).iter().map(resize).collect();
+            let images = to_tensor(&resized, &images.device());
             images.narrow(2, (tall - side) / 2, side).narrow(3, (wide - side) / 2, side)
         }
     };

@@ -55,6 +55,7 @@ mod noise;
 mod prediction;
 mod progress;
 pub mod resize;
+mod resize_8bit;
 mod sampler;
 mod schedule;
 mod timesteps;

@@ -8,6 +8,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+pub use crate::resize_8bit::bicubic_8bit;
+
 /// Resizes pictures `[batch, channels, height, width]` to `[batch, channels, new_height,
 /// new_width]`. The cubic overshoots: values may leave the input's range by a little.
 ///
@@ -46,7 +48,7 @@ fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
 }
 
 /// Keys' cubic convolution kernel with a = −0.5 (Keys 1981).
-fn keys_cubic(x: f64) -> f64 {
+pub(crate) fn keys_cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     match x.abs() {
         x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
