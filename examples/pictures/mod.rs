@@ -1,5 +1,7 @@
 //! What the examples that make pictures share: options, progress, files.
 
+mod memory;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -255,17 +257,9 @@ fn write_timings(path: &Path, costs: &[StageCost]) -> Result<(), AnyError> {
     });
     let report = json!({
         "stages": stages.collect::<serde_json::Map<_, _>>(),
-        "peak_resident_bytes": peak_resident_bytes(),
+        "peak_resident_bytes": memory::peak_resident_bytes(),
     });
     let text = format!("{report:#}\n");
     unclip::unclip_nn::checkpoint::write_whole(path, text.as_bytes())?;
     Ok(())
-}
-
-/// The most memory that the process ever held; only Linux tells.
-fn peak_resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024)
 }

@@ -10,7 +10,20 @@ IMAGE_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def size(
-    *, width, tokens, vocabulary, merges, text, prior, context, extra_tokens, decoder, super_res, image, clip_ranges
+    *,
+    width,
+    tokens,
+    vocabulary,
+    merges,
+    text,
+    prior,
+    context,
+    extra_tokens,
+    decoder,
+    super_res,
+    image,
+    clip_ranges,
+    decoder_variance="learned_range",
 ):
     """The arguments of every component.
 
@@ -47,7 +60,7 @@ def size(
         "image_encoder": {"projection_dim": width, **image},
         "feature_extractor": image["image_size"],
         "prior_scheduler": scheduler("sample", "fixed_small_log", prior_range),
-        "decoder_scheduler": scheduler("epsilon", "learned_range", decoder_range),
+        "decoder_scheduler": scheduler("epsilon", decoder_variance, decoder_range),
         "super_res_scheduler": scheduler("epsilon", "fixed_small_log", super_res_range),
     }
 
@@ -209,6 +222,35 @@ SIZES = {
             "norm_num_groups": 8,
         },
         image=tower(128, 3, 4, hidden_size=128, image_size=64, patch_size=16),
+        clip_ranges=(5.0, 1.0, 1.0),
+    ),
+    # For measuring training beside diffusers (`tools/compare`): a U-Net of the bundled model's
+    # channels, whose loss is the mean squared error alone.
+    "timing": size(
+        width=64,
+        tokens=24,
+        vocabulary=None,
+        merges=80,
+        text=tower(64, 2, 1),
+        prior={"num_attention_heads": 4, "attention_head_dim": 24, "num_layers": 3},
+        context=96,
+        extra_tokens=4,
+        decoder={
+            "sample_size": 32,
+            "out_channels": 3,
+            "block_out_channels": [32, 64],
+            "layers_per_block": 1,
+            "attention_head_dim": 32,
+            "norm_num_groups": 8,
+        },
+        decoder_variance="fixed_small_log",
+        super_res={
+            "sample_size": 128,
+            "block_out_channels": [32, 64],
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+        },
+        image=tower(64, 2, 1, hidden_size=64, image_size=32, patch_size=8),
         clip_ranges=(5.0, 1.0, 1.0),
     ),
     # What the original layout needs, as small as it can be. It has no configurations, so this has

@@ -1,0 +1,280 @@
+//! Times one network of a model, call by call: for every line on standard input one call, and one
+//! line of JSON with what it took. So a script can time calls of two programs in turn
+//! (`tools/compare`).
+//!
+//! ```text
+//! yes | head -5 | cargo run --release --example time_calls -- --stage decoder --batch 2
+//! ```
+//! The first line says what loading took: `{"loading": seconds, "parameters": n, "peak_memory": n}`.
+//! Each further one is of a call: `{"seconds": s, "peak_memory": n}`. A call is what a reverse step
+//! asks of the network, its result read back to the host; what is computed once for a picture (the
+//! projections of its conditions) is not in it. With `--train` it is a training step.
+//!
+//! Peak memory is in bytes, of loading and since loading; null where the system does not tell.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+#[path = "pictures/memory.rs"]
+mod memory;
+#[cfg(feature = "train")]
+#[path = "time_calls/training.rs"]
+mod training;
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use clap::Parser;
+use serde_json::json;
+use unclip::decoder::Condition;
+use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
+use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles};
+use unclip::{Bundle, GenerateOptions, Residency, UnClip};
+
+type AnyError = Box<dyn std::error::Error>;
+
+/// Times calls of one network, one for each line on standard input.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Folder of a model: this project's layout, diffusers' or the original Karlo's [default: the
+    /// shapes model inside the program]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// prior, decoder, upsampler.0, upsampler.1, …; or picture: one call makes whole pictures
+    #[arg(long)]
+    stage: String,
+    /// Rows of a call; guidance makes two of each picture
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Side of the pictures that the network sees, if not the model's own
+    #[arg(long)]
+    side: Option<usize>,
+    /// Seed of the inputs
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// Call from a thread of the pool, so that a profiler sees on each stack who asked for the work
+    #[arg(long)]
+    pool: bool,
+    /// A call is a training step: forward, backward, clipping, AdamW, averaging
+    #[cfg(feature = "train")]
+    #[arg(long)]
+    train: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let run = || run(&arguments).map_err(|error| error.to_string());
+    let result = if arguments.pool { rayon::join(run, || ()).0 } else { run() };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), AnyError> {
+    if arguments.batch == 0 || arguments.side == Some(0) {
+        return Err("batch and side must be at least 1".into());
+    }
+    let bundle = match &arguments.model {
+        Some(folder) => Bundle::open(folder)?,
+        None => Bundle::shapes()?,
+    };
+    #[cfg(feature = "train")]
+    if arguments.train {
+        return training::run(arguments, &bundle);
+    }
+    match arguments.stage.as_str() {
+        "prior" => prior(arguments, &bundle),
+        "decoder" => decoder(arguments, &bundle),
+        "picture" => picture(arguments, bundle),
+        stage => upsampler(arguments, &bundle, stage),
+    }
+}
+
+fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
+    let files = bundle.prior()?;
+    let prior = load(files, arguments)?;
+    let config = &files.manifest.config;
+    let mut inputs = Inputs::new(arguments)?;
+    let bound = prior.bind(&inputs.text(config.d_embedding, config.context_length, config.d_text));
+    answer_network_calls(&bound, inputs, |batch| [batch, config.d_embedding])
+}
+
+fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
+    let decoder = load(&bundle.decoder, arguments)?;
+    let config = &bundle.decoder.manifest.config;
+    let mut inputs = Inputs::new(arguments)?;
+    let bound = decoder.bind(&inputs.condition(bundle));
+    let side = arguments.side.unwrap_or(config.unet.image_size);
+    answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
+}
+
+fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), AnyError> {
+    let place = place(bundle, stage)?;
+    let files = &bundle.upsamplers[place];
+    let upsampler = load(files, arguments)?;
+    let mut inputs = Inputs::new(arguments)?;
+    let low_side = low_side(arguments, bundle, place);
+    let bound = upsampler.bind(inputs.pictures(low_side));
+    let side = low_side * files.manifest.config.factor;
+    answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
+}
+
+/// Whole pictures, every network in memory, with the model's own settings.
+fn picture(arguments: &Arguments, bundle: Bundle) -> Result<(), AnyError> {
+    let start = Instant::now();
+    let device = unclip::device(&arguments.device)?;
+    let unclip = UnClip::new(bundle, &device, Residency::Resident)?;
+    answer_loading(start, None)?;
+    let options =
+        GenerateOptions { seed: arguments.seed, n: arguments.batch, ..Default::default() };
+    answer_calls(|| {
+        unclip.text_to_image("a small green star in the top left", &options, &mut ())?;
+        Ok(())
+    })
+}
+
+/// Which upsampler a name stands for.
+fn place(bundle: &Bundle, stage: &str) -> Result<usize, AnyError> {
+    let number = stage.strip_prefix("upsampler.").and_then(|number| number.parse().ok());
+    match number.filter(|place| *place < bundle.upsamplers.len()) {
+        Some(place) => Ok(place),
+        None => {
+            let names: Vec<_> =
+                (0..bundle.upsamplers.len()).map(|i| format!("upsampler.{i}")).collect();
+            Err(format!(
+                "no stage {stage}; expected prior, decoder, {} or picture",
+                names.join(", ")
+            )
+            .into())
+        }
+    }
+}
+
+/// Side of the pictures that an upsampler starts from.
+fn low_side(arguments: &Arguments, bundle: &Bundle, place: usize) -> usize {
+    let factor = |place: usize| bundle.upsamplers[place].manifest.config.factor;
+    match arguments.side {
+        Some(side) => (side / factor(place)).max(1),
+        None => {
+            bundle.decoder.manifest.config.unet.image_size
+                * (0..place).map(factor).product::<usize>()
+        }
+    }
+}
+
+/// Loads a network and says what that took.
+fn load<T: StageConfig>(
+    files: &StageFiles<T>,
+    arguments: &Arguments,
+) -> Result<T::Network, AnyError> {
+    let start = Instant::now();
+    let network = files.load(&unclip::device(&arguments.device)?)?;
+    answer_loading(start, Some(network.num_params()))?;
+    Ok(network)
+}
+
+/// The inputs of a call: seeded noise, which has the right shapes and no meaning.
+struct Inputs {
+    noise: Box<dyn NoiseSource>,
+    batch: usize,
+    device: Device,
+}
+
+impl Inputs {
+    fn new(arguments: &Arguments) -> Result<Self, AnyError> {
+        let batch = arguments.batch;
+        let seeds: Vec<u64> =
+            (0..batch as u64).map(|row| arguments.seed.wrapping_add(row)).collect();
+        let noise = Box::new(SeededNoise::new(&seeds, 0));
+        Ok(Self { noise, batch, device: unclip::device(&arguments.device)? })
+    }
+
+    fn normal<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<D> {
+        self.noise.tensor(Draw::Initial, shape, &self.device)
+    }
+
+    /// The middle of the training schedule.
+    fn timesteps(&mut self) -> Tensor<1> {
+        self.normal([self.batch]) * 0.0 + 500.0
+    }
+
+    fn pictures(&mut self, side: usize) -> Tensor<4> {
+        self.normal([self.batch, 3, side, side]).clamp(-1.0, 1.0)
+    }
+
+    /// Captions that fill all tokens.
+    fn text(&mut self, d_embedding: usize, tokens: usize, d_text: usize) -> TextEmbedding {
+        TextEmbedding {
+            pooled: self.normal([self.batch, d_embedding]),
+            tokens: self.normal([self.batch, tokens, d_text]),
+            mask: self.normal([self.batch, tokens]).abs().greater_equal_elem(0.0),
+        }
+    }
+
+    fn condition(&mut self, bundle: &Bundle) -> Condition {
+        let text = &bundle.text_encoder.manifest.config;
+        Condition {
+            image: ImageEmbedding(self.normal([self.batch, text.d_embedding])),
+            text: self.text(text.d_embedding, text.context_length, text.transformer.d_model),
+        }
+    }
+}
+
+/// Answers every line by one call of a network on the same input.
+fn answer_network_calls<const D: usize>(
+    network: &impl Network<D>,
+    mut inputs: Inputs,
+    shape: impl Fn(usize) -> [usize; D],
+) -> Result<(), AnyError> {
+    let x_t = inputs.normal(shape(inputs.batch));
+    let timesteps = inputs.timesteps();
+    answer_calls(|| {
+        // reading the result waits for it
+        network.forward(x_t.clone(), timesteps.clone()).into_data();
+        Ok(())
+    })
+}
+
+/// Makes one call for each line on standard input, and answers by what it took.
+fn answer_calls(mut call: impl FnMut() -> Result<(), AnyError>) -> Result<(), AnyError> {
+    while wait_for_line()? {
+        let start = Instant::now();
+        call()?;
+        answer_call(start.elapsed().as_secs_f64())?;
+    }
+    Ok(())
+}
+
+fn answer_loading(start: Instant, parameters: Option<usize>) -> Result<(), AnyError> {
+    let loading = start.elapsed().as_secs_f64();
+    let peak_memory = memory::peak_resident_bytes();
+    answer(&json!({ "loading": loading, "parameters": parameters, "peak_memory": peak_memory }))?;
+    // the calls' own peak counts from here; a system that cannot do so reports that of both
+    std::fs::write("/proc/self/clear_refs", "5").ok();
+    Ok(())
+}
+
+fn answer_call(seconds: f64) -> Result<(), AnyError> {
+    answer(&json!({ "seconds": seconds, "peak_memory": memory::peak_resident_bytes() }))
+}
+
+fn answer(line: &serde_json::Value) -> Result<(), AnyError> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+/// Whether another line came, rather than the end.
+fn wait_for_line() -> Result<bool, AnyError> {
+    Ok(std::io::stdin().lock().read_line(&mut String::new())? > 0)
+}

@@ -1,0 +1,143 @@
+//! Training steps as calls, by the trainer that trains the bundled model: forward, backward, the
+//! norm of all gradients and clipping by it, AdamW, and the averaged weights.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use unclip::train::{StepReport, TrainSettings, Trainer};
+use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles};
+use unclip::{Bundle, decoder, prior, upsample};
+
+use crate::{
+    AnyError, Arguments, Inputs, answer_call, answer_loading, low_side, place, wait_for_line,
+};
+
+/// Answers every line by a training step of the stage, on the same random batch.
+pub(crate) fn run(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
+    // on a thread of the pool, as `train_shapes` trains
+    let run = || match arguments.stage.as_str() {
+        "prior" => prior_steps(arguments, bundle),
+        "decoder" => decoder_steps(arguments, bundle),
+        stage => upsampler_steps(arguments, bundle, stage),
+    };
+    let (result, ()) = rayon::join(|| run().map_err(|error| error.to_string()), || ());
+    Ok(result?)
+}
+
+fn prior_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
+    let files = bundle.prior()?;
+    let config = &files.manifest.config;
+    let network = fresh(files, arguments)?;
+    let mut inputs = Inputs::new(arguments)?;
+    let schedule = config.diffusion.training_schedule()?;
+    let shape = [arguments.batch, config.d_embedding];
+    let batch = prior::train::TrainingBatch {
+        image: unclip::unclip_core::ImageEmbedding(inputs.normal(shape)),
+        text: inputs.text(config.d_embedding, config.context_length, config.d_text),
+        epsilon: inputs.normal(shape),
+        indices: indices(arguments.batch, schedule.len()),
+    };
+    let folder = tempfile::tempdir()?;
+    let mut trainer = Trainer::new(network, settings(arguments.batch), folder.path())?;
+    answer_steps(|observe| {
+        let loss = |m: &_, _| prior::train::loss(m, config, &schedule, batch.clone());
+        Ok(trainer.run(Duration::MAX, loss, observe)?)
+    })
+}
+
+fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
+    let files = &bundle.decoder;
+    let config = &files.manifest.config;
+    let network = fresh(files, arguments)?;
+    let mut inputs = Inputs::new(arguments)?;
+    let schedule = config.diffusion.training_schedule()?;
+    let side = arguments.side.unwrap_or(config.unet.image_size);
+    let images = inputs.pictures(side);
+    let batch = decoder::train::TrainingBatch {
+        condition: inputs.condition(bundle),
+        keep_image: inputs.normal([arguments.batch, 1]) * 0.0 + 1.0,
+        epsilon: inputs.normal(images.dims()),
+        indices: indices(arguments.batch, schedule.len()),
+        images,
+    };
+    let folder = tempfile::tempdir()?;
+    let mut trainer = Trainer::new(network, settings(arguments.batch), folder.path())?;
+    answer_steps(|observe| {
+        let loss = |m: &_, _| decoder::train::loss(m, config, &schedule, batch.clone());
+        Ok(trainer.run(Duration::MAX, loss, observe)?)
+    })
+}
+
+fn upsampler_steps(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), AnyError> {
+    let place = place(bundle, stage)?;
+    let files = &bundle.upsamplers[place];
+    let config = &files.manifest.config;
+    let network = fresh(files, arguments)?;
+    let mut inputs = Inputs::new(arguments)?;
+    let schedule = config.diffusion.training_schedule()?;
+    let low_side = low_side(arguments, bundle, place);
+    let images = inputs.pictures(low_side * config.factor);
+    let batch = upsample::train::TrainingBatch {
+        low_res: inputs.pictures(low_side),
+        epsilon: inputs.normal(images.dims()),
+        indices: indices(arguments.batch, schedule.len()),
+        images,
+    };
+    let folder = tempfile::tempdir()?;
+    let mut trainer = Trainer::new(network, settings(arguments.batch), folder.path())?;
+    answer_steps(|observe| {
+        let loss = |m: &_, _| upsample::train::loss(m, config, &schedule, batch.clone());
+        Ok(trainer.run(Duration::MAX, loss, observe)?)
+    })
+}
+
+/// The stage's network with fresh weights: those that are loaded are frozen.
+fn fresh<T: StageConfig>(
+    files: &StageFiles<T>,
+    arguments: &Arguments,
+) -> Result<T::Network, AnyError> {
+    let start = Instant::now();
+    let network = files.manifest.config.init(&unclip::device(&arguments.device)?);
+    answer_loading(start, Some(network.num_params()))?;
+    Ok(network)
+}
+
+/// Runs a trainer that takes one step for each line on standard input: it waits in its observer,
+/// after each step's answer, for the next line.
+fn answer_steps(
+    run: impl FnOnce(&mut dyn FnMut(&StepReport) -> ControlFlow<()>) -> Result<(), AnyError>,
+) -> Result<(), AnyError> {
+    if !wait_for_line()? {
+        return Ok(());
+    }
+    let mut failed = None;
+    run(&mut |report| match answer_call(report.seconds).and_then(|()| wait_for_line()) {
+        Ok(true) => ControlFlow::Continue(()),
+        Ok(false) => ControlFlow::Break(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// More steps than anybody waits for; the rest are those of the bundled model.
+fn settings(batch: usize) -> TrainSettings {
+    TrainSettings {
+        steps: 1 << 40,
+        batch,
+        learning_rate: 1e-4,
+        warmup: 1,
+        weight_decay: 0.01,
+        max_norm: 1.0,
+        ema_decay: 0.995,
+        seed: 0,
+    }
+}
+
+/// Places in the training schedule, evenly spread.
+fn indices(batch: usize, steps: usize) -> Vec<usize> {
+    (0..batch).map(|row| row * steps / batch).collect()
+}

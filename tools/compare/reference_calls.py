@@ -1,0 +1,256 @@
+"""Times one network of a diffusers folder in PyTorch, call by call, as `time_calls` times ours.
+
+    yes | head -5 | python reference_calls.py --model DIR --stage decoder --batch 2 --variant eager
+    python reference_calls.py --model DIR --stage decoder --batch 32 --train --profile 5
+
+For every line on standard input it makes one call and answers by one line of JSON; the first line
+says what loading took. The fields are those of `examples/time_calls.rs`, and so are the shapes, and
+what is in a call: what the pipeline computes once for a picture is not. With `--train` a call is
+forward, backward, clipping, AdamW (the fused one) and averaged weights.
+
+A variant is a sum: `eager`, or parts of `channels_last+compile+bf16`. A variant that does not work
+here answers {"skipped": reason} and ends. `--profile N` prints PyTorch's profile of N calls, per
+operation, in place of all that.
+"""
+
+import argparse
+import copy
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "reference"))
+
+THREADS = os.environ.get("OMP_NUM_THREADS")  # before `karlo_files` sets one
+
+from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
+
+import torch  # noqa: E402
+from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel  # noqa: E402
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+PARTS = ("eager", "channels_last", "compile", "bf16")
+
+
+def answer(**fields):
+    print(json.dumps(fields), flush=True)
+
+
+def peak_memory():
+    """The most memory that the process held, in bytes; only Linux tells."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def forget_peak():
+    """Starts the measure of `peak_memory` anew, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+class Prior:
+    """The prior: text embeddings and a noised image embedding to a clean one."""
+
+    def __init__(self, folder):
+        self.prior = PriorTransformer.from_pretrained(folder / "prior")
+        self.modules = [self.prior]
+
+    def inputs(self, batch, side, normal):
+        config = self.prior.config
+        width = config.embedding_dim
+        return {
+            "x_t": normal(batch, width),
+            "proj_embedding": normal(batch, width),
+            "encoder_hidden_states": normal(batch, config.num_embeddings, width),
+            "attention_mask": torch.ones(batch, config.num_embeddings, dtype=torch.bool),
+        }
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        inputs = dict(inputs)
+        return self.prior(inputs.pop("x_t"), timesteps, **inputs).predicted_image_embedding
+
+
+class Decoder:
+    """The decoder: its U-Net, and the projection of conditions, which is made once for a picture."""
+
+    def __init__(self, folder):
+        self.text_proj = UnCLIPTextProjModel.from_pretrained(folder / "text_proj")
+        self.decoder = UNet2DConditionModel.from_pretrained(folder / "decoder")
+        self.tokens = json.loads((folder / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
+        self.modules = [self.text_proj, self.decoder]
+
+    def inputs(self, batch, side, normal):
+        side = side or self.decoder.config.sample_size
+        width = self.text_proj.config.clip_embeddings_dim
+        return {
+            "x_t": normal(batch, 3, side, side),
+            "image_embeddings": normal(batch, width),
+            "prompt_embeds": normal(batch, width),
+            "text_encoder_hidden_states": normal(batch, self.tokens, width),
+        }
+
+    def bind(self, inputs):
+        inputs = dict(inputs)
+        x_t = inputs.pop("x_t")
+        tokens, time_embedding = self.text_proj(**inputs, do_classifier_free_guidance=False)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        bound = {"encoder_hidden_states": tokens, "class_labels": time_embedding, "attention_mask": mask}
+        return {"x_t": x_t, **bound}
+
+    def forward(self, inputs, timesteps):
+        inputs = dict(inputs)
+        return self.decoder(inputs.pop("x_t"), timesteps, **inputs).sample
+
+
+class Upsampler:
+    """Super-resolution: the network of all steps but the last. That of the last is loaded beside it."""
+
+    def __init__(self, folder):
+        self.unet = UNet2DModel.from_pretrained(folder / "super_res_first")
+        self.last = UNet2DModel.from_pretrained(folder / "super_res_last")
+        self.modules = [self.unet]
+
+    def inputs(self, batch, side, normal):
+        side = side or self.unet.config.sample_size
+        return {"x_t": normal(batch, 3, side, side), "low_res": normal(batch, 3, side, side)}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        return self.unet(torch.cat([inputs["x_t"], inputs["low_res"]], 1), timesteps).sample
+
+
+STAGES = {"prior": Prior, "decoder": Decoder, "upsampler.0": Upsampler}
+
+
+class Inference:
+    """One call of the network, its result on the host."""
+
+    def __init__(self, stage, arguments, parts, normal):
+        dtype = torch.bfloat16 if "bf16" in parts else torch.float32
+        for module in stage.modules:
+            module.to(dtype).requires_grad_(False).eval()
+        values = stage.inputs(arguments.batch, arguments.side, normal)
+        with torch.inference_mode():
+            values = {key: v.to(dtype) if v.is_floating_point() else v for key, v in values.items()}
+            self.inputs = lay_out(stage.bind(values), parts)
+        self.timesteps = torch.full((arguments.batch,), 500.0).to(dtype)
+        self.forward = torch.compile(stage.forward) if "compile" in parts else stage.forward
+
+    def __call__(self):
+        with torch.inference_mode():
+            self.forward(self.inputs, self.timesteps).float().numpy()
+
+
+class Training:
+    """One training step on the mean squared error: what our trainer does in a step, and no more."""
+
+    def __init__(self, stage, arguments, parts, normal):
+        self.parameters = [p.requires_grad_(True) for module in stage.modules for p in module.parameters()]
+        self.average = [copy.deepcopy(p.data) for p in self.parameters]
+        for module in stage.modules:
+            module.train()
+        self.inputs = lay_out(stage.inputs(arguments.batch, arguments.side, normal), parts)
+        self.target = lay_out({"x_t": normal(*self.inputs["x_t"].shape)}, parts)["x_t"]
+        self.timesteps = torch.arange(arguments.batch) * (1000.0 / arguments.batch)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.01, fused=True)
+        self.bf16 = "bf16" in parts
+
+        def loss(inputs, timesteps, target):
+            return functional.mse_loss(stage.forward(stage.bind(inputs), timesteps).float(), target)
+
+        self.loss = torch.compile(loss) if "compile" in parts else loss
+
+    def __call__(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.loss(self.inputs, self.timesteps, self.target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0).item()
+        self.optimizer.step()
+        torch._foreach_lerp_(self.average, [p.data for p in self.parameters], 0.005)
+        loss.item()
+
+
+def lay_out(inputs, parts):
+    """Pictures channels-last, if so asked."""
+    if "channels_last" not in parts:
+        return inputs
+    pictures = {key: v.to(memory_format=torch.channels_last) for key, v in inputs.items() if v.ndim == 4}
+    return {**inputs, **pictures}
+
+
+def make(arguments, parts):
+    """The call, and the parameters of its stage."""
+    stage = STAGES[arguments.stage](arguments.model)
+    if "channels_last" in parts:
+        for module in stage.modules:
+            module.to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    kind = Training if arguments.train else Inference
+    call = kind(stage, arguments, parts, lambda *shape: torch.randn(shape, generator=generator))
+    return call, sum(p.numel() for module in stage.modules for p in module.parameters())
+
+
+def profile(call, count):
+    """PyTorch's own table of `count` calls."""
+    call(), call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as result:
+        for _ in range(count):
+            call()
+    for by_shape in (False, True):
+        averages = result.key_averages(group_by_input_shape=by_shape)
+        print(averages.table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=44, max_shapes_column_width=76))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder in the diffusers layout")
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--side", type=int, help="of the pictures, if not the model's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variant", default="eager", help=f"of {', '.join(PARTS)}, joined by +")
+    parser.add_argument("--train", action="store_true", help="a call is a training step")
+    parser.add_argument("--profile", type=int, metavar="N", help="print the profile of N calls")
+    arguments = parser.parse_args()
+    parts = arguments.variant.split("+")
+    if unknown := set(parts) - set(PARTS):
+        sys.exit(f"unknown parts of a variant: {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
+
+    quiet()
+    torch.set_num_threads(int(THREADS or torch.get_num_threads()))
+    torch.set_grad_enabled(True)
+    start = time.perf_counter()
+    call, parameters = make(arguments, parts)
+    answer(loading=time.perf_counter() - start, parameters=parameters, peak_memory=peak_memory())
+    if arguments.profile:
+        return profile(call, arguments.profile)
+    for number, _ in enumerate(sys.stdin):
+        if number == 0:
+            forget_peak()
+        start = time.perf_counter()
+        try:
+            call()
+        except Exception as error:  # what a compiler says when it is missing is not known beforehand
+            if "compile" not in parts:
+                raise
+            return answer(skipped=str(error).strip().splitlines()[0])
+        answer(seconds=time.perf_counter() - start, peak_memory=peak_memory())
+
+
+if __name__ == "__main__":
+    main()
