@@ -305,6 +305,8 @@ fn sizes_of_real_networks() {
     check_conv(conv3x3([48, 80]), [2, 48, 16, 16], Layout::Whole);
     check_conv(conv3x3([3, 70]), [1, 3, 33, 65], Layout::ChannelsLast);
     check_conv(conv3x3([130, 6]), [3, 130, 8, 8], Layout::Inner);
+    check_conv(conv3x3([320, 96]), [2, 320, 8, 8], Layout::Inner);
+    check_conv(conv3x3([70, 200]), [1, 70, 19, 30], Layout::ChannelsLast);
     check_conv(Conv2dConfig::new([96, 33], [1, 1]), [2, 96, 9, 17], Layout::Swapped);
     check_attend([2, 256, 333], [4, 16], None);
     check_attend([1, 81, 81], [8, 64], Some(causal_mask(81, &device())));

@@ -4,6 +4,7 @@ use super::conv_pack::Layout;
 use super::conv_plan::{Plan, SERIAL_WORK, Task, split};
 use super::conv_tile::{Output, Planes, Sink, channel_block, channels};
 use super::simd::{aligned, arch};
+use super::winograd;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -88,7 +89,7 @@ pub fn conv3x3_backward_input(shape: ConvShape, dy: &[f32], weight: &[f32], dx: 
     run::<true>(shape.transposed(), dy, filters, None, dx);
 }
 
-/// Splits the output over the threads and computes every part.
+/// Chooses the kernel, splits the output over the threads and computes every part.
 fn run<const FLIP: bool>(
     shape: ConvShape,
     x: &[f32],
@@ -100,6 +101,9 @@ fn run<const FLIP: bool>(
     assert_eq!(y.len(), shape.output_len(), "output length");
     if y.is_empty() {
         return;
+    }
+    if winograd::suits(shape) {
+        return winograd::convolve::<FLIP>(shape, x, filters, bias, y);
     }
     let arch = arch();
     let compute = |task: Task<'_>| {
@@ -207,13 +211,13 @@ const fn block_size<S: Simd>(left: usize) -> usize {
 
 /// The 3x3 filters of a convolution, in place in its weight.
 #[derive(Clone, Copy)]
-struct Filters<'a> {
+pub struct Filters<'a> {
     /// One entry per (output, input) pair, in whatever order the strides say.
-    taps: &'a [[f32; 9]],
+    pub taps: &'a [[f32; 9]],
     /// Distance, in entries, between consecutive output channels.
-    out_stride: usize,
+    pub out_stride: usize,
     /// Distance, in entries, between consecutive input channels.
-    in_stride: usize,
+    pub in_stride: usize,
 }
 
 impl Filters<'_> {
@@ -245,6 +249,7 @@ pub(super) fn shapes() -> Vec<ConvShape> {
         [1, 3, 7, 1, 40],
         [1, 3, 7, 40, 1],
         [2, 40, 3, 64, 64],
+        [1, 130, 17, 8, 8],
         [1, 130, 70, 8, 8],
         [1, 8, 8, 130, 257],
         [5, 0, 3, 4, 4],
@@ -260,33 +265,34 @@ pub(super) fn shapes() -> Vec<ConvShape> {
     .to_vec()
 }
 
+/// The definition, in double precision.
+#[cfg(test)]
+pub(super) fn naive(s: ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
+    let (h, w) = (s.height as isize, s.width as isize);
+    let mut y = Vec::with_capacity(s.output_len());
+    for i in 0..s.output_len() as isize {
+        let (col, row) = (i % w, i / w % h);
+        let plane = (i / (w * h)) as usize;
+        let (n, o) = (plane / s.c_out, plane % s.c_out);
+        let mut sum = bias.map_or(0.0, |b| f64::from(b[o]));
+        for c in 0..s.c_in {
+            for k in 0..9 {
+                let (r, q) = (row + k / 3 - 1, col + k % 3 - 1);
+                if (0..h).contains(&r) && (0..w).contains(&q) {
+                    let x = x[((n * s.c_in + c) as isize * h * w + r * w + q) as usize];
+                    sum += f64::from(x) * f64::from(weight[(o * s.c_in + c) * 9 + k as usize]);
+                }
+            }
+        }
+        y.push(sum);
+    }
+    y
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::test_util::{assert_close, random};
     use super::*;
-
-    /// The definition, in double precision.
-    fn naive(s: ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
-        let (h, w) = (s.height as isize, s.width as isize);
-        let mut y = Vec::with_capacity(s.output_len());
-        for i in 0..s.output_len() as isize {
-            let (col, row) = (i % w, i / w % h);
-            let plane = (i / (w * h)) as usize;
-            let (n, o) = (plane / s.c_out, plane % s.c_out);
-            let mut sum = bias.map_or(0.0, |b| f64::from(b[o]));
-            for c in 0..s.c_in {
-                for k in 0..9 {
-                    let (r, q) = (row + k / 3 - 1, col + k % 3 - 1);
-                    if (0..h).contains(&r) && (0..w).contains(&q) {
-                        let x = x[((n * s.c_in + c) as isize * h * w + r * w + q) as usize];
-                        sum += f64::from(x) * f64::from(weight[(o * s.c_in + c) * 9 + k as usize]);
-                    }
-                }
-            }
-            y.push(sum);
-        }
-        y
-    }
 
     #[test]
     fn forward_matches_the_definition() {

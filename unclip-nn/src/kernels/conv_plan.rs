@@ -15,11 +15,11 @@ const TASK_VALUES: usize = 1 << 17;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     /// Whole images per task; more than one only if `rows` is the full height.
-    images: usize,
+    pub images: usize,
     /// Rows per task.
-    rows: usize,
+    pub rows: usize,
     /// Output channels per task.
-    channels: usize,
+    pub channels: usize,
 }
 
 impl Plan {

@@ -14,8 +14,10 @@ use std::ops::Range;
 
 #[path = "gemm_pack.rs"]
 mod packing;
-use packing::{LARGEST_VECTOR, NR, panel};
-pub(super) use packing::{Matrix, Right, pack, pack_transposed, padded};
+use packing::NR;
+pub(super) use packing::{
+    LARGEST_VECTOR, Matrix, Right, pack, pack_transposed, padded, panel, transpose,
+};
 
 /// Values of the largest tile: 8 rows of [`NR`] of the largest vectors.
 pub(super) const LARGEST_TILE: usize = 8 * NR * LARGEST_VECTOR;

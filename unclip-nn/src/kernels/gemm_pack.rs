@@ -130,22 +130,30 @@ fn load_or_less<S: Simd>(simd: S, slice: &[f32]) -> S::f32s {
 /// Transposes the square of as many vectors as one has lanes: in each round the blocks off
 /// the diagonal change places, of one lane first, then two and so on.
 #[inline(always)]
-fn transpose<S: Simd>(simd: S, square: &mut [S::f32s; LARGEST_VECTOR]) {
+pub fn transpose<S: Simd>(simd: S, square: &mut [S::f32s; LARGEST_VECTOR]) {
     const { assert!(S::F32_LANES <= LARGEST_VECTOR && S::F32_LANES.is_power_of_two()) };
-    let mut step = 1;
-    while step < S::F32_LANES {
-        let mut bits = [0.0; LARGEST_VECTOR];
-        for i in 0..LARGEST_VECTOR {
-            bits[i] = (i & step) as f32;
-        }
-        let odd = simd.less_than_f32s(simd.splat_f32s(0.0), load::<S>(&bits));
-        for i in 0..S::F32_LANES {
-            if i & step == 0 {
-                let (a, b) = (square[i], square[i + step]);
-                square[i] = simd.select_f32s(odd, simd.rotate_right_f32s(b, step), a);
-                square[i + step] = simd.select_f32s(odd, b, simd.rotate_left_f32s(a, step));
-            }
-        }
-        step *= 2;
+    exchange::<S, 1>(simd, square);
+    exchange::<S, 2>(simd, square);
+    exchange::<S, 4>(simd, square);
+    exchange::<S, 8>(simd, square);
+}
+
+/// A round of [`transpose`], with the size of the blocks known to the compiler: only then
+/// does the square stay in registers.
+#[inline(always)]
+fn exchange<S: Simd, const STEP: usize>(simd: S, square: &mut [S::f32s; LARGEST_VECTOR]) {
+    if STEP >= S::F32_LANES {
+        return;
+    }
+    let mut bits = [0.0; LARGEST_VECTOR];
+    for i in 0..LARGEST_VECTOR {
+        bits[i] = (i & STEP) as f32;
+    }
+    let odd = simd.less_than_f32s(simd.splat_f32s(0.0), load::<S>(&bits));
+    for pair in 0..S::F32_LANES / 2 {
+        let i = pair / STEP * 2 * STEP + pair % STEP;
+        let (a, b) = (square[i], square[i + STEP]);
+        square[i] = simd.select_f32s(odd, simd.rotate_right_f32s(b, STEP), a);
+        square[i + STEP] = simd.select_f32s(odd, b, simd.rotate_left_f32s(a, STEP));
     }
 }

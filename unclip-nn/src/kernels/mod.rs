@@ -25,6 +25,12 @@ mod norm;
 mod simd;
 #[cfg(test)]
 mod test_util;
+mod winograd;
+mod winograd_pack;
+mod winograd_product;
+mod winograd_sum;
+mod winograd_tiles;
+mod winograd_transform;
 
 pub use activation::{gelu, gelu_backward, silu, silu_backward};
 pub use attention::{AttentionShape, Mask, attention};
