@@ -4,10 +4,12 @@
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, LinearConfig, PaddingConfig2d};
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Bool, Device, Gradients, Tensor, activation};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use unclip_nn::{LayerNorm, attend, causal_mask, ops};
+use unclip_nn::{LayerNorm, attend, causal_mask, downsample, ops, upsample};
 
 use crate::fixture::{difference, noise};
 
@@ -173,6 +175,21 @@ fn check_pointwise(shape: [usize; 4], layout: Layout) {
     assert_same(ops::quick_gelu(view()), want, &leaves);
 }
 
+/// A side of one pixel cannot be halved.
+fn check_resampling(shape: [usize; 4], layout: Layout) {
+    let x = layout.leaf(shape, 5);
+    let view = || layout.view(&x);
+    let leaves = [gradient("x", &x)];
+    let [batch, channels, height, width] = shape;
+    let twice = view().reshape([batch, channels, height, 1, width, 1]).repeat(&[1, 1, 1, 2, 1, 2]);
+    let twice = twice.reshape([batch, channels, 2 * height, 2 * width]);
+    assert_same(upsample(view()), twice, &leaves);
+    if height > 1 && width > 1 {
+        let want = avg_pool2d(view(), AvgPoolOptions::new([2, 2]));
+        assert_same(downsample(view()), want, &leaves);
+    }
+}
+
 /// Makes a layer's parameters random.
 fn randomized(mut layer: Conv2d) -> Conv2d {
     let [channels_out, channels_in, height, width] = layer.weight.dims();
@@ -258,12 +275,13 @@ proptest! {
     }
 
     #[test]
-    fn activations(
+    fn activations_and_resampling(
         [batch, channels, height] in prop::array::uniform3(1..6usize),
         width in 1..40usize,
         layout in layouts(),
     ) {
         check_pointwise([batch, channels, height, width], layout);
+        check_resampling([batch, channels, height, width], layout);
     }
 
     #[test]
@@ -302,6 +320,8 @@ fn sizes_of_real_networks() {
     check_layer_norm([2, 1, 81, 512], Layout::Whole);
     check_layer_norm([1, 2, 7, 2048], Layout::Inner);
     check_pointwise([2, 3, 65, 129], Layout::Swapped);
+    check_resampling([3, 70, 32, 32], Layout::Whole);
+    check_resampling([1, 40, 66, 34], Layout::ChannelsLast);
     check_conv(conv3x3([48, 80]), [2, 48, 16, 16], Layout::Whole);
     check_conv(conv3x3([3, 70]), [1, 3, 33, 65], Layout::ChannelsLast);
     check_conv(conv3x3([130, 6]), [3, 130, 8, 8], Layout::Inner);
@@ -321,6 +341,8 @@ fn single_pixels_and_single_channels() {
     check_layer_norm([1, 1, 1, 1], Layout::Whole);
     check_layer_norm([5, 1, 1, 1], Layout::Inner);
     check_pointwise([1, 1, 1, 1], Layout::Whole);
+    check_resampling([1, 1, 1, 1], Layout::Whole);
+    check_resampling([2, 3, 2, 2], Layout::Inner);
     check_conv(conv3x3([1, 1]), [1, 1, 1, 1], Layout::Whole);
     check_conv(conv3x3([5, 3]), [2, 5, 1, 1], Layout::ChannelsLast);
     check_conv(conv3x3([5, 3]), [2, 5, 1, 40], Layout::Inner);

@@ -12,6 +12,7 @@ use burn::backend::{Autodiff, Flex, TensorMetadata};
 use super::op::{contiguous, tensor, values};
 use super::{
     Attention, Conv1x1, Conv3x3, FusedBackend, GroupNorm, LayerNorm, Modulated, Op, Pointwise,
+    Resample,
 };
 
 /// The backward step of an operation of `N` tensors.
@@ -59,6 +60,10 @@ fn track<O: Op<N>, C: CheckpointStrategy, const N: usize>(
 
 impl<C: CheckpointStrategy> FusedBackend for Autodiff<Flex, C> {
     fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        track::<_, C, _>(op, [x])
+    }
+
+    fn resample(op: Resample, x: FloatTensor<Self>) -> FloatTensor<Self> {
         track::<_, C, _>(op, [x])
     }
 

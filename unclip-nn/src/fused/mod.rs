@@ -9,6 +9,7 @@
 mod backward;
 mod op;
 mod products;
+mod resample;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use burn::tensor::{Bool, DType, Device, Tensor};
 
 pub(crate) use op::{Conv3x3, GroupNorm, LayerNorm, Modulated, Op, Pointwise};
 pub(crate) use products::{Attention, Conv1x1, HiddenKeys};
+pub(crate) use resample::Resample;
 
 /// The operations, by number of tensors. `Dispatch` implements it for every device.
 #[cfg_attr(feature = "autodiff", backend_extension(Flex, Autodiff))]
@@ -25,6 +27,9 @@ pub(crate) use products::{Attention, Conv1x1, HiddenKeys};
 pub(crate) trait FusedBackend: Backend {
     /// A function of each value.
     fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// A picture of another size.
+    fn resample(op: Resample, x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// A convolution of picture, weight and bias.
     fn conv3x3(
@@ -79,6 +84,10 @@ pub(crate) trait FusedBackend: Backend {
 
 impl FusedBackend for Flex {
     fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        op.run([&x])
+    }
+
+    fn resample(op: Resample, x: FloatTensor<Self>) -> FloatTensor<Self> {
         op.run([&x])
     }
 
@@ -149,6 +158,11 @@ pub(crate) fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
 /// A function of each value, by a kernel.
 pub(crate) fn pointwise<const D: usize>(op: Pointwise, x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as FusedBackend>::pointwise(op, x.into_dispatch()))
+}
+
+/// A picture of another size, by a kernel.
+pub(crate) fn resample(op: Resample, x: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as FusedBackend>::resample(op, x.into_dispatch()))
 }
 
 /// A 3 x 3 convolution by a kernel.

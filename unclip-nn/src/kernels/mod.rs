@@ -22,6 +22,7 @@ mod conv_tile;
 mod gemm;
 mod layer_norm;
 mod norm;
+mod resample;
 mod simd;
 #[cfg(test)]
 mod test_util;
@@ -41,3 +42,4 @@ pub use conv1x1::{conv1x1, conv1x1_backward_input};
 pub use conv1x1_grad::conv1x1_backward_weight;
 pub use layer_norm::{LayerNormGrads, layer_norm, layer_norm_backward};
 pub use norm::{Affine, GroupNormGrads, GroupShape, group_norm, group_norm_backward};
+pub use resample::{double, halve};
