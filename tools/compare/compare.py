@@ -182,6 +182,8 @@ def pictures(arguments):
     ours = sum(stage["seconds"] for stage in report["stages"].values()) - loading
     print_picture("ours", ours, loading, whole, report["peak_resident_bytes"])
     for variant in ("eager", "channels_last"):
+        if arguments.variants and variant not in arguments.variants:
+            continue
         command = [sys.executable, HERE / "reference_picture.py", "--model", model, "--variant", variant]
         start = time.perf_counter()
         done = subprocess.run(

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::weights_file::WeightsFile;
@@ -267,14 +268,14 @@ pub(super) fn transpose(values: &[f32], columns: usize) -> Vec<f32> {
     const BLOCK: usize = 32;
     let rows = values.len() / columns.max(1);
     let mut transposed = vec![0.0; values.len()];
-    for top in (0..rows).step_by(BLOCK) {
-        for left in (0..columns).step_by(BLOCK) {
-            for row in top..rows.min(top + BLOCK) {
-                for column in left..columns.min(left + BLOCK) {
-                    transposed[column * rows + row] = values[row * columns + column];
-                }
+    let strips = transposed.par_chunks_mut((BLOCK * rows).max(1)).enumerate();
+    strips.for_each(|(strip, transposed)| {
+        for top in (0..rows).step_by(BLOCK) {
+            for (column, to) in (strip * BLOCK..).zip(transposed.chunks_mut(rows)) {
+                let from = values[top * columns + column..].iter().step_by(columns);
+                to[top..].iter_mut().zip(from).take(BLOCK).for_each(|(to, from)| *to = *from);
             }
         }
-    }
+    });
     transposed
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserializer;
@@ -107,7 +108,7 @@ impl WeightsFile {
             }
             _ => return Ok(None),
         };
-        match values.iter().filter(|value| !value.is_finite()).count() {
+        match values.par_iter().filter(|value| !value.is_finite()).count() {
             0 => Ok(Some(values)),
             count => Err(LoadError::NonFinite { path: self.path.clone(), key: key.into(), count }),
         }
