@@ -82,7 +82,7 @@ pub fn prior() -> DiffusionPriorConfig {
         diffusion: DiffusionConfig {
             clamp: Some(5.0),
             sampler: SamplerKind::Ddpm,
-            ..diffusion(Parameterization::Sample, 25, 1.0)
+            ..diffusion(Parameterization::Sample, 25, 2.0)
         },
     }
 }
@@ -109,7 +109,7 @@ pub fn decoder() -> DecoderConfig {
             d_time: Some(256),
             norm_eps: 1e-5,
         },
-        diffusion: diffusion(Parameterization::V, 25, 2.0),
+        diffusion: diffusion(Parameterization::V, 25, 3.0),
     }
 }
 
