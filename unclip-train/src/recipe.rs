@@ -114,8 +114,12 @@ pub fn decoder() -> DecoderConfig {
 }
 
 /// The upsamplers, from 32 to 128 and from 128 to 512 pixels.
+///
+/// Where a group of a norm has one channel, the norm removes the picture's mean colour, and white
+/// becomes gray: the second, of 8 channels, has one group.
 pub fn upsamplers() -> [UpsamplerConfig; 2] {
-    [vec![16, 32, 32], vec![8, 16, 16]].map(|block_out_channels| UpsamplerConfig {
+    let sizes = [(vec![16, 32, 32], 8), (vec![8, 16, 16], 1)];
+    sizes.map(|(block_out_channels, norm_groups)| UpsamplerConfig {
         factor: 4,
         last_step_network: false,
         unet: UNetConfig {
@@ -127,7 +131,7 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
             attention_resolutions: vec![],
             d_head: 8,
             d_context: None,
-            norm_groups: 8,
+            norm_groups,
             scale_shift: false,
             coordinates: false,
             patch_size: 1,
