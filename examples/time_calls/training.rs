@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use unclip::train::{StepReport, TrainSettings, Trainer};
 use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles};
 use unclip::{Bundle, decoder, prior, upsample};
@@ -38,11 +39,8 @@ fn prior_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
         epsilon: inputs.normal(shape),
         indices: indices(arguments.batch, schedule.len()),
     };
-    let folder = tempfile::tempdir()?;
-    let mut trainer = Trainer::new(network, settings(arguments.batch), folder.path())?;
-    answer_steps(|observe| {
-        let loss = |m: &_, _| prior::train::loss(m, config, &schedule, batch.clone());
-        Ok(trainer.run(Duration::MAX, loss, observe)?)
+    answer_steps(network, arguments.batch, |m| {
+        prior::train::loss(m, config, &schedule, batch.clone())
     })
 }
 
@@ -61,11 +59,8 @@ fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError>
         indices: indices(arguments.batch, schedule.len()),
         images,
     };
-    let folder = tempfile::tempdir()?;
-    let mut trainer = Trainer::new(network, settings(arguments.batch), folder.path())?;
-    answer_steps(|observe| {
-        let loss = |m: &_, _| decoder::train::loss(m, config, &schedule, batch.clone());
-        Ok(trainer.run(Duration::MAX, loss, observe)?)
+    answer_steps(network, arguments.batch, |m| {
+        decoder::train::loss(m, config, &schedule, batch.clone())
     })
 }
 
@@ -84,11 +79,8 @@ fn upsampler_steps(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Resul
         indices: indices(arguments.batch, schedule.len()),
         images,
     };
-    let folder = tempfile::tempdir()?;
-    let mut trainer = Trainer::new(network, settings(arguments.batch), folder.path())?;
-    answer_steps(|observe| {
-        let loss = |m: &_, _| upsample::train::loss(m, config, &schedule, batch.clone());
-        Ok(trainer.run(Duration::MAX, loss, observe)?)
+    answer_steps(network, arguments.batch, |m| {
+        upsample::train::loss(m, config, &schedule, batch.clone())
     })
 }
 
@@ -103,23 +95,29 @@ fn fresh<T: StageConfig>(
     Ok(network)
 }
 
-/// Runs a trainer that takes one step for each line on standard input: it waits in its observer,
+/// Takes one training step for each line on standard input: the trainer waits in its observer,
 /// after each step's answer, for the next line.
-fn answer_steps(
-    run: impl FnOnce(&mut dyn FnMut(&StepReport) -> ControlFlow<()>) -> Result<(), AnyError>,
+fn answer_steps<M: Module>(
+    network: M,
+    batch: usize,
+    loss: impl Fn(&M) -> Tensor<1>,
 ) -> Result<(), AnyError> {
     if !wait_for_line()? {
         return Ok(());
     }
+    let folder = tempfile::tempdir()?;
+    let mut trainer = Trainer::new(network, settings(batch), folder.path())?;
     let mut failed = None;
-    run(&mut |report| match answer_call(report.seconds).and_then(|()| wait_for_line()) {
-        Ok(true) => ControlFlow::Continue(()),
-        Ok(false) => ControlFlow::Break(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
+    let observe =
+        |report: &StepReport| match answer_call(report.seconds).and_then(|()| wait_for_line()) {
+            Ok(true) => ControlFlow::Continue(()),
+            Ok(false) => ControlFlow::Break(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+    trainer.run(Duration::MAX, |network, _| loss(network), observe)?;
     failed.map_or(Ok(()), Err)
 }
 
