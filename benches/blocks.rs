@@ -112,7 +112,10 @@ fn transformer_block_gradients(bencher: Bencher, [batch, tokens, width]: [usize;
 fn self_attention(bencher: Bencher, [batch, tokens, width]: [usize; 3]) {
     let attention = Attention::new(width, width.div_ceil(64), &device());
     let x = random([batch, tokens, width]);
-    measure(bencher, || wait(attention.forward(x.clone(), None)));
+    measure(bencher, || {
+        let seen = attention.keys_values(x.clone());
+        wait(attention.forward(x.clone(), seen, None));
+    });
 }
 
 #[divan::bench(args = [[32, 64, 16], [2, 640, 32]])]

@@ -5,12 +5,13 @@
 //! ```text
 //! yes | head -5 | cargo run --release --example time_calls -- --stage decoder --batch 2
 //! ```
-//! The first line says what loading took: `{"loading": seconds, "parameters": n, "peak_memory": n}`.
-//! Each further one is of a call: `{"seconds": s, "peak_memory": n}`. A call is what a reverse step
-//! asks of the network, its result read back to the host; what is computed once for a picture (the
-//! projections of its conditions) is not in it. With `--train` it is a training step.
+//! The first line says what it took to load the network, and to compute what is the same in every
+//! step of a picture (what the network makes of captions and embeddings): `{"loading": seconds,
+//! "binding": seconds, "parameters": n, "peak_memory": n}`. Each further one is of a call:
+//! `{"seconds": s, "peak_memory": n}`. A call is what a reverse step asks of the network, its result
+//! read back to the host. With `--train` it is a training step.
 //!
-//! Peak memory is in bytes, of loading and since loading; null where the system does not tell.
+//! Peak memory is in bytes, before the first call and since; null where the system does not tell.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -23,7 +24,7 @@ mod training;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -102,18 +103,24 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
 
 fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let files = bundle.prior()?;
-    let prior = load(files, arguments)?;
+    let (prior, loading) = load(files, arguments)?;
     let config = &files.manifest.config;
     let mut inputs = Inputs::new(arguments)?;
-    let bound = prior.bind(&inputs.text(config.d_embedding, config.context_length, config.d_text));
+    let text = inputs.text(config.d_embedding, config.context_length, config.d_text);
+    let start = Instant::now();
+    let bound = prior.bind(&text);
+    answer_loading(loading, start.elapsed(), Some(prior.num_params()))?;
     answer_network_calls(&bound, inputs, |batch| [batch, config.d_embedding])
 }
 
 fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
-    let decoder = load(&bundle.decoder, arguments)?;
+    let (decoder, loading) = load(&bundle.decoder, arguments)?;
     let config = &bundle.decoder.manifest.config;
     let mut inputs = Inputs::new(arguments)?;
-    let bound = decoder.bind(&inputs.condition(bundle));
+    let condition = inputs.condition(bundle);
+    let start = Instant::now();
+    let bound = decoder.bind(&condition);
+    answer_loading(loading, start.elapsed(), Some(decoder.num_params()))?;
     let side = arguments.side.unwrap_or(config.unet.image_size);
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
 }
@@ -121,10 +128,13 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
 fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), AnyError> {
     let place = place(bundle, stage)?;
     let files = &bundle.upsamplers[place];
-    let upsampler = load(files, arguments)?;
+    let (upsampler, loading) = load(files, arguments)?;
     let mut inputs = Inputs::new(arguments)?;
     let low_side = low_side(arguments, bundle, place);
-    let bound = upsampler.bind(inputs.pictures(low_side));
+    let low_res = inputs.pictures(low_side);
+    let start = Instant::now();
+    let bound = upsampler.bind(low_res);
+    answer_loading(loading, start.elapsed(), Some(upsampler.num_params()))?;
     let side = low_side * files.manifest.config.factor;
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
 }
@@ -134,7 +144,7 @@ fn picture(arguments: &Arguments, bundle: Bundle) -> Result<(), AnyError> {
     let start = Instant::now();
     let device = unclip::device(&arguments.device)?;
     let unclip = UnClip::new(bundle, &device, Residency::Resident)?;
-    answer_loading(start, None)?;
+    answer_loading(start.elapsed(), Duration::ZERO, None)?;
     let options =
         GenerateOptions { seed: arguments.seed, n: arguments.batch, ..Default::default() };
     answer_calls(|| {
@@ -172,15 +182,14 @@ fn low_side(arguments: &Arguments, bundle: &Bundle, place: usize) -> usize {
     }
 }
 
-/// Loads a network and says what that took.
+/// Loads a network; and the time that it took.
 fn load<T: StageConfig>(
     files: &StageFiles<T>,
     arguments: &Arguments,
-) -> Result<T::Network, AnyError> {
+) -> Result<(T::Network, Duration), AnyError> {
     let start = Instant::now();
     let network = files.load(&unclip::device(&arguments.device)?)?;
-    answer_loading(start, Some(network.num_params()))?;
-    Ok(network)
+    Ok((network, start.elapsed()))
 }
 
 /// The inputs of a call: seeded noise, which has the right shapes and no meaning.
@@ -255,10 +264,17 @@ fn answer_calls(mut call: impl FnMut() -> Result<(), AnyError>) -> Result<(), An
     Ok(())
 }
 
-fn answer_loading(start: Instant, parameters: Option<usize>) -> Result<(), AnyError> {
-    let loading = start.elapsed().as_secs_f64();
-    let peak_memory = memory::peak_resident_bytes();
-    answer(&json!({ "loading": loading, "parameters": parameters, "peak_memory": peak_memory }))?;
+fn answer_loading(
+    loading: Duration,
+    binding: Duration,
+    parameters: Option<usize>,
+) -> Result<(), AnyError> {
+    answer(&json!({
+        "loading": loading.as_secs_f64(),
+        "binding": binding.as_secs_f64(),
+        "parameters": parameters,
+        "peak_memory": memory::peak_resident_bytes(),
+    }))?;
     // the calls' own peak counts from here; a system that cannot do so reports that of both
     std::fs::write("/proc/self/clear_refs", "5").ok();
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
 use unclip_clip::{ImageEncoder, TextEncoder, preprocess};
@@ -62,10 +63,25 @@ pub struct StageCost {
     pub stage: Stage,
     /// Time to load it, nothing if it was in memory.
     pub loading: Duration,
+    /// Time for what is the same in every call: what the network makes of captions and embeddings.
+    pub binding: Duration,
     /// Time of each network call, with the sampler's step around it.
     pub calls: Vec<Duration>,
     /// Number of parameters.
     pub parameters: usize,
+}
+
+impl StageCost {
+    /// Before the first call of a network that was bound between `start` and now.
+    pub(crate) fn new(
+        stage: Stage,
+        loading: Duration,
+        start: Instant,
+        network: &impl Module,
+    ) -> Self {
+        let (binding, parameters) = (start.elapsed(), network.num_params());
+        Self { stage, loading, binding, calls: Vec::new(), parameters }
+    }
 }
 
 impl UnClip {

@@ -1,8 +1,7 @@
 //! The stages one by one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use burn::module::Module;
 use burn::tensor::Tensor;
 use unclip_clip::Tokens;
 use unclip_core::{
@@ -35,7 +34,8 @@ pub struct Run<'a> {
 
 /// What the reverse loop of a stage needs.
 struct Job<'a, const D: usize> {
-    stage: Stage,
+    /// Its cost, up to now.
+    cost: StageCost,
     config: &'a DiffusionConfig,
     settings: &'a StageSettings,
     shape: [usize; D],
@@ -72,8 +72,9 @@ impl<'a> Run<'a> {
         let (tower, loading) = self.unclip.network(&self.unclip.text_encoder, files)?;
         let start = Instant::now();
         let text = tower.forward(tokens, &self.unclip.device);
-        self.begin(Stage::TextEncoder, loading, tower.num_params());
-        self.end(vec![start.elapsed()]);
+        let mut cost = StageCost::new(Stage::TextEncoder, loading, start, &tower);
+        cost.calls.push(std::mem::take(&mut cost.binding));
+        self.costs.push(cost);
         Ok(text)
     }
 
@@ -95,6 +96,11 @@ impl<'a> Run<'a> {
         Ok(self.null.insert(null).clone().repeat_rows(self.seeds.len()))
     }
 
+    /// What guidance leads away from, if there is any.
+    fn null_if_guided(&mut self, settings: &StageSettings) -> Result<Option<TextEmbedding>, Error> {
+        if settings.guidance_scale == 1.0 { Ok(None) } else { self.null().map(Some) }
+    }
+
     /// Text embeddings to image embeddings: `[seeds, d_embedding]`.
     ///
     /// # Errors
@@ -110,18 +116,22 @@ impl<'a> Run<'a> {
         let files = self.unclip.bundle.prior()?;
         let config = &files.manifest.config;
         let (prior, loading) = self.unclip.network(&self.unclip.prior, files)?;
-        let network: Box<dyn Network<2>> = match settings.guidance_scale {
-            1.0 => Box::new(prior.bind(text)),
-            scale => Box::new(ClassifierFree::new(prior.bind_pair(text, &self.null()?), scale)),
+        let null = self.null_if_guided(settings)?;
+        let start = Instant::now();
+        let network: Box<dyn Network<2>> = match null {
+            None => Box::new(prior.bind(text)),
+            Some(null) => {
+                let pair = prior.bind_pair(text, &null);
+                Box::new(ClassifierFree::new(pair, settings.guidance_scale))
+            }
         };
         let job = Job {
-            stage: Stage::Prior,
+            cost: StageCost::new(Stage::Prior, loading, start, &prior),
             config: &config.diffusion,
             settings,
             shape: [self.seeds.len(), config.d_embedding],
             preview: |_| None,
         };
-        self.begin(Stage::Prior, loading, prior.num_params());
         let whitened = self.sample(&config.diffusion.denoiser(network), job)?;
         let image = prior.restore(whitened);
         self.trace.text = Some(text.clone());
@@ -144,21 +154,23 @@ impl<'a> Run<'a> {
         let files = &self.unclip.bundle.decoder;
         let config = &files.manifest.config;
         let (decoder, loading) = self.unclip.network(&self.unclip.decoder, files)?;
-        let network: Box<dyn Network<4>> = match settings.guidance_scale {
-            1.0 => Box::new(decoder.bind(condition)),
-            scale => {
-                Box::new(ClassifierFree::new(decoder.bind_pair(condition, &self.null()?), scale))
+        let null = self.null_if_guided(settings)?;
+        let start = Instant::now();
+        let network: Box<dyn Network<4>> = match null {
+            None => Box::new(decoder.bind(condition)),
+            Some(null) => {
+                let pair = decoder.bind_pair(condition, &null);
+                Box::new(ClassifierFree::new(pair, settings.guidance_scale))
             }
         };
         let side = config.unet.image_size;
         let job = Job {
-            stage: Stage::Decoder,
+            cost: StageCost::new(Stage::Decoder, loading, start, &decoder),
             config: &config.diffusion,
             settings,
             shape: [self.seeds.len(), 3, side, side],
             preview: |x| Some(x),
         };
-        self.begin(Stage::Decoder, loading, decoder.num_params());
         let pictures = self.sample(&config.diffusion.denoiser(network), job)?;
         self.trace.text = Some(condition.text.clone());
         self.trace.decoder = Some(pictures.clone());
@@ -182,29 +194,20 @@ impl<'a> Run<'a> {
             let config = &files.manifest.config;
             let resident = self.unclip.upsamplers.as_ref().map(|all| all[place].clone());
             let (upsampler, loading) = self.unclip.network(&resident, files)?;
-            let stage = Stage::Upsampler(place);
+            let shape = upsampler.output_shape(pictures.dims());
+            let start = Instant::now();
+            let denoiser = upsampler.denoiser(config, pictures);
             let job = Job {
-                stage,
+                cost: StageCost::new(Stage::Upsampler(place), loading, start, &upsampler),
                 config: &config.diffusion,
                 settings,
-                shape: upsampler.output_shape(pictures.dims()),
+                shape,
                 preview: |x| Some(x),
             };
-            self.begin(stage, loading, upsampler.num_params());
-            pictures = self.sample(&*upsampler.denoiser(config, pictures), job)?;
+            pictures = self.sample(&*denoiser, job)?;
             self.trace.upsample.push(pictures.clone());
         }
         Ok(pictures)
-    }
-
-    fn begin(&mut self, stage: Stage, loading: Duration, parameters: usize) {
-        self.costs.push(StageCost { stage, loading, calls: Vec::new(), parameters });
-    }
-
-    fn end(&mut self, calls: Vec<Duration>) {
-        if let Some(cost) = self.costs.last_mut() {
-            cost.calls = calls;
-        }
     }
 
     /// The reverse loop of one stage.
@@ -213,7 +216,8 @@ impl<'a> Run<'a> {
         denoiser: &dyn Denoiser<D>,
         job: Job<'_, D>,
     ) -> Result<Tensor<D>, Error> {
-        let Job { stage, config, settings, shape, preview } = job;
+        let Job { mut cost, config, settings, shape, preview } = job;
+        let stage = cost.stage;
         let schedule = config.schedule(settings.steps)?;
         let sampler = settings.sampler.sampler::<D>(config.variance);
         let mut noise: Box<dyn NoiseSource> = match self.noise {
@@ -222,10 +226,9 @@ impl<'a> Run<'a> {
         };
         let start = noise.tensor(Draw::Initial, shape, &self.unclip.device);
         let mut last = Instant::now();
-        let mut calls = Vec::new();
         let mut listen = |event: StepEvent<'_, D>| {
             let elapsed = last.elapsed();
-            calls.push(elapsed);
+            cost.calls.push(elapsed);
             let StepEvent { index, total, timestep, x_0 } = event;
             let preview = preview(x_0);
             let event = Event { stage, index, total, timestep, elapsed, preview };
@@ -234,7 +237,7 @@ impl<'a> Run<'a> {
             flow
         };
         let result = sample(denoiser, &*sampler, &schedule, start, &mut *noise, &mut listen);
-        self.end(calls);
+        self.costs.push(cost);
         let stopped =
             |e: unclip_core::Interrupted| Error::Stopped { stage, done: e.done, total: e.total };
         let x_0 = result.map_err(stopped)?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -245,10 +246,14 @@ fn write_timings(path: &Path, costs: &[StageCost]) -> Result<(), AnyError> {
         let mut calls: Vec<f64> =
             costs.iter().flat_map(|cost| &cost.calls).map(|call| call.as_secs_f64()).collect();
         calls.sort_by(f64::total_cmp);
-        let loading: f64 = costs.iter().map(|cost| cost.loading.as_secs_f64()).sum();
+        let sum = |part: fn(&StageCost) -> Duration| -> f64 {
+            costs.iter().map(|cost| part(cost).as_secs_f64()).sum()
+        };
+        let (loading, binding) = (sum(|cost| cost.loading), sum(|cost| cost.binding));
         let report = json!({
-            "seconds": loading + calls.iter().sum::<f64>(),
+            "seconds": loading + binding + calls.iter().sum::<f64>(),
             "seconds_loading": loading,
+            "seconds_binding": binding,
             "median_call_seconds": calls.get(calls.len() / 2),
             "calls": calls.len(),
             "parameters": costs[0].parameters,

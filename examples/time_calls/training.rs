@@ -91,7 +91,7 @@ fn fresh<T: StageConfig>(
 ) -> Result<T::Network, AnyError> {
     let start = Instant::now();
     let network = files.manifest.config.init(&unclip::device(&arguments.device)?);
-    answer_loading(start, Some(network.num_params()))?;
+    answer_loading(start.elapsed(), Duration::ZERO, Some(network.num_params()))?;
     Ok(network)
 }
 

@@ -64,13 +64,39 @@ impl Attention {
     }
 
     /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`
+    pub fn keys_values(&self, x: Tensor<3>) -> KeysValues {
+        KeysValues { keys: linear(&self.to_k, x.clone()), values: linear(&self.to_v, x) }
+    }
+
+    /// What tokens take from others, or from themselves.
+    ///
+    /// # Shapes
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`]
-    pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let q = linear(&self.to_q, x.clone());
-        let k = linear(&self.to_k, x.clone());
-        let v = linear(&self.to_v, x);
-        linear(&self.to_out, attend(q, k, v, self.n_heads, hidden))
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        seen: KeysValues,
+        hidden: Option<Tensor<4, Bool>>,
+    ) -> Tensor<3> {
+        let q = linear(&self.to_q, x);
+        linear(&self.to_out, attend(q, seen.keys, seen.values, self.n_heads, hidden))
+    }
+}
+
+/// What tokens let others see of them in one [`Attention`]: `[batch, seq, d_model]` each.
+#[derive(Debug, Clone)]
+pub struct KeysValues {
+    keys: Tensor<3>,
+    values: Tensor<3>,
+}
+
+impl KeysValues {
+    /// These, and those of the tokens that come after.
+    pub fn followed_by(&self, later: Self) -> Self {
+        let join = |first: &Tensor<3>, second| Tensor::cat(vec![first.clone(), second], 1);
+        Self { keys: join(&self.keys, later.keys), values: join(&self.values, later.values) }
     }
 }
 

@@ -51,12 +51,12 @@ mod timestep;
 mod transformer;
 mod unet;
 
-pub use attention::{Attention, attend, causal_mask};
+pub use attention::{Attention, KeysValues, attend, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context};
 pub use config_error::ConfigError;
 pub use layer_norm::LayerNorm;
 pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use resample::{downsample, upsample};
 pub use timestep::{TimestepEmbedding, timestep_embedding};
-pub use transformer::{Activation, Transformer, TransformerBlock, TransformerConfig};
+pub use transformer::{Activation, KvCache, Transformer, TransformerBlock, TransformerConfig};
 pub use unet::{DownBlock, Level, MiddleBlock, OriginalNames, UNet, UNetConfig, UpBlock};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Layers;
 use crate::ops::{gelu, linear, quick_gelu};
-use crate::{Attention, ConfigError, LayerNorm};
+use crate::{Attention, ConfigError, KeysValues, LayerNorm};
 
 /// The nonlinearity between a block's two linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +113,26 @@ impl TransformerBlock {
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`](crate::attend)
     pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x), hidden);
+        let (normed, seen) = self.begin(&x);
+        self.finish(x, normed, seen, hidden)
+    }
+
+    /// The tokens as attention takes them, and what it lets others see of them.
+    fn begin(&self, x: &Tensor<3>) -> (Tensor<3>, KeysValues) {
+        let normed = self.norm1.forward(x.clone());
+        let seen = self.attn.keys_values(normed.clone());
+        (normed, seen)
+    }
+
+    /// The rest of the block, once it is known what the tokens see.
+    fn finish(
+        &self,
+        x: Tensor<3>,
+        normed: Tensor<3>,
+        seen: KeysValues,
+        hidden: Option<Tensor<4, Bool>>,
+    ) -> Tensor<3> {
+        let x = x + self.attn.forward(normed, seen, hidden);
         let h = self.activation.forward(linear(&self.c_fc, self.norm2.forward(x.clone())));
         x + linear(&self.c_proj, h)
     }
@@ -125,11 +144,53 @@ pub struct Transformer {
     layers: Vec<TransformerBlock>,
 }
 
+/// What later tokens see of a sequence's first ones, block by block.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    layers: Vec<KeysValues>,
+}
+
 impl Transformer {
     /// # Shapes
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`](crate::attend)
     pub fn forward(&self, x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> Tensor<3> {
         self.layers.iter().fold(x, |x, layer| layer.forward(x, hidden.clone()))
+    }
+
+    /// Reads the first tokens of a sequence, once for all that may follow them. Under a causal mask
+    /// nothing here depends on what does.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, first, d_model]`
+    /// - `hidden`: see [`attend`](crate::attend)
+    pub fn prefill(&self, mut x: Tensor<3>, hidden: Option<Tensor<4, Bool>>) -> KvCache {
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (place, layer) in self.layers.iter().enumerate() {
+            let (normed, seen) = layer.begin(&x);
+            layers.push(seen.clone());
+            // nobody reads what the last block would give
+            if place + 1 < self.layers.len() {
+                x = layer.finish(x, normed, seen, hidden.clone());
+            }
+        }
+        KvCache { layers }
+    }
+
+    /// The tokens that follow those in `cache`.
+    ///
+    /// # Shapes
+    /// - `x`, result: `[batch, later, d_model]`
+    /// - `hidden`: `[batch or 1, 1, later or 1, first + later]`, see [`attend`](crate::attend)
+    pub fn forward_cached(
+        &self,
+        cache: &KvCache,
+        x: Tensor<3>,
+        hidden: Option<Tensor<4, Bool>>,
+    ) -> Tensor<3> {
+        self.layers.iter().zip(&cache.layers).fold(x, |x, (layer, first)| {
+            let (normed, seen) = layer.begin(&x);
+            layer.finish(x, normed, first.followed_by(seen), hidden.clone())
+        })
     }
 }

@@ -5,10 +5,10 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
 use unclip_nn::{
     Activation, AttentionBlockConfig, Context, ResBlockConfig, Resample, TimestepEmbedding,
-    TransformerBlock, TransformerConfig, UNetConfig, timestep_embedding,
+    TransformerBlock, TransformerConfig, UNetConfig, causal_mask, timestep_embedding,
 };
 
-use crate::fixture::{Fixture, assert_close};
+use crate::fixture::{Fixture, assert_close, noise};
 
 /// Both sides compute in f32, and sum in different orders.
 const F32: f64 = 2e-6;
@@ -100,6 +100,34 @@ fn transformer_block() {
     let hidden = fixture.mask::<3>("input.masked").unsqueeze_dim(1);
     let got = block.forward(fixture.tensor("input.hidden_states"), Some(hidden));
     assert_close("transformer block", got, fixture.tensor("output.hidden_states"), F32);
+}
+
+/// Under a causal mask it does not matter whether a sequence is read at once or in two parts.
+#[test]
+fn a_sequence_in_two_parts() {
+    let device = Device::flex();
+    let config = TransformerConfig {
+        d_model: 32,
+        n_layers: 3,
+        n_heads: 4,
+        d_hidden: 64,
+        activation: Activation::Gelu,
+        norm_eps: 1e-5,
+    };
+    let transformer = config.init(&device);
+    let (seq, hidden) = (9, causal_mask(9, &device));
+    let x: Tensor<3> = noise([2, seq, 32], 1, &device);
+    let whole = transformer.forward(x.clone(), Some(hidden.clone()));
+    for first in 1..seq {
+        let later = seq - first;
+        let before = hidden.clone().narrow(2, 0, first).narrow(3, 0, first);
+        let cache = transformer.prefill(x.clone().narrow(1, 0, first), Some(before));
+        let x = x.clone().narrow(1, first, later);
+        let hidden = hidden.clone().narrow(2, first, later);
+        let got = transformer.forward_cached(&cache, x, Some(hidden));
+        let want = whole.clone().narrow(1, first, later);
+        assert_close(&format!("after {first} tokens"), got, want, F32);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
 use unclip_nn::ops::linear;
-use unclip_nn::{LayerNorm, TimestepEmbedding, Transformer, causal_mask};
+use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, causal_mask};
 
 use crate::DiffusionPriorConfig;
 
@@ -57,15 +57,22 @@ impl DiffusionPriorConfig {
 }
 
 impl DiffusionPrior {
-    /// Fixes the caption. The projections of the text are computed here, once for all steps.
+    /// Fixes the caption. Its tokens come first in the sequence, and under the causal mask they see
+    /// nothing of what changes from step to step: all blocks read them here, once for all steps.
     pub fn bind(&self, text: &TextEmbedding) -> impl Network<2> + use<> {
         let tokens = linear(&self.encoder_hidden_states_proj, text.tokens.clone());
         let pooled = self.embedding_proj.forward(text.pooled.clone()).unsqueeze_dim(1);
-        let prefix = Tensor::cat(vec![tokens, pooled], 1);
+        let caption = Tensor::cat(vec![tokens, pooled], 1);
+        let first = caption.dims()[1];
+        let caption = caption + self.positional_embedding.val().narrow(1, 0, first);
         let hidden = self.hidden(&text.mask);
+        let before = hidden.clone().narrow(2, 0, first).narrow(3, 0, first);
+        let cache = self.transformer_blocks.prefill(caption, Some(before));
+        let later = hidden.dims()[2] - first;
+        let hidden = hidden.narrow(2, first, later);
         let prior = self.clone();
         move |x_t: Tensor<2>, timesteps: Tensor<1>| {
-            prior.predict(prefix.clone(), hidden.clone(), x_t, timesteps)
+            prior.predict(&cache, hidden.clone(), x_t, timesteps)
         }
     }
 
@@ -99,22 +106,23 @@ impl DiffusionPrior {
         self
     }
 
+    /// The answer of the query, last of the three tokens that follow the caption.
     fn predict(
         &self,
-        prefix: Tensor<3>,
+        caption: &KvCache,
         hidden: Tensor<4, Bool>,
         x_t: Tensor<2>,
         timesteps: Tensor<1>,
     ) -> Tensor<2> {
-        let [batch, _, d_model] = prefix.dims();
+        let [batch, _, later, seq] = hidden.dims();
+        let d_model = self.prd_embedding.dims()[2];
         let time = self.time_embedding.forward(timesteps).unsqueeze_dim(1);
         let noised = self.proj_in.forward(x_t).unsqueeze_dim(1);
         let query = self.prd_embedding.val().expand([batch, 1, d_model]);
-        let x = Tensor::cat(vec![prefix, time, noised, query], 1);
-        let x = x + self.positional_embedding.val();
-        let x = self.transformer_blocks.forward(x, Some(hidden));
-        let last = x.dims()[1] - 1;
-        let answer = x.narrow(1, last, 1).reshape([batch, d_model]);
+        let x = Tensor::cat(vec![time, noised, query], 1);
+        let x = x + self.positional_embedding.val().narrow(1, seq - later, later);
+        let x = self.transformer_blocks.forward_cached(caption, x, Some(hidden));
+        let answer = x.narrow(1, later - 1, 1).reshape([batch, d_model]);
         self.proj_to_clip_embeddings.forward(self.norm_out.forward(answer))
     }
 
