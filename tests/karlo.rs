@@ -221,7 +221,7 @@ pub(crate) fn calls_agree_with_diffusers(name: &str, tolerance: Tolerance) {
     let network = config.init(&calls.device);
     let network = load_weights(network, &weights, &KeyMap::NONE, &calls.device).unwrap();
     let emb = network.embed_time(calls.timesteps("super_res_first", 1));
-    let output = network.forward(calls.tensor("super_res_first.input.sample"), emb, None);
+    let output = network.forward(calls.tensor("super_res_first.input.sample"), emb, &[]);
     calls.agree("super_res_first.output.sample", output, tolerance);
 }
 

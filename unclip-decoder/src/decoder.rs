@@ -27,11 +27,14 @@ impl Decoder {
         Self { text_proj: conditioner, unet }
     }
 
-    /// Fixes a condition. Its projections are computed here, once for all steps.
+    /// Fixes a condition. All its projections are computed here, once for all steps.
     pub fn bind(&self, condition: &Condition) -> impl Network<4> + use<> {
-        let bound = self.text_proj.forward(condition);
+        let Bound { emb, context } = self.text_proj.forward(condition);
+        let contexts = self.unet.read(&context);
         let unet = self.unet.clone();
-        move |x_t: Tensor<4>, timesteps: Tensor<1>| predict(&unet, &bound, x_t, timesteps)
+        move |x_t: Tensor<4>, timesteps: Tensor<1>| {
+            unet.forward(x_t, unet.embed_time(timesteps) + emb.clone(), &contexts)
+        }
     }
 
     /// Fixes the conditions of a guided call: the B given ones, then B times no image with the
@@ -61,9 +64,4 @@ impl Decoder {
         let null = self.text_proj.null_image(image.0.dims()[0]);
         ImageEmbedding(null.0.clone() + (image.0.clone() - null.0) * keep)
     }
-}
-
-fn predict(unet: &UNet, bound: &Bound, x_t: Tensor<4>, timesteps: Tensor<1>) -> Tensor<4> {
-    let emb = unet.embed_time(timesteps) + bound.emb.clone();
-    unet.forward(x_t, emb, Some(&bound.context))
 }

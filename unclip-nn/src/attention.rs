@@ -85,11 +85,13 @@ impl Attention {
     }
 }
 
-/// What tokens let others see of them in one [`Attention`]: `[batch, seq, d_model]` each.
+/// What tokens let others see of them: `[batch, seq, d_model]` each.
 #[derive(Debug, Clone)]
 pub struct KeysValues {
-    keys: Tensor<3>,
-    values: Tensor<3>,
+    /// What queries are compared with.
+    pub keys: Tensor<3>,
+    /// What is taken where they agree.
+    pub values: Tensor<3>,
 }
 
 impl KeysValues {

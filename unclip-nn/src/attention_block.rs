@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 
-use crate::attend;
 use crate::ops::{group_norm, linear};
+use crate::{KeysValues, attend};
 
 /// What a U-Net attends to beside its own pixels.
 #[derive(Debug, Clone)]
@@ -16,7 +16,14 @@ pub struct Context {
     pub mask: Option<Tensor<2, Bool>>,
 }
 
-impl Context {
+/// A [`Context`] as one [`AttentionBlock`] sees it, whatever the picture and the timestep.
+#[derive(Debug, Clone)]
+pub struct SeenContext {
+    seen: KeysValues,
+    mask: Option<Tensor<2, Bool>>,
+}
+
+impl SeenContext {
     /// Which keys are hidden from every pixel: `[batch, 1, 1, seq + pixels]`, true = hidden.
     fn hidden(&self, pixels: usize) -> Option<Tensor<4, Bool>> {
         let mask = self.mask.as_ref()?;
@@ -76,24 +83,36 @@ impl AttentionBlockConfig {
 }
 
 impl AttentionBlock {
+    /// Projects the context, once for all that is asked of it. `None` if the block has no context.
+    pub fn read(&self, context: &Context) -> Option<SeenContext> {
+        let (add_k, add_v) = (self.add_k_proj.as_ref()?, self.add_v_proj.as_ref()?);
+        let tokens = &context.tokens;
+        let seen = KeysValues {
+            keys: linear(add_k, tokens.clone()),
+            values: linear(add_v, tokens.clone()),
+        };
+        Some(SeenContext { seen, mask: context.mask.clone() })
+    }
+
     /// # Shapes
     /// - `x`, result: `[batch, channels, height, width]`
-    pub fn forward(&self, x: Tensor<4>, context: Option<&Context>) -> Tensor<4> {
+    /// - `context`: what [`read`](Self::read) gave
+    pub fn forward(&self, x: Tensor<4>, context: Option<&SeenContext>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let pixels = height * width;
         let tokens = group_norm(&self.group_norm, x.clone()).reshape([batch, channels, pixels]);
         let tokens = tokens.swap_dims(1, 2);
         let q = linear(&self.to_q, tokens.clone());
-        let mut k = linear(&self.to_k, tokens.clone());
-        let mut v = linear(&self.to_v, tokens);
-        if let (Some(context), Some(add_k), Some(add_v)) =
-            (context, &self.add_k_proj, &self.add_v_proj)
-        {
-            k = Tensor::cat(vec![linear(add_k, context.tokens.clone()), k], 1);
-            v = Tensor::cat(vec![linear(add_v, context.tokens.clone()), v], 1);
-        }
+        let own = KeysValues {
+            keys: linear(&self.to_k, tokens.clone()),
+            values: linear(&self.to_v, tokens),
+        };
+        let seen = match context {
+            None => own,
+            Some(context) => context.seen.followed_by(own),
+        };
         let hidden = context.and_then(|context| context.hidden(pixels));
-        let h = linear(&self.to_out[0], attend(q, k, v, self.n_heads, hidden));
+        let h = linear(&self.to_out[0], attend(q, seen.keys, seen.values, self.n_heads, hidden));
         x + h.swap_dims(1, 2).reshape([batch, channels, height, width])
     }
 }

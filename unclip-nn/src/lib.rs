@@ -30,7 +30,7 @@
 //! config.validate()?;
 //! let unet = config.init(&device);
 //! let emb = unet.embed_time(Tensor::from_floats([500.0], &device));
-//! let output = unet.forward(Tensor::zeros([1, 3, 8, 16], &device), emb, None);
+//! let output = unet.forward(Tensor::zeros([1, 3, 8, 16], &device), emb, &[]);
 //! assert_eq!(output.dims(), [1, 3, 8, 16]);
 //! # Ok::<(), unclip_nn::ConfigError>(())
 //! ```
@@ -52,7 +52,7 @@ mod transformer;
 mod unet;
 
 pub use attention::{Attention, KeysValues, attend, causal_mask};
-pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context};
+pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context, SeenContext};
 pub use config_error::ConfigError;
 pub use layer_norm::LayerNorm;
 pub use res_block::{ResBlock, ResBlockConfig, Resample};

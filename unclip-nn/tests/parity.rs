@@ -167,7 +167,7 @@ fn attention_block() {
         tokens: fixture.tensor("input.encoder_hidden_states"),
         mask: Some(fixture.mask("input.attention_mask")),
     };
-    let got = block.forward(fixture.tensor("input.hidden_states"), Some(&context));
+    let got = block.forward(fixture.tensor("input.hidden_states"), block.read(&context).as_ref());
     assert_close("attention block", got, fixture.tensor("output.hidden_states"), F32);
 }
 
@@ -208,7 +208,7 @@ fn unet_of_the_decoder() {
     };
     let time = unet.embed_time(fixture.integers("input.timestep").float());
     let emb = time + fixture.tensor("input.class_labels");
-    let got = unet.forward(fixture.tensor("input.sample"), emb, Some(&context));
+    let got = unet.forward(fixture.tensor("input.sample"), emb, &unet.read(&context));
     assert_close("decoder", got, fixture.tensor("output.sample"), 1e-5);
 }
 
@@ -217,6 +217,6 @@ fn unet_of_an_upsampler() {
     let fixture = Fixture::open("unet_upsample");
     let unet = load(unet(6, 3).init(&Device::flex()), &fixture, &KeyMap::NONE);
     let emb = unet.embed_time(fixture.integers("input.timestep").float());
-    let got = unet.forward(fixture.tensor("input.sample"), emb, None);
+    let got = unet.forward(fixture.tensor("input.sample"), emb, &[]);
     assert_close("upsampler", got, fixture.tensor("output.sample"), 1e-5);
 }

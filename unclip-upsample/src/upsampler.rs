@@ -65,6 +65,6 @@ impl Upsampler {
 fn bind_network(unet: UNet, resized: Tensor<4>) -> impl Network<4> + use<> {
     move |x_t: Tensor<4>, timesteps: Tensor<1>| {
         let emb = unet.embed_time(timesteps);
-        unet.forward(Tensor::cat(vec![x_t, resized.clone()], 1), emb, None)
+        unet.forward(Tensor::cat(vec![x_t, resized.clone()], 1), emb, &[])
     }
 }

@@ -32,7 +32,7 @@ fn upsampler() {
     let unet = unet(&fixture);
     let call = |large: Tensor<4>| {
         let emb = unet.embed_time(timesteps.clone());
-        unet.forward(Tensor::cat(vec![x_t.clone(), large], 1), emb, None)
+        unet.forward(Tensor::cat(vec![x_t.clone(), large], 1), emb, &[])
     };
     assert_close("sample", call(large), fixture.tensor("output.sample"), 1e-5);
 

@@ -19,7 +19,7 @@ pub use path::{DownBlock, MiddleBlock, UpBlock};
 
 use crate::ops::{conv, group_norm_silu, silu};
 use crate::res_block::conv3x3;
-use crate::{Context, TimestepEmbedding};
+use crate::{Context, SeenContext, TimestepEmbedding};
 use path::Conditions;
 
 /// A picture to a picture of the same size, through ever smaller ones and back.
@@ -73,23 +73,33 @@ impl UNet {
         self.time_embedding.forward(timesteps)
     }
 
+    /// A context as each attention block sees it, in their order. It does not depend on the picture
+    /// or the timestep, so it is computed once for all steps. Empty for a U-Net without context.
+    pub fn read(&self, context: &Context) -> Vec<SeenContext> {
+        let down = self.down_blocks.iter().flat_map(DownBlock::attentions);
+        let up = self.up_blocks.iter().flat_map(UpBlock::attentions);
+        let blocks = down.chain(self.mid_block.attentions()).chain(up);
+        blocks.filter_map(|block| block.read(context)).collect()
+    }
+
     /// # Shapes
     /// - `x`: `[batch, in_channels, height, width]`, both sides multiples of
     ///   [`UNetConfig::size_multiple`]
     /// - `emb`: `[batch, d_embedding]`
+    /// - `contexts`: what [`read`](Self::read) gave; empty for none
     /// - result: `[batch, out_channels, height, width]`
-    pub fn forward(&self, x: Tensor<4>, emb: Tensor<2>, context: Option<&Context>) -> Tensor<4> {
-        let conditions = Conditions { emb: silu(emb), context };
+    pub fn forward(&self, x: Tensor<4>, emb: Tensor<2>, contexts: &[SeenContext]) -> Tensor<4> {
+        let mut conditions = Conditions { emb: silu(emb), contexts: contexts.iter() };
         let x = pixels_to_channels(x, self.patch_size);
         let x = if self.coordinates { with_coordinates(x) } else { x };
         let mut x = conv(&self.conv_in, x);
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
-            x = block.forward(x, &conditions, &mut skips);
+            x = block.forward(x, &mut conditions, &mut skips);
         }
-        x = self.mid_block.forward(x, &conditions);
+        x = self.mid_block.forward(x, &mut conditions);
         for block in &self.up_blocks {
-            x = block.forward(x, &conditions, &mut skips);
+            x = block.forward(x, &mut conditions, &mut skips);
         }
         let x = conv(&self.conv_out, group_norm_silu(&self.conv_norm_out, x, None));
         channels_to_pixels(x, self.patch_size)

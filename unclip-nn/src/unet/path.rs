@@ -1,17 +1,21 @@
 //! The three parts of a U-Net, named as published checkpoints name them.
 
+use std::slice::Iter;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use super::config::{Level, UNetConfig};
 use crate::attention_block::AttentionBlockConfig;
+use crate::attention_block::SeenContext;
 use crate::res_block::ResBlockConfig;
-use crate::{AttentionBlock, Context, ResBlock, Resample};
+use crate::{AttentionBlock, ResBlock, Resample};
 
-/// What every block of a forward pass is given beside the picture.
+/// What the blocks of a forward pass are given beside the picture.
 pub(super) struct Conditions<'a> {
     pub(super) emb: Tensor<2>,
-    pub(super) context: Option<&'a Context>,
+    /// One for each attention block that is still to come; none in a U-Net without context.
+    pub(super) contexts: Iter<'a, SeenContext>,
 }
 
 impl UNetConfig {
@@ -68,13 +72,13 @@ impl DownBlock {
     pub(super) fn forward(
         &self,
         mut x: Tensor<4>,
-        conditions: &Conditions<'_>,
+        conditions: &mut Conditions<'_>,
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(x, conditions.emb.clone());
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, conditions.context);
+                x = attention.forward(x, conditions.contexts.next());
             }
             skips.push(x.clone());
         }
@@ -83,6 +87,11 @@ impl DownBlock {
             skips.push(x.clone());
         }
         x
+    }
+
+    /// The attention blocks, in the order of their calls.
+    pub(super) fn attentions(&self) -> &[AttentionBlock] {
+        &self.attentions
     }
 }
 
@@ -106,10 +115,15 @@ impl MiddleBlock {
         }
     }
 
-    pub(super) fn forward(&self, x: Tensor<4>, conditions: &Conditions<'_>) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>, conditions: &mut Conditions<'_>) -> Tensor<4> {
         let x = self.resnets[0].forward(x, conditions.emb.clone());
-        let x = self.attentions.iter().fold(x, |x, a| a.forward(x, conditions.context));
+        let x = self.attentions.iter().fold(x, |x, a| a.forward(x, conditions.contexts.next()));
         self.resnets[1].forward(x, conditions.emb.clone())
+    }
+
+    /// The attention blocks, in the order of their calls.
+    pub(super) fn attentions(&self) -> &[AttentionBlock] {
+        &self.attentions
     }
 }
 
@@ -146,17 +160,22 @@ impl UpBlock {
     pub(super) fn forward(
         &self,
         mut x: Tensor<4>,
-        conditions: &Conditions<'_>,
+        conditions: &mut Conditions<'_>,
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("the way down leaves one skip for each block");
             x = resnet.forward(Tensor::cat(vec![x, skip], 1), conditions.emb.clone());
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, conditions.context);
+                x = attention.forward(x, conditions.contexts.next());
             }
         }
         let resampled = self.upsamplers.iter();
         resampled.fold(x, |x, upsampler| upsampler.forward(x, conditions.emb.clone()))
+    }
+
+    /// The attention blocks, in the order of their calls.
+    pub(super) fn attentions(&self) -> &[AttentionBlock] {
+        &self.attentions
     }
 }
