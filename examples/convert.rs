@@ -1,7 +1,7 @@
 //! A model's folder to one in the layout of diffusers.
 //!
 //! ```text
-//! cargo run --release --example convert -- --model DIR --out DIR2 --format f16
+//! cargo run --release --example convert -- --model DIR --out DIR2 --precision f16
 //! ```
 //! Reads every layout that the other examples read. diffusers' `UnCLIPPipeline.from_pretrained`
 //! opens what is written; its published index calls the module of one class `unclip`, so that
@@ -13,9 +13,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use unclip::clip::{Fit, Padding};
-use unclip::unclip_nn::checkpoint::SaveFormat;
+use unclip::unclip_nn::Precision;
 use unclip::{Bundle, OpenOptions};
 
 /// Writes a model in the layout of diffusers.
@@ -27,9 +27,9 @@ struct Arguments {
     /// Folder to write; nothing may be there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Number format of the weights
-    #[arg(long, value_enum, default_value_t = Format::F32)]
-    format: Format,
+    /// f32, f16 or bf16: number format of the weights
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    precision: Precision,
     /// Device by which the weights pass
     #[arg(long, default_value = "flex")]
     device: String,
@@ -37,13 +37,6 @@ struct Arguments {
     /// model's own code does otherwise
     #[arg(long)]
     as_diffusers: bool,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
-    F32,
-    F16,
-    Bf16,
 }
 
 fn main() -> ExitCode {
@@ -61,13 +54,9 @@ fn run(arguments: &Arguments) -> Result<(), unclip::Error> {
         true => OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop) },
         false => OpenOptions::default(),
     };
-    let format = match arguments.format {
-        Format::F32 => SaveFormat::F32,
-        Format::F16 => SaveFormat::F16,
-        Format::Bf16 => SaveFormat::BF16,
-    };
     let bundle = Bundle::open_with(&arguments.model, &options)?;
-    bundle.save_diffusers(&arguments.out, format, &unclip::device(&arguments.device)?)?;
+    let device = unclip::device(&arguments.device)?;
+    bundle.save_diffusers(&arguments.out, arguments.precision, &device)?;
     println!("{}", arguments.out.display());
     Ok(())
 }

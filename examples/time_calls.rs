@@ -32,6 +32,7 @@ use clap::Parser;
 use serde_json::json;
 use unclip::decoder::Condition;
 use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
+use unclip::unclip_nn::Precision;
 use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles};
 use unclip::{Bundle, GenerateOptions, Residency, UnClip};
 
@@ -59,6 +60,9 @@ struct Arguments {
     /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "flex")]
     device: String,
+    /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    precision: Precision,
     /// Call from a thread of the pool, so that a profiler sees on each stack who asked for the work
     #[arg(long)]
     pool: bool,
@@ -143,7 +147,7 @@ fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), 
 fn picture(arguments: &Arguments, bundle: Bundle) -> Result<(), AnyError> {
     let start = Instant::now();
     let device = unclip::device(&arguments.device)?;
-    let unclip = UnClip::new(bundle, &device, Residency::Resident)?;
+    let unclip = UnClip::new(bundle, (&device, arguments.precision), Residency::Resident)?;
     answer_loading(start.elapsed(), Duration::ZERO, None)?;
     let options =
         GenerateOptions { seed: arguments.seed, n: arguments.batch, ..Default::default() };
@@ -188,7 +192,8 @@ fn load<T: StageConfig>(
     arguments: &Arguments,
 ) -> Result<(T::Network, Duration), AnyError> {
     let start = Instant::now();
-    let network = files.load(&unclip::device(&arguments.device)?)?;
+    let device = unclip::device(&arguments.device)?;
+    let network = files.load((&device, arguments.precision))?;
     Ok((network, start.elapsed()))
 }
 

@@ -8,6 +8,7 @@ use image::RgbImage;
 use unclip_clip::{ImageEncoder, TextEncoder, preprocess};
 use unclip_core::{ImageEmbedding, InvalidSetting};
 use unclip_decoder::{Condition, Decoder};
+use unclip_nn::Placement;
 use unclip_nn::checkpoint::{StageConfig, StageFiles};
 use unclip_prior::DiffusionPrior;
 use unclip_upsample::Upsampler;
@@ -33,7 +34,7 @@ pub enum Residency {
 #[derive(Debug)]
 pub struct UnClip {
     pub(crate) bundle: Bundle,
-    pub(crate) device: Device,
+    pub(crate) placement: Placement,
     pub(crate) text_encoder: Option<TextEncoder>,
     image_encoder: Option<ImageEncoder>,
     pub(crate) prior: Option<DiffusionPrior>,
@@ -85,14 +86,26 @@ impl StageCost {
 }
 
 impl UnClip {
-    /// Takes an opened model to a device.
+    /// Takes an opened model to a device, and perhaps to another number format than f32: see
+    /// [`Placement`].
     ///
     /// # Errors
-    /// Weights that cannot be read, if they are to stay in memory.
-    pub fn new(bundle: Bundle, device: &Device, residency: Residency) -> Result<Self, Error> {
+    /// A number format that the device does not compute in; weights that cannot be read, if they
+    /// are to stay in memory.
+    pub fn new(
+        bundle: Bundle,
+        placement: impl Into<Placement>,
+        residency: Residency,
+    ) -> Result<Self, Error> {
+        let placement = placement.into();
+        let Placement { device, precision } = &placement;
+        if !precision.is_supported(device) {
+            let expected = "a number format that the device computes in, such as f32";
+            return Err(InvalidSetting::new("precision", precision, expected).into());
+        }
         let mut unclip = Self {
             bundle,
-            device: device.clone(),
+            placement,
             text_encoder: None,
             image_encoder: None,
             prior: None,
@@ -100,13 +113,13 @@ impl UnClip {
             upsamplers: None,
         };
         if residency == Residency::Resident {
-            let Self { bundle, device, .. } = &unclip;
-            let text = bundle.text_encoder.load(device)?;
-            let prior = bundle.prior.as_ref().map(|stage| stage.load(device)).transpose()?;
-            let decoder = bundle.decoder.load(device)?;
-            let upsamplers = bundle.upsamplers.iter().map(|stage| stage.load(device));
+            let Self { bundle, placement, .. } = &unclip;
+            let text = bundle.text_encoder.load(placement)?;
+            let prior = bundle.prior.as_ref().map(|stage| stage.load(placement)).transpose()?;
+            let decoder = bundle.decoder.load(placement)?;
+            let upsamplers = bundle.upsamplers.iter().map(|stage| stage.load(placement));
             let upsamplers = upsamplers.collect::<Result<_, _>>()?;
-            let image = bundle.image_encoder.as_ref().map(|stage| stage.load(device));
+            let image = bundle.image_encoder.as_ref().map(|stage| stage.load(placement));
             unclip.image_encoder = image.transpose()?;
             unclip.text_encoder = Some(text);
             unclip.prior = prior;
@@ -172,6 +185,7 @@ impl UnClip {
         let settings = rows.map(|(&seed, prompt)| Settings {
             seed,
             prompt: prompt.into(),
+            precision: self.placement.precision,
             ..settings.clone()
         });
         Ok(Generated {
@@ -216,7 +230,8 @@ impl UnClip {
         let condition = Condition { image: ImageEmbedding(rows), text };
         let made = run.decode(&condition, &settings.decoder)?;
         let made = run.upsample(made, &settings.upsample)?;
-        let settings = seeds.iter().map(|&seed| Settings { seed, ..settings.clone() });
+        let precision = self.placement.precision;
+        let settings = seeds.iter().map(|&seed| Settings { seed, precision, ..settings.clone() });
         Ok(Generated {
             images: unclip_core::image::to_rgb(made),
             settings: settings.collect(),
@@ -246,7 +261,7 @@ impl UnClip {
 
     /// Where the networks are.
     pub fn device(&self) -> Device {
-        self.device.clone()
+        self.placement.device.clone()
     }
 
     /// The embeddings that CLIP gives pictures: the other way into the decoder.
@@ -272,7 +287,7 @@ impl UnClip {
         }
         // neighbours of one size go together
         let pixels = pictures.chunk_by(|a, b| a.dimensions() == b.dimensions()).map(|pictures| {
-            preprocess(config, unclip_core::image::to_tensor(pictures, &self.device))
+            preprocess(config, unclip_core::image::to_tensor(pictures, &self.placement.device))
         });
         Ok(Tensor::cat(pixels.collect(), 0))
     }
@@ -291,7 +306,7 @@ impl UnClip {
         let start = Instant::now();
         let network = match resident {
             Some(network) => network.clone(),
-            None => files.load(&self.device)?,
+            None => files.load(&self.placement)?,
         };
         Ok((network, start.elapsed()))
     }

@@ -71,7 +71,7 @@ impl<'a> Run<'a> {
         let files = &self.unclip.bundle.text_encoder;
         let (tower, loading) = self.unclip.network(&self.unclip.text_encoder, files)?;
         let start = Instant::now();
-        let text = tower.forward(tokens, &self.unclip.device);
+        let text = tower.forward(tokens, &self.unclip.placement.device);
         let mut cost = StageCost::new(Stage::TextEncoder, loading, start, &tower);
         cost.calls.push(std::mem::take(&mut cost.binding));
         self.costs.push(cost);
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
             None => Box::new(SeededNoise::new(self.seeds, stage.noise_stream())),
             Some(recorded) => Box::new(recorded.stage(stage, settings.steps, &shape)?),
         };
-        let start = noise.tensor(Draw::Initial, shape, &self.unclip.device);
+        let start = noise.tensor(Draw::Initial, shape, &self.unclip.placement.device);
         let mut last = Instant::now();
         let mut listen = |event: StepEvent<'_, D>| {
             let elapsed = last.elapsed();

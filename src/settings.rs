@@ -1,6 +1,7 @@
 //! Everything that is needed to make a picture again, kept in its file.
 
 use serde::{Deserialize, Serialize};
+use unclip_nn::Precision;
 
 use crate::{Bundle, Error, GenerateOptions, StageOptions, StageSettings};
 
@@ -18,6 +19,9 @@ pub struct Settings {
     /// Name of the file that the noise came from, if it was not the seed's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<String>,
+    /// Number format in which the networks worked.
+    #[serde(default)]
+    pub precision: Precision,
     /// The seed of this picture.
     pub seed: u64,
     /// Name of the model's folder.
@@ -36,8 +40,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Fills what the options leave open from the model, and checks everything. Caption and picture
-    /// are still open.
+    /// Fills what the options leave open from the model, and checks everything. Caption,
+    /// picture and precision are still open.
     ///
     /// # Errors
     /// The first option that is out of range.
@@ -65,6 +69,7 @@ impl Settings {
             negative_prompt: options.negative_prompt.clone(),
             picture: None,
             noise: options.noise.as_ref().map(|noise| noise.name()),
+            precision: Precision::default(),
             seed: options.seed,
             model: name.to_string_lossy().into_owned(),
             embedding_space: bundle.text_encoder.manifest.embedding_space.clone(),

@@ -6,7 +6,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use unclip::clip::TextEncoderConfig;
 use unclip::prior::DiffusionPriorConfig;
-use unclip::unclip_nn::checkpoint::{SaveFormat, StageFiles, save_stage, write_whole};
+use unclip::unclip_nn::Precision;
+use unclip::unclip_nn::checkpoint::{StageFiles, save_stage, write_whole};
 
 use crate::support::{Model, SPACE, names, prior, refused, text_encoder};
 
@@ -17,7 +18,7 @@ fn saving_where_nothing_can_be_written_names_the_place_and_leaves_nothing() {
     fs::write(&file, "old").unwrap();
     let config = prior();
     let network = config.init(&Device::flex());
-    let save = |folder: &Path| save_stage(folder, SPACE, &config, &network, SaveFormat::F32);
+    let save = |folder: &Path| save_stage(folder, SPACE, &config, &network, Precision::F32);
     refused(save(&file), &[file.to_str().unwrap()]);
     refused(save(&file.join("inside")), &[file.to_str().unwrap()]);
     let missing = folder.path().join("nowhere/picture.png");
@@ -36,7 +37,7 @@ fn saving_over_a_stage_replaces_it_whole() {
     let config = DiffusionPriorConfig { d_embedding: 4, ..prior() };
     let network = config.init(&Device::flex());
     let folder = model.path("prior");
-    save_stage(&folder, "another", &config, &network, SaveFormat::F16).unwrap();
+    save_stage(&folder, "another", &config, &network, Precision::F16).unwrap();
     assert_eq!(names(&folder), ["config.json", "model.safetensors"]);
     let files = StageFiles::<DiffusionPriorConfig>::open(&folder).unwrap();
     assert_eq!(
@@ -53,7 +54,7 @@ fn a_stage_that_was_not_saved_to_its_end_is_incomplete() {
     // the configuration, written last, cannot be
     fs::create_dir(folder.path().join("config.json")).unwrap();
     let network = config.init(&Device::flex());
-    let result = save_stage(folder.path(), SPACE, &config, &network, SaveFormat::F32);
+    let result = save_stage(folder.path(), SPACE, &config, &network, Precision::F32);
     refused(result, &["config.json", "this is a folder"]);
     refused(StageFiles::<TextEncoderConfig>::open(folder.path()), &["config.json"]);
 }

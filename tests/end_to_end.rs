@@ -8,9 +8,10 @@ use burn::tensor::Device;
 use image::RgbImage;
 use unclip::clip::TextEncoderConfig;
 use unclip::unclip_core::SamplerKind;
-use unclip::unclip_nn::checkpoint::{SaveFormat, StageFiles, save_stage};
+use unclip::unclip_nn::Precision;
+use unclip::unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip::{
-    Error, Event, GenerateOptions, Generated, Residency, Stage, StageOptions, UnClip, grid,
+    Bundle, Error, Event, GenerateOptions, Generated, Residency, Stage, StageOptions, UnClip, grid,
     read_settings, write_png,
 };
 
@@ -57,9 +58,9 @@ fn what_is_loaded_is_what_was_saved() {
     let files = open();
     let network = files.load(&device).unwrap();
     let save = |format| save_stage(&folder, SPACE, &files.manifest.config, &network, format);
-    save(SaveFormat::F32).unwrap();
+    save(Precision::F32).unwrap();
     assert!(before == read(), "32 bits keep every bit");
-    save(SaveFormat::F16).unwrap();
+    save(Precision::F16).unwrap();
     assert!(read().len() * 3 < before.len() * 2);
     open().load(&device).unwrap();
     generate(&model.load().unwrap(), &options(0, 1));
@@ -110,6 +111,26 @@ fn networks_that_are_loaded_one_by_one_give_the_same_pictures() {
     for _ in 0..2 {
         assert_eq!(generate(&resident, &options).images, generate(&one_by_one, &options).images);
     }
+}
+
+/// The bundled model's files are f16: keeping its weights so loses nothing on the processor, which
+/// widens them.
+#[test]
+fn weights_kept_as_they_are_give_the_same_pictures() {
+    let steps = StageOptions { steps: Some(2), ..Default::default() };
+    let options =
+        GenerateOptions { prior: steps, decoder: steps, upsample: steps, ..options(1, 1) };
+    let [wide, narrow, narrower] =
+        [Precision::F32, Precision::F16, Precision::BF16].map(|format| {
+            let place = (&Device::flex(), format);
+            let unclip =
+                UnClip::new(Bundle::shapes().unwrap(), place, Residency::OneByOne).unwrap();
+            let made = generate(&unclip, &options);
+            assert_eq!(made.settings[0].precision, format);
+            made.images
+        });
+    assert_eq!(wide, narrow);
+    assert_ne!(wide, narrower);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use unclip::clip::{Fit, Padding};
-use unclip::unclip_nn::checkpoint::{SaveFormat, StageConfig, StageFiles, save_stage};
+use unclip::unclip_nn::Precision;
+use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles, save_stage};
 use unclip::{Bundle, Error, OpenOptions};
 
 use crate::karlo::{fixture, image_variation, text_to_images};
@@ -72,14 +73,14 @@ pub(crate) fn files(folder: &Path) -> Vec<String> {
     names(folder).into_iter().flat_map(inside).collect()
 }
 
-fn save(bundle: &Bundle, folder: &Path, format: SaveFormat) -> Result<(), Error> {
+fn save(bundle: &Bundle, folder: &Path, format: Precision) -> Result<(), Error> {
     bundle.save_diffusers(folder, format, &Device::flex())
 }
 
 #[test]
 fn what_was_read_is_written_as_it_was() {
     let notes = ["_diffusers_version", "_name_or_path", "transformers_version"];
-    for (name, format) in [("tiny", SaveFormat::F32), ("variation", SaveFormat::F16)] {
+    for (name, format) in [("tiny", Precision::F32), ("variation", Precision::F16)] {
         let folder = TempDir::new().unwrap();
         let out = folder.path().join("out");
         save(&Bundle::open(&fixture(name)).unwrap(), &out, format).unwrap();
@@ -105,7 +106,7 @@ fn what_was_read_is_written_as_it_was() {
 #[test]
 fn half_formats_round_once() {
     let folder = TempDir::new().unwrap();
-    for format in [SaveFormat::F16, SaveFormat::BF16] {
+    for format in [Precision::F16, Precision::BF16] {
         let [once, twice] =
             ["once", "twice"].map(|name| folder.path().join(format!("{name}{format:?}")));
         save(&Bundle::open(&fixture("tiny")).unwrap(), &once, format).unwrap();
@@ -114,7 +115,7 @@ fn half_formats_round_once() {
             assert!(fs::read(once.join(&file)).unwrap() == fs::read(twice.join(&file)).unwrap());
         }
         let config = json_file(&once.join("text_encoder/config.json"));
-        let expected = if format == SaveFormat::F16 { "float16" } else { "bfloat16" };
+        let expected = if format == Precision::F16 { "float16" } else { "bfloat16" };
         assert_eq!(config["torch_dtype"], expected);
         let tensors = read_tensors(&once.join("prior/diffusion_pytorch_model.safetensors"));
         assert!(tensors.iter().all(|tensor| tensor.dtype == format!("{format:?}")));
@@ -137,7 +138,7 @@ fn single(value: Value) -> Value {
 fn in_own_layout() -> Karlo {
     fn write<T: StageConfig>(folder: &Path, files: &StageFiles<T>) {
         let network = files.load(&Device::flex()).unwrap();
-        save_stage(folder, "", &files.manifest.config, &network, SaveFormat::F32).unwrap();
+        save_stage(folder, "", &files.manifest.config, &network, Precision::F32).unwrap();
     }
     let bundle = Bundle::open(&fixture("tiny")).unwrap();
     let model = Karlo(TempDir::new().unwrap());
@@ -155,7 +156,7 @@ fn in_own_layout() -> Karlo {
 #[test]
 fn a_model_of_our_own_becomes_one_for_diffusers() {
     let model = in_own_layout();
-    save(&model.open().unwrap(), &model.beside("out"), SaveFormat::F32).unwrap();
+    save(&model.open().unwrap(), &model.beside("out"), Precision::F32).unwrap();
     for file in files(&fixture("tiny")).iter().filter(|file| file.ends_with(".safetensors")) {
         let [found, expected] = [model.beside("out"), fixture("tiny")].map(|f| f.join(file));
         assert!(read_tensors(&found) == read_tensors(&expected), "{file}");
@@ -177,7 +178,7 @@ fn a_folder_for_both_pipelines_is_written_and_read() {
         }
     }
     let out = model.beside("out");
-    save(&model.open().unwrap(), &out, SaveFormat::F32).unwrap();
+    save(&model.open().unwrap(), &out, Precision::F32).unwrap();
     let index = json_file(&out.join("model_index.json"));
     assert_eq!(index["_class_name"], "UnCLIPPipeline");
     assert_eq!(index["image_encoder"][1], "CLIPVisionModelWithProjection");
@@ -209,7 +210,7 @@ fn what_diffusers_cannot_hold_is_refused_by_its_field() {
         model.edit(&file, |json| {
             *json.pointer_mut(&format!("/config/{field}")).unwrap() = value;
         });
-        let result = save(&model.open().unwrap(), &model.beside("out"), SaveFormat::F32);
+        let result = save(&model.open().unwrap(), &model.beside("out"), Precision::F32);
         refused(result, &[stage, &field.replace('/', "."), words]);
         fs::write(model.path(&file), good).unwrap();
     }
@@ -221,7 +222,7 @@ fn models_that_diffusers_has_no_pipeline_for_are_refused() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("out");
     let refuse = |bundle: &Bundle, words: &[&str]| {
-        refused(save(bundle, &out, SaveFormat::F32), words);
+        refused(save(bundle, &out, Precision::F32), words);
         assert!(names(folder.path()).is_empty());
     };
     refuse(&Bundle::shapes().unwrap(), &["the bundled shapes model", " is ", "expected"]);
@@ -261,18 +262,18 @@ fn nothing_is_left_of_what_could_not_be_written() {
     let model = Karlo::new("tiny");
     let out = model.beside("out");
     model.edit_first_value(sr, f32::NAN);
-    let result = save(&model.open().unwrap(), &out, SaveFormat::F32);
+    let result = save(&model.open().unwrap(), &out, Precision::F32);
     refused(result, &[sr, "conv_in.bias holds 1 values that are NaN"]);
     model.edit_first_value(sr, 65520.0);
-    let result = save(&model.open().unwrap(), &out, SaveFormat::F16);
-    refused(result, &["1 values of conv_in.bias are too large for F16", "expected F32 or BF16"]);
+    let result = save(&model.open().unwrap(), &out, Precision::F16);
+    refused(result, &["1 values of conv_in.bias are too large for f16", "expected f32 or bf16"]);
     let bundle = Bundle::open(&fixture("tiny")).unwrap();
     for (place, words) in [("nowhere/out", "not found"), ("model", "something is there already")] {
-        refused(save(&bundle, &model.beside(place), SaveFormat::F32), &[place, words]);
+        refused(save(&bundle, &model.beside(place), Precision::F32), &[place, words]);
     }
     assert_eq!(names(&model.beside("")), ["model"]);
     assert_eq!(names(&model.path("")), names(&fixture("tiny")));
-    save(&bundle, &out, SaveFormat::BF16).unwrap();
+    save(&bundle, &out, Precision::BF16).unwrap();
 }
 
 #[cfg(unix)]
@@ -281,12 +282,12 @@ fn written_folders_are_for_everybody() {
     use std::os::unix::fs::PermissionsExt;
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("out");
-    save(&Bundle::open(&fixture("tiny")).unwrap(), &out, SaveFormat::F16).unwrap();
+    save(&Bundle::open(&fixture("tiny")).unwrap(), &out, Precision::F16).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&out), 0o755);
     assert!(files(&out).iter().all(|file| mode(&out.join(file)) == 0o644));
     std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
     let bundle = Bundle::open(&out).unwrap();
-    let result = save(&bundle, &folder.path().join("link"), SaveFormat::F16);
+    let result = save(&bundle, &folder.path().join("link"), Precision::F16);
     refused(result, &["link", "something is there already"]);
 }

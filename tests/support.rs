@@ -16,7 +16,8 @@ use unclip::prior::DiffusionPriorConfig;
 use unclip::unclip_core::{
     BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType,
 };
-use unclip::unclip_nn::checkpoint::{SaveFormat, StageConfig, save_stage};
+use unclip::unclip_nn::Precision;
+use unclip::unclip_nn::checkpoint::{StageConfig, save_stage};
 use unclip::unclip_nn::{Activation, TransformerConfig, UNetConfig};
 use unclip::upsample::UpsamplerConfig;
 use unclip::{Bundle, Error, Residency, UnClip};
@@ -122,7 +123,7 @@ impl Save<'_> {
     fn stage<T: StageConfig>(&self, name: &str, config: &T) {
         let mut stir = Stir { numbers: Numbers(name.len() as u64), path: Vec::new() };
         let network = config.init(&self.device).map(&mut stir);
-        save_stage(&self.folder.join(name), SPACE, config, &network, SaveFormat::F32).unwrap();
+        save_stage(&self.folder.join(name), SPACE, config, &network, Precision::F32).unwrap();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The whole pipeline on a GPU backend against the processor. Needs a Vulkan driver; a software one
 //! (Mesa's) will do.
 
+use unclip::unclip_nn::Precision;
 use unclip::{Bundle, GenerateOptions, Residency, StageOptions, UnClip, device};
 
 use crate::karlo::{Saved, Tolerance, agrees_with_diffusers, calls_agree_with_diffusers};
@@ -21,6 +22,40 @@ fn wgpu_gives_the_numbers_that_flex_gives() {
     };
     let (here, there) = (trace("flex"), trace("wgpu:cpu"));
     there.agrees_with(&here, "shapes", TOLERANCE);
+}
+
+/// The first calls of each network in 16 bits, if the driver has them: a few roundings to three
+/// digits from f32.
+#[test]
+fn wgpu_computes_in_16_bits() {
+    let device = device("wgpu:cpu").unwrap();
+    if !Precision::F16.is_supported(&device) {
+        println!("this driver has no f16");
+        return;
+    }
+    let one = StageOptions { steps: Some(1), ..StageOptions::default() };
+    let options =
+        GenerateOptions { seed: 3, prior: one, decoder: one, upsample: one, ..Default::default() };
+    let trace = |precision: Precision| {
+        let place = (&device, precision);
+        let unclip = UnClip::new(Bundle::shapes().unwrap(), place, Residency::OneByOne).unwrap();
+        let caption = "a large red circle above a small blue square";
+        Saved::of(&unclip.text_to_image(caption, &options, &mut ()).unwrap().trace)
+    };
+    let (wide, narrow) = (trace(Precision::F32), trace(Precision::F16));
+    narrow.agrees_with(&wide, "f16", IN_16_BITS);
+}
+
+const IN_16_BITS: Tolerance =
+    Tolerance { clip: 1e-2, prior: 1e-2, call: 1e-2, picture: [1e-2, 1e-1] };
+
+#[test]
+fn wgpu_refuses_bf16_which_it_does_not_have() {
+    let device = device("wgpu:cpu").unwrap();
+    let place = (&device, Precision::BF16);
+    let refused = UnClip::new(Bundle::shapes().unwrap(), place, Residency::OneByOne);
+    let message = refused.err().unwrap().to_string();
+    assert!(message.contains("precision") && message.contains("bf16"), "{message}");
 }
 
 /// Some ten times what Mesa's software Vulkan gives: 5e-7 for CLIP, 9e-7 for the prior, 1e-6 for

@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use unclip::clip::{Fit, Padding};
 use unclip::unclip_core::SamplerKind;
+use unclip::unclip_nn::Precision;
 use unclip::{
     Bundle, Event, GenerateOptions, Generated, OpenOptions, RecordedNoise, Residency, Stage,
     StageCost, StageOptions, UnClip,
@@ -60,6 +61,9 @@ pub(crate) struct Common {
     /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "flex")]
     device: String,
+    /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    precision: Precision,
     /// Keep all networks in memory, instead of loading and dropping one after the other
     #[arg(long)]
     stages_resident: bool,
@@ -117,7 +121,8 @@ impl Common {
             true => Residency::Resident,
             false => Residency::OneByOne,
         };
-        Ok(UnClip::new(bundle, &unclip::device(&self.device)?, residency)?)
+        let device = unclip::device(&self.device)?;
+        Ok(UnClip::new(bundle, (&device, self.precision), residency)?)
     }
 
     /// The options for a call; those of the prior are still open.

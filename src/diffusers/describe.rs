@@ -4,7 +4,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 use unclip_core::{BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType};
-use unclip_nn::checkpoint::{LoadError, SaveFormat};
+use unclip_nn::Precision;
+use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{Activation, ConfigError, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
@@ -20,7 +21,7 @@ pub(super) type File = (&'static str, Value);
 const DIFFUSERS: &str = "0.11.0";
 
 /// Every configuration file of a model, but for the tokenizer's lists of tokens.
-pub(super) fn files(bundle: &Bundle, format: SaveFormat) -> Result<Vec<File>, Error> {
+pub(super) fn files(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Error> {
     let mut files = index(bundle)?;
     files.push(text_encoder(bundle, format)?);
     files.extend(tokenizer(bundle)?);

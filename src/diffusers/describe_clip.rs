@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use unclip_clip::{Fit, Padding, TextEncoderConfig};
-use unclip_nn::checkpoint::SaveFormat;
+use unclip_nn::Precision;
 use unclip_nn::{Activation, ConfigError, TransformerConfig};
 
 use super::clip::EndMark;
@@ -13,7 +13,7 @@ use crate::{Bundle, Error};
 const TRANSFORMERS: &str = "4.25.0";
 
 /// The fields that both of CLIP's towers have.
-fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: SaveFormat) -> Value {
+fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) -> Value {
     json!({
         "architectures": [class],
         "attention_dropout": 0.0,
@@ -31,15 +31,15 @@ fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: SaveFormat)
         "num_attention_heads": tower.n_heads,
         "num_hidden_layers": tower.n_layers,
         "torch_dtype": match format {
-            SaveFormat::F32 => "float32",
-            SaveFormat::F16 => "float16",
-            SaveFormat::BF16 => "bfloat16",
+            Precision::F32 => "float32",
+            Precision::F16 => "float16",
+            Precision::BF16 => "bfloat16",
         },
         "transformers_version": TRANSFORMERS,
     })
 }
 
-pub(super) fn text_encoder(bundle: &Bundle, format: SaveFormat) -> Result<File, Error> {
+pub(super) fn text_encoder(bundle: &Bundle, format: Precision) -> Result<File, Error> {
     let TextEncoderConfig { vocab_size, context_length, d_embedding, transformer } =
         &bundle.text_encoder.manifest.config;
     let end =
@@ -101,7 +101,7 @@ pub(super) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error> {
 }
 
 /// The tower and its preprocessing, if there is one.
-pub(super) fn image_encoder(bundle: &Bundle, format: SaveFormat) -> Result<Vec<File>, Error> {
+pub(super) fn image_encoder(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Error> {
     let Some(files) = &bundle.image_encoder else {
         return Ok(Vec::new());
     };

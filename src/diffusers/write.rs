@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use unclip_nn::Precision;
 use unclip_nn::checkpoint::{
-    LoadError, SaveFormat, StageConfig, StageFiles, read_file, save_config, save_part,
-    write_folder, write_whole,
+    LoadError, StageConfig, StageFiles, read_file, save_config, save_part, write_folder,
+    write_whole,
 };
 
 use super::{MODEL, NETWORK, describe};
@@ -30,7 +31,7 @@ impl Bundle {
     pub fn save_diffusers(
         &self,
         folder: &Path,
-        format: SaveFormat,
+        format: Precision,
         device: &Device,
     ) -> Result<(), Error> {
         let configs = describe::files(self, format)?;
@@ -67,7 +68,7 @@ impl Bundle {
 /// Where stages go, and how.
 struct Target<'a> {
     folder: &'a Path,
-    format: SaveFormat,
+    format: Precision,
     device: &'a Device,
 }
 

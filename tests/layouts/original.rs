@@ -12,7 +12,8 @@ use unclip::prior::DiffusionPriorConfig;
 use unclip::unclip_core::{
     BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType,
 };
-use unclip::unclip_nn::checkpoint::{SaveFormat, StageConfig, Weights, save_weights};
+use unclip::unclip_nn::Precision;
+use unclip::unclip_nn::checkpoint::{StageConfig, Weights, save_weights};
 use unclip::unclip_nn::{Activation, TransformerConfig, UNetConfig};
 use unclip::upsample::UpsamplerConfig;
 
@@ -131,7 +132,7 @@ pub(crate) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 pub(crate) fn parameters<T: StageConfig>(network: &T::Network) -> Tensors {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("model.safetensors");
-    save_weights(network, &path, &T::KEYS, SaveFormat::F32).unwrap();
+    save_weights(network, &path, &T::KEYS, Precision::F32).unwrap();
     let weights = Weights::open(&path).unwrap();
     let tensor = |key: &String| {
         let values = weights.read(key).unwrap().unwrap();

@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use unclip_core::TextEmbedding;
+use unclip_nn::ops::linear;
 use unclip_nn::{LayerNorm, Transformer, causal_mask};
 
 use crate::{TextEncoderConfig, Tokens};
@@ -68,14 +69,14 @@ impl TextEncoder {
         let x = embeddings.token_embedding.forward(ids)
             + embeddings.position_embedding.forward(positions);
         let x = self.text_model.encoder.forward(x, Some(causal_mask(seq, device)));
-        let states = self.text_model.final_layer_norm.forward(x);
+        let states = self.text_model.final_layer_norm.forward(x).cast(DType::F32);
         let width = states.dims()[2];
         let ends: Vec<i64> =
             tokens.end_positions().enumerate().map(|(row, end)| (row * seq + end) as i64).collect();
         let ends = Tensor::<1, Int>::from_data(TensorData::new(ends, [batch]), device);
         let end_states = states.clone().reshape([batch * seq, width]).select(0, ends);
         TextEmbedding {
-            pooled: self.text_projection.forward(end_states),
+            pooled: linear(&self.text_projection, end_states).cast(DType::F32),
             tokens: states,
             mask: Tensor::<2, Bool>::from_data(tokens.mask_data(), device),
         }

@@ -3,8 +3,9 @@
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use unclip_core::ImageEmbedding;
+use unclip_nn::ops::{linear, working};
 use unclip_nn::{LayerNorm, Transformer};
 
 use crate::ImageEncoderConfig;
@@ -71,7 +72,8 @@ impl ImageEncoder {
         let x = model.encoder.forward(model.pre_layrnorm.forward(x), None);
         let [batch, _, width] = x.dims();
         let class = x.narrow(1, 0, 1).reshape([batch, width]);
-        ImageEmbedding(self.visual_projection.forward(model.post_layernorm.forward(class)))
+        let class = model.post_layernorm.forward(class);
+        ImageEmbedding(linear(&self.visual_projection, class).cast(DType::F32))
     }
 }
 
@@ -81,9 +83,11 @@ impl VisionModel {
         let batch = pixels.dims()[0];
         let patches = patchify(pixels, &self.embeddings.patch_embedding);
         let width = patches.dims()[2];
-        let class = self.embeddings.class_embedding.val().reshape([1, 1, width]);
+        let class = self.embeddings.class_embedding.val().cast(patches.dtype());
+        let class = class.reshape([1, 1, width]);
         let tokens = Tensor::cat(vec![class.expand([batch, 1, width]), patches], 1);
-        tokens + self.embeddings.position_embedding.weight.val().unsqueeze::<3>()
+        let positions = self.embeddings.position_embedding.weight.val().cast(tokens.dtype());
+        tokens + positions.unsqueeze::<3>()
     }
 }
 
@@ -96,6 +100,6 @@ fn patchify(pixels: Tensor<4>, layer: &Conv2d) -> Tensor<3> {
         .reshape([batch, channels, rows, patch, columns, patch])
         .permute([0, 2, 4, 1, 3, 5])
         .reshape([batch, rows * columns, channels * patch * patch]);
-    let weight = layer.weight.val().reshape([d_model, channels * patch * patch]).transpose();
-    burn::tensor::module::linear(patches, weight, None)
+    let weight = working(&layer.weight).reshape([d_model, channels * patch * patch]).transpose();
+    burn::tensor::module::linear(patches.cast(weight.dtype()), weight, None)
 }

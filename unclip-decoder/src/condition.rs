@@ -70,9 +70,9 @@ impl Conditioner {
         let image = condition.image.0.clone();
         let text = &condition.text;
         let batch = image.dims()[0];
-        let emb = self.pooled_text_proj.forward(text.pooled.clone())
-            + self.image_proj.forward(image.clone());
-        let image_tokens = self.image_tokens_proj.forward(image);
+        let emb = linear(&self.pooled_text_proj, text.pooled.clone())
+            + linear(&self.image_proj, image.clone());
+        let image_tokens = linear(&self.image_tokens_proj, image);
         let width = image_tokens.dims()[1] / self.image_tokens;
         // in the flat vector the token's number varies fastest
         let image_tokens = image_tokens.reshape([batch, width, self.image_tokens]).swap_dims(1, 2);

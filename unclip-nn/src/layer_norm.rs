@@ -1,14 +1,15 @@
 //! Layer normalization.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 #[cfg(feature = "flex")]
 use crate::fused;
 
 /// Normalization over the last dimension, with a learned factor and offset.
 ///
-/// burn's own keeps its epsilon to itself, which the kernel needs to know.
+/// It computes in f32, whatever the number format of its input and output. burn's own keeps its
+/// epsilon to itself, which the kernel needs to know.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
     /// The factor, `[width]`.
@@ -37,6 +38,8 @@ impl LayerNorm {
             let op = fused::LayerNorm { eps: self.epsilon as f32 };
             return fused::layer_norm(op, x, gamma, beta);
         }
-        burn::tensor::module::layer_norm(x, gamma, Some(beta), self.epsilon)
+        let dtype = x.dtype();
+        let x = x.cast(DType::F32);
+        burn::tensor::module::layer_norm(x, gamma, Some(beta), self.epsilon).cast(dtype)
     }
 }

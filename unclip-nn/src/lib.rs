@@ -40,11 +40,14 @@ mod attention_block;
 pub mod checkpoint;
 mod config_error;
 #[cfg(feature = "flex")]
+#[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]
 mod fused;
 #[cfg(feature = "flex")]
+#[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]
 mod kernels;
 mod layer_norm;
 pub mod ops;
+mod precision;
 mod res_block;
 mod resample;
 mod timestep;
@@ -55,6 +58,7 @@ pub use attention::{Attention, KeysValues, attend, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context, SeenContext};
 pub use config_error::ConfigError;
 pub use layer_norm::LayerNorm;
+pub use precision::{Placement, Precision};
 pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use resample::{downsample, upsample};
 pub use timestep::{TimestepEmbedding, timestep_embedding};

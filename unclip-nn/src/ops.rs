@@ -4,28 +4,53 @@
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
-use burn::tensor::{Tensor, activation};
+#[cfg(feature = "flex")]
+use burn::tensor::Device;
+use burn::tensor::module;
+use burn::tensor::{DType, Tensor, activation};
 
 #[cfg(feature = "flex")]
 use crate::fused;
 
-/// A convolution.
+/// A layer's weight in the number format in which the layer works: its own, but f32 on the
+/// processor, which has no 16-bit arithmetic.
+pub fn working<const D: usize>(weight: &Param<Tensor<D>>) -> Tensor<D> {
+    let weight = weight.val();
+    #[cfg(feature = "flex")]
+    if weight.device() == Device::flex() {
+        return weight.cast(DType::F32);
+    }
+    weight
+}
+
+/// A convolution, in the number format of its weight.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels_in, height, width]`
 pub fn conv(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    if layer.kernel_size == [1, 1] && layer.stride == [1, 1] {
-        #[cfg(feature = "flex")]
-        if let (true, Some(bias)) = (fused::is_fused(&x), &layer.bias) {
-            return fused::conv1x1(x, layer.weight.val(), bias.val());
-        }
-        return conv1x1(layer, x);
-    }
+    let weight = working(&layer.weight);
+    let x = x.cast(weight.dtype());
+    let bias = layer.bias.as_ref().map(working);
+    let is_1x1 = layer.kernel_size == [1, 1] && layer.stride == [1, 1];
     #[cfg(feature = "flex")]
-    if let (true, true, Some(bias)) = (fused::is_fused(&x), is_plain_3x3(layer), &layer.bias) {
-        return fused::conv3x3(x, layer.weight.val(), bias.val());
+    if let (true, Some(bias)) = (fused::is_fused(&x), &bias) {
+        if is_1x1 {
+            return fused::conv1x1(x, weight, bias.clone());
+        }
+        if is_plain_3x3(layer) {
+            return fused::conv3x3(x, weight, bias.clone());
+        }
     }
-    layer.forward(x)
+    if is_1x1 {
+        return conv1x1(x, weight, bias);
+    }
+    if weight.dtype() == layer.weight.val().dtype() {
+        return layer.forward(x);
+    }
+    let param = |tensor: Tensor<1>| Param::from_tensor(tensor);
+    let widened =
+        Conv2d { weight: Param::from_tensor(weight), bias: bias.map(param), ..layer.clone() };
+    widened.forward(x)
 }
 
 #[cfg(feature = "flex")]
@@ -39,14 +64,13 @@ fn is_plain_3x3(layer: &Conv2d) -> bool {
 }
 
 /// A 1 x 1 convolution is a matrix product, and some GPU kernels for it are wrong (cubek#519).
-fn conv1x1(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+fn conv1x1(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     let [batch, channels_in, height, width] = x.dims();
-    let weight = layer.weight.val();
     let channels_out = weight.dims()[0];
     let weight = weight.reshape([1, channels_out, channels_in]);
     let y = weight.matmul(x.reshape([batch, channels_in, height * width]));
-    let y = match &layer.bias {
-        Some(bias) => y + bias.val().reshape([1, channels_out, 1]),
+    let y = match bias {
+        Some(bias) => y + bias.reshape([1, channels_out, 1]),
         None => y,
     };
     y.reshape([batch, channels_out, height, width])
@@ -67,21 +91,22 @@ pub fn group_norm_silu(
     if let (true, Some(gamma), Some(beta)) = (fused::is_fused(&x), &norm.gamma, &norm.beta) {
         return fused::group_norm(kernel(norm, true), x, gamma.val(), beta.val(), scale_shift);
     }
-    let x = plain_group_norm(norm, x);
+    let dtype = x.dtype();
+    let x = plain_group_norm(norm, x.cast(DType::F32));
     let x = match scale_shift {
         None => x,
         Some((scale, shift)) => {
             let per_channel = |v: Tensor<2>| -> Tensor<4> {
                 let [batch, channels] = v.dims();
-                v.reshape([batch, channels, 1, 1])
+                v.cast(DType::F32).reshape([batch, channels, 1, 1])
             };
             x * (per_channel(scale) + 1.0) + per_channel(shift)
         }
     };
-    activation::silu(x)
+    activation::silu(x).cast(dtype)
 }
 
-/// Group normalization by burn's operations. Means are taken over the picture's rows first: GPU
+/// Group normalization of f32 by burn's operations. Means are taken over the picture's rows first: GPU
 /// kernels reduce one dimension in one loop, and that of a whole large picture is longer than
 /// Mesa's software Vulkan allows (it stops after 65,535 rounds, without a word).
 fn plain_group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
@@ -109,7 +134,8 @@ pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     if let (true, Some(gamma), Some(beta)) = (fused::is_fused(&x), &norm.gamma, &norm.beta) {
         return fused::group_norm(kernel(norm, false), x, gamma.val(), beta.val(), None);
     }
-    plain_group_norm(norm, x)
+    let dtype = x.dtype();
+    plain_group_norm(norm, x.cast(DType::F32)).cast(dtype)
 }
 
 #[cfg(feature = "flex")]
@@ -117,14 +143,16 @@ fn kernel(norm: &GroupNorm, silu: bool) -> fused::GroupNorm {
     fused::GroupNorm { groups: norm.num_groups, eps: norm.epsilon as f32, silu }
 }
 
-/// A linear layer over the last dimension, as one matrix product over all rows: its gradient is
-/// then one product as well, where burn's own would make one for each item of the batch.
+/// A linear layer over the last dimension, in the number format of its weight. It is one matrix
+/// product over all rows: its gradient is then one product as well, where burn's own would make one
+/// for each item of the batch.
 pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let weight = working(&layer.weight);
     let mut shape = x.dims();
     let rows = shape[..D - 1].iter().product();
-    let y = layer.forward(x.reshape([rows, shape[D - 1]]));
-    shape[D - 1] = y.dims()[1];
-    y.reshape(shape)
+    let x = x.cast(weight.dtype()).reshape([rows, shape[D - 1]]);
+    shape[D - 1] = weight.dims()[1];
+    module::linear::<2>(x, weight, layer.bias.as_ref().map(working)).reshape(shape)
 }
 
 /// x·σ(x).

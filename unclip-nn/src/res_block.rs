@@ -5,7 +5,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
-use crate::ops::{conv, group_norm_silu};
+use crate::ops::{conv, group_norm_silu, linear};
 use crate::resample::{downsample, upsample};
 
 /// A 3 x 3 convolution that keeps the picture's size.
@@ -100,7 +100,7 @@ impl ResBlock {
             Resample::Up => (upsample(x), upsample(h)),
         };
         let h = conv(&self.conv1, h);
-        let h = self.condition(h, self.time_emb_proj.forward(emb));
+        let h = self.condition(h, linear(&self.time_emb_proj, emb));
         let h = conv(&self.conv2, h);
         match &self.conv_shortcut {
             Some(shortcut) => conv(shortcut, x) + h,

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::ops::silu;
+use crate::ops::{linear, silu};
 
 /// Longest wavelength of the sinusoids.
 const MAX_PERIOD: f64 = 10_000.0;
@@ -54,6 +54,6 @@ impl TimestepEmbedding {
     /// - result: `[batch, d_embedding]`
     pub fn forward(&self, timesteps: Tensor<1>) -> Tensor<2> {
         let x = timestep_embedding(timesteps, self.sinusoids);
-        self.linear_2.forward(silu(self.linear_1.forward(x)))
+        linear(&self.linear_2, silu(linear(&self.linear_1, x)))
     }
 }

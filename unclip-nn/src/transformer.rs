@@ -132,7 +132,8 @@ impl TransformerBlock {
         seen: KeysValues,
         hidden: Option<Tensor<4, Bool>>,
     ) -> Tensor<3> {
-        let x = x + self.attn.forward(normed, seen, hidden);
+        let h = self.attn.forward(normed, seen, hidden);
+        let x = x.cast(h.dtype()) + h;
         let h = self.activation.forward(linear(&self.c_fc, self.norm2.forward(x.clone())));
         x + linear(&self.c_proj, h)
     }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use burn::module::Module;
-use burn::nn::LayerNormConfig;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::{LayerNormConfig, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use unclip_nn::Precision;
 use unclip_nn::checkpoint::{
-    KeyMap, LoadError, Mismatch, SaveFormat, Weights, load_weights, save_part, save_weights,
+    KeyMap, LoadError, Mismatch, Weights, load_weights, save_part, save_weights,
 };
 use unclip_nn::{Activation, Transformer, TransformerConfig};
 
@@ -42,7 +43,7 @@ fn load<M: Module>(module: M, path: &Path) -> Result<M, LoadError> {
 fn refusal(change: impl FnOnce(&mut Vec<(String, Vec<usize>, Vec<u8>)>)) -> LoadError {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    save_weights(&transformer(), &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    save_weights(&transformer(), &path, &KeyMap::NONE, Precision::F32).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors: Vec<_> = file
@@ -71,7 +72,7 @@ fn what_was_saved_is_loaded() {
     let [path, again] = ["model", "again"].map(|name| folder.path().join(name));
     let (saved, other) = (transformer(), transformer());
     // loaded matrices lie transposed in memory, so that products are summed in another order
-    let formats = [(SaveFormat::F32, 1e-6), (SaveFormat::F16, 2e-3), (SaveFormat::BF16, 2e-2)];
+    let formats = [(Precision::F32, 1e-6), (Precision::F16, 2e-3), (Precision::BF16, 2e-2)];
     for (format, tolerance) in formats {
         save_weights(&saved, &path, &KeyMap::NONE, format).unwrap();
         let loaded = load(other.clone(), &path).unwrap();
@@ -90,7 +91,7 @@ fn what_is_written_is_what_safetensors_itself_would_write() {
     let config =
         TransformerConfig { d_model: 2, n_layers: 70, n_heads: 1, d_hidden: 2, ..config() };
     let module = config.init(&Device::flex());
-    for format in [SaveFormat::F32, SaveFormat::F16, SaveFormat::BF16] {
+    for format in [Precision::F32, Precision::F16, Precision::BF16] {
         save_weights(&module, &path, &KeyMap::NONE, format).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert!(u64::from_le_bytes(*bytes.first_chunk().unwrap()) > 1 << 16);
@@ -106,7 +107,7 @@ fn what_is_written_is_what_safetensors_itself_would_write() {
 fn a_part_of_a_module_is_written_without_its_prefix() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    save_part(&transformer(), "layers.1.attn.", &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    save_part(&transformer(), "layers.1.attn.", &path, &KeyMap::NONE, Precision::F32).unwrap();
     let keys = Weights::open(&path).unwrap().keys();
     assert_eq!(keys.len(), 8);
     assert!(keys.iter().all(|key| key.starts_with("to_")), "{keys:?}");
@@ -122,11 +123,11 @@ fn values_beyond_a_format_are_named() {
         norm
     };
     for (value, format, fits) in [
-        (65504.0, SaveFormat::F16, true),
-        (-65520.0, SaveFormat::F16, false),
-        (-65520.0, SaveFormat::BF16, true),
-        (f32::MAX, SaveFormat::BF16, false),
-        (f32::MAX, SaveFormat::F32, true),
+        (65504.0, Precision::F16, true),
+        (-65520.0, Precision::F16, false),
+        (-65520.0, Precision::BF16, true),
+        (f32::MAX, Precision::BF16, false),
+        (f32::MAX, Precision::F32, true),
     ] {
         let result = save_weights(&norm(value), &path, &KeyMap::NONE, format);
         assert_eq!(result.is_ok(), fits, "{value} as {format:?}");
@@ -137,11 +138,64 @@ fn values_beyond_a_format_are_named() {
     }
 }
 
+/// Bytes of a module's weights.
+struct Bytes(usize);
+
+impl ModuleVisitor for Bytes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0 += param.dims().iter().product::<usize>() * param.dtype().size();
+    }
+}
+
+#[test]
+fn matrices_are_kept_in_the_precision_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, rounded, again] = ["model", "rounded", "again"].map(|name| folder.path().join(name));
+    let saved = transformer();
+    save_weights(&saved, &path, &KeyMap::NONE, Precision::F32).unwrap();
+    for (precision, device) in
+        [Precision::F16, Precision::BF16].map(|precision| (precision, Device::flex()))
+    {
+        let weights = Weights::open(&path).unwrap();
+        let to = (&device, precision);
+        let loaded = load_weights(transformer(), &weights, &KeyMap::NONE, to).unwrap();
+        save_weights(&saved, &rounded, &KeyMap::NONE, precision).unwrap();
+        let expected = load(transformer(), &rounded).unwrap();
+        // the norms are ones and zeros, which every format holds
+        assert_eq!(forward(&loaded).into_data(), forward(&expected).into_data(), "{precision}");
+        let mut bytes = Bytes(0);
+        loaded.visit(&mut bytes);
+        let norms = 2 * 2 * 2 * 8;
+        assert_eq!(bytes.0, 2 * (saved.num_params() - norms) + 4 * norms);
+        save_weights(&loaded, &again, &KeyMap::NONE, precision).unwrap();
+        assert!(std::fs::read(&rounded).unwrap() == std::fs::read(&again).unwrap());
+    }
+}
+
+#[test]
+fn values_beyond_the_precision_asked_for_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let device = Device::flex();
+    let mut layer = LinearConfig::new(2, 2).init(&device);
+    layer.bias = layer.bias.map(|bias| bias.map(|x| x * 0.0 + 1e5));
+    save_weights(&layer, &path, &KeyMap::NONE, Precision::F32).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    let load = |precision| {
+        let fresh = LinearConfig::new(2, 2).init(&device);
+        load_weights(fresh, &weights, &KeyMap::NONE, (&device, precision))
+    };
+    load(Precision::BF16).unwrap();
+    let message = load(Precision::F16).unwrap_err().to_string();
+    let expected = "2 values of bias are too large for f16; expected f32 or bf16";
+    assert!(message.contains(expected), "{message}");
+}
+
 #[test]
 fn linear_layers_lie_on_disk_as_pytorch_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    save_weights(&transformer(), &path, &KeyMap::NONE, SaveFormat::F32).unwrap();
+    save_weights(&transformer(), &path, &KeyMap::NONE, Precision::F32).unwrap();
     let weights = Weights::open(&path).unwrap();
     assert_eq!(weights.shape("layers.0.c_fc.weight"), Some([12, 8].as_slice()));
     assert_eq!(weights.shape("layers.1.norm2.bias"), Some([8].as_slice()));
@@ -188,7 +242,7 @@ fn values_that_are_not_finite_are_named() {
 fn a_file_cut_anywhere_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    save_weights(&transformer(), &path, &KeyMap::NONE, SaveFormat::F16).unwrap();
+    save_weights(&transformer(), &path, &KeyMap::NONE, Precision::F16).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     for len in [0, 1, 7, 8, 9, 100, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(&path, &bytes[..len]).unwrap();

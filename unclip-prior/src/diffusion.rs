@@ -4,7 +4,7 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
 use unclip_nn::ops::linear;
 use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, causal_mask};
@@ -61,10 +61,10 @@ impl DiffusionPrior {
     /// nothing of what changes from step to step: all blocks read them here, once for all steps.
     pub fn bind(&self, text: &TextEmbedding) -> impl Network<2> + use<> {
         let tokens = linear(&self.encoder_hidden_states_proj, text.tokens.clone());
-        let pooled = self.embedding_proj.forward(text.pooled.clone()).unsqueeze_dim(1);
+        let pooled = linear(&self.embedding_proj, text.pooled.clone()).unsqueeze_dim(1);
         let caption = Tensor::cat(vec![tokens, pooled], 1);
         let first = caption.dims()[1];
-        let caption = caption + self.positional_embedding.val().narrow(1, 0, first);
+        let caption = self.positions(caption, 0);
         let hidden = self.hidden(&text.mask);
         let before = hidden.clone().narrow(2, 0, first).narrow(3, 0, first);
         let cache = self.transformer_blocks.prefill(caption, Some(before));
@@ -117,13 +117,18 @@ impl DiffusionPrior {
         let [batch, _, later, seq] = hidden.dims();
         let d_model = self.prd_embedding.dims()[2];
         let time = self.time_embedding.forward(timesteps).unsqueeze_dim(1);
-        let noised = self.proj_in.forward(x_t).unsqueeze_dim(1);
-        let query = self.prd_embedding.val().expand([batch, 1, d_model]);
-        let x = Tensor::cat(vec![time, noised, query], 1);
-        let x = x + self.positional_embedding.val().narrow(1, seq - later, later);
+        let noised: Tensor<3> = linear(&self.proj_in, x_t).unsqueeze_dim(1);
+        let query = self.prd_embedding.val().cast(noised.dtype()).expand([batch, 1, d_model]);
+        let x = self.positions(Tensor::cat(vec![time, noised, query], 1), seq - later);
         let x = self.transformer_blocks.forward_cached(caption, x, Some(hidden));
         let answer = x.narrow(1, later - 1, 1).reshape([batch, d_model]);
-        self.proj_to_clip_embeddings.forward(self.norm_out.forward(answer))
+        linear(&self.proj_to_clip_embeddings, self.norm_out.forward(answer)).cast(DType::F32)
+    }
+
+    /// Tokens with their positions, of which the first is `first`.
+    fn positions(&self, x: Tensor<3>, first: usize) -> Tensor<3> {
+        let positions = self.positional_embedding.val().narrow(1, first, x.dims()[1]);
+        positions.cast(x.dtype()) + x
     }
 
     /// What each token must not look at: the future, and the padding of the text.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
-use unclip_nn::checkpoint::{LoadError, SaveFormat, StageConfig, StageFiles, save_stage};
+use unclip_nn::Precision;
+use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, save_stage};
 
 use crate::objective::{
     ClipObjective, ClipTowers, DecoderObjective, FrozenClip, PriorObjective, Source,
@@ -230,7 +231,7 @@ impl ShapesTraining {
         config: &T,
         network: &T::Network,
     ) -> Result<(), TrainError> {
-        Ok(save_stage(&self.bundle.join(name), space, config, network, SaveFormat::F16)?)
+        Ok(save_stage(&self.bundle.join(name), space, config, network, Precision::F16)?)
     }
 
     fn source(&self, settings: &TrainSettings) -> Source {

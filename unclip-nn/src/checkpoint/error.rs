@@ -3,8 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::SaveFormat;
-use crate::ConfigError;
+use crate::{ConfigError, Precision};
 
 /// A model file that cannot be used: which file, what was found, what was expected.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +74,10 @@ pub enum LoadError {
         /// How many of its values.
         count: usize,
     },
-    /// A tensor holds values that the number format of the file to be written cannot hold.
+    /// A tensor holds values that the number format cannot hold in which they are to be written, or
+    /// to be kept.
     #[error(
-        "{}: {count} values of {key} are too large for {format:?}; expected F32 or BF16",
+        "{}: {count} values of {key} are too large for {format}; expected f32 or bf16",
         path.display()
     )]
     Overflow {
@@ -88,7 +88,7 @@ pub enum LoadError {
         /// How many of its values.
         count: usize,
         /// The format.
-        format: SaveFormat,
+        format: Precision,
     },
     /// The configuration is not JSON, or not of this kind.
     #[error("{}: {source}", path.display())]

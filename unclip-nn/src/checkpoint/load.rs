@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 
 use super::weights::transpose;
 use super::{KeyMap, LoadError, Mismatch, Weights, read_file};
+use crate::{Placement, Precision};
 
 /// Configurations beyond this size are refused unread.
 pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -36,17 +37,18 @@ pub fn parse_config<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T, 
 ///
 /// # Errors
 /// [`LoadError::Weights`] if a tensor is missing, left over, misshapen or of a number format that
-/// is not read; [`LoadError::NonFinite`] if one holds NaN.
+/// is not read; [`LoadError::NonFinite`] if one holds NaN; [`LoadError::Overflow`] if one holds
+/// values that the precision asked for cannot hold.
 pub fn load_weights<M: Module>(
     module: M,
     weights: &Weights,
     keys: &KeyMap,
-    device: &Device,
+    placement: impl Into<Placement>,
 ) -> Result<M, LoadError> {
     let mut loader = Loader {
         weights,
         keys,
-        device,
+        placement: placement.into(),
         path: Vec::new(),
         containers: Vec::new(),
         used: HashSet::new(),
@@ -90,7 +92,7 @@ fn located(mismatch: Mismatch, weights: &Weights) -> LoadError {
 struct Loader<'a> {
     weights: &'a Weights,
     keys: &'a KeyMap,
-    device: &'a Device,
+    placement: Placement,
     path: Vec<String>,
     containers: Vec<String>,
     used: HashSet<String>,
@@ -139,7 +141,29 @@ impl Loader<'_> {
             true => transpose(&values, expected[0]),
             false => values,
         };
-        Some(Tensor::from_data(TensorData::new(values, expected), self.device))
+        self.place(&key, values, expected)
+    }
+
+    /// Takes values to the device, in the number format that their layer has there.
+    fn place<const D: usize>(
+        &mut self,
+        key: &str,
+        values: Vec<f32>,
+        shape: [usize; D],
+    ) -> Option<Tensor<D>> {
+        let Placement { device, precision } = &self.placement;
+        if *precision == Precision::F32 || !is_of_product(&self.containers) {
+            return Some(Tensor::from_data(TensorData::new(values, shape), device));
+        }
+        let (bytes, count) = precision.bytes(&values);
+        if count > 0 {
+            let (path, key) = self.weights.place(key);
+            let (path, key, format) = (path.into(), key.to_string(), *precision);
+            self.error.get_or_insert(LoadError::Overflow { path, key, count, format });
+            return None;
+        }
+        let data = TensorData::from_bytes_vec(bytes, shape, precision.dtype());
+        Some(Tensor::from_data(data, (device, precision.dtype())))
     }
 }
 
@@ -151,6 +175,12 @@ fn is_read(format: Dtype) -> bool {
 pub(super) fn is_linear_weight(path: &[String], containers: &[String]) -> bool {
     path.last().is_some_and(|name| name == "weight")
         && containers.last().is_some_and(|container| container == "Struct:Linear")
+}
+
+/// Whether the innermost container is a layer that is a product: they work in 16 bits.
+fn is_of_product(containers: &[String]) -> bool {
+    let products = ["Struct:Linear", "Struct:Conv2d"];
+    containers.last().is_some_and(|container| products.contains(&container.as_str()))
 }
 
 impl ModuleMapper for Loader<'_> {

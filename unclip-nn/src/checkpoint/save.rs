@@ -5,7 +5,6 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
-use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorInfo, TensorView};
 use tempfile::{NamedTempFile, TempDir};
@@ -13,55 +12,7 @@ use tempfile::{NamedTempFile, TempDir};
 use super::file::expect_regular;
 use super::load::is_linear_weight;
 use super::{KeyMap, LoadError};
-
-/// Number format of a written file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaveFormat {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats: half the size, three decimal digits, nothing beyond 65504.
-    F16,
-    /// The upper halves of 32-bit floats: half the size, two decimal digits, the same range.
-    BF16,
-}
-
-impl SaveFormat {
-    fn dtype(self) -> Dtype {
-        match self {
-            Self::F32 => Dtype::F32,
-            Self::F16 => Dtype::F16,
-            Self::BF16 => Dtype::BF16,
-        }
-    }
-
-    /// Bytes of a value.
-    fn width(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-        }
-    }
-
-    /// Values in this format, and how many of them it turned infinite.
-    fn bytes(self, values: &[f32]) -> (Vec<u8>, usize) {
-        let lost = |infinite: fn(f32) -> bool| {
-            values.iter().filter(|&&v| v.is_finite() && infinite(v)).count()
-        };
-        match self {
-            Self::F32 => (bytemuck::cast_slice(values).to_vec(), 0),
-            Self::F16 => {
-                let narrow: Vec<[u8; 2]> =
-                    values.iter().map(|&v| f16::from_f32(v).to_le_bytes()).collect();
-                (narrow.into_flattened(), lost(|v| f16::from_f32(v).is_infinite()))
-            }
-            Self::BF16 => {
-                let narrow: Vec<[u8; 2]> =
-                    values.iter().map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
-                (narrow.into_flattened(), lost(|v| bf16::from_f32(v).is_infinite()))
-            }
-        }
-    }
-}
+use crate::Precision;
 
 /// Writes every parameter of `module`, under the names and in the orientation of PyTorch.
 ///
@@ -72,7 +23,7 @@ pub fn save_weights<M: Module>(
     module: &M,
     path: &Path,
     keys: &KeyMap,
-    format: SaveFormat,
+    format: Precision,
 ) -> Result<(), LoadError> {
     save_part(module, "", path, keys, format)
 }
@@ -86,7 +37,7 @@ pub fn save_part<M: Module>(
     prefix: &str,
     path: &Path,
     keys: &KeyMap,
-    format: SaveFormat,
+    format: Precision,
 ) -> Result<(), LoadError> {
     let mut collector =
         Collector { keys, prefix, path: Vec::new(), containers: Vec::new(), tensors: Vec::new() };
@@ -114,15 +65,15 @@ pub fn save_part<M: Module>(
 }
 
 /// Length and header of a safetensors file.
-fn header(path: &Path, tensors: &[Stored], format: SaveFormat) -> Result<Vec<u8>, LoadError> {
+fn header(path: &Path, tensors: &[Stored], format: Precision) -> Result<Vec<u8>, LoadError> {
     let json = |source| LoadError::Json { path: path.into(), source };
     // transformers refuses files that do not say of which library they are
     let mut header = r#"{"__metadata__":{"format":"pt"}"#.to_string();
     let mut end = 0;
     for Stored { key, shape, .. } in tensors {
         let start = end;
-        end += shape.iter().product::<usize>() * format.width();
-        let (dtype, shape) = (format.dtype(), shape.clone());
+        end += shape.iter().product::<usize>() * format.dtype().size();
+        let (dtype, shape) = (stored(format), shape.clone());
         let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
         let key = serde_json::to_string(key).map_err(json)?;
         header += &format!(",{key}:{}", serde_json::to_string(&info).map_err(json)?);
@@ -191,6 +142,15 @@ pub fn write_folder<E: From<LoadError>>(
     // nothing is left to be removed
     let _ = folder.keep();
     Ok(())
+}
+
+/// A number format as safetensors calls it.
+fn stored(format: Precision) -> Dtype {
+    match format {
+        Precision::F32 => Dtype::F32,
+        Precision::F16 => Dtype::F16,
+        Precision::BF16 => Dtype::BF16,
+    }
 }
 
 /// The folder in which something lies.

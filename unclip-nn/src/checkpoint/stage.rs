@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::load::MAX_CONFIG_BYTES;
 use super::{
-    KeyMap, LoadError, SaveFormat, Weights, load_weights, parse_config, read_file, save_weights,
-    write_whole,
+    KeyMap, LoadError, Weights, load_weights, parse_config, read_file, save_weights, write_whole,
 };
-use crate::ConfigError;
+use crate::{ConfigError, Placement, Precision};
 
 /// Version of the layout of a stage's folder.
 const FORMAT_VERSION: u32 = 1;
@@ -138,8 +137,10 @@ impl<T: StageConfig> StageFiles<T> {
     ///
     /// # Errors
     /// See [`load_weights`].
-    pub fn load(&self, device: &Device) -> Result<T::Network, LoadError> {
-        load_weights(self.manifest.config.init(device), &self.weights, &T::KEYS, device)
+    pub fn load(&self, placement: impl Into<Placement>) -> Result<T::Network, LoadError> {
+        let placement = placement.into();
+        let network = self.manifest.config.init(&placement.device);
+        load_weights(network, &self.weights, &T::KEYS, placement)
     }
 }
 
@@ -180,7 +181,7 @@ pub fn save_stage<T: StageConfig>(
     embedding_space: &str,
     config: &T,
     network: &T::Network,
-    format: SaveFormat,
+    format: Precision,
 ) -> Result<(), LoadError> {
     let io = |source| LoadError::Io { path: folder.into(), source };
     std::fs::create_dir_all(folder).map_err(io)?;

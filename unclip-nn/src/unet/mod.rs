@@ -11,7 +11,7 @@ mod path;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 pub use config::{Level, UNetConfig};
 pub use original::OriginalNames;
@@ -102,7 +102,7 @@ impl UNet {
             x = block.forward(x, &mut conditions, &mut skips);
         }
         let x = conv(&self.conv_out, group_norm_silu(&self.conv_norm_out, x, None));
-        channels_to_pixels(x, self.patch_size)
+        channels_to_pixels(x, self.patch_size).cast(DType::F32)
     }
 }
 

@@ -1,0 +1,123 @@
+//! Number formats of weights: in files, in memory, at work.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::{DType, Device};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::ConfigError;
+
+/// Number format of weights, in a file or at work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats: half the size, three decimal digits, nothing beyond 65504.
+    F16,
+    /// The upper halves of 32-bit floats: half the size, two decimal digits, the same range.
+    BF16,
+}
+
+impl Precision {
+    /// burn's name of the format.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::BF16 => DType::BF16,
+        }
+    }
+
+    /// Whether networks in this format can work on a device. The processor takes all of them.
+    pub fn is_supported(self, device: &Device) -> bool {
+        #[cfg(feature = "flex")]
+        if *device == Device::flex() {
+            return true;
+        }
+        device.supports_dtype(self.dtype())
+    }
+
+    /// Values in this format, and how many of them it turned infinite.
+    pub(crate) fn bytes(self, values: &[f32]) -> (Vec<u8>, usize) {
+        match self {
+            Self::F32 => (bytemuck::cast_slice(values).to_vec(), 0),
+            Self::F16 => narrow(
+                values,
+                |v| f16::from_f32(v).to_le_bytes(),
+                |v| f16::from_f32(v).is_infinite(),
+            ),
+            Self::BF16 => narrow(
+                values,
+                |v| bf16::from_f32(v).to_le_bytes(),
+                |v| bf16::from_f32(v).is_infinite(),
+            ),
+        }
+    }
+}
+
+fn narrow(
+    values: &[f32],
+    bytes: fn(f32) -> [u8; 2],
+    is_infinite: fn(f32) -> bool,
+) -> (Vec<u8>, usize) {
+    let narrowed: Vec<[u8; 2]> = values.par_iter().map(|&v| bytes(v)).collect();
+    let lost = values.par_iter().filter(|&&v| v.is_finite() && is_infinite(v)).count();
+    (narrowed.into_flattened(), lost)
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        let all = [Self::F32, Self::F16, Self::BF16];
+        let found = all.into_iter().find(|precision| precision.to_string() == name);
+        found.ok_or_else(|| ConfigError::new("precision", name, "f32, f16 or bf16"))
+    }
+}
+
+/// Where a network works, and in which number format: a device alone means f32.
+///
+/// In 16 bits, the weights of linear layers and convolutions are kept, their products computed, and
+/// activations handed on; norms and softmax, and everything outside the networks (schedules,
+/// samplers, what stages exchange), stay f32. The processor has no 16-bit arithmetic: it keeps the
+/// weights in half the memory and widens each when it is used.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// The device.
+    pub device: Device,
+    /// The number format.
+    pub precision: Precision,
+}
+
+impl From<&Device> for Placement {
+    fn from(device: &Device) -> Self {
+        (device, Precision::default()).into()
+    }
+}
+
+impl From<(&Device, Precision)> for Placement {
+    fn from((device, precision): (&Device, Precision)) -> Self {
+        Self { device: device.clone(), precision }
+    }
+}
+
+impl From<&Self> for Placement {
+    fn from(placement: &Self) -> Self {
+        placement.clone()
+    }
+}
