@@ -13,6 +13,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use unclip::evaluation::{Evaluation, EvaluationOptions};
 use unclip::unclip_core::SamplerKind;
+use unclip::unclip_nn::Precision;
 use unclip::{Bundle, Residency, StageOptions, UnClip};
 
 /// Runs the checker over pictures of a shapes model and prints the report.
@@ -48,6 +49,9 @@ struct Arguments {
     /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "flex")]
     device: String,
+    /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    precision: Precision,
     /// Also write the report to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -82,7 +86,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         Some(folder) => Bundle::open(folder)?,
         None => Bundle::shapes()?,
     };
-    let unclip = UnClip::new(bundle, &device, Residency::Resident)?;
+    let unclip = UnClip::new(bundle, (&device, arguments.precision), Residency::Resident)?;
     let evaluation = Evaluation::new(&unclip, options)?;
     let bar = ProgressBar::new(evaluation.pictures() as u64)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} pictures, eta {eta}")?);

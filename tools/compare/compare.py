@@ -10,7 +10,8 @@ Cases (all but the last four by default):
     unet, unet-train        a U-Net of 32 and 64 channels at 32 pixels, batch 32: one call; one training step
     decoder32, decoder32-train    the same with a decoder's attention and conditions
     bundled                 the bundled model's 512-pixel picture, from the second of a process on; ours alone
-    prior, decoder, upsampler     one call of each network of Karlo in `--size` (two rows where guidance makes two)
+    prior, decoder, upsampler     one call of each network of Karlo in `--size` (two rows where guidance makes two),
+                            and its share of what is computed once for the 25, 25 or 7 steps of a picture
     picture                 one caption to one picture, 25, 25 and 7 steps, each side once
 
 Folders of random weights are made in --work by tools/reference/karlo_folders.py, where they are not
@@ -44,15 +45,16 @@ PAUSE = 0.05
 UNET = ["eager", "channels_last", "compile", "compile+channels_last", "channels_last+bf16"]
 TRANSFORMER = ["eager", "compile", "bf16"]
 
-#: Cases of single calls: size of the folder (None: --size), arguments of both sides, variants.
+#: Cases of single calls: size of the folder (None: --size), arguments of both sides, variants, and
+#: the calls that share what is computed once (None: that is not counted).
 CALLS = {
-    "unet": ("timing", ["--stage", "upsampler.0", "--side", "32", "--batch", "32"], UNET),
-    "unet-train": ("timing", ["--stage", "upsampler.0", "--side", "32", "--batch", "32", "--train"], UNET),
-    "decoder32": ("timing", ["--stage", "decoder", "--batch", "32"], UNET),
-    "decoder32-train": ("timing", ["--stage", "decoder", "--batch", "32", "--train"], UNET),
-    "prior": (None, ["--stage", "prior", "--batch", "2"], TRANSFORMER),
-    "decoder": (None, ["--stage", "decoder", "--batch", "2"], UNET),
-    "upsampler": (None, ["--stage", "upsampler.0", "--batch", "1"], UNET),
+    "unet": ("timing", ["--stage", "upsampler.0", "--side", "32", "--batch", "32"], UNET, None),
+    "unet-train": ("timing", ["--stage", "upsampler.0", "--side", "32", "--batch", "32", "--train"], UNET, None),
+    "decoder32": ("timing", ["--stage", "decoder", "--batch", "32"], UNET, None),
+    "decoder32-train": ("timing", ["--stage", "decoder", "--batch", "32", "--train"], UNET, None),
+    "prior": (None, ["--stage", "prior", "--batch", "2"], TRANSFORMER, 25),
+    "decoder": (None, ["--stage", "decoder", "--batch", "2"], UNET, 25),
+    "upsampler": (None, ["--stage", "upsampler.0", "--batch", "1"], UNET, 7),
 }
 
 DEFAULT = ["unet", "unet-train", "decoder32", "decoder32-train", "bundled"]
@@ -66,13 +68,14 @@ def environment(threads):
 class Side:
     """A program that makes a call for every line and says what it took."""
 
-    def __init__(self, command, threads):
+    def __init__(self, command, threads, sharing=None):
         self.command = [str(part) for part in command]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             self.command, stdin=pipe, stdout=pipe, text=True, env=environment(threads), bufsize=1
         )
-        self.loading = self.read()
+        loading = self.read()
+        self.share = loading["binding"] / sharing if sharing else 0
         self.peak = None
 
     def read(self):
@@ -82,7 +85,7 @@ class Side:
         return json.loads(line)
 
     def call(self):
-        """Seconds of one call; None if this side cannot make it."""
+        """Seconds of one call, with its share of what is computed once; None if this side cannot make it."""
         time.sleep(PAUSE)
         self.process.stdin.write("\n")
         answer = self.read()
@@ -90,7 +93,7 @@ class Side:
             print(f"{'':24}skipped: {answer['skipped']}", flush=True)
             return None
         self.peak = answer["peak_memory"]
-        return answer["seconds"]
+        return answer["seconds"] + self.share
 
     def finish(self):
         self.process.stdin.close()
@@ -139,13 +142,13 @@ def row(case, variant, measured, ours, theirs):
 
 def compare_calls(case, arguments):
     """One case of single calls, against every variant."""
-    size, options, variants = CALLS[case]
+    size, options, variants, sharing = CALLS[case]
     model = folder(arguments, size or arguments.size)
-    ours = Side([arguments.bin / "time_calls", "--model", model, *options], arguments.threads)
+    ours = Side([arguments.bin / "time_calls", "--model", model, *options], arguments.threads, sharing)
     script = [sys.executable, HERE / "reference_calls.py", "--model", model, *options]
     rows = []
     for variant in arguments.variants or variants:
-        theirs = Side([*script, "--variant", variant], arguments.threads)
+        theirs = Side([*script, "--variant", variant], arguments.threads, sharing)
         measured = pairs(ours, theirs, arguments.pairs)
         if measured:
             rows.append(row(case, variant, measured, ours, theirs))

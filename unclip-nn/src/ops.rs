@@ -28,29 +28,19 @@ pub fn working<const D: usize>(weight: &Param<Tensor<D>>) -> Tensor<D> {
 /// # Shapes
 /// - `x`: `[batch, channels_in, height, width]`
 pub fn conv(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    let weight = working(&layer.weight);
-    let x = x.cast(weight.dtype());
-    let bias = layer.bias.as_ref().map(working);
     let is_1x1 = layer.kernel_size == [1, 1] && layer.stride == [1, 1];
     #[cfg(feature = "flex")]
-    if let (true, Some(bias)) = (fused::is_fused(&x), &bias) {
+    if let (true, Some(bias)) = (fused::is_fused(&x), &layer.bias) {
+        let (weight, bias) = (working(&layer.weight), working(bias));
         if is_1x1 {
-            return fused::conv1x1(x, weight, bias.clone());
+            return fused::conv1x1(x, weight, bias);
         }
         if is_plain_3x3(layer) {
-            return fused::conv3x3(x, weight, bias.clone());
+            return fused::conv3x3(x, weight, bias);
         }
     }
-    if is_1x1 {
-        return conv1x1(x, weight, bias);
-    }
-    if weight.dtype() == layer.weight.val().dtype() {
-        return layer.forward(x);
-    }
-    let param = |tensor: Tensor<1>| Param::from_tensor(tensor);
-    let widened =
-        Conv2d { weight: Param::from_tensor(weight), bias: bias.map(param), ..layer.clone() };
-    widened.forward(x)
+    let x = x.cast(layer.weight.val().dtype());
+    if is_1x1 { conv1x1(layer, x) } else { layer.forward(x) }
 }
 
 #[cfg(feature = "flex")]
@@ -64,13 +54,14 @@ fn is_plain_3x3(layer: &Conv2d) -> bool {
 }
 
 /// A 1 x 1 convolution is a matrix product, and some GPU kernels for it are wrong (cubek#519).
-fn conv1x1(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+fn conv1x1(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     let [batch, channels_in, height, width] = x.dims();
+    let weight = layer.weight.val();
     let channels_out = weight.dims()[0];
     let weight = weight.reshape([1, channels_out, channels_in]);
     let y = weight.matmul(x.reshape([batch, channels_in, height * width]));
-    let y = match bias {
-        Some(bias) => y + bias.reshape([1, channels_out, 1]),
+    let y = match &layer.bias {
+        Some(bias) => y + bias.val().reshape([1, channels_out, 1]),
         None => y,
     };
     y.reshape([batch, channels_out, height, width])
