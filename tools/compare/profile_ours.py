@@ -46,7 +46,7 @@ def record(arguments, folder):
     command += ["--side", arguments.side] if arguments.side else []
     command += ["--train"] if arguments.train else []
     data = folder / "perf.data"
-    perf = ["perf", "record", "-F", "199", "--call-graph", "dwarf,16384", "-o", data, "--"]
+    perf = ["perf", "record", "-F", "199", "--call-graph", "dwarf,65528", "-o", data, "--"]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(arguments.threads)}
     done = subprocess.run(
         [str(part) for part in perf + command],

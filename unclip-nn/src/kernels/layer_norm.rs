@@ -1,6 +1,7 @@
 //! Layer normalisation over the last dimension.
 
-use super::simd::{First, JOB_VALUES, Map, Map2, Product, arch, map, map2, moments, sum2, update};
+use super::moments::{Moments, moments};
+use super::simd::{First, JOB_VALUES, Map, Map2, Product, arch, map, map2, sum2, update};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -56,7 +57,7 @@ impl WithSimd for Forward<'_> {
         let d = self.gamma.len();
         let rows = self.x.chunks_exact(d).zip(self.y.chunks_exact_mut(d));
         for (i, (x, y)) in rows.enumerate() {
-            let (mean, m2) = moments(simd, x);
+            let Moments { mean, m2, .. } = moments(simd, x);
             let rstd = 1.0 / (m2 / d as f64 + f64::from(self.eps)).sqrt();
             (self.mean[i], self.rstd[i]) = (mean as f32, rstd as f32);
             // Three passes, but over a row that the first-level cache holds.

@@ -21,6 +21,7 @@ mod conv_plan;
 mod conv_tile;
 mod gemm;
 mod layer_norm;
+mod moments;
 mod norm;
 mod resample;
 mod simd;

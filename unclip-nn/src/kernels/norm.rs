@@ -1,7 +1,8 @@
 //! Group normalisation fused with a per-image scale and shift and with SiLU.
 
+use super::moments::{Moments, MomentsOf, moments};
 use super::simd::{
-    First, JOB_VALUES, Map, Map2, Product, arch, map, map2, moments, sigmoid, silu_slope, sum2,
+    First, JOB_VALUES, Map, Map2, Product, RunMap, arch, map, map2, sigmoid, silu_slope, sum2,
     update,
 };
 use pulp::{Simd, WithSimd};
@@ -97,6 +98,16 @@ pub fn group_norm(
         return;
     }
     let (arch, len) = (arch(), shape.width() * shape.pixels);
+    if len >= LARGE_GROUP {
+        // one after the other, each by all threads
+        let groups = x.chunks_exact(len).zip(y.chunks_exact_mut(len));
+        let statistics = mean.iter_mut().zip(rstd);
+        for (group, ((x, y), (mean, rstd))) in groups.zip(statistics).enumerate() {
+            let first = group * shape.width();
+            (*mean, *rstd) = Forward { shape, first, affine, eps, x, y }.by_all_threads();
+        }
+        return;
+    }
     (x.par_chunks_exact(len), y.par_chunks_exact_mut(len), mean, rstd)
         .into_par_iter()
         .with_min_len(shape.job())
@@ -106,6 +117,9 @@ pub fn group_norm(
             (*mean, *rstd) = arch.dispatch(Forward { shape, first, affine, eps, x, y });
         });
 }
+
+/// Values of a group that does not fit into the second-level cache.
+const LARGE_GROUP: usize = 1 << 19;
 
 /// One group of the forward pass.
 struct Forward<'a> {
@@ -123,9 +137,7 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> (f32, f32) {
-        let (mean, m2) = moments(simd, self.x);
-        let rstd = 1.0 / (m2 / self.x.len() as f64 + f64::from(self.eps)).sqrt();
-        let (mean, rstd) = (mean as f32, rstd as f32);
+        let (mean, rstd) = statistics(moments(simd, self.x), self.eps);
         let pixels = self.shape.pixels;
         let planes = self.x.chunks_exact(pixels).zip(self.y.chunks_exact_mut(pixels));
         for (i, (x, y)) in planes.enumerate() {
@@ -137,6 +149,34 @@ impl WithSimd for Forward<'_> {
         }
         (mean, rstd)
     }
+}
+
+impl Forward<'_> {
+    /// As alone, but for the order in which the moments of pieces are merged.
+    fn by_all_threads(self) -> (f32, f32) {
+        let arch = arch();
+        let pieces = self.x.par_chunks(JOB_VALUES).map(|x| arch.dispatch(MomentsOf(x)));
+        let pieces: Vec<Moments> = pieces.collect();
+        let all = pieces.into_iter().fold(Moments::default(), Moments::merged);
+        let (mean, rstd) = statistics(all, self.eps);
+        let pixels = self.shape.pixels;
+        let planes = (self.x.par_chunks_exact(pixels), self.y.par_chunks_exact_mut(pixels));
+        planes.into_par_iter().enumerate().for_each(|(i, (x, y))| {
+            let line = Line::new(self.shape, self.affine, self.first + i, mean, rstd);
+            let pieces = (x.par_chunks(JOB_VALUES), y.par_chunks_mut(JOB_VALUES));
+            pieces.into_par_iter().for_each(|(x, y)| match self.affine.silu {
+                true => arch.dispatch(RunMap(LineSilu(line), x, y)),
+                false => arch.dispatch(RunMap(line, x, y)),
+            });
+        });
+        (mean, rstd)
+    }
+}
+
+/// Mean, and one over the standard deviation.
+#[inline(always)]
+fn statistics(Moments { count, mean, m2 }: Moments, eps: f32) -> (f32, f32) {
+    (mean as f32, (1.0 / (m2 / count + f64::from(eps)).sqrt()) as f32)
 }
 
 /// The straight line a plane goes through before the activation:

@@ -48,11 +48,9 @@ impl Case {
     }
 }
 
-fn cases() -> Vec<Case> {
-    let shapes =
-        [[1, 1, 3, 1], [2, 6, 1, 2], [1, 4, 35, 2], [3, 8, 64, 8], [2, 5, 17, 1], [1, 6, 5000, 2]];
+fn cases_of(shapes: &[[usize; 4]]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for [batch, channels, pixels, groups] in shapes {
+    for &[batch, channels, pixels, groups] in shapes {
         for (modulated, silu) in [(false, false), (true, false), (false, true), (true, true)] {
             let shape = GroupShape { batch, channels, pixels, groups };
             let x = random(shape.values(), 1).iter().map(|v| v * 2.0 + 0.5).collect();
@@ -62,6 +60,11 @@ fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+fn cases() -> Vec<Case> {
+    let large = [1, 6, 5000, 2];
+    cases_of(&[[1, 1, 3, 1], [2, 6, 1, 2], [1, 4, 35, 2], [3, 8, 64, 8], [2, 5, 17, 1], large])
 }
 
 fn forward(case: &Case) -> [Vec<f32>; 3] {
@@ -75,6 +78,15 @@ fn forward(case: &Case) -> [Vec<f32>; 3] {
 #[test]
 fn forward_matches_the_definition() {
     for case in cases() {
+        let p = case.params.clone().map(|p| wide(&p));
+        assert_close(&forward(&case)[0], &case.naive(&wide(&case.x), &p), 2e-6, "y");
+    }
+}
+
+/// Groups that all threads share.
+#[test]
+fn large_groups_match_the_definition() {
+    for case in cases_of(&[[2, 3, 200_003, 1], [1, 2, LARGE_GROUP, 2]]) {
         let p = case.params.clone().map(|p| wide(&p));
         assert_close(&forward(&case)[0], &case.naive(&wide(&case.x), &p), 2e-6, "y");
     }

@@ -184,7 +184,7 @@ pub(super) fn update<S: Simd>(simd: S, f: impl Map2, a: &[f32], b: &mut [f32]) {
 }
 
 /// Values summed in single precision before the sum continues in double precision.
-const SUM_VALUES: usize = 4096;
+pub(super) const SUM_VALUES: usize = 4096;
 
 /// The sum of `f(a, b)` over all elements; `f(0, 0)` must be zero.
 #[inline(always)]
@@ -237,43 +237,6 @@ impl Map2 for Product {
     }
 }
 
-/// Mean and sum of squared deviations of `x`, in one pass over memory.
-///
-/// Pieces small enough for the first-level cache are measured in two passes and merged
-/// in double precision (Chan et al.), so a large mean does not spoil the variance.
-#[inline(always)]
-pub(super) fn moments<S: Simd>(simd: S, x: &[f32]) -> (f64, f64) {
-    let (mut count, mut mean, mut m2) = (0.0, 0.0, 0.0);
-    for piece in x.chunks(SUM_VALUES) {
-        let len = piece.len() as f64;
-        let center = sum2(simd, First, piece, piece) / len;
-        let total = count + len;
-        let delta = center - mean;
-        m2 += deviation(simd, piece, center as f32) + delta * delta * count * len / total;
-        mean += delta * len / total;
-        count = total;
-    }
-    (mean, m2)
-}
-
-/// The sum of `(x - center)^2`.
-#[inline(always)]
-fn deviation<S: Simd>(simd: S, x: &[f32], center: f32) -> f64 {
-    #[derive(Clone, Copy)]
-    struct Square(f32);
-    impl Map2 for Square {
-        #[inline(always)]
-        fn apply<S: Simd>(self, simd: S, a: S::f32s, _: S::f32s) -> S::f32s {
-            let d = simd.sub_f32s(a, simd.splat_f32s(self.0));
-            simd.mul_f32s(d, d)
-        }
-    }
-    // The padding of a partial vector would count as deviations of its own.
-    let (whole, tail) = x.split_at(x.len() - x.len() % S::F32_LANES);
-    let rest: f32 = tail.iter().map(|v| (v - center) * (v - center)).sum();
-    sum2(simd, Square(center), whole, whole) + f64::from(rest)
-}
-
 /// Runs a [`Map`] over a slice, for [`Arch::dispatch`].
 pub(super) struct RunMap<'a, F>(pub F, pub &'a [f32], pub &'a mut [f32]);
 
@@ -300,7 +263,6 @@ impl<F: Map2> WithSimd for RunMap2<'_, F> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_util::random;
     use super::*;
 
     #[derive(Clone, Copy)]
@@ -334,27 +296,5 @@ mod tests {
         assert!(y[1] < 2e-38 && y[3] < 2e-38 && y[1] > 0.0);
         assert!(y[4].is_nan());
         assert_eq!(y[5], 1.0);
-    }
-
-    struct Moments<'a>(&'a [f32]);
-    impl WithSimd for Moments<'_> {
-        type Output = (f64, f64);
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) -> (f64, f64) {
-            moments(simd, self.0)
-        }
-    }
-
-    #[test]
-    fn moments_survive_a_large_mean() {
-        for len in [1, 2, 15, 16, 17, 4095, 4096, 4097, 20_000] {
-            let x: Vec<f32> = random(len, len as u64).iter().map(|v| v + 1000.0).collect();
-            let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / len as f64;
-            let m2: f64 = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum();
-            let got = arch().dispatch(Moments(&x));
-            assert!((got.0 - mean).abs() < 1e-3, "{len}: mean {} not {mean}", got.0);
-            assert!((got.1 - m2).abs() <= 1e-3 * m2 + 1e-6, "{len}: {} not {m2}", got.1);
-        }
     }
 }
