@@ -18,7 +18,7 @@ pub fn working<const D: usize>(weight: &Param<Tensor<D>>) -> Tensor<D> {
     let weight = weight.val();
     #[cfg(feature = "flex")]
     if weight.device() == Device::flex() {
-        return weight.cast(DType::F32);
+        return fused::widen(weight);
     }
     weight
 }

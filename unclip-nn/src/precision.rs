@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::{DType, Device};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -46,28 +47,34 @@ impl Precision {
     pub(crate) fn bytes(self, values: &[f32]) -> (Vec<u8>, usize) {
         match self {
             Self::F32 => (bytemuck::cast_slice(values).to_vec(), 0),
-            Self::F16 => narrow(
-                values,
-                |v| f16::from_f32(v).to_le_bytes(),
-                |v| f16::from_f32(v).is_infinite(),
-            ),
-            Self::BF16 => narrow(
-                values,
-                |v| bf16::from_f32(v).to_le_bytes(),
-                |v| bf16::from_f32(v).is_infinite(),
-            ),
+            Self::F16 => narrow(values, f16::to_le_bytes, f16::is_infinite),
+            Self::BF16 => narrow(values, bf16::to_le_bytes, bf16::is_infinite),
         }
     }
 }
 
-fn narrow(
+/// Values narrowed to `T`, and how many of them that turned infinite.
+fn narrow<T: Default + Copy>(
     values: &[f32],
-    bytes: fn(f32) -> [u8; 2],
-    is_infinite: fn(f32) -> bool,
-) -> (Vec<u8>, usize) {
-    let narrowed: Vec<[u8; 2]> = values.par_iter().map(|&v| bytes(v)).collect();
-    let lost = values.par_iter().filter(|&&v| v.is_finite() && is_infinite(v)).count();
-    (narrowed.into_flattened(), lost)
+    bytes: fn(T) -> [u8; 2],
+    is_infinite: fn(T) -> bool,
+) -> (Vec<u8>, usize)
+where
+    [T]: HalfFloatSliceExt,
+{
+    const PIECE: usize = 1024;
+    let mut all = vec![0; 2 * values.len()];
+    let pieces = values.par_chunks(PIECE).zip(all.par_chunks_mut(2 * PIECE));
+    let lost = pieces.map(|(values, all)| {
+        let mut narrowed = [T::default(); PIECE];
+        let narrowed = &mut narrowed[..values.len()];
+        narrowed.convert_from_f32_slice(values);
+        all.as_chunks_mut().0.iter_mut().zip(&*narrowed).for_each(|(all, &v)| *all = bytes(v));
+        let pairs = values.iter().zip(&*narrowed);
+        pairs.filter(|&(v, &narrowed)| v.is_finite() && is_infinite(narrowed)).count()
+    });
+    let lost = lost.sum();
+    (all, lost)
 }
 
 impl fmt::Display for Precision {

@@ -134,8 +134,8 @@ impl WeightsFile {
     }
 }
 
-fn widen(bits: Vec<u16>, convert: impl Fn(u16) -> f32) -> Vec<f32> {
-    bits.into_iter().map(convert).collect()
+fn widen(bits: Vec<u16>, convert: impl Fn(u16) -> f32 + Send + Sync) -> Vec<f32> {
+    bits.into_par_iter().map(convert).collect()
 }
 
 /// Reads and checks the header; returns it and where the data starts.

@@ -6,8 +6,10 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
+use burn::tensor::FloatDType;
 
 use super::op::{contiguous, tensor, values};
 use super::{
@@ -61,6 +63,10 @@ fn track<O: Op<N>, C: CheckpointStrategy, const N: usize>(
 impl<C: CheckpointStrategy> FusedBackend for Autodiff<Flex, C> {
     fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
         track::<_, C, _>(op, [x])
+    }
+
+    fn widen(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cast(x, FloatDType::F32)
     }
 
     fn resample(op: Resample, x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -13,10 +13,13 @@ mod resample;
 
 use std::sync::Arc;
 
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Bool, DType, Device, Tensor};
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Bool, DType, Device, FloatDType, Tensor};
+use half::{bf16, f16};
 
+use crate::kernels;
 pub(crate) use op::{Conv3x3, GroupNorm, LayerNorm, Modulated, Op, Pointwise};
 pub(crate) use products::{Attention, Conv1x1, HiddenKeys};
 pub(crate) use resample::Resample;
@@ -27,6 +30,9 @@ pub(crate) use resample::Resample;
 pub(crate) trait FusedBackend: Backend {
     /// A function of each value.
     fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// 16-bit floats as f32.
+    fn widen(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// A picture of another size.
     fn resample(op: Resample, x: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -85,6 +91,20 @@ pub(crate) trait FusedBackend: Backend {
 impl FusedBackend for Flex {
     fn pointwise(op: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
         op.run([&x])
+    }
+
+    fn widen(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let x = if x.is_contiguous() { x } else { x.to_contiguous() };
+        let n = x.shape().num_elements();
+        let mut wide = vec![0.0; n];
+        if let Some(narrow) = x.as_slice::<f16>().and_then(|narrow| narrow.get(..n)) {
+            kernels::widen(narrow, &mut wide);
+        } else if let Some(narrow) = x.as_slice::<bf16>().and_then(|narrow| narrow.get(..n)) {
+            kernels::widen(narrow, &mut wide);
+        } else {
+            return Self::float_cast(x, FloatDType::F32);
+        }
+        op::tensor(wide, x.shape())
     }
 
     fn resample(op: Resample, x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -158,6 +178,14 @@ pub(crate) fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
 /// A function of each value, by a kernel.
 pub(crate) fn pointwise<const D: usize>(op: Pointwise, x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as FusedBackend>::pointwise(op, x.into_dispatch()))
+}
+
+/// A tensor of the processor as f32.
+pub(crate) fn widen<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match x.dtype() {
+        DType::F32 => x,
+        _ => Tensor::from_dispatch(<Dispatch as FusedBackend>::widen(x.into_dispatch())),
+    }
 }
 
 /// A picture of another size, by a kernel.
