@@ -15,8 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use unclip::clip::{Fit, Padding};
-use unclip::unclip_nn::Precision;
-use unclip::{Bundle, OpenOptions};
+use unclip::{Bundle, OpenOptions, Precision};
 
 /// Writes a model in the layout of diffusers.
 #[derive(Debug, Parser)]

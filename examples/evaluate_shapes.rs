@@ -13,8 +13,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use unclip::evaluation::{Evaluation, EvaluationOptions};
 use unclip::unclip_core::SamplerKind;
-use unclip::unclip_nn::Precision;
-use unclip::{Bundle, Residency, StageOptions, UnClip};
+use unclip::{Bundle, Precision, Residency, StageOptions, UnClip};
 
 /// Runs the checker over pictures of a shapes model and prints the report.
 #[derive(Debug, Parser)]

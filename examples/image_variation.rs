@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use unclip::Event;
+use unclip::{Event, Precision};
 
 use pictures::{AnyError, Bars, Common};
 
@@ -48,7 +48,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let pictures = arguments.pictures.iter().map(|path| unclip::read_picture(path));
     let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
     let together = if common.is_one_batch() { pictures.len() } else { 1 };
-    let unclip = common.load(bundle, pictures.len() > together)?;
+    let unclip = common.load(bundle, Precision::default(), pictures.len() > together)?;
     let (mut costs, mut written) = (Vec::new(), 0);
     for (pictures, paths) in pictures.chunks(together).zip(arguments.pictures.chunks(together)) {
         let mut bars = Bars::default();

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use unclip::unclip_core::SamplerKind;
-use unclip::{Bundle, Event, GenerateOptions, StageOptions};
+use unclip::{Bundle, Event, GenerateOptions, Precision, StageOptions};
 
 use pictures::{AnyError, Bars, Common};
 
@@ -56,11 +56,11 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let (common, many) = (&arguments.common, arguments.prompts.is_some());
     let bundle = common.bundle()?;
-    let (prompts, options) = requests(arguments, &bundle)?;
+    let Request { prompts, options, precision } = request(arguments, &bundle)?;
     common.check_out(many)?;
     let together = if common.is_one_batch() { prompts.len().max(1) } else { 1 };
     // one batch needs each network once; many are faster when all of them stay
-    let unclip = common.load(bundle, prompts.len() > together)?;
+    let unclip = common.load(bundle, precision, prompts.len() > together)?;
     let (mut costs, mut written) = (Vec::new(), 0);
     for captions in prompts.chunks(together) {
         let mut bars = Bars::default();
@@ -80,11 +80,14 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     common.write_reports(&costs)
 }
 
-/// The captions, and the options that all of them share.
-fn requests(
-    arguments: &Arguments,
-    bundle: &Bundle,
-) -> Result<(Vec<String>, GenerateOptions), AnyError> {
+/// The captions, and what all of them share.
+struct Request {
+    prompts: Vec<String>,
+    options: GenerateOptions,
+    precision: Precision,
+}
+
+fn request(arguments: &Arguments, bundle: &Bundle) -> Result<Request, AnyError> {
     if let Some(path) = &arguments.from {
         return again(path, arguments, bundle);
     }
@@ -99,7 +102,7 @@ fn requests(
             .map(String::from)
             .collect(),
     };
-    Ok((prompts, options))
+    Ok(Request { prompts, options, precision: Precision::default() })
 }
 
 /// What made the picture in a file.
@@ -107,7 +110,7 @@ fn again(
     path: &std::path::Path,
     arguments: &Arguments,
     bundle: &Bundle,
-) -> Result<(Vec<String>, GenerateOptions), AnyError> {
+) -> Result<Request, AnyError> {
     let settings = unclip::read_settings(path)?;
     settings.check_model(bundle)?;
     if let Some(picture) = &settings.picture {
@@ -118,7 +121,8 @@ fn again(
         return Err(format!("its noise came from {name}; give that by --noise").into());
     }
     let options = GenerateOptions { noise, ..settings.options() };
-    Ok((vec![settings.prompt], options))
+    let precision = settings.precision;
+    Ok(Request { prompts: vec![settings.prompt], options, precision })
 }
 
 fn shorten(text: &str) -> String {

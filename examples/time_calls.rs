@@ -32,9 +32,8 @@ use clap::Parser;
 use serde_json::json;
 use unclip::decoder::Condition;
 use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
-use unclip::unclip_nn::Precision;
 use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles};
-use unclip::{Bundle, GenerateOptions, Residency, UnClip};
+use unclip::{Bundle, GenerateOptions, Precision, Residency, UnClip};
 
 type AnyError = Box<dyn std::error::Error>;
 

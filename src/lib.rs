@@ -64,6 +64,7 @@ pub use settings::Settings;
 pub use trace::Trace;
 pub use unclip_clip as clip;
 pub use unclip_decoder as decoder;
+pub use unclip_nn::{Placement, Precision};
 pub use unclip_prior as prior;
 #[cfg(feature = "train")]
 pub use unclip_train as train;

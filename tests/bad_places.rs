@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
+use unclip::Precision;
 use unclip::clip::TextEncoderConfig;
 use unclip::prior::DiffusionPriorConfig;
-use unclip::unclip_nn::Precision;
 use unclip::unclip_nn::checkpoint::{StageFiles, save_stage, write_whole};
 
 use crate::support::{Model, SPACE, names, prior, refused, text_encoder};

@@ -8,11 +8,10 @@ use burn::tensor::Device;
 use image::RgbImage;
 use unclip::clip::TextEncoderConfig;
 use unclip::unclip_core::SamplerKind;
-use unclip::unclip_nn::Precision;
 use unclip::unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip::{
-    Bundle, Error, Event, GenerateOptions, Generated, Residency, Stage, StageOptions, UnClip, grid,
-    read_settings, write_png,
+    Bundle, Error, Event, GenerateOptions, Generated, Precision, Residency, Stage, StageOptions,
+    UnClip, grid, read_settings, write_png,
 };
 
 use crate::support::{Model, SPACE, STEPS};

@@ -8,9 +8,8 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use unclip::clip::{Fit, Padding};
-use unclip::unclip_nn::Precision;
 use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles, save_stage};
-use unclip::{Bundle, Error, OpenOptions};
+use unclip::{Bundle, Error, OpenOptions, Precision};
 
 use crate::karlo::{fixture, image_variation, text_to_images};
 use crate::support::{Model, names, read_tensors, refused, tensors_file};

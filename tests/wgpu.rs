@@ -1,8 +1,7 @@
 //! The whole pipeline on a GPU backend against the processor. Needs a Vulkan driver; a software one
 //! (Mesa's) will do.
 
-use unclip::unclip_nn::Precision;
-use unclip::{Bundle, GenerateOptions, Residency, StageOptions, UnClip, device};
+use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip, device};
 
 use crate::karlo::{Saved, Tolerance, agrees_with_diffusers, calls_agree_with_diffusers};
 

@@ -13,10 +13,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use unclip::clip::{Fit, Padding};
 use unclip::unclip_core::SamplerKind;
-use unclip::unclip_nn::Precision;
 use unclip::{
-    Bundle, Event, GenerateOptions, Generated, OpenOptions, RecordedNoise, Residency, Stage,
-    StageCost, StageOptions, UnClip,
+    Bundle, Event, GenerateOptions, Generated, OpenOptions, Precision, RecordedNoise, Residency,
+    Stage, StageCost, StageOptions, UnClip,
 };
 
 pub(crate) type AnyError = Box<dyn std::error::Error>;
@@ -62,8 +61,9 @@ pub(crate) struct Common {
     #[arg(long, default_value = "flex")]
     device: String,
     /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
-    #[arg(long, value_name = "FORMAT", default_value_t)]
-    precision: Precision,
+    /// [default: f32]
+    #[arg(long, value_name = "FORMAT")]
+    precision: Option<Precision>,
     /// Keep all networks in memory, instead of loading and dropping one after the other
     #[arg(long)]
     stages_resident: bool,
@@ -115,14 +115,20 @@ impl Common {
         })
     }
 
-    /// The model, ready. `reused` is whether its networks are needed more than once.
-    pub(crate) fn load(&self, bundle: Bundle, reused: bool) -> Result<UnClip, AnyError> {
+    /// The model, ready, in the number format asked for or in `precision`. `reused` is whether its
+    /// networks are needed more than once.
+    pub(crate) fn load(
+        &self,
+        bundle: Bundle,
+        precision: Precision,
+        reused: bool,
+    ) -> Result<UnClip, AnyError> {
         let residency = match reused || self.stages_resident {
             true => Residency::Resident,
             false => Residency::OneByOne,
         };
         let device = unclip::device(&self.device)?;
-        Ok(UnClip::new(bundle, (&device, self.precision), residency)?)
+        Ok(UnClip::new(bundle, (&device, self.precision.unwrap_or(precision)), residency)?)
     }
 
     /// The options for a call; those of the prior are still open.

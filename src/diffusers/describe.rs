@@ -4,9 +4,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 use unclip_core::{BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType};
-use unclip_nn::Precision;
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, ConfigError, UNetConfig};
+use unclip_nn::{Activation, ConfigError, Precision, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
 use super::describe_clip::{image_encoder, text_encoder, tokenizer};

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 use unclip_clip::{Fit, Padding, TextEncoderConfig};
-use unclip_nn::Precision;
-use unclip_nn::{Activation, ConfigError, TransformerConfig};
+use unclip_nn::{Activation, ConfigError, Precision, TransformerConfig};
 
 use super::clip::EndMark;
 use super::describe::{File, refused, require};

@@ -12,9 +12,8 @@ use unclip::prior::DiffusionPriorConfig;
 use unclip::unclip_core::{
     BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType,
 };
-use unclip::unclip_nn::Precision;
 use unclip::unclip_nn::checkpoint::{StageConfig, Weights, save_weights};
-use unclip::unclip_nn::{Activation, TransformerConfig, UNetConfig};
+use unclip::unclip_nn::{Activation, Precision, TransformerConfig, UNetConfig};
 use unclip::upsample::UpsamplerConfig;
 
 use crate::support::RawTensor;

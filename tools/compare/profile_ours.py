@@ -29,6 +29,20 @@ OPERATIONS = [
     r"burn_flex::(tensor::\w+|simd::\w+(?:::\w+)*|zip::\w+)",
 ]
 
+#: Kinds of operations, for the summary: the first that fits a name.
+KINDS = [
+    ("gradients of 3x3 convolutions", r"conv_grad"),
+    ("3x3 convolutions", r"winograd|conv::|conv3x3"),
+    ("1x1 convolutions", r"conv1x1"),
+    ("matrix products", r"matmul"),
+    ("attention", r"attention::"),
+    ("norms, SiLU, GELU", r"norm|silu|gelu|pointwise"),
+    ("doubling and halving", r"resample"),
+    ("sums", r"^(add|binary_op)|ops::binary"),
+    ("joining, reordering, clearing", r"cat|reshape|mem(move|set|cpy)|copy|aligned|clear_page|contiguous"),
+    ("optimiser, averages", r"burn_optim|gradients::|ema::"),
+]
+
 #: Which layer asked for it.
 LAYERS = r"unclip_nn::(?!kernels|fused|ops)((?:unet::)?\w+::[A-Za-z]\w*)|(unclip_train::\w+|burn_optim)|(unclip_\w+::train)"
 
@@ -92,7 +106,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         seconds, stacks = record(arguments, Path(folder))
     counts = collections.Counter((operation(stack), layer(stack)) for stack in stacks)
-    print(f"{seconds * 1e3:.1f} ms a call, {len(stacks)} samples\n{'share':>7}{'ms':>9}  {'operation':44}asked by")
+    print(f"{seconds * 1e3:.1f} ms a call, {len(stacks)} samples\n{'share':>7}  kind")
+    kinds = collections.Counter()
+    for (name, _), count in counts.items():
+        kinds[next((kind for kind, pattern in KINDS if re.search(pattern, name)), "other")] += count
+    for kind, count in kinds.most_common():
+        print(f"{100 * count / len(stacks):6.1f}%  {kind}")
+    print(f"\n{'share':>7}{'ms':>9}  {'operation':44}asked by")
     for (name, asked), count in counts.most_common():
         share = count / len(stacks)
         if 100 * share >= arguments.least:

@@ -63,6 +63,8 @@ impl Attention {
         Self { to_q: linear(), to_k: linear(), to_v: linear(), to_out: linear(), n_heads }
     }
 
+    /// What tokens let others see of them.
+    ///
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]`
     pub fn keys_values(&self, x: Tensor<3>) -> KeysValues {
