@@ -27,7 +27,8 @@ struct Arguments {
     /// File of captions, one on a line; writes 00000.png, 00001.png, … into the folder --out
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "from"])]
     prompts: Option<PathBuf>,
-    /// Make the picture in this file again, from the settings that it holds
+    /// Make the picture in this file again, from the settings that it holds; other options go before
+    /// them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "seed", "n"])]
     from: Option<PathBuf>,
     /// Reverse steps of the prior
@@ -88,12 +89,12 @@ struct Request {
 }
 
 fn request(arguments: &Arguments, bundle: &Bundle) -> Result<Request, AnyError> {
-    if let Some(path) = &arguments.from {
-        return again(path, arguments, bundle);
-    }
     let (steps, guidance_scale) = (arguments.prior_steps, arguments.prior_guidance);
     let prior = StageOptions { steps, guidance_scale, sampler: arguments.prior_sampler };
     let options = GenerateOptions { prior, ..arguments.common.options()? };
+    if let Some(path) = &arguments.from {
+        return again(path, options, bundle);
+    }
     let prompts = match &arguments.prompts {
         None => arguments.prompt.iter().cloned().collect(),
         Some(path) => std::fs::read_to_string(path)
@@ -105,10 +106,10 @@ fn request(arguments: &Arguments, bundle: &Bundle) -> Result<Request, AnyError> 
     Ok(Request { prompts, options, precision: Precision::default() })
 }
 
-/// What made the picture in a file.
+/// What made the picture in a file, but for what is asked for otherwise.
 fn again(
     path: &std::path::Path,
-    arguments: &Arguments,
+    asked: GenerateOptions,
     bundle: &Bundle,
 ) -> Result<Request, AnyError> {
     let settings = unclip::read_settings(path)?;
@@ -116,12 +117,27 @@ fn again(
     if let Some(picture) = &settings.picture {
         return Err(format!("a variation of {picture}, not a picture of a caption").into());
     }
-    let noise = arguments.common.recorded_noise()?;
-    if let (Some(name), None) = (&settings.noise, &noise) {
+    if let (Some(name), None) = (&settings.noise, &asked.noise) {
         return Err(format!("its noise came from {name}; give that by --noise").into());
     }
-    let options = GenerateOptions { noise, ..settings.options() };
-    let precision = settings.precision;
+    let (made, precision) = (settings.options(), settings.precision);
+    let stage = |asked: StageOptions, made: StageOptions| StageOptions {
+        steps: asked.steps.or(made.steps),
+        guidance_scale: asked.guidance_scale.or(made.guidance_scale),
+        sampler: asked.sampler.or(made.sampler),
+    };
+    let negative_prompt = match asked.negative_prompt.is_empty() {
+        true => made.negative_prompt,
+        false => asked.negative_prompt,
+    };
+    let options = GenerateOptions {
+        negative_prompt,
+        noise: asked.noise,
+        prior: stage(asked.prior, made.prior),
+        decoder: stage(asked.decoder, made.decoder),
+        upsample: stage(asked.upsample, made.upsample),
+        ..made
+    };
     Ok(Request { prompts: vec![settings.prompt], options, precision })
 }
 

@@ -149,7 +149,7 @@ impl Common {
     }
 
     /// The noise that was asked for.
-    pub(crate) fn recorded_noise(&self) -> Result<Option<Arc<RecordedNoise>>, AnyError> {
+    fn recorded_noise(&self) -> Result<Option<Arc<RecordedNoise>>, AnyError> {
         let open = |path: &PathBuf| RecordedNoise::open(path).map(Arc::new);
         Ok(self.noise.as_ref().map(open).transpose()?)
     }

@@ -6,7 +6,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, LinearConfig, PaddingConfig2d};
 use burn::tensor::module::avg_pool2d;
 use burn::tensor::ops::AvgPoolOptions;
-use burn::tensor::{Bool, Device, Gradients, Tensor, activation};
+use burn::tensor::{Bool, DType, Device, Gradients, Tensor, activation};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use unclip_nn::{LayerNorm, attend, causal_mask, downsample, ops, upsample};
@@ -330,6 +330,20 @@ fn sizes_of_real_networks() {
     check_conv(Conv2dConfig::new([96, 33], [1, 1]), [2, 96, 9, 17], Layout::Swapped);
     check_attend([2, 256, 333], [4, 16], None);
     check_attend([1, 81, 81], [8, 64], Some(causal_mask(81, &device())));
+}
+
+/// Whole, transposed, and a part: none of them may be read as another.
+#[test]
+fn weights_in_16_bits_are_widened_as_they_lie() {
+    for dtype in [DType::F16, DType::BF16] {
+        let x = noise::<2>([7, 12], 1, &Device::flex()).cast(dtype);
+        let whole = x.clone();
+        for view in [whole, x.clone().transpose(), x.clone().narrow(0, 2, 3), x.narrow(1, 5, 4)] {
+            let wide = ops::working(&Param::from_tensor(view.clone()));
+            assert_eq!(wide.dtype(), DType::F32);
+            assert_eq!(wide.into_data(), view.cast(DType::F32).into_data());
+        }
+    }
 }
 
 #[test]
