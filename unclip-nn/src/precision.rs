@@ -128,3 +128,29 @@ impl From<&Self> for Placement {
         placement.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_its_format_and_others_are_refused() {
+        for precision in [Precision::F32, Precision::F16, Precision::BF16] {
+            assert_eq!(precision.to_string().parse::<Precision>().unwrap(), precision);
+        }
+        let message = "fp16".parse::<Precision>().unwrap_err().to_string();
+        assert!(message.contains("fp16") && message.contains("f32, f16 or bf16"), "{message}");
+    }
+
+    #[test]
+    fn what_turns_infinite_is_counted() {
+        let values = [1.0, 65504.0, 65520.0, f32::MAX, f32::INFINITY];
+        let (bytes, lost) = Precision::F16.bytes(&values);
+        let back: Vec<f32> =
+            bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect();
+        assert_eq!(back, [1.0, 65504.0, f32::INFINITY, f32::INFINITY, f32::INFINITY]);
+        assert_eq!(lost, 2);
+        assert_eq!(Precision::BF16.bytes(&values).1, 1);
+        assert_eq!(Precision::F32.bytes(&values).1, 0);
+    }
+}
