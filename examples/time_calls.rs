@@ -110,9 +110,7 @@ fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let config = &files.manifest.config;
     let mut inputs = Inputs::new(arguments)?;
     let text = inputs.text(config.d_embedding, config.context_length, config.d_text);
-    let start = Instant::now();
-    let bound = prior.bind(&text);
-    answer_loading(loading, start.elapsed(), Some(prior.num_params()))?;
+    let bound = bind(&prior, loading, |prior| prior.bind(&text))?;
     answer_network_calls(&bound, inputs, |batch| [batch, config.d_embedding])
 }
 
@@ -121,9 +119,7 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let config = &bundle.decoder.manifest.config;
     let mut inputs = Inputs::new(arguments)?;
     let condition = inputs.condition(bundle);
-    let start = Instant::now();
-    let bound = decoder.bind(&condition);
-    answer_loading(loading, start.elapsed(), Some(decoder.num_params()))?;
+    let bound = bind(&decoder, loading, |decoder| decoder.bind(&condition))?;
     let side = arguments.side.unwrap_or(config.unet.image_size);
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
 }
@@ -135,9 +131,7 @@ fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), 
     let mut inputs = Inputs::new(arguments)?;
     let low_side = low_side(arguments, bundle, place);
     let low_res = inputs.pictures(low_side);
-    let start = Instant::now();
-    let bound = upsampler.bind(low_res);
-    answer_loading(loading, start.elapsed(), Some(upsampler.num_params()))?;
+    let bound = bind(&upsampler, loading, |upsampler| upsampler.bind(low_res))?;
     let side = low_side * files.manifest.config.factor;
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
 }
@@ -194,6 +188,18 @@ fn load<T: StageConfig>(
     let device = unclip::device(&arguments.device)?;
     let network = files.load((&device, arguments.precision))?;
     Ok((network, start.elapsed()))
+}
+
+/// Gives a loaded network its conditions, and says what both took.
+fn bind<M: Module, N>(
+    network: &M,
+    loading: Duration,
+    bind: impl FnOnce(&M) -> N,
+) -> Result<N, AnyError> {
+    let start = Instant::now();
+    let bound = bind(network);
+    answer_loading(loading, start.elapsed(), Some(network.num_params()))?;
+    Ok(bound)
 }
 
 /// The inputs of a call: seeded noise, which has the right shapes and no meaning.

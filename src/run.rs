@@ -1,11 +1,12 @@
 //! The stages one by one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use unclip_clip::Tokens;
 use unclip_core::{
-    ClassifierFree, Denoiser, DiffusionConfig, Draw, ImageEmbedding, Network, NoiseSource,
+    ClassifierFree, Denoiser, DiffusionConfig, Draw, ImageEmbedding, Network, NoiseSource, Paired,
     SeededNoise, StepEvent, TextEmbedding, sample,
 };
 use unclip_decoder::Condition;
@@ -72,9 +73,13 @@ impl<'a> Run<'a> {
         let (tower, loading) = self.unclip.network(&self.unclip.text_encoder, files)?;
         let start = Instant::now();
         let text = tower.forward(tokens, &self.unclip.placement.device);
-        let mut cost = StageCost::new(Stage::TextEncoder, loading, start, &tower);
-        cost.calls.push(std::mem::take(&mut cost.binding));
-        self.costs.push(cost);
+        self.costs.push(StageCost {
+            stage: Stage::TextEncoder,
+            loading,
+            binding: Duration::ZERO,
+            calls: vec![start.elapsed()],
+            parameters: tower.num_params(),
+        });
         Ok(text)
     }
 
@@ -118,12 +123,9 @@ impl<'a> Run<'a> {
         let (prior, loading) = self.unclip.network(&self.unclip.prior, files)?;
         let null = self.null_if_guided(settings)?;
         let start = Instant::now();
-        let network: Box<dyn Network<2>> = match null {
-            None => Box::new(prior.bind(text)),
-            Some(null) => {
-                let pair = prior.bind_pair(text, &null);
-                Box::new(ClassifierFree::new(pair, settings.guidance_scale))
-            }
+        let network = match null {
+            None => boxed(prior.bind(text)),
+            Some(null) => guided(prior.bind_pair(text, &null), settings),
         };
         let job = Job {
             cost: StageCost::new(Stage::Prior, loading, start, &prior),
@@ -156,12 +158,9 @@ impl<'a> Run<'a> {
         let (decoder, loading) = self.unclip.network(&self.unclip.decoder, files)?;
         let null = self.null_if_guided(settings)?;
         let start = Instant::now();
-        let network: Box<dyn Network<4>> = match null {
-            None => Box::new(decoder.bind(condition)),
-            Some(null) => {
-                let pair = decoder.bind_pair(condition, &null);
-                Box::new(ClassifierFree::new(pair, settings.guidance_scale))
-            }
+        let network = match null {
+            None => boxed(decoder.bind(condition)),
+            Some(null) => guided(decoder.bind_pair(condition, &null), settings),
         };
         let side = config.unet.image_size;
         let job = Job {
@@ -246,4 +245,16 @@ impl<'a> Run<'a> {
             false => Err(Error::NonFinite { stage }),
         }
     }
+}
+
+/// Either network of a stage, with guidance and without.
+fn boxed<const D: usize>(network: impl Network<D> + 'static) -> Box<dyn Network<D>> {
+    Box::new(network)
+}
+
+fn guided<const D: usize>(
+    pair: Paired<impl Network<D> + 'static>,
+    settings: &StageSettings,
+) -> Box<dyn Network<D>> {
+    boxed(ClassifierFree::new(pair, settings.guidance_scale))
 }

@@ -53,6 +53,20 @@ impl Precision {
     }
 }
 
+/// Values that one thread converts at once.
+const PIECE: usize = 1024;
+
+/// The same values as f32.
+pub(crate) fn widen<T: Sync>(narrow: &[T]) -> Vec<f32>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut wide = vec![0.0; narrow.len()];
+    let pieces = narrow.par_chunks(PIECE).zip(wide.par_chunks_mut(PIECE));
+    pieces.for_each(|(narrow, wide)| narrow.convert_to_f32_slice(wide));
+    wide
+}
+
 /// Values narrowed to `T`, and how many of them that turned infinite.
 fn narrow<T: Default + Copy>(
     values: &[f32],
@@ -62,7 +76,6 @@ fn narrow<T: Default + Copy>(
 where
     [T]: HalfFloatSliceExt,
 {
-    const PIECE: usize = 1024;
     let mut all = vec![0; 2 * values.len()];
     let pieces = values.par_chunks(PIECE).zip(all.par_chunks_mut(2 * PIECE));
     let lost = pieces.map(|(values, all)| {
@@ -140,6 +153,17 @@ mod tests {
         }
         let message = "fp16".parse::<Precision>().unwrap_err().to_string();
         assert!(message.contains("fp16") && message.contains("f32, f16 or bf16"), "{message}");
+    }
+
+    /// All numbers there are.
+    #[test]
+    fn every_number_is_kept() {
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+        let narrow: Vec<f16> = bits.iter().map(|&bits| f16::from_bits(bits)).collect();
+        assert!(narrow.iter().zip(widen(&narrow)).all(|(n, wide)| same(n.to_f32_const(), wide)));
+        let narrow: Vec<bf16> = bits.iter().map(|&bits| bf16::from_bits(bits)).collect();
+        assert!(narrow.iter().zip(widen(&narrow)).all(|(n, wide)| same(n.to_f32_const(), wide)));
     }
 
     #[test]

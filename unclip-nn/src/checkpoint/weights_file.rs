@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -16,6 +17,7 @@ use serde::Deserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 
 use super::{LoadError, open_file};
+use crate::precision::widen;
 
 /// Length of the field that holds the header's length.
 const LENGTH_BYTES: u64 = 8;
@@ -100,12 +102,8 @@ impl WeightsFile {
         };
         let values = match info.dtype {
             Dtype::F32 => self.read_ranges(info, ranges)?,
-            Dtype::F16 => {
-                widen(self.read_ranges(info, ranges)?, |bits| f16::from_bits(bits).into())
-            }
-            Dtype::BF16 => {
-                widen(self.read_ranges(info, ranges)?, |bits| bf16::from_bits(bits).into())
-            }
+            Dtype::F16 => widen(self.read_ranges::<u16>(info, ranges)?.reinterpret_cast::<f16>()),
+            Dtype::BF16 => widen(self.read_ranges::<u16>(info, ranges)?.reinterpret_cast::<bf16>()),
             _ => return Ok(None),
         };
         match values.par_iter().filter(|value| !value.is_finite()).count() {
@@ -132,10 +130,6 @@ impl WeightsFile {
         }
         Ok(values)
     }
-}
-
-fn widen(bits: Vec<u16>, convert: impl Fn(u16) -> f32 + Send + Sync) -> Vec<f32> {
-    bits.into_par_iter().map(convert).collect()
 }
 
 /// Reads and checks the header; returns it and where the data starts.

@@ -19,7 +19,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Bool, DType, Device, FloatDType, Tensor};
 use half::{bf16, f16};
 
-use crate::kernels;
+use crate::precision;
 pub(crate) use op::{Conv3x3, GroupNorm, LayerNorm, Modulated, Op, Pointwise};
 pub(crate) use products::{Attention, Conv1x1, HiddenKeys};
 pub(crate) use resample::Resample;
@@ -96,14 +96,13 @@ impl FusedBackend for Flex {
     fn widen(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let x = if x.is_contiguous() { x } else { x.to_contiguous() };
         let n = x.shape().num_elements();
-        let mut wide = vec![0.0; n];
-        if let Some(narrow) = x.as_slice::<f16>().and_then(|narrow| narrow.get(..n)) {
-            kernels::widen(narrow, &mut wide);
+        let wide = if let Some(narrow) = x.as_slice::<f16>().and_then(|narrow| narrow.get(..n)) {
+            precision::widen(narrow)
         } else if let Some(narrow) = x.as_slice::<bf16>().and_then(|narrow| narrow.get(..n)) {
-            kernels::widen(narrow, &mut wide);
+            precision::widen(narrow)
         } else {
             return Self::float_cast(x, FloatDType::F32);
-        }
+        };
         op::tensor(wide, x.shape())
     }
 

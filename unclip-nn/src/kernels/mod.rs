@@ -27,7 +27,6 @@ mod resample;
 mod simd;
 #[cfg(test)]
 mod test_util;
-mod widen;
 mod winograd;
 mod winograd_pack;
 mod winograd_product;
@@ -45,4 +44,3 @@ pub use conv1x1_grad::conv1x1_backward_weight;
 pub use layer_norm::{LayerNormGrads, layer_norm, layer_norm_backward};
 pub use norm::{Affine, GroupNormGrads, GroupShape, group_norm, group_norm_backward};
 pub use resample::{double, halve};
-pub use widen::widen;
