@@ -1,6 +1,8 @@
 //! House rules that neither the compiler nor clippy checks: who may import whom, and what a source
 //! file looks like. Each failure names file and line.
 
+mod documents;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
