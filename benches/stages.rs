@@ -75,6 +75,7 @@ fn decoder_training(bencher: Bencher) {
         keep_image: Tensor::ones([batch, 1], &device()),
         epsilon: random(shape),
         indices: indices(batch, schedule.len()),
+        max_snr: f64::INFINITY,
     };
     let loss = |m: &_| decoder::train::loss(m, &config, &schedule, made.clone());
     train(bencher, config.init(&device()), loss);

@@ -1,7 +1,7 @@
 //! Trains the shapes model, stage by stage, and writes it as a bundle.
 //!
 //! ```text
-//! cargo run --release --features train --example train_shapes -- --stage all --steps 20000
+//! cargo run --release --features train --example train_shapes
 //! ```
 //! A run that was interrupted goes on when the same command is given again.
 
@@ -16,15 +16,19 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use unclip::train::{ShapesTraining, StepReport, TrainStage};
 
+/// Scenes on which a trained CLIP is tried.
+const SCENES: usize = 500;
+
 /// Trains any stage of the shapes model, or all of them.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// clip, prior, decoder, upsampler.0, upsampler.1, or all
     #[arg(long, default_value = "all")]
     stage: String,
-    /// Training steps of each stage
-    #[arg(long, default_value_t = 20_000)]
-    steps: u64,
+    /// Training steps of each stage, if not the recipe's. A run that is made longer goes on from
+    /// where its learning rate began to fall
+    #[arg(long)]
+    steps: Option<u64>,
     /// Items of a step, if not the recipe's
     #[arg(long)]
     batch: Option<usize>,
@@ -40,6 +44,9 @@ struct Arguments {
     /// Folder of the bundle that is written
     #[arg(long, default_value = "out/shapes/bundle")]
     model: PathBuf,
+    /// Folder of a bundle whose weights each stage starts from, instead of fresh ones
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "flex")]
     device: String,
@@ -78,6 +85,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let training = ShapesTraining {
         work: arguments.out.clone(),
         bundle: arguments.model.clone(),
+        from: arguments.from.clone(),
         device: unclip::device(&arguments.device)?,
         interval: Duration::from_secs(arguments.checkpoint_seconds),
         time_limit: arguments.minutes.map(limit).transpose()?,
@@ -110,5 +118,9 @@ fn train(
     };
     training.train(stage, settings, &mut observer)?;
     bar.finish();
+    if stage == TrainStage::Clip {
+        println!("own caption before those of every minimal change, {SCENES} scenes each");
+        print!("{}", training.clip_score(SCENES)?);
+    }
     Ok(())
 }

@@ -39,8 +39,6 @@ mod bundle;
 mod device;
 mod diffusers;
 mod error;
-#[cfg(feature = "train")]
-pub mod evaluation;
 mod event;
 mod options;
 mod original;

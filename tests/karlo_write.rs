@@ -193,6 +193,8 @@ fn what_diffusers_cannot_hold_is_refused_by_its_field() {
         ("decoder", "unet/coordinates", json!(true), "unet.coordinates is true, expected false"),
         ("upsampler.0", "unet/patch_size", json!(2), "unet.patch_size is 2, expected 1"),
         ("upsampler.0", "last_step_network", json!(false), "last_step_network is false"),
+        ("decoder", "whitened", json!(true), "whitened is true, expected false"),
+        ("prior", "principal_components", json!(true), "principal_components is true, expected"),
         ("decoder", "unet/attention_resolutions", json!([]), "at least one: the middle"),
         ("decoder", "diffusion/parameterization", json!("v"), "expected epsilon or sample"),
         ("decoder", "diffusion/beta_schedule", linear, "\"squaredcos_cap_v2\": diffusers'"),

@@ -143,8 +143,9 @@ impl ModuleMapper for Stir {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // scales of norms stay near 1
-        let middle = if self.path.last().is_some_and(|name| name == "gamma") { 1.0 } else { 0.0 };
+        // scales of norms and deviations stay near 1
+        let is_scale = |name: &String| ["gamma", "std"].contains(&name.as_str());
+        let middle = if self.path.last().is_some_and(is_scale) { 1.0 } else { 0.0 };
         param.map(|x| {
             let shape = x.dims();
             let mut value = || middle + (self.numbers.below(1001) as f32 - 500.0) / 2000.0;
@@ -207,6 +208,7 @@ pub(crate) fn prior() -> DiffusionPriorConfig {
         d_embedding: 6,
         d_text: 8,
         context_length: CONTEXT_LENGTH,
+        principal_components: true,
         transformer: transformer(),
         diffusion: diffusion(STEPS[0], 3.0),
     }
@@ -236,6 +238,7 @@ fn decoder() -> DecoderConfig {
         d_embedding: 6,
         d_text: 8,
         image_tokens: 2,
+        whitened: true,
         unet: UNetConfig {
             attention_resolutions: vec![4],
             d_context: Some(8),
@@ -253,6 +256,7 @@ fn upsampler(last_step_network: bool, steps: usize) -> UpsamplerConfig {
     UpsamplerConfig {
         factor: 2,
         last_step_network,
+        residual: !last_step_network,
         unet: unet(16, [6, 3], vec![8, 8]),
         diffusion: diffusion(steps, 1.0),
     }

@@ -58,6 +58,7 @@ fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError>
         epsilon: inputs.normal(images.dims()),
         indices: indices(arguments.batch, schedule.len()),
         images,
+        max_snr: f64::INFINITY,
     };
     answer_steps(network, arguments.batch, |m| {
         decoder::train::loss(m, config, &schedule, batch.clone())
@@ -128,10 +129,12 @@ fn settings(batch: usize) -> TrainSettings {
         batch,
         learning_rate: 1e-4,
         warmup: 1,
+        cooldown: 0,
         weight_decay: 0.01,
         max_norm: 1.0,
         ema_decay: 0.995,
         seed: 0,
+        rests_on: String::new(),
     }
 }
 

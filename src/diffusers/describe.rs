@@ -103,6 +103,7 @@ fn prior(bundle: &Bundle) -> Result<Vec<File>, Error> {
     let transformer = &config.transformer;
     let described = || {
         one_width(config.d_text, config.d_embedding)?;
+        require("principal_components", config.principal_components, false, CLASS)?;
         require("transformer.activation", transformer.activation, Activation::Gelu, CLASS)?;
         let d_hidden = 4 * transformer.d_model;
         require("transformer.d_hidden", transformer.d_hidden, d_hidden, CLASS)?;
@@ -137,6 +138,7 @@ fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
             let expected = "at least one: the middle of diffusers' decoder has attention";
             return Err(ConfigError::new("unet.attention_resolutions", "[]", expected));
         }
+        require("whitened", config.whitened, false, "UnCLIPTextProjModel")?;
         let (variance, learned) = (diffusion.variance, VarianceType::LearnedRange);
         require("diffusion.variance", variance, learned, "pipeline, for its decoder,")?;
         let mut network = network(unet, &DECODER_BLOCKS, unet.image_size)?;
@@ -175,6 +177,7 @@ fn upsampler(bundle: &Bundle) -> Result<[File; 3], Error> {
     let described = || {
         let (found, class) = (config.last_step_network, "pipeline");
         require("last_step_network", found, true, class)?;
+        require("residual", config.residual, false, class)?;
         let mut network = network(&config.unet, &UPSAMPLER_BLOCKS, bundle.image_size())?;
         network["add_attention"] = json!(false);
         network["time_embedding_type"] = json!("positional");

@@ -210,6 +210,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         d_embedding: size("clip_embeddings_dim")?,
         d_text,
         image_tokens: size("clip_extra_context_tokens")?,
+        whitened: false,
         diffusion,
         unet,
     };
@@ -248,7 +249,8 @@ fn upsampler(folder: &Path) -> Result<Option<StageFiles<UpsamplerConfig>>, Error
     let diffusion = networks::scheduler(&required(folder, "super_res_scheduler")?, UPSAMPLER)?;
     let (side, path) = (unet.image_size, first.join("config.json"));
     let factor = if side.is_multiple_of(small) { side / small } else { 0 };
-    let config = UpsamplerConfig { factor, last_step_network: true, unet, diffusion };
+    let config =
+        UpsamplerConfig { factor, last_step_network: true, residual: false, unet, diffusion };
     // the factor stands in no file: what is wrong with it is wrong with the size
     config.validate().map_err(|error| {
         let source = match error.field.as_str() {

@@ -74,6 +74,7 @@ pub(super) fn prior(
         d_embedding,
         d_text: d_embedding,
         context_length: fields.take("num_embeddings")?,
+        principal_components: false,
         transformer: TransformerConfig {
             d_model,
             n_layers: fields.take("num_layers")?,

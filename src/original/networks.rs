@@ -71,6 +71,7 @@ pub(super) fn prior(shapes: &Shapes<'_>) -> Result<DiffusionPriorConfig, LoadErr
         d_embedding,
         d_text,
         context_length: seq.saturating_sub(DiffusionPriorConfig::EXTRA_TOKENS),
+        principal_components: false,
         transformer: TransformerConfig {
             d_model,
             n_layers: shapes.layers("transformer.resblocks."),
@@ -97,6 +98,7 @@ pub(super) fn decoder(
         d_embedding,
         d_text,
         image_tokens: shapes.divide(tokens, d_tokens, d_context, "the width of a token")?,
+        whitened: false,
         diffusion: diffusion(epsilon, variance(&unet), PIXEL_CLAMP, DECODER_SAMPLING),
         unet,
     })
@@ -108,6 +110,7 @@ pub(super) fn upsampler(unet: UNetConfig) -> UpsamplerConfig {
     UpsamplerConfig {
         factor: FACTOR,
         last_step_network: true,
+        residual: false,
         diffusion: diffusion(epsilon, variance(&unet), PIXEL_CLAMP, UPSAMPLER_SAMPLING),
         unet,
     }

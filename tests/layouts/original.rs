@@ -67,6 +67,7 @@ pub(crate) fn prior_config() -> DiffusionPriorConfig {
         d_embedding: 24,
         d_text: 2 * HEAD,
         context_length: 8,
+        principal_components: false,
         transformer: transformer(2, Activation::Gelu),
         diffusion: DiffusionConfig {
             parameterization: Parameterization::Sample,
@@ -81,6 +82,7 @@ pub(crate) fn decoder_config() -> DecoderConfig {
         d_embedding: 24,
         d_text: 2 * HEAD,
         image_tokens: 3,
+        whitened: false,
         unet: UNetConfig {
             image_size: 64,
             in_channels: 3,
@@ -106,6 +108,7 @@ pub(crate) fn upsampler_config() -> UpsamplerConfig {
     UpsamplerConfig {
         factor: 4,
         last_step_network: true,
+        residual: false,
         unet: UNetConfig {
             image_size: 256,
             in_channels: 6,

@@ -51,12 +51,14 @@ fn tables_have_as_many_cells_as_their_heads() {
 
 #[test]
 fn the_checks_find_what_they_look_for() {
-    let text = "| a | b |\n|---|---|\n| x \\| y | `|` z |\n| 1 |\n\ntext\n```\n| a |\n| b | c |\n```\n";
+    let text =
+        "| a | b |\n|---|---|\n| x \\| y | `|` z |\n| 1 |\n\ntext\n```\n| a |\n| b | c |\n```\n";
     let tables = tables(text);
     let counts: Vec<_> = tables[0].iter().map(|(line, row)| (*line, cells(row).len())).collect();
     assert_eq!(counts, [(1, 2), (2, 2), (3, 2), (4, 1)]);
     assert_eq!(tables.len(), 1);
-    let manifest = "[features]\ndefault = [\"a\"]\na = []\n\n# note\nb = [\"a\"]\n[dependencies]\nc = \"1\"\n";
+    let manifest =
+        "[features]\ndefault = [\"a\"]\na = []\n\n# note\nb = [\"a\"]\n[dependencies]\nc = \"1\"\n";
     assert_eq!(features(manifest).collect::<Vec<_>>(), ["a", "b"]);
     assert!(documents().len() > 8);
 }

@@ -39,6 +39,32 @@ impl<const D: usize> Noised<D> {
         let noise = schedule.gather(&self.indices, &device, |s| (1.0 - s.alpha_bar).sqrt());
         kind.target(self.x_0.clone(), self.epsilon.clone(), signal, noise)
     }
+
+    /// How much each row's squared error counts: `[batch]`, 1 for rows whose signal-to-noise ratio
+    /// ᾱ/(1 − ᾱ) is at most `max_snr`. Beyond it a row counts less, so that an error in x_0 costs
+    /// no more than it does there.
+    ///
+    /// An error of x_0 costs SNR times its square where epsilon is predicted, SNR + 1 times where v
+    /// is: nearly clean pictures, which are hard to tell from clean ones and teach little, would
+    /// outweigh all others. This is the upper half of Min-SNR (Hang et al. 2023, section 3.4), whose
+    /// own weight for v, min(SNR, γ)/(SNR + 1), also falls to nothing where there is only noise;
+    /// there a small model decides what goes where.
+    pub fn snr_weights(
+        &self,
+        schedule: &NoiseSchedule,
+        kind: Parameterization,
+        max_snr: f64,
+    ) -> Tensor<1> {
+        schedule.gather(&self.indices, &self.x_0.device(), |step| {
+            let snr = step.alpha_bar / (1.0 - step.alpha_bar).max(f64::MIN_POSITIVE);
+            let cost = |snr: f64| match kind {
+                Parameterization::Sample => 1.0,
+                Parameterization::Epsilon => snr,
+                Parameterization::V => snr + 1.0,
+            };
+            if snr > max_snr { cost(max_snr) / cost(snr) } else { 1.0 }
+        })
+    }
 }
 
 /// Mean squared error per item: `[batch, ..]` twice to `[batch]`.
@@ -155,4 +181,37 @@ fn mean_per_item<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let batch = x.dims()[0];
     let elements = x.shape().num_elements() / batch;
     x.reshape([batch, elements]).mean_dim(1).reshape([batch])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BetaSchedule;
+    use burn::tensor::Device;
+
+    /// For every kind, an error of x_0 costs the same at each ratio beyond the limit, and as much
+    /// as ever below it.
+    #[test]
+    fn nearly_clean_rows_cost_no_more_than_those_at_the_limit() {
+        let schedule = NoiseSchedule::new(BetaSchedule::SquaredCosine, 1000).unwrap();
+        let indices: Vec<usize> = (0..1000).collect();
+        let zeros = Tensor::<2>::zeros([1000, 1], &Device::flex());
+        let noised = Noised::new(&schedule, zeros.clone(), zeros, indices);
+        let limit = 5.0;
+        for kind in [Parameterization::Epsilon, Parameterization::Sample, Parameterization::V] {
+            let weights = noised.snr_weights(&schedule, kind, limit).into_data();
+            for (index, weight) in weights.iter::<f64>().enumerate() {
+                let alpha_bar = schedule.step(index).alpha_bar;
+                let snr = alpha_bar / (1.0 - alpha_bar);
+                let (cost, most) = match kind {
+                    Parameterization::Epsilon => (snr, limit),
+                    Parameterization::Sample => (1.0, 1.0),
+                    Parameterization::V => (snr + 1.0, limit + 1.0),
+                };
+                let expected = f64::min(cost, most);
+                let error = (weight * cost - expected).abs() / expected;
+                assert!(error < 1e-6, "{kind:?} {index}: {weight}");
+            }
+        }
+    }
 }

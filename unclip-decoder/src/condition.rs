@@ -6,7 +6,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_nn::ops::linear;
-use unclip_nn::{Context, LayerNorm};
+use unclip_nn::{Context, LayerNorm, Whitening};
 
 use crate::DecoderConfig;
 
@@ -31,6 +31,7 @@ pub struct Bound {
 /// Turns a [`Condition`] into a [`Bound`] (paper, section 2.1; Karlo).
 #[derive(Module, Debug)]
 pub struct Conditioner {
+    whitening: Option<Whitening>,
     null_image: Param<Tensor<1>>,
     pooled_text_proj: Linear,
     image_proj: Linear,
@@ -46,7 +47,9 @@ impl Conditioner {
         let d_time = config.unet.d_embedding();
         let d_context = config.unet.d_context.unwrap_or(1);
         let from_clip = |d_out| LinearConfig::new(config.d_embedding, d_out).init(device);
+        let whitening = || Whitening::identity(config.d_embedding, true, device);
         Self {
+            whitening: config.whitened.then(whitening),
             null_image: Initializer::Normal { mean: 0.0, std: 0.02 }
                 .init([config.d_embedding], device),
             pooled_text_proj: from_clip(d_time),
@@ -56,6 +59,13 @@ impl Conditioner {
             text_tokens_norm: LayerNorm::new(d_context, LayerNorm::EPSILON, device),
             image_tokens: config.image_tokens,
         }
+    }
+
+    /// The same conditioner for a CLIP whose embeddings are whitened like this. No image begins as
+    /// their mean, which is nothing in the eyes of all that follows.
+    pub fn with_whitening(self, whitening: Whitening) -> Self {
+        let mean = whitening.mean().squeeze_dim(0);
+        Self { null_image: Param::from_tensor(mean), whitening: Some(whitening), ..self }
     }
 
     /// The learned embedding that stands for no image, for a batch: `[batch, d_embedding]`.
@@ -68,6 +78,10 @@ impl Conditioner {
     /// Projects a condition. Nothing here depends on the timestep.
     pub fn forward(&self, condition: &Condition) -> Bound {
         let image = condition.image.0.clone();
+        let image = match &self.whitening {
+            Some(whitening) => whitening.forward(image),
+            None => image,
+        };
         let text = &condition.text;
         let batch = image.dims()[0];
         let emb = linear(&self.pooled_text_proj, text.pooled.clone())

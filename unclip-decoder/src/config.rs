@@ -18,6 +18,10 @@ pub struct DecoderConfig {
     pub d_text: usize,
     /// Context tokens that are made of the image embedding; the paper and Karlo have 4.
     pub image_tokens: usize,
+    /// Whether image embeddings are whitened along their principal components before anything
+    /// reads them. Published decoders take them as they are.
+    #[serde(default)]
+    pub whitened: bool,
     /// The U-Net. Its `d_context` is the width of the context tokens.
     pub unet: UNetConfig,
     /// How it denoises.

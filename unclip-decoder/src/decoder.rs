@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
-use unclip_nn::UNet;
+use unclip_nn::{UNet, Whitening};
 
 use crate::{Bound, Condition, Conditioner, DecoderConfig};
 
@@ -25,6 +25,12 @@ impl Decoder {
     /// Puts together parts that were loaded one by one.
     pub fn new(conditioner: Conditioner, unet: UNet) -> Self {
         Self { text_proj: conditioner, unet }
+    }
+
+    /// The same decoder for another CLIP, whose embeddings are whitened like this. Its
+    /// configuration says `whitened`, and the whitening has a basis.
+    pub fn with_whitening(self, whitening: Whitening) -> Self {
+        Self { text_proj: self.text_proj.with_whitening(whitening), ..self }
     }
 
     /// Fixes a condition. All its projections are computed here, once for all steps.

@@ -21,6 +21,10 @@ pub struct TrainingBatch {
     pub epsilon: Tensor<4>,
     /// Position of each row in the training schedule.
     pub indices: Vec<usize>,
+    /// Signal-to-noise ratio beyond which a row counts less
+    /// ([`snr_weights`](unclip_core::loss::Noised::snr_weights)); infinite for never. For a learned
+    /// variance there is none.
+    pub max_snr: f64,
 }
 
 /// The loss averaged over the batch, `[1]`: the mean squared error of the prediction, and for a
@@ -43,5 +47,6 @@ pub fn loss(
         let (simple, bound) = hybrid_loss(schedule, kind, &noised, output);
         return (simple + bound).mean();
     }
-    mean_squared_error(output, noised.target(schedule, kind)).mean()
+    let weights = noised.snr_weights(schedule, kind, batch.max_snr);
+    (mean_squared_error(output, noised.target(schedule, kind)) * weights).mean()
 }

@@ -10,8 +10,8 @@ use unclip_core::{
 };
 use unclip_decoder::formats::DIFFUSERS;
 use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig};
-use unclip_nn::UNetConfig;
 use unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
+use unclip_nn::{UNetConfig, Whitening};
 
 use crate::fixture::{Fixture, assert_close, noise};
 
@@ -24,6 +24,7 @@ fn config(model_channels: usize) -> DecoderConfig {
         d_embedding: 24,
         d_text: 24,
         image_tokens: 4,
+        whitened: false,
         unet: UNetConfig {
             image_size: 8,
             in_channels: 3,
@@ -169,4 +170,29 @@ fn dropped_images_are_the_learned_null() {
         .collect();
     let null = Tensor::<1>::from_floats(null.as_slice(), &device).unsqueeze::<2>();
     assert_close("dropped", got.narrow(0, 1, 1), null, 1e-6);
+}
+
+/// A whitened decoder reads an embedding as a plain one of the same weights reads a whitened one,
+/// and begins with the mean of all embeddings as no image.
+#[test]
+fn whitening_comes_before_everything_else() {
+    let device = Device::flex();
+    let plain = Conditioner::new(&config(4), &device);
+    let d = config(4).d_embedding;
+    let basis: Tensor<2> = noise([d, d], 1, &device);
+    let mean: Tensor<2> = noise([1, d], 2, &device);
+    let whitening = Whitening::new(mean.clone(), Tensor::full([1, d], 0.3, &device), Some(basis));
+    let conditioner = plain.clone().with_whitening(whitening.clone());
+    let text = TextEmbedding {
+        pooled: noise([2, 24], 3, &device),
+        tokens: noise([2, 5, 24], 4, &device),
+        mask: Tensor::<2>::ones([2, 5], &device).equal_elem(1.0),
+    };
+    let image: Tensor<2> = noise([2, d], 5, &device);
+    let condition = |image| Condition { image: ImageEmbedding(image), text: text.clone() };
+    let got = conditioner.forward(&condition(image.clone()));
+    let expected = plain.forward(&condition(whitening.forward(image)));
+    assert_close("emb", got.emb, expected.emb, 1e-6);
+    assert_close("tokens", got.context.tokens, expected.context.tokens, 1e-6);
+    assert_close("no image", conditioner.null_image(1).0, mean, 1e-6);
 }

@@ -53,6 +53,7 @@ mod resample;
 mod timestep;
 mod transformer;
 mod unet;
+mod whitening;
 
 pub use attention::{Attention, KeysValues, attend, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context, SeenContext};
@@ -64,3 +65,4 @@ pub use resample::{downsample, upsample};
 pub use timestep::{TimestepEmbedding, timestep_embedding};
 pub use transformer::{Activation, KvCache, Transformer, TransformerBlock, TransformerConfig};
 pub use unet::{DownBlock, Level, MiddleBlock, OriginalNames, UNet, UNetConfig, UpBlock};
+pub use whitening::Whitening;

@@ -20,6 +20,10 @@ pub struct DiffusionPriorConfig {
     pub context_length: usize,
     /// The transformer.
     pub transformer: TransformerConfig,
+    /// Whether embeddings are whitened along their principal components. Published priors whiten
+    /// each coordinate by itself.
+    #[serde(default)]
+    pub principal_components: bool,
     /// How it denoises. The paper's prior predicts x_0.
     pub diffusion: DiffusionConfig,
 }

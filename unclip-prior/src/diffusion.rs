@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, DType, Device, Tensor};
 use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
 use unclip_nn::ops::linear;
-use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, causal_mask};
+use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, Whitening, causal_mask};
 
 use crate::DiffusionPriorConfig;
 
@@ -20,8 +20,7 @@ use crate::DiffusionPriorConfig;
 pub struct DiffusionPrior {
     positional_embedding: Param<Tensor<3>>,
     prd_embedding: Param<Tensor<3>>,
-    clip_mean: Param<Tensor<2>>,
-    clip_std: Param<Tensor<2>>,
+    clip: Whitening,
     time_embedding: TimestepEmbedding,
     proj_in: Linear,
     embedding_proj: Linear,
@@ -37,14 +36,11 @@ impl DiffusionPriorConfig {
         let d_model = self.transformer.d_model;
         let seq = self.context_length + Self::EXTRA_TOKENS;
         let small = Initializer::Normal { mean: 0.0, std: 0.02 };
-        let statistics =
-            |v: f64| Initializer::Constant { value: v }.init([1, self.d_embedding], device);
         let into = |d_in: usize| LinearConfig::new(d_in, d_model).init(device);
         DiffusionPrior {
             positional_embedding: small.init([1, seq, d_model], device),
             prd_embedding: small.init([1, 1, d_model], device),
-            clip_mean: statistics(0.0),
-            clip_std: statistics(1.0),
+            clip: Whitening::identity(self.d_embedding, self.principal_components, device),
             time_embedding: TimestepEmbedding::new(d_model, d_model, device),
             proj_in: into(self.d_embedding),
             embedding_proj: into(self.d_embedding),
@@ -91,19 +87,18 @@ impl DiffusionPrior {
 
     /// Image embeddings as CLIP makes them, from whitened ones: `[batch, d_embedding]`.
     pub fn restore(&self, whitened: Tensor<2>) -> ImageEmbedding {
-        ImageEmbedding(whitened * self.clip_std.val() + self.clip_mean.val())
+        ImageEmbedding(self.clip.inverse(whitened))
     }
 
     /// Image embeddings with mean 0 and variance 1 in each direction, which the network speaks.
     pub fn whiten(&self, embedding: &ImageEmbedding) -> Tensor<2> {
-        (embedding.0.clone() - self.clip_mean.val()) / self.clip_std.val()
+        self.clip.forward(embedding.0.clone())
     }
 
-    /// Sets the statistics of CLIP's image embeddings, `[1, d_embedding]` each.
-    pub fn with_statistics(mut self, mean: Tensor<2>, std: Tensor<2>) -> Self {
-        self.clip_mean = Param::initialized(self.clip_mean.id, mean).set_require_grad(false);
-        self.clip_std = Param::initialized(self.clip_std.id, std).set_require_grad(false);
-        self
+    /// The same prior for another CLIP, whose embeddings are whitened like this: with a basis if
+    /// the configuration says `principal_components`, else without.
+    pub fn with_whitening(self, clip: Whitening) -> Self {
+        Self { clip, ..self }
     }
 
     /// The answer of the query, last of the three tokens that follow the caption.

@@ -4,6 +4,7 @@ use unclip_nn::checkpoint::{KeyMap, LoadError, Part, Rows, Weights};
 
 /// diffusers' names, which the shared transformer block does not speak by itself.
 pub const DIFFUSERS: KeyMap = KeyMap::new(&[
+    ("clip.", "clip_"),
     ("transformer_blocks.layers.", "transformer_blocks."),
     (".attn.", ".attn1."),
     (".to_out.", ".to_out.0."),

@@ -21,6 +21,7 @@ fn config() -> DiffusionPriorConfig {
         d_embedding: 24,
         d_text: 24,
         context_length: 12,
+        principal_components: false,
         transformer: TransformerConfig {
             d_model: 32,
             n_layers: 2,

@@ -22,17 +22,38 @@ pub(crate) struct Progress {
     pub(crate) skipped_in_a_row: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Pointer {
+/// A checkpoint: its folder, by name, and how far it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Place {
     folder: String,
-    progress: Progress,
-    settings: TrainSettings,
+    pub(crate) progress: Progress,
+}
+
+impl Place {
+    /// A place where no checkpoint is yet. A run that was made longer may come to the same step
+    /// again while the checkpoint of before is in force.
+    pub(crate) fn free(folder: &Path, progress: &Progress) -> Self {
+        let names = std::iter::once(format!("step-{}", progress.step))
+            .chain((1..).map(|n| format!("step-{}.{n}", progress.step)));
+        let mut free = names.filter(|name| !folder.join(name).exists());
+        Self { folder: free.next().unwrap_or_default(), progress: progress.clone() }
+    }
+}
+
+/// What counts among the checkpoints of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pointer {
+    pub(crate) place: Place,
+    pub(crate) settings: TrainSettings,
+    /// Where the learning rate began to fall, for runs that are made longer.
+    pub(crate) plateau: Option<Place>,
 }
 
 /// A checkpoint that was found.
 pub(crate) struct Saved {
     folder: PathBuf,
-    pub(crate) progress: Progress,
+    pub(crate) place: Place,
+    pub(crate) plateau: Option<Place>,
 }
 
 impl Saved {
@@ -57,8 +78,9 @@ impl Saved {
     }
 }
 
-/// Finds the checkpoint of a run with these settings, if there is one. The number of steps
-/// may differ, and with it the warm-up: a finished run can be made longer.
+/// Finds the checkpoint of a run with these settings, if there is one. The number of steps may
+/// differ, and with it warm-up and cool-down: a run that is made longer goes on from where its
+/// learning rate began to fall.
 pub(crate) fn read_checkpoint(
     folder: &Path,
     settings: &TrainSettings,
@@ -68,8 +90,8 @@ pub(crate) fn read_checkpoint(
         return Ok(None);
     }
     let pointer: Pointer = load_config(&path)?;
-    let TrainSettings { steps, warmup, .. } = *settings;
-    let same = TrainSettings { steps, warmup, ..pointer.settings.clone() };
+    let TrainSettings { steps, warmup, cooldown, .. } = *settings;
+    let same = TrainSettings { steps, warmup, cooldown, ..pointer.settings.clone() };
     if same != *settings {
         let message = format!(
             "made with other settings ({:?}); use those, or another folder",
@@ -77,19 +99,35 @@ pub(crate) fn read_checkpoint(
         );
         return Err(TrainError::Checkpoint { path, message });
     }
-    Ok(Some(Saved { folder: folder.join(pointer.folder), progress: pointer.progress }))
+    let Pointer { place, plateau, settings: before } = pointer;
+    let longer = settings.cooldown_start() > before.cooldown_start();
+    let (place, plateau) = match plateau {
+        Some(plateau) if longer => (plateau, None),
+        Some(plateau) => (place, Some(plateau)),
+        // made shorter: from here on it falls
+        None if place.progress.step > settings.cooldown_start() => (place.clone(), Some(place)),
+        None => (place, None),
+    };
+    if place.progress.step > settings.steps {
+        let message = format!(
+            "is at step {}, beyond the {steps} that are asked for; ask for more, or choose another \
+             folder",
+            place.progress.step
+        );
+        return Err(TrainError::Checkpoint { path, message });
+    }
+    Ok(Some(Saved { folder: folder.join(&place.folder), place, plateau }))
 }
 
-/// Writes a checkpoint beside the one in force, then puts it in force, then removes the older one.
+/// Writes a checkpoint beside the one in force, then puts it in force, then removes older ones, but
+/// for the one from which the learning rate fell.
 pub(crate) fn write_checkpoint<M: Module>(
     folder: &Path,
-    settings: &TrainSettings,
-    progress: &Progress,
+    pointer: &Pointer,
     modules: [(&str, &M); 2],
     optimizer: &ModuleOptimizer,
 ) -> Result<(), TrainError> {
-    let name = format!("step-{}", progress.step);
-    let target = folder.join(&name);
+    let target = folder.join(&pointer.place.folder);
     std::fs::create_dir_all(&target)
         .map_err(|source| LoadError::Io { path: target.clone(), source })?;
     let failed = |file: &Path, error: &dyn std::fmt::Display| TrainError::Checkpoint {
@@ -102,19 +140,18 @@ pub(crate) fn write_checkpoint<M: Module>(
     }
     let path = target.join("optimizer.bpk");
     optimizer.save(&path).map_err(|error| failed(&path, &error))?;
-    let pointer =
-        Pointer { folder: name.clone(), progress: progress.clone(), settings: settings.clone() };
-    save_config(&folder.join(POINTER), &pointer)?;
-    remove_others(folder, &name);
+    save_config(&folder.join(POINTER), pointer)?;
+    let counts = std::iter::once(&pointer.place).chain(&pointer.plateau);
+    remove_others(folder, &counts.map(|place| place.folder.as_str()).collect::<Vec<_>>());
     Ok(())
 }
 
 /// Removes older checkpoints. One that cannot be removed costs only space.
-fn remove_others(folder: &Path, keep: &str) {
+fn remove_others(folder: &Path, keep: &[&str]) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let old = name.to_string_lossy().starts_with("step-") && name != *keep;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let old = name.starts_with("step-") && !keep.contains(&name.as_str());
         if old && let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "an old checkpoint stays");
         }

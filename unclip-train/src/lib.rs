@@ -4,19 +4,26 @@
 //! ([`Trainer`]), the data ([`shapes`]), and the recipe of the bundled model ([`recipe`]).
 
 mod checkpoint;
+mod clip_score;
 pub mod data;
 mod ema;
 mod error;
 mod gradients;
+mod loss_curve;
 pub mod objective;
 pub mod recipe;
 pub mod shapes;
 mod shapes_training;
+mod start;
 mod trainer;
 mod vocabulary;
+mod wear;
 
+pub use clip_score::ClipScore;
 pub use ema::update_average;
 pub use error::TrainError;
 pub use shapes_training::{ShapesTraining, TrainStage};
+pub use start::{principal_components, silenced, trainable};
 pub use trainer::{StepReport, TrainSettings, Trainer};
 pub use vocabulary::train_vocabulary;
+pub use wear::worn_pictures;

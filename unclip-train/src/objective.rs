@@ -1,5 +1,7 @@
 //! What each stage is trained to do on the shapes world: a step number to a loss.
 
+use std::ops::Range;
+
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 use unclip_clip::loss::contrastive_loss;
@@ -12,8 +14,9 @@ use unclip_prior::{DiffusionPrior, DiffusionPriorConfig};
 use unclip_upsample::degrade::gaussian_blur;
 use unclip_upsample::{Upsampler, UpsamplerConfig};
 
-use crate::data::{Draws, batch, pictures, whole_pictures};
-use crate::shapes::{Region, Sample, ShapesWorld};
+use crate::data::{Draws, contrasting_batch, kept, mixed_batch, pictures, whole_pictures};
+use crate::shapes::{Region, Sample, Scene, ShapesWorld};
+use crate::{ClipScore, worn_pictures};
 
 /// Where a step's data and draws come from.
 #[derive(Debug, Clone)]
@@ -30,17 +33,14 @@ pub struct Source {
 
 impl Source {
     fn step(&self, step: u64) -> (Vec<Sample>, Draws) {
-        (batch(&self.world, step, self.batch), Draws::new(self.seed, step))
+        (mixed_batch(&self.world, step, self.batch), Draws::new(self.seed, step))
     }
 }
 
-/// The captions of a batch, each left empty with the given probability.
-fn captions(samples: &[Sample], drop: f64, draws: &mut Draws) -> Vec<String> {
-    let keep = |sample: &Sample| match draws.chance(drop) {
-        true => String::new(),
-        false => sample.caption.clone(),
-    };
-    samples.iter().map(keep).collect()
+/// The captions of a batch, empty where dropped.
+fn captions<'a>(samples: &'a [Sample], dropped: &[bool]) -> Vec<&'a str> {
+    let said = |(sample, &dropped): (&'a Sample, _)| if dropped { "" } else { &sample.caption };
+    samples.iter().zip(dropped).map(said).collect()
 }
 
 /// Both towers of CLIP in training.
@@ -65,7 +65,8 @@ impl ClipTowers {
     }
 }
 
-/// Contrastive training of CLIP.
+/// Contrastive training of CLIP, on scenes beside those that differ from them in one thing
+/// ([`contrasting_batch`]), half of the pictures worn ([`worn_pictures`]).
 #[derive(Debug)]
 pub struct ClipObjective {
     /// Data and draws.
@@ -79,10 +80,12 @@ pub struct ClipObjective {
 impl ClipObjective {
     /// Loss of one step.
     pub fn loss(&self, towers: &ClipTowers, step: u64) -> Tensor<1> {
-        let (samples, mut draws) = self.source.step(step);
-        let device = &self.source.device;
-        let tokens = self.tokenizer.encode(&captions(&samples, 0.0, &mut draws));
-        let images = whole_pictures(&samples, self.image.image_size as u32, device);
+        let Source { world, batch, seed, device } = &self.source;
+        let samples = contrasting_batch(world, step, *batch);
+        let captions: Vec<&str> = samples.iter().map(|sample| sample.caption.as_str()).collect();
+        let tokens = self.tokenizer.encode(&captions);
+        let side = self.image.image_size as u32;
+        let images = worn_pictures(&samples, side, &mut Draws::new(*seed, step), device);
         let text = towers.text.forward(&tokens, device);
         let image = towers.image.forward(preprocess(&self.image, images));
         contrastive_loss(image.0, text.pooled, towers.logit_scale.val())
@@ -113,6 +116,18 @@ impl FrozenClip {
     /// Embeddings of pictures, `[batch, 3, height, width]` in [−1, 1].
     pub fn embed_images(&self, images: Tensor<4>) -> ImageEmbedding {
         self.image.forward(preprocess(&self.image_config, images))
+    }
+
+    /// What this CLIP sees, by `n` scenes for each question.
+    pub fn score(&self, world: &ShapesWorld, n: usize) -> ClipScore {
+        let side = self.image_config.image_size as u32;
+        let embed = |scenes: &[Scene], captions: &[String]| {
+            let parts: Vec<_> = scenes.iter().map(|scene| (scene, Region::whole(side))).collect();
+            let images = self.embed_images(pictures(&parts, &self.device));
+            Ok::<_, std::convert::Infallible>((images, self.embed_captions(captions)))
+        };
+        let Ok(score) = ClipScore::measure(world, n, embed);
+        score
     }
 
     /// Embeddings of the pictures of samples.
@@ -149,10 +164,11 @@ impl PriorObjective {
         let (samples, mut draws) = self.source.step(step);
         let device = &self.source.device;
         let image = self.clip.embed_samples(&samples);
-        let text = self.clip.embed_captions(&captions(&samples, DROP_CAPTION, &mut draws));
+        let dropped = draws.chances(samples.len(), DROP_CAPTION);
+        let text = self.clip.embed_captions(&captions(&samples, &dropped));
         let batch = unclip_prior::train::TrainingBatch {
             epsilon: draws.normal(image.0.dims(), device),
-            indices: draws.below(samples.len(), self.schedule.len()),
+            indices: draws.spread(samples.len(), self.schedule.len()),
             image,
             text,
         };
@@ -160,8 +176,11 @@ impl PriorObjective {
     }
 }
 
-/// Training of the decoder, with 10 % of the embeddings and 50 % of the captions dropped (paper,
-/// section 2.1).
+/// Training of the decoder. Each of its two inputs is dropped from some rows, so that it learns to
+/// draw from both, from either, and from none: a tenth has neither, a fifth the caption alone, a
+/// quarter the embedding alone. (The paper, section 2.1, drops 10 % of the embeddings and 50 % of
+/// the captions, and a twentieth of its rows have the caption alone; of many millions that is
+/// enough.) The embeddings are of pictures of which half are worn.
 #[derive(Debug)]
 pub struct DecoderObjective {
     source: Source,
@@ -184,27 +203,33 @@ impl DecoderObjective {
 
     /// Loss of one step.
     pub fn loss(&self, decoder: &Decoder, step: u64) -> Tensor<1> {
-        const DROP_CAPTION: f64 = 0.5;
-        const DROP_IMAGE: f64 = 0.1;
+        const MAX_SNR: f64 = 5.0;
         let (samples, mut draws) = self.source.step(step);
         let device = &self.source.device;
         let images = whole_pictures(&samples, self.config.unet.image_size as u32, device);
+        let lots: Vec<f32> = samples.iter().map(|_| draws.within(0.0..1.0)).collect();
+        let dropped = |range: Range<f32>| lots.iter().map(|lot| range.contains(lot)).collect();
+        let no_image: Vec<bool> = dropped(0.0..0.3);
+        let no_caption: Vec<bool> = dropped(0.2..0.55);
+        let side = self.clip.image_config.image_size as u32;
         let condition = Condition {
-            image: self.clip.embed_samples(&samples),
-            text: self.clip.embed_captions(&captions(&samples, DROP_CAPTION, &mut draws)),
+            image: self.clip.embed_images(worn_pictures(&samples, side, &mut draws, device)),
+            text: self.clip.embed_captions(&captions(&samples, &no_caption)),
         };
         let batch = unclip_decoder::train::TrainingBatch {
-            keep_image: draws.keep(samples.len(), DROP_IMAGE, device),
+            keep_image: kept(&no_image, device),
             epsilon: draws.normal(images.dims(), device),
-            indices: draws.below(samples.len(), self.schedule.len()),
+            indices: draws.spread(samples.len(), self.schedule.len()),
             images,
             condition,
+            max_snr: MAX_SNR,
         };
         unclip_decoder::train::loss(decoder, &self.config, &self.schedule, batch)
     }
 }
 
-/// Training of an upsampler on crops, of which half are blurred (paper, section 2.3).
+/// Training of an upsampler on crops, most of them around the edge of an object, of which half are
+/// blurred (paper, section 2.3) and most have a grain: what comes out is sharp and clean.
 #[derive(Debug)]
 pub struct UpsamplerObjective {
     source: Source,
@@ -236,34 +261,63 @@ impl UpsamplerObjective {
     pub fn loss(&self, upsampler: &Upsampler, step: u64) -> Tensor<1> {
         let (samples, mut draws) = self.source.step(step);
         let device = &self.source.device;
-        let corners = draws.below(2 * samples.len(), (self.low_side - self.low_crop + 1) as usize);
+        let corners: Vec<[u32; 2]> =
+            samples.iter().map(|sample| self.corner(&sample.scene, &mut draws)).collect();
         let crops = |scale: u32| {
-            let region = |(sample, corner): (_, &[usize])| {
+            let part = |(sample, &corner): (_, _)| {
                 let sample: &Sample = sample;
                 (&sample.scene, self.region(corner, scale))
             };
-            let parts: Vec<_> = samples.iter().zip(corners.chunks(2)).map(region).collect();
-            pictures(&parts, device)
+            pictures(&samples.iter().zip(&corners).map(part).collect::<Vec<_>>(), device)
         };
         let (images, low_res) = (crops(self.config.factor as u32), crops(1));
-        let keep: Tensor<4> = draws.keep(samples.len(), 0.5, device).unsqueeze_dims(&[-1, -1]);
-        let blurred = gaussian_blur(low_res.clone(), 3, 0.6);
         let batch = unclip_upsample::train::TrainingBatch {
-            low_res: blurred.clone() + (low_res - blurred) * keep,
+            low_res: degraded(low_res, &mut draws),
             epsilon: draws.normal(images.dims(), device),
-            indices: draws.below(samples.len(), self.schedule.len()),
+            indices: draws.spread(samples.len(), self.schedule.len()),
             images,
         };
         unclip_upsample::train::loss(upsampler, &self.config, &self.schedule, batch)
     }
 
-    fn region(&self, corner: &[usize], scale: u32) -> Region {
+    /// Where a crop begins: three of four lie around a point near the outline of an object, since
+    /// most of a picture is flat.
+    fn corner(&self, scene: &Scene, draws: &mut Draws) -> [u32; 2] {
+        let objects = scene.objects();
+        let object = &objects[draws.below(1, objects.len())[0]];
+        let anywhere = draws.chance(0.25);
+        let space = (self.low_side - self.low_crop) as f32;
+        object.center.map(|center| match anywhere {
+            true => draws.within(0.0..space + 1.0).min(space) as u32,
+            false => {
+                let at = center + object.radius * draws.within(-1.2..1.2);
+                let corner = at * self.low_side as f32 - self.low_crop as f32 / 2.0;
+                corner.round().clamp(0.0, space) as u32
+            }
+        })
+    }
+
+    fn region(&self, [x, y]: [u32; 2], scale: u32) -> Region {
         Region {
             side: self.low_side * scale,
-            x: corner[0] as u32 * scale,
-            y: corner[1] as u32 * scale,
+            x: x * scale,
+            y: y * scale,
             width: self.low_crop * scale,
             height: self.low_crop * scale,
         }
     }
+}
+
+/// Small pictures as a decoder makes them: half of them blurred, most with some grain.
+fn degraded(low_res: Tensor<4>, draws: &mut Draws) -> Tensor<4> {
+    const GRAIN: f32 = 0.06;
+    let device = low_res.device();
+    let shape = low_res.dims();
+    let batch = shape[0];
+    let blurs = draws.chances(batch, 0.5);
+    let keep: Tensor<4> = kept(&blurs, &device).unsqueeze_dims(&[-1, -1]);
+    let blurred = gaussian_blur(low_res.clone(), 3, 0.6);
+    let grain: Vec<f32> = (0..batch).map(|_| draws.within(-GRAIN / 3.0..GRAIN).max(0.0)).collect();
+    let grain = Tensor::<1>::from_floats(grain.as_slice(), &device).reshape([batch, 1, 1, 1]);
+    blurred.clone() + (low_res - blurred) * keep + draws.normal(shape, &device) * grain
 }

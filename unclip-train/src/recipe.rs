@@ -9,12 +9,20 @@ use unclip_upsample::UpsamplerConfig;
 
 use crate::TrainSettings;
 
+/// Steps of each stage.
+pub const CLIP_STEPS: u64 = 3_000;
+/// See [`CLIP_STEPS`].
+pub const PRIOR_STEPS: u64 = 6_000;
+/// See [`CLIP_STEPS`].
+pub const DECODER_STEPS: u64 = 30_000;
+/// See [`CLIP_STEPS`].
+pub const UPSAMPLER_STEPS: u64 = 6_000;
 /// Side of the decoder's pictures.
 pub const DECODER_SIDE: u32 = 32;
 /// Positions of a caption; the longest of the shapes world has 21 tokens.
 pub const CONTEXT_LENGTH: usize = 24;
 /// Width of CLIP's space.
-const D_EMBEDDING: usize = 64;
+const D_EMBEDDING: usize = 96;
 /// Width of CLIP's towers.
 const D_CLIP: usize = 96;
 
@@ -43,7 +51,7 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
 pub fn image_encoder() -> ImageEncoderConfig {
     ImageEncoderConfig {
         image_size: DECODER_SIDE as usize,
-        patch_size: 8,
+        patch_size: 4,
         d_embedding: D_EMBEDDING,
         transformer: tower(4),
         mean: [0.5; 3],
@@ -71,11 +79,12 @@ pub fn prior() -> DiffusionPriorConfig {
         d_embedding: D_EMBEDDING,
         d_text: D_CLIP,
         context_length: CONTEXT_LENGTH,
+        principal_components: true,
         transformer: TransformerConfig {
-            d_model: 96,
+            d_model: 128,
             n_layers: 3,
             n_heads: 4,
-            d_hidden: 384,
+            d_hidden: 512,
             activation: Activation::Gelu,
             norm_eps: 1e-5,
         },
@@ -93,20 +102,21 @@ pub fn decoder() -> DecoderConfig {
         d_embedding: D_EMBEDDING,
         d_text: D_CLIP,
         image_tokens: 4,
+        whitened: true,
         unet: UNetConfig {
             image_size: DECODER_SIDE as usize,
             in_channels: 3,
             out_channels: 3,
-            block_out_channels: vec![32, 64],
+            block_out_channels: vec![40, 80],
             num_res_blocks: 1,
-            attention_resolutions: vec![8],
-            d_head: 32,
+            attention_resolutions: vec![16, 8],
+            d_head: 40,
             d_context: Some(D_CLIP),
             norm_groups: 8,
             scale_shift: true,
             coordinates: true,
             patch_size: 2,
-            d_time: Some(256),
+            d_time: Some(160),
             norm_eps: 1e-5,
         },
         diffusion: diffusion(Parameterization::V, 25, 3.0),
@@ -115,13 +125,15 @@ pub fn decoder() -> DecoderConfig {
 
 /// The upsamplers, from 32 to 128 and from 128 to 512 pixels.
 ///
-/// Where a group of a norm has one channel, the norm removes the picture's mean colour, and white
-/// becomes gray: the second, of 8 channels, has one group.
+/// Where a group of a norm has one channel, the norm removes the picture's mean color, and white
+/// becomes gray: all channels are one group. The networks work on patches, which gives them width
+/// where a picture of 512 pixels leaves no time for it.
 pub fn upsamplers() -> [UpsamplerConfig; 2] {
-    let sizes = [(vec![16, 32, 32], 8), (vec![8, 16, 16], 1)];
-    sizes.map(|(block_out_channels, norm_groups)| UpsamplerConfig {
+    let sizes = [(vec![32, 48], 2), (vec![24, 32], 4)];
+    sizes.map(|(block_out_channels, patch_size)| UpsamplerConfig {
         factor: 4,
         last_step_network: false,
+        residual: true,
         unet: UNetConfig {
             image_size: 128,
             in_channels: 6,
@@ -131,19 +143,19 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
             attention_resolutions: vec![],
             d_head: 8,
             d_context: None,
-            norm_groups,
+            norm_groups: 1,
             scale_shift: false,
             coordinates: false,
-            patch_size: 1,
-            d_time: None,
+            patch_size,
+            d_time: Some(64),
             norm_eps: 1e-5,
         },
-        diffusion: diffusion(Parameterization::V, 4, 1.0),
+        diffusion: diffusion(Parameterization::Sample, 4, 1.0),
     })
 }
 
 /// Side of the small crops on which an upsampler is trained.
-pub const LOW_CROP: u32 = 12;
+pub const LOW_CROP: u32 = 16;
 
 /// How CLIP is trained.
 pub fn clip_training(steps: u64, seed: u64) -> TrainSettings {
@@ -170,10 +182,12 @@ fn training(steps: u64, seed: u64) -> TrainSettings {
         steps,
         batch: 64,
         learning_rate: 1e-3,
-        warmup: (steps / 20).clamp(1, 200),
+        warmup: (steps / 10).clamp(1, 100),
+        cooldown: steps / 5,
         weight_decay: 0.01,
         max_norm: 1.0,
-        ema_decay: 0.995,
+        ema_decay: 0.999,
         seed,
+        rests_on: String::new(),
     }
 }

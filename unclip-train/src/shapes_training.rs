@@ -1,23 +1,29 @@
 //! The training of the bundled shapes model, stage by stage, into a bundle.
 
 use std::hash::{DefaultHasher, Hasher};
-use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_core::InvalidSetting;
 use unclip_nn::Precision;
-use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, save_stage};
+use unclip_nn::checkpoint::{StageConfig, StageFiles, Weights, save_stage};
 
+use crate::data::mixed_batch;
+use crate::loss_curve::LossCurve;
 use crate::objective::{
     ClipObjective, ClipTowers, DecoderObjective, FrozenClip, PriorObjective, Source,
     UpsamplerObjective,
 };
 use crate::shapes::ShapesWorld;
-use crate::{StepReport, TrainError, TrainSettings, Trainer, recipe, train_vocabulary};
+use crate::vocabulary::copy_vocabulary;
+use crate::{
+    ClipScore, StepReport, TrainError, TrainSettings, Trainer, principal_components, recipe,
+    silenced, train_vocabulary, trainable,
+};
 
 /// Captions from which the vocabulary is learnt.
 const VOCABULARY_CAPTIONS: u64 = 20_000;
@@ -52,13 +58,16 @@ impl TrainStage {
         }
     }
 
-    /// How the recipe trains it.
-    pub fn settings(self, steps: u64, seed: u64) -> TrainSettings {
+    /// How the recipe trains it, for as many steps as it says or for others.
+    pub fn settings(self, steps: Option<u64>, seed: u64) -> TrainSettings {
+        let steps_or = |recipe: u64| steps.unwrap_or(recipe);
         match self {
-            Self::Clip => recipe::clip_training(steps, seed),
-            Self::Prior => recipe::prior_training(steps, seed),
-            Self::Decoder => recipe::decoder_training(steps, seed),
-            Self::Upsampler(_) => recipe::upsampler_training(steps, seed),
+            Self::Clip => recipe::clip_training(steps_or(recipe::CLIP_STEPS), seed),
+            Self::Prior => recipe::prior_training(steps_or(recipe::PRIOR_STEPS), seed),
+            Self::Decoder => recipe::decoder_training(steps_or(recipe::DECODER_STEPS), seed),
+            Self::Upsampler(_) => {
+                recipe::upsampler_training(steps_or(recipe::UPSAMPLER_STEPS), seed)
+            }
         }
     }
 }
@@ -70,6 +79,9 @@ pub struct ShapesTraining {
     pub work: PathBuf,
     /// Folder of the bundle that is written, and read by later stages.
     pub bundle: PathBuf,
+    /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. CLIP's
+    /// temperature is not part of a bundle and starts fresh.
+    pub from: Option<PathBuf>,
     /// Where the tensors are, without autodiff.
     pub device: Device,
     /// How often a checkpoint is written.
@@ -98,26 +110,34 @@ impl ShapesTraining {
         }
     }
 
+    /// What the bundle's CLIP sees, by `n` scenes for each question.
+    ///
+    /// # Errors
+    /// A CLIP that is missing or cannot be read.
+    pub fn clip_score(&self, n: usize) -> Result<ClipScore, TrainError> {
+        Ok(self.clip()?.0.score(&ShapesWorld::new(1), n))
+    }
+
     fn train_clip(
         &self,
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let source = self.source(&settings);
-        let world = source.world;
-        let tokenizer_folder = self.bundle.join("tokenizer");
-        if !tokenizer_folder.join("merges.txt").exists() {
-            let captions = (0..VOCABULARY_CAPTIONS).map(move |index| world.sample(index).caption);
-            train_vocabulary(&tokenizer_folder, captions)?;
-        }
+        self.prepare_vocabulary(source.world)?;
         let tokenizer = self.tokenizer()?;
         let text = recipe::text_encoder(tokenizer.vocab_size());
         let image = recipe::image_encoder();
         self.device.seed(settings.seed);
-        let towers = ClipTowers::new(&text, &image, &self.device);
+        let fresh = ClipTowers::new(&text, &image, &self.device);
+        let towers = ClipTowers {
+            text: self.first("text_encoder", None, &text, fresh.text)?,
+            image: self.first("image_encoder", None, &image, fresh.image)?,
+            logit_scale: fresh.logit_scale,
+        };
         let objective = ClipObjective { source, tokenizer, image: image.clone() };
-        let trainer =
-            self.run(TrainStage::Clip, settings, towers, observer, |m, s| objective.loss(m, s))?;
+        let (stage, loss) = (TrainStage::Clip, |m: &_, s| objective.loss(m, s));
+        let trainer = self.run((stage, ""), settings, towers, observer, loss)?;
         self.save_clip(trainer.average().clone(), &text, &image)
     }
 
@@ -136,8 +156,8 @@ impl ShapesTraining {
             image_config: image.clone(),
             device: self.device.clone(),
         };
-        let (_, std) = embedding_statistics(&clip);
-        let factor = 1.0 / std.mean().into_scalar::<f32>().max(1e-6) as f64;
+        let std = typical_embeddings(&clip).var(0).mean().into_scalar::<f32>().sqrt();
+        let factor = 1.0 / f64::from(std.max(1e-6));
         clip.text = clip.text.map(&mut ScaleProjection { factor, path: Vec::new() });
         clip.image = clip.image.map(&mut ScaleProjection { factor, path: Vec::new() });
         let space = fingerprint(&clip);
@@ -152,12 +172,13 @@ impl ShapesTraining {
     ) -> Result<(), TrainError> {
         let (clip, space) = self.clip()?;
         let config = recipe::prior();
-        let (mean, std) = embedding_statistics(&clip);
         self.device.seed(settings.seed);
-        let prior = config.init(&self.device).with_statistics(mean, std.clamp_min(1e-4));
+        let whitening = principal_components(typical_embeddings(&clip));
+        let fresh = config.init(&self.device).with_whitening(whitening);
+        let prior = self.first("prior", Some(&space), &config, fresh)?;
         let objective = PriorObjective::new(self.source(&settings), clip, config.clone())?;
-        let trainer =
-            self.run(TrainStage::Prior, settings, prior, observer, |m, s| objective.loss(m, s))?;
+        let (stage, loss) = (TrainStage::Prior, |m: &_, s| objective.loss(m, s));
+        let trainer = self.run((stage, &space), settings, prior, observer, loss)?;
         self.save("prior", &space, &config, trainer.average())
     }
 
@@ -169,10 +190,12 @@ impl ShapesTraining {
         let (clip, space) = self.clip()?;
         let config = recipe::decoder();
         self.device.seed(settings.seed);
-        let decoder = config.init(&self.device);
+        let whitening = principal_components(typical_embeddings(&clip));
+        let fresh = silenced(config.init(&self.device)).with_whitening(whitening);
+        let decoder = self.first("decoder", Some(&space), &config, fresh)?;
         let objective = DecoderObjective::new(self.source(&settings), clip, config.clone())?;
-        let trainer = self
-            .run(TrainStage::Decoder, settings, decoder, observer, |m, s| objective.loss(m, s))?;
+        let (stage, loss) = (TrainStage::Decoder, |m: &_, s| objective.loss(m, s));
+        let trainer = self.run((stage, &space), settings, decoder, observer, loss)?;
         self.save("decoder", &space, &config, trainer.average())
     }
 
@@ -185,41 +208,82 @@ impl ShapesTraining {
         let configs = recipe::upsamplers();
         let Some(config) = configs.get(place).cloned() else {
             let expected = format!("less than {}", configs.len());
-            return Err(unclip_core::InvalidSetting::new("upsampler", place, expected).into());
+            return Err(InvalidSetting::new("upsampler", place, expected).into());
         };
         let below = configs.iter().take(place).map(|c| c.factor as u32);
         let low_side = recipe::DECODER_SIDE * below.product::<u32>();
         self.device.seed(settings.seed);
-        let upsampler = config.init(&self.device);
+        let stage = TrainStage::Upsampler(place);
+        let fresh = silenced(config.init(&self.device));
+        let upsampler = self.first(&stage.name(), None, &config, fresh)?;
         let source = self.source(&settings);
         let objective =
             UpsamplerObjective::new(source, config.clone(), low_side, recipe::LOW_CROP)?;
-        let stage = TrainStage::Upsampler(place);
-        let trainer =
-            self.run(stage, settings, upsampler, observer, |m, s| objective.loss(m, s))?;
+        let loss = |m: &_, s| objective.loss(m, s);
+        let trainer = self.run((stage, ""), settings, upsampler, observer, loss)?;
         self.save(&stage.name(), "", &config, trainer.average())
     }
 
-    /// Runs the loop with a time limit and a loss curve on disk.
+    /// The weights that a network starts from: those of the bundle to start from, if there is one,
+    /// else the fresh ones. `space` is that of the CLIP which it is to work with.
+    fn first<T: StageConfig + Clone>(
+        &self,
+        name: &str,
+        space: Option<&str>,
+        config: &T,
+        fresh: T::Network,
+    ) -> Result<T::Network, TrainError> {
+        let Some(folder) = &self.from else { return Ok(fresh) };
+        let folder = folder.join(name);
+        let found = StageFiles::<T>::open(&folder)?.manifest.embedding_space;
+        if let Some(space) = space.filter(|space| *space != found) {
+            let name = format!("CLIP of the {name} to start from");
+            let expected = format!("{space}, which the bundle has; or start from fresh weights");
+            return Err(InvalidSetting::new(name, found, expected).into());
+        }
+        let weights = Weights::open(&folder.join("model.safetensors"))?;
+        let files = StageFiles::of(&folder.join("config.json"), config.clone(), weights)?;
+        Ok(trainable(files.load(&self.device)?))
+    }
+
+    /// Learns the vocabulary, or takes that of the bundle to start from: its numbers of words are
+    /// what the text tower knows.
+    fn prepare_vocabulary(&self, world: ShapesWorld) -> Result<(), TrainError> {
+        let folder = self.bundle.join("tokenizer");
+        if let Some(from) = &self.from {
+            return copy_vocabulary(&from.join("tokenizer"), &folder);
+        }
+        if folder.join("merges.txt").exists() {
+            return Ok(());
+        }
+        let captions = (0..VOCABULARY_CAPTIONS).map(move |index| world.sample(index).caption);
+        train_vocabulary(&folder, captions)
+    }
+
+    /// Runs the loop with a time limit and a loss curve on disk. A run rests on a CLIP, by the name
+    /// of its space, and on the weights that it starts from: with others it is another run.
     fn run<M: Module>(
         &self,
-        stage: TrainStage,
+        (stage, space): (TrainStage, &str),
         settings: TrainSettings,
         model: M,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
         loss: impl FnMut(&M, u64) -> Tensor<1>,
     ) -> Result<Trainer<M>, TrainError> {
         let folder = self.work.join(stage.name());
+        let from = self.from.as_ref().map(|from| format!("weights of {}", from.display()));
+        let clip = (!space.is_empty()).then(|| format!("CLIP {space}"));
+        let rests_on: Vec<String> = clip.into_iter().chain(from).collect();
+        let settings = TrainSettings { rests_on: rests_on.join(", "), ..settings };
         let mut trainer = Trainer::new(model, settings, &folder)?;
-        let mut curve = LossCurve::open(&folder)?;
+        let mut curve = LossCurve::open(&folder, trainer.step())?;
         let start = Instant::now();
         trainer.run(self.interval, loss, |report| {
             curve.push(report);
-            let over = self.time_limit.is_some_and(|limit| start.elapsed() >= limit);
-            match over {
-                true => ControlFlow::Break(()),
-                false => observer(report),
+            if self.time_limit.is_some_and(|limit| start.elapsed() >= limit) {
+                return ControlFlow::Break(());
             }
+            observer(report)
         })?;
         Ok(trainer)
     }
@@ -267,19 +331,13 @@ impl ShapesTraining {
     }
 }
 
-/// Mean and standard deviation of each direction of CLIP's image embeddings: `[1, d_embedding]`.
-fn embedding_statistics(clip: &FrozenClip) -> (Tensor<2>, Tensor<2>) {
+/// Embeddings of clean pictures of the kinds that the other stages see in training: `[samples, d_embedding]`.
+fn typical_embeddings(clip: &FrozenClip) -> Tensor<2> {
     const CHUNK: usize = 256;
     let world = ShapesWorld::new(0);
-    let embed = |chunk: usize| {
-        let samples: Vec<_> =
-            (0..CHUNK).map(|i| world.sample((chunk * CHUNK + i) as u64)).collect();
-        clip.embed_samples(&samples).0
-    };
-    let all = Tensor::cat((0..STATISTICS_SAMPLES / CHUNK).map(embed).collect(), 0);
-    let mean = all.clone().mean_dim(0);
-    let centered = all - mean.clone();
-    (mean, (centered.clone() * centered).mean_dim(0).sqrt())
+    let chunks = 0..(STATISTICS_SAMPLES / CHUNK) as u64;
+    let embed = |chunk| clip.embed_samples(&mixed_batch(&world, chunk, CHUNK)).0;
+    Tensor::cat(chunks.map(embed).collect(), 0)
 }
 
 /// A name for CLIP's space that changes whenever CLIP does: a hash of what it says of a picture.
@@ -311,27 +369,6 @@ impl ModuleMapper for ScaleProjection {
         match is_projection {
             true => param.map(|weight| weight * self.factor),
             false => param,
-        }
-    }
-}
-
-/// The loss of every step, one JSON object on a line.
-struct LossCurve(std::io::BufWriter<std::fs::File>);
-
-impl LossCurve {
-    fn open(folder: &Path) -> Result<Self, TrainError> {
-        let path = folder.join("loss.jsonl");
-        let file = std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::OpenOptions::new().create(true).append(true).open(&path))
-            .map_err(|source| LoadError::Io { path, source })?;
-        Ok(Self(std::io::BufWriter::new(file)))
-    }
-
-    /// Appends a report. A curve that cannot be written does not stop the training.
-    fn push(&mut self, report: &StepReport) {
-        let line = serde_json::to_string(report).unwrap_or_default();
-        if let Err(error) = writeln!(self.0, "{line}").and_then(|()| self.0.flush()) {
-            tracing::warn!(%error, "the loss curve cannot be written");
         }
     }
 }

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
 
-use crate::checkpoint::{Progress, read_checkpoint, write_checkpoint};
+use crate::checkpoint::{Place, Pointer, Progress, read_checkpoint, write_checkpoint};
 use crate::ema::{update_average, warmed_decay};
 use crate::{TrainError, gradients};
 
@@ -26,8 +26,11 @@ pub struct TrainSettings {
     pub batch: usize,
     /// Peak learning rate of AdamW.
     pub learning_rate: f64,
-    /// Steps over which the learning rate rises to its peak; afterwards it falls as a cosine.
+    /// Steps over which the learning rate rises to its peak, where it stays.
     pub warmup: u64,
+    /// Steps at the end over which the learning rate falls. A run that is made longer goes on from
+    /// where it began to fall, so that it never rises a second time.
+    pub cooldown: u64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Largest norm of all gradients together.
@@ -36,6 +39,10 @@ pub struct TrainSettings {
     pub ema_decay: f64,
     /// Seed of weights, data and noise.
     pub seed: u64,
+    /// What the run rests on beside these numbers, in words: a frozen network that it learns from,
+    /// weights that it starts from. A checkpoint of a run that rests on something else is refused.
+    #[serde(default)]
+    pub rests_on: String,
 }
 
 impl TrainSettings {
@@ -50,22 +57,28 @@ impl TrainSettings {
         };
         positive("training steps", self.steps)?;
         positive("training batch", self.batch as u64)?;
+        if self.cooldown >= self.steps {
+            let expected = format!("less than the {} steps of the run", self.steps);
+            return Err(InvalidSetting::new("cooldown", self.cooldown, expected));
+        }
         InvalidSetting::check_range("learning rate", self.learning_rate, 1e-9, 1.0)?;
         InvalidSetting::check_range("weight decay", self.weight_decay, 0.0, 1.0)?;
         InvalidSetting::check_range("largest gradient norm", self.max_norm, 1e-6, 1e6)?;
         InvalidSetting::check_range("decay of the average", self.ema_decay, 0.0, 1.0)
     }
 
-    /// The learning rate at a step: a linear rise, then half a cosine down to a fiftieth.
+    /// The step at which the learning rate begins to fall.
+    pub fn cooldown_start(&self) -> u64 {
+        self.steps.saturating_sub(self.cooldown)
+    }
+
+    /// The learning rate at a step: a linear rise, a plateau, and at the end a linear fall to a
+    /// fiftieth.
     pub fn learning_rate_at(&self, step: u64) -> f64 {
         const FLOOR: f64 = 0.02;
-        if step < self.warmup {
-            return self.learning_rate * (step + 1) as f64 / self.warmup as f64;
-        }
-        let rest = (self.steps.saturating_sub(self.warmup)).max(1) as f64;
-        let done = ((step - self.warmup) as f64 / rest).min(1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-        self.learning_rate * (FLOOR + (1.0 - FLOOR) * cosine)
+        let rise = ((step + 1) as f64 / self.warmup.max(1) as f64).min(1.0);
+        let left = self.steps.saturating_sub(step) as f64 / (self.cooldown + 1) as f64;
+        self.learning_rate * rise * left.clamp(FLOOR, 1.0)
     }
 }
 
@@ -94,6 +107,8 @@ pub struct Trainer<M: Module> {
     settings: TrainSettings,
     folder: PathBuf,
     progress: Progress,
+    /// The checkpoint from which the learning rate fell, if it has.
+    plateau: Option<Place>,
 }
 
 impl<M: Module> Trainer<M> {
@@ -103,8 +118,8 @@ impl<M: Module> Trainer<M> {
     /// checkpoint.
     ///
     /// # Errors
-    /// Settings that cannot be used, or a checkpoint that cannot be read or belongs to other
-    /// sizes or settings.
+    /// Settings that cannot be used, or a checkpoint that cannot be read, belongs to other sizes or
+    /// settings, or is beyond the steps asked for.
     pub fn new(model: M, settings: TrainSettings, folder: &Path) -> Result<Self, TrainError> {
         settings.validate()?;
         let optimizer = AdamWConfig::new()
@@ -118,9 +133,11 @@ impl<M: Module> Trainer<M> {
             settings,
             folder: folder.into(),
             progress: Progress::default(),
+            plateau: None,
         };
         if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings)? {
-            trainer.progress = saved.progress.clone();
+            trainer.progress = saved.place.progress.clone();
+            trainer.plateau = saved.plateau.clone();
             trainer.model = saved.load("model", trainer.model)?;
             trainer.average = saved.load("average", trainer.average)?;
             trainer.optimizer = saved.load_optimizer(trainer.optimizer)?;
@@ -156,7 +173,7 @@ impl<M: Module> Trainer<M> {
             if observer(&report).is_break() {
                 break;
             }
-            if saved.elapsed() >= interval {
+            if self.plateau_ends() || saved.elapsed() >= interval {
                 self.save()?;
                 saved = Instant::now();
             }
@@ -168,9 +185,19 @@ impl<M: Module> Trainer<M> {
     ///
     /// # Errors
     /// Files that cannot be written; an older checkpoint then stays.
-    pub fn save(&self) -> Result<(), TrainError> {
+    pub fn save(&mut self) -> Result<(), TrainError> {
         let modules = [("model", &self.model), ("average", &self.average)];
-        write_checkpoint(&self.folder, &self.settings, &self.progress, modules, &self.optimizer)
+        let place = Place::free(&self.folder, &self.progress);
+        if self.plateau_ends() {
+            self.plateau = Some(place.clone());
+        }
+        let pointer =
+            Pointer { place, settings: self.settings.clone(), plateau: self.plateau.clone() };
+        write_checkpoint(&self.folder, &pointer, modules, &self.optimizer)
+    }
+
+    fn plateau_ends(&self) -> bool {
+        self.settings.cooldown > 0 && self.progress.step == self.settings.cooldown_start()
     }
 
     fn take_step(

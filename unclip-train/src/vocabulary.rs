@@ -5,7 +5,8 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::{Model, Trainer};
-use unclip_nn::checkpoint::{LoadError, write_whole};
+use unclip_core::InvalidSetting;
+use unclip_nn::checkpoint::{LoadError, read_file, write_whole};
 
 use crate::TrainError;
 
@@ -44,6 +45,28 @@ pub fn train_vocabulary(
         .map_err(|source| LoadError::Io { path: folder.into(), source })?;
     write_whole(&folder.join("vocab.json"), json.as_bytes())?;
     write_whole(&folder.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
+    Ok(())
+}
+
+/// Takes over a vocabulary: into an empty place, or where the same one is already.
+///
+/// # Errors
+/// Files that cannot be read or written; another vocabulary.
+pub(crate) fn copy_vocabulary(from: &Path, to: &Path) -> Result<(), TrainError> {
+    const MAX_BYTES: u64 = 64 << 20;
+    std::fs::create_dir_all(to).map_err(|source| LoadError::Io { path: to.into(), source })?;
+    for name in ["vocab.json", "merges.txt"] {
+        let (bytes, path) = (read_file(&from.join(name), MAX_BYTES)?, to.join(name));
+        match path.exists() {
+            false => write_whole(&path, &bytes)?,
+            true if read_file(&path, MAX_BYTES)? == bytes => {}
+            true => {
+                let expected = format!("that of {}; or write to another folder", from.display());
+                let found = format!("another one in {}", to.display());
+                return Err(InvalidSetting::new("vocabulary", found, expected).into());
+            }
+        }
+    }
     Ok(())
 }
 

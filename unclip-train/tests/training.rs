@@ -17,10 +17,12 @@ fn settings(steps: u64) -> TrainSettings {
         batch: 8,
         learning_rate: 0.05,
         warmup: 3,
+        cooldown: steps / 2,
         weight_decay: 0.0,
         max_norm: 1.0,
         ema_decay: 0.9,
         seed: 5,
+        rests_on: String::new(),
     }
 }
 
@@ -94,7 +96,13 @@ fn other_settings_are_refused_and_more_steps_are_not() {
     let error = Trainer::new(line(), other, folder.path()).err().unwrap().to_string();
     assert!(error.contains("other settings"), "{error}");
     let mut longer = Trainer::new(line(), settings(5), folder.path()).unwrap();
-    assert_eq!(run(&mut longer, u64::MAX).len(), 2);
+    // from step 2, where the learning rate had begun to fall
+    assert_eq!(run(&mut longer, u64::MAX).len(), 3);
+    let error = Trainer::new(line(), settings(4), folder.path()).err().unwrap().to_string();
+    assert!(error.contains("is at step 5, beyond the 4 that are asked for"), "{error}");
+    let other = TrainSettings { rests_on: "another CLIP".into(), ..settings(5) };
+    let error = Trainer::new(line(), other, folder.path()).err().unwrap().to_string();
+    assert!(error.contains("other settings"), "{error}");
 }
 
 #[test]
@@ -134,16 +142,60 @@ fn impossible_settings_are_refused() {
     assert!(refused(TrainSettings { learning_rate: f64::NAN, ..settings(1) }));
     assert!(refused(TrainSettings { ema_decay: 1.5, ..settings(1) }));
     assert!(refused(TrainSettings { max_norm: 0.0, ..settings(1) }));
+    assert!(refused(TrainSettings { cooldown: 4, ..settings(4) }));
 }
 
 #[test]
-fn the_learning_rate_rises_and_falls() {
-    let settings = TrainSettings { warmup: 10, ..settings(100) };
+fn the_learning_rate_rises_stays_and_falls() {
+    let settings = TrainSettings { warmup: 10, cooldown: 20, ..settings(100) };
     let rates: Vec<f64> = (0..100).map(|step| settings.learning_rate_at(step)).collect();
-    assert!((rates[0] - 0.005).abs() < 1e-9 && (rates[10] - 0.05).abs() < 1e-9);
+    assert!((rates[0] - 0.005).abs() < 1e-9);
     assert!(rates[..10].windows(2).all(|w| w[0] < w[1]));
-    assert!(rates[10..].windows(2).all(|w| w[0] > w[1]));
-    assert!(rates[99] > 0.0 && rates[99] < 0.003);
+    assert!(rates[9..80].iter().all(|rate| (rate - 0.05).abs() < 1e-9));
+    assert!(rates[79..].windows(2).all(|w| w[0] > w[1]));
+    assert!((rates[99] - 0.05 / 21.0).abs() < 1e-9);
+}
+
+/// A finished run of 8 steps, of which the last 4 cool down, is made 12 steps long.
+#[test]
+fn a_longer_run_goes_on_from_where_the_learning_rate_began_to_fall() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let start = line();
+    let mut whole = Trainer::new(start.clone(), settings(12), folders[0].path()).unwrap();
+    let expected = run(&mut whole, u64::MAX);
+    run(&mut Trainer::new(start.clone(), settings(8), folders[1].path()).unwrap(), u64::MAX);
+    let mut longer = Trainer::new(start, settings(12), folders[1].path()).unwrap();
+    assert_eq!(longer.step(), 4);
+    assert_eq!(run(&mut longer, u64::MAX), expected[4..]);
+    assert_eq!(weights(longer.average()), weights(whole.average()));
+}
+
+/// Stopped while it cools down, and made longer in the end: the plateau is not forgotten.
+#[test]
+fn an_interrupted_cooldown_can_still_be_made_longer() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let start = line();
+    let mut whole = Trainer::new(start.clone(), settings(12), folders[0].path()).unwrap();
+    let expected = run(&mut whole, u64::MAX);
+    for stop in [2, 6, 7] {
+        run(&mut Trainer::new(start.clone(), settings(8), folders[1].path()).unwrap(), stop);
+    }
+    let mut longer = Trainer::new(start.clone(), settings(12), folders[1].path()).unwrap();
+    assert_eq!(longer.step(), 4);
+    assert_eq!(run(&mut longer, 5), expected[4..5]);
+    let mut longer = Trainer::new(start, settings(12), folders[1].path()).unwrap();
+    assert_eq!(run(&mut longer, u64::MAX), expected[5..]);
+    assert_eq!(weights(longer.average()), weights(whole.average()));
+}
+
+/// A run that is made so short that it should be cooling down already cools down from where it is.
+#[test]
+fn a_run_made_shorter_falls_from_where_it_is_and_can_be_made_longer_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = line();
+    run(&mut Trainer::new(start.clone(), settings(12), folder.path()).unwrap(), 5);
+    run(&mut Trainer::new(start.clone(), settings(8), folder.path()).unwrap(), u64::MAX);
+    assert_eq!(Trainer::new(start, settings(12), folder.path()).unwrap().step(), 5);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use unclip_core::DiffusionConfig;
+use unclip_core::{DiffusionConfig, Parameterization};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, UNetConfig};
 
@@ -17,6 +17,11 @@ pub struct UpsamplerConfig {
     /// Whether a second network takes the last step (Karlo).
     #[serde(default)]
     pub last_step_network: bool,
+    /// Whether the network's answer is what the resized small picture lacks. A network of few
+    /// channels, whose norms take away the picture's mean color, then need not bring it back.
+    /// Published upsamplers answer with the whole picture.
+    #[serde(default)]
+    pub residual: bool,
     /// The U-Net. Its input is the noised picture and the resized small one: six channels.
     pub unet: UNetConfig,
     /// How it denoises.
@@ -39,6 +44,14 @@ impl UpsamplerConfig {
         ConfigError::check_equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
         ConfigError::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        let kind = self.diffusion.parameterization;
+        if self.residual
+            && (kind != Parameterization::Sample || self.diffusion.variance.is_learned())
+        {
+            let found = format!("true, for {kind:?} and {:?}", self.diffusion.variance);
+            let expected = "false, or a network that predicts the sample and no variance";
+            return Err(ConfigError::new("residual", found, expected));
+        }
         if !self.unet.attention_resolutions.is_empty() {
             let found = format!("{:?}", self.unet.attention_resolutions);
             let expected = "empty: an upsampler is fully convolutional";

@@ -15,20 +15,24 @@ pub struct Upsampler {
     unet: UNet,
     last_step: Option<UNet>,
     factor: usize,
+    residual: bool,
 }
 
 impl UpsamplerConfig {
     /// The upsampler, with fresh weights.
     pub fn init(&self, device: &Device) -> Upsampler {
         let last_step = self.last_step_network.then(|| self.unet.init(device));
-        Upsampler::new(self.unet.init(device), last_step, self.factor)
+        Upsampler {
+            residual: self.residual,
+            ..Upsampler::new(self.unet.init(device), last_step, self.factor)
+        }
     }
 }
 
 impl Upsampler {
     /// Puts together parts that were loaded one by one.
     pub fn new(unet: UNet, last_step: Option<UNet>, factor: usize) -> Self {
-        Self { unet, last_step, factor }
+        Self { unet, last_step, factor, residual: false }
     }
 
     /// Shape of the large pictures for small ones of this shape.
@@ -44,27 +48,29 @@ impl Upsampler {
 
     /// Fixes the small picture, `[batch, 3, height, width]` in [−1, 1].
     pub fn bind(&self, low_res: Tensor<4>) -> impl Network<4> + use<> {
-        bind_network(self.unet.clone(), self.resize(low_res))
+        self.bind_network(&self.unet, self.resize(low_res))
     }
 
     /// Fixes the small picture and gives the networks' outputs their meaning, with the second
     /// network for the last step where there is one.
     pub fn denoiser(&self, config: &UpsamplerConfig, low_res: Tensor<4>) -> Box<dyn Denoiser<4>> {
         let resized = self.resize(low_res);
-        let first = config.diffusion.denoiser(bind_network(self.unet.clone(), resized.clone()));
+        let first = config.diffusion.denoiser(self.bind_network(&self.unet, resized.clone()));
         match &self.last_step {
             None => Box::new(first),
             Some(last) => Box::new(LastStep {
                 first,
-                last: config.diffusion.denoiser(bind_network(last.clone(), resized)),
+                last: config.diffusion.denoiser(self.bind_network(last, resized)),
             }),
         }
     }
-}
 
-fn bind_network(unet: UNet, resized: Tensor<4>) -> impl Network<4> + use<> {
-    move |x_t: Tensor<4>, timesteps: Tensor<1>| {
-        let emb = unet.embed_time(timesteps);
-        unet.forward(Tensor::cat(vec![x_t, resized.clone()], 1), emb, &[])
+    fn bind_network(&self, unet: &UNet, resized: Tensor<4>) -> impl Network<4> + use<> {
+        let (unet, residual) = (unet.clone(), self.residual);
+        move |x_t: Tensor<4>, timesteps: Tensor<1>| {
+            let emb = unet.embed_time(timesteps);
+            let answer = unet.forward(Tensor::cat(vec![x_t, resized.clone()], 1), emb, &[]);
+            if residual { answer + resized.clone() } else { answer }
+        }
     }
 }

@@ -5,9 +5,10 @@ use unclip_core::{
     BetaSchedule, Denoiser, DiffusionConfig, Network, Parameterization, Prediction, SamplerKind,
     Step, VarianceType,
 };
-use unclip_nn::UNetConfig;
+use unclip_nn::checkpoint::{StageFiles, save_stage};
+use unclip_nn::{Precision, UNetConfig};
 use unclip_upsample::degrade::gaussian_blur;
-use unclip_upsample::{LastStep, UpsamplerConfig};
+use unclip_upsample::{LastStep, Upsampler, UpsamplerConfig};
 
 use crate::fixture::{assert_close, noise};
 
@@ -16,6 +17,7 @@ pub(crate) fn config() -> UpsamplerConfig {
     UpsamplerConfig {
         factor: 2,
         last_step_network: false,
+        residual: false,
         unet: UNetConfig {
             image_size: 8,
             in_channels: 6,
@@ -95,6 +97,37 @@ fn a_second_network_changes_the_last_step_and_no_other() {
         let difference = (got.x_0 - plain.x_0).abs().max().into_scalar::<f32>();
         assert_eq!(difference > 0.0, step.is_last(), "step {}", step.timestep);
     }
+}
+
+/// The same weights, asked for the whole picture and for what the resized one lacks.
+#[test]
+fn a_residual_answer_is_added_to_the_resized_picture() {
+    let device = Device::flex();
+    let diffusion =
+        DiffusionConfig { parameterization: Parameterization::Sample, ..config().diffusion };
+    let plain = UpsamplerConfig { diffusion, ..config() };
+    let residual = UpsamplerConfig { residual: true, ..plain.clone() };
+    [&plain, &residual].into_iter().for_each(|config| config.validate().unwrap());
+    let low_res: Tensor<4> = noise([1, 3, 4, 4], 3, &device);
+    let x_t: Tensor<4> = noise([1, 3, 8, 8], 4, &device);
+    let whole = plain.init(&device);
+    let folder = tempfile::tempdir().unwrap();
+    save_stage(folder.path(), "", &residual, &whole, Precision::F32).unwrap();
+    let added: Upsampler =
+        StageFiles::<UpsamplerConfig>::open(folder.path()).unwrap().load(&device).unwrap();
+    let answer = |upsampler: &Upsampler| {
+        upsampler.bind(low_res.clone()).forward(x_t.clone(), Tensor::zeros([1], &device))
+    };
+    let expected = answer(&whole) + whole.resize(low_res.clone());
+    assert_close("residual", answer(&added), expected, 1e-6);
+}
+
+#[test]
+fn only_a_predicted_sample_can_be_a_residual() {
+    let config = UpsamplerConfig { residual: true, ..config() };
+    let error = config.validate().unwrap_err();
+    assert_eq!(error.field, "residual");
+    assert!(error.to_string().contains("predicts the sample"), "{error}");
 }
 
 #[test]

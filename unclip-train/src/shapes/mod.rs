@@ -21,6 +21,7 @@
 
 mod caption;
 mod checker;
+mod contrast;
 mod palette;
 mod regions;
 mod render;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use caption::{Description, Named, Subject};
 pub use checker::{Reading, read};
+pub use contrast::Change;
 pub use palette::{
     Background, Color, Extent, HELD_OUT, Position, Relation, Shape, Size, is_held_out,
 };
@@ -74,6 +76,10 @@ pub enum Test {
 
 /// The stream of lots behind training; those of tests have other numbers.
 const TRAINING: u64 = 0;
+/// Those of scenes that differ in one thing.
+const OPPOSITES: u64 = 4;
+const CONTRASTS: u64 = 5;
+const CHANGES: u64 = 6;
 
 impl ShapesWorld {
     /// The world grown from `seed`.
@@ -89,6 +95,24 @@ impl ShapesWorld {
         let description = Description::of(&scene).thinned(&mut dice);
         let caption = description.worded(&mut dice);
         Sample { scene, description, caption }
+    }
+
+    /// Two objects and the same two the other way around, number `index`: captions that name
+    /// everything, in the usual words.
+    pub fn opposites(&self, index: u64) -> [Sample; 2] {
+        contrast::opposites(&mut Dice::new(OPPOSITES, self.seed, index))
+    }
+
+    /// Group number `index` of scenes that differ in one thing, each from one of the others.
+    /// Captions name everything, in varied words.
+    pub fn contrasts(&self, index: u64) -> [Sample; contrast::GROUP] {
+        contrast::contrasts(&mut Dice::new(CONTRASTS, self.seed, index))
+    }
+
+    /// Every scene of training that differs from this one in one thing alone; none if it has no
+    /// such thing. In a pair it is one object, by lot, that changes its size, color or shape.
+    pub fn changes(&self, change: Change, scene: &Scene, index: u64) -> Vec<Scene> {
+        change.others(scene, &mut Dice::new(CHANGES, self.seed, index))
     }
 
     /// Test sample number `index`, drawn from another stream than every training sample.

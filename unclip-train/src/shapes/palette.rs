@@ -193,6 +193,16 @@ impl Relation {
         }
     }
 
+    /// The same seen from the second object.
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::LeftOf => Self::RightOf,
+            Self::RightOf => Self::LeftOf,
+            Self::Above => Self::Below,
+            Self::Below => Self::Above,
+        }
+    }
+
     /// How `first` lies to `second`, by the axis along which they are further apart.
     pub fn of(first: [f32; 2], second: [f32; 2]) -> Self {
         let (x, y) = (first[0] - second[0], first[1] - second[1]);

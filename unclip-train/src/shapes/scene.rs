@@ -77,8 +77,8 @@ impl Scene {
     pub(super) fn single(dice: &mut Dice, held_out: bool) -> Self {
         let background = dice.pick(&Background::ALL);
         let position = dice.pick(&Position::ALL);
-        let object = Object::lot(dice, held_out).placed(position.center(), dice);
-        Self { background, layout: Layout::Single { object, position } }
+        let object = Object::lot(dice, held_out);
+        Self { background, layout: Layout::Single { object, position } }.arranged(dice)
     }
 
     /// Two objects of seen pairs that differ in colour and in shape.
@@ -90,12 +90,26 @@ impl Scene {
             |dice| Object::lot(dice, false),
             |second| second.color != first.color && second.shape != first.shape,
         );
-        let [at, to] = relation.centers();
-        let objects = dice.until(
-            |dice| [first.placed(at, dice), second.placed(to, dice)],
-            |[first, second]| first.gap(second) >= GAP,
-        );
-        Self { background, layout: Layout::Pair { objects, relation } }
+        Self { background, layout: Layout::Pair { objects: [first, second], relation } }
+            .arranged(dice)
+    }
+
+    /// The same objects in their cell or relation, their exact centers drawn anew.
+    pub(super) fn arranged(self, dice: &mut Dice) -> Self {
+        let layout = match self.layout {
+            Layout::Single { object, position } => {
+                Layout::Single { object: object.placed(position.center(), dice), position }
+            }
+            Layout::Pair { objects: [first, second], relation } => {
+                let [at, to] = relation.centers();
+                let objects = dice.until(
+                    |dice| [first.placed(at, dice), second.placed(to, dice)],
+                    |[first, second]| first.gap(second) >= GAP,
+                );
+                Layout::Pair { objects, relation }
+            }
+        };
+        Self { layout, ..self }
     }
 }
 

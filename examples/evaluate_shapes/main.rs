@@ -1,0 +1,266 @@
+//! Reads the pictures of a shapes model back and reports how often they show what was asked for.
+//!
+//! ```text
+//! cargo run --release --features train --example evaluate_shapes -- --captions 500
+//! ```
+//! A program reads the pictures, so the figures need no human and no other network. The same
+//! program's reading of *true* pictures is printed beside them: no figure can be trusted further.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod cascade;
+mod series;
+mod sight;
+mod variations;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use image::RgbImage;
+use indicatif::{ProgressBar, ProgressStyle};
+use unclip::decoder::Condition;
+use unclip::train::shapes::{Description, Sample, ShapesWorld, Tally, judge, read};
+use unclip::unclip_core::image::to_rgb;
+use unclip::unclip_core::{InvalidSetting, SamplerKind};
+use unclip::{
+    Bundle, Error, GenerateOptions, Precision, Residency, StageOptions, StageSettings, UnClip,
+};
+
+/// Runs the checker over pictures of a shapes model and prints the report.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Captions of each kind, 1 to 100,000
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    captions: u64,
+    /// Parts of the report; all of them if none is named
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    parts: Vec<Part>,
+    /// Folder of a model [default: the shapes model inside the program]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Seed of captions and pictures; the README's caption has its own seeds
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Reverse steps of the decoder
+    #[arg(long)]
+    decoder_steps: Option<usize>,
+    /// ddpm, ddim or dpm_solver, for the decoder
+    #[arg(long, value_name = "NAME")]
+    decoder_sampler: Option<SamplerKind>,
+    /// Guidance scale of the decoder
+    #[arg(long)]
+    decoder_guidance: Option<f64>,
+    /// Guidance scale of the prior
+    #[arg(long)]
+    prior_guidance: Option<f64>,
+    /// Upsamplers that the pictures of captions go through before they are read; other parts use all
+    #[arg(long, default_value_t = 1)]
+    upsamplers: usize,
+    /// Pictures made at once, 1 to 64
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=64))]
+    batch: u64,
+    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    precision: Precision,
+    /// Also write the report to this file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// What the report consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// What CLIP sees, and how close the prior comes
+    Clip,
+    /// Pictures of captions
+    Pictures,
+    /// Variations of the model's own pictures
+    Variations,
+    /// What the upsamplers make of true pictures, and how flat a background is
+    Upsamplers,
+    /// The README's caption, seed by seed
+    Readme,
+}
+
+/// The caption of the README's first command.
+const README: &str = "a large red circle above a small blue square";
+
+/// A model under test, and how it is tested.
+struct Evaluation {
+    unclip: UnClip,
+    world: ShapesWorld,
+    seed: u64,
+    captions: usize,
+    batch: usize,
+    options: GenerateOptions,
+    prior: StageSettings,
+    decoder: StageSettings,
+    upsample: Vec<StageSettings>,
+    /// As many as the pictures of captions go through before they are read.
+    upsamplers: usize,
+    bar: ProgressBar,
+}
+
+/// Whether a picture shows everything that it should.
+fn is_right(sample: &Sample, picture: &RgbImage) -> bool {
+    judge(&Description::of(&sample.scene), &read(picture)).all()
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let evaluation = Evaluation::new(arguments)?;
+    let mut report = vec![evaluation.settings()];
+    for part in Part::value_variants() {
+        if !arguments.parts.is_empty() && !arguments.parts.contains(part) {
+            continue;
+        }
+        let text = evaluation.part(*part)?;
+        evaluation.bar.suspend(|| println!("{text}"));
+        report.push(text);
+    }
+    evaluation.bar.finish_and_clear();
+    if let Some(path) = &arguments.out {
+        unclip::unclip_nn::checkpoint::write_whole(path, report.join("\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+impl Evaluation {
+    fn new(arguments: &Arguments) -> Result<Self, Error> {
+        let device = unclip::device(&arguments.device)?;
+        let bundle = match &arguments.model {
+            Some(folder) => Bundle::open(folder)?,
+            None => Bundle::shapes()?,
+        };
+        if arguments.upsamplers > bundle.upsamplers.len() {
+            let expected = format!("at most {}", bundle.upsamplers.len());
+            return Err(InvalidSetting::new("upsamplers", arguments.upsamplers, expected).into());
+        }
+        let stage =
+            |steps, guidance_scale, sampler| StageOptions { steps, guidance_scale, sampler };
+        let options = GenerateOptions {
+            prior: stage(None, arguments.prior_guidance, None),
+            decoder: stage(
+                arguments.decoder_steps,
+                arguments.decoder_guidance,
+                arguments.decoder_sampler,
+            ),
+            ..GenerateOptions::default()
+        };
+        let (prior, decoder) =
+            (&bundle.prior()?.manifest.config.diffusion, &bundle.decoder.manifest.config.diffusion);
+        let (prior, decoder) =
+            (options.prior.resolve("prior", prior)?, options.decoder.resolve("decoder", decoder)?);
+        let upsample = bundle
+            .upsamplers
+            .iter()
+            .map(|stage| options.upsample.resolve("upsample", &stage.manifest.config.diffusion))
+            .collect::<Result<_, _>>()?;
+        let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} eta {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Ok(Self {
+            unclip: UnClip::new(bundle, (&device, arguments.precision), Residency::Resident)?,
+            world: ShapesWorld::new(arguments.seed),
+            seed: arguments.seed,
+            captions: arguments.captions as usize,
+            batch: arguments.batch as usize,
+            options,
+            prior,
+            decoder,
+            upsample,
+            upsamplers: arguments.upsamplers,
+            bar: ProgressBar::new(0).with_style(style),
+        })
+    }
+
+    /// Side of the pictures that are read.
+    fn side(&self) -> u32 {
+        let bundle = self.unclip.bundle();
+        let factors = bundle.upsamplers[..self.upsamplers].iter();
+        let factors = factors.map(|stage| stage.manifest.config.factor).product::<usize>();
+        (bundle.decoder.manifest.config.unet.image_size * factors) as u32
+    }
+
+    fn settings(&self) -> String {
+        let text = format!(
+            "{} captions of each kind, seed {}, pictures of captions read at {} px\nprior: {} steps, guidance {}; \
+             decoder: {} steps of {:?}, guidance {}\n",
+            self.captions,
+            self.seed,
+            self.side(),
+            self.prior.steps,
+            self.prior.guidance_scale,
+            self.decoder.steps,
+            self.decoder.sampler,
+            self.decoder.guidance_scale,
+        );
+        self.bar.suspend(|| println!("{text}"));
+        text
+    }
+
+    fn part(&self, part: Part) -> Result<String, Error> {
+        Ok(match part {
+            Part::Clip => sight::measure(self)?.to_string(),
+            Part::Pictures => series::measure(self)?.to_string(),
+            Part::Variations => variations::measure(self)?.to_string(),
+            Part::Upsamplers => cascade::measure(self)?.to_string(),
+            Part::Readme => self.readme()?,
+        })
+    }
+
+    /// The numbers below `n` in batches: large pictures take memory.
+    fn large_batches(&self, n: usize) -> Vec<Vec<u64>> {
+        let indices: Vec<u64> = (0..n as u64).collect();
+        indices.chunks(self.batch.min(10)).map(Vec::from).collect()
+    }
+
+    /// Large pictures of captions, each with a seed of its own.
+    fn drawn(&self, samples: &[Sample], indices: &[u64]) -> Result<Vec<RgbImage>, Error> {
+        let captions: Vec<String> = samples.iter().map(|sample| sample.caption.clone()).collect();
+        let seeds: Vec<u64> = indices.iter().map(|i| self.seed.wrapping_add(*i)).collect();
+        let text = self.text(&captions)?;
+        let image = self.unclip.run(&seeds, &mut ()).prior(&text, &self.prior)?;
+        self.finished(&Condition { image, text }, &seeds)
+    }
+
+    /// Conditions to large pictures.
+    fn finished(&self, condition: &Condition, seeds: &[u64]) -> Result<Vec<RgbImage>, Error> {
+        let mut observer = ();
+        let mut run = self.unclip.run(seeds, &mut observer);
+        let pictures = run.decode(condition, &self.decoder)?;
+        Ok(to_rgb(run.upsample(pictures, &self.upsample)?))
+    }
+
+    /// A new bar for work of so many pictures.
+    fn begin(&self, name: &'static str, pictures: usize) {
+        self.bar.set_prefix(name);
+        self.bar.reset();
+        self.bar.set_length(pictures as u64);
+    }
+
+    fn readme(&self) -> Result<String, Error> {
+        const SEEDS: usize = 10;
+        self.begin("readme", SEEDS);
+        let options = GenerateOptions { n: SEEDS, ..self.options.clone() };
+        let made = self.unclip.text_to_image(README, &options, &mut ())?;
+        let description = Description::parse(README).unwrap_or_else(|| unreachable!("a caption"));
+        let verdicts: Vec<_> =
+            made.images.iter().map(|picture| judge(&description, &read(picture))).collect();
+        let right: Vec<usize> = (0..SEEDS).filter(|&seed| verdicts[seed].all()).collect();
+        let tally: Tally = verdicts.into_iter().collect();
+        Ok(format!("\"{README}\", seeds 0 to {}: right {right:?}\n{tally}", SEEDS - 1))
+    }
+}

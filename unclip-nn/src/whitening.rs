@@ -1,0 +1,134 @@
+//! Embeddings in coordinates in which no direction is louder than another.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+
+/// Subtracts a mean, turns, and divides by standard deviations, all of them fixed.
+///
+/// Without a basis each coordinate is whitened by itself, as the published priors do. In the basis
+/// of principal components all directions of the embeddings get the same weight, also those that
+/// no coordinate shows: what a CLIP knows of positions is a small part of its variance.
+///
+/// Tensors in files: `mean` and `std`, `[1, d_embedding]`; `basis`, `[d_embedding, d_embedding]`
+/// with one direction in each column.
+#[derive(Module, Debug)]
+pub struct Whitening {
+    mean: Param<Tensor<2>>,
+    std: Param<Tensor<2>>,
+    basis: Option<Param<Tensor<2>>>,
+}
+
+impl Whitening {
+    /// One that leaves embeddings as they are, with a basis or without.
+    pub fn identity(d_embedding: usize, has_basis: bool, device: &Device) -> Self {
+        let row = |value: f32| fixed(Tensor::full([1, d_embedding], value, device));
+        let basis = || fixed(Tensor::eye(d_embedding, device));
+        Self { mean: row(0.0), std: row(1.0), basis: has_basis.then(basis) }
+    }
+
+    /// With these statistics; nothing of it is trained.
+    ///
+    /// # Shapes
+    /// - `mean`, `std`: `[1, d_embedding]`, `std` above 0
+    /// - `basis`: `[d_embedding, d_embedding]`, orthonormal columns
+    pub fn new(mean: Tensor<2>, std: Tensor<2>, basis: Option<Tensor<2>>) -> Self {
+        Self { mean: fixed(mean), std: fixed(std), basis: basis.map(fixed) }
+    }
+
+    /// From embeddings to whitened ones: `[batch, d_embedding]`.
+    pub fn forward(&self, embedding: Tensor<2>) -> Tensor<2> {
+        let centered = embedding - self.mean.val();
+        let turned = match &self.basis {
+            Some(basis) => centered.matmul(basis.val()),
+            None => centered,
+        };
+        turned / self.std.val()
+    }
+
+    /// And back.
+    pub fn inverse(&self, whitened: Tensor<2>) -> Tensor<2> {
+        let scaled = whitened * self.std.val();
+        let turned = match &self.basis {
+            // copied: products with a transposed view round differently for different numbers of
+            // rows, and an embedding must not depend on its batch
+            Some(basis) => {
+                let [rows, columns] = basis.dims();
+                let turned_back = basis.val().transpose().reshape([rows * columns]);
+                scaled.matmul(turned_back.reshape([columns, rows]))
+            }
+            None => scaled,
+        };
+        turned + self.mean.val()
+    }
+
+    /// The mean of the embeddings: `[1, d_embedding]`.
+    pub fn mean(&self) -> Tensor<2> {
+        self.mean.val()
+    }
+}
+
+/// A parameter that takes no gradients.
+fn fixed(value: Tensor<2>) -> Param<Tensor<2>> {
+    Param::from_tensor(value).set_require_grad(false)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    fn values(tensor: Tensor<2>) -> Vec<f32> {
+        tensor.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn a_turned_cloud_is_whitened_and_comes_back() {
+        let device = Device::flex();
+        let tensor = |rows: [[f32; 2]; 4]| Tensor::<2>::from_floats(rows, &device);
+        // along (3, 4)/5 with deviation 2, across it with deviation 0.5, around (1, -1)
+        let at =
+            |a: f32, b: f32| [1.0 + (3.0 * a - 4.0 * b) / 5.0, -1.0 + (4.0 * a + 3.0 * b) / 5.0];
+        let cloud = tensor([at(2.0, 0.5), at(-2.0, 0.5), at(2.0, -0.5), at(-2.0, -0.5)]);
+        let whitening = Whitening::new(
+            Tensor::from_floats([[1.0, -1.0]], &device),
+            Tensor::from_floats([[2.0, 0.5]], &device),
+            Some(Tensor::from_floats([[0.6, -0.8], [0.8, 0.6]], &device)),
+        );
+        let white = whitening.forward(cloud.clone());
+        let expected = [1.0, 1.0, -1.0, 1.0, 1.0, -1.0, -1.0, -1.0];
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close(&values(white.clone()), &expected), "{white}");
+        assert!(close(&values(whitening.inverse(white)), &values(cloud)));
+    }
+
+    #[test]
+    fn an_embedding_does_not_depend_on_its_batch() {
+        let (device, d) = (Device::flex(), 96);
+        let noise = |rows: usize| {
+            let values = (0..rows * d).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 1001.0);
+            let values: Vec<f32> = values.collect();
+            Tensor::<1>::from_floats(values.as_slice(), &device).reshape([rows, d])
+        };
+        let mean = noise(1);
+        let whitening = Whitening::new(mean.clone(), mean + 2.0, Some(noise(d)));
+        let batch = noise(7);
+        let whole = [whitening.forward(batch.clone()), whitening.inverse(batch.clone())];
+        for row in 0..7 {
+            let alone = batch.clone().narrow(0, row, 1);
+            let alone = [whitening.forward(alone.clone()), whitening.inverse(alone)];
+            for (whole, alone) in whole.iter().zip(alone) {
+                assert_eq!(values(whole.clone().narrow(0, row, 1)), values(alone));
+            }
+        }
+    }
+
+    #[test]
+    fn the_identity_changes_nothing() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_floats([[0.5, -3.0, 2.0]], &device);
+        for has_basis in [false, true] {
+            let whitening = Whitening::identity(3, has_basis, &device);
+            assert_eq!(values(whitening.forward(x.clone())), values(x.clone()));
+            assert_eq!(values(whitening.inverse(x.clone())), values(x.clone()));
+        }
+    }
+}

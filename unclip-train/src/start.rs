@@ -1,0 +1,178 @@
+//! What a network starts from: the statistics of what it reads, branches that add nothing yet, or
+//! weights that are there already.
+
+use burn::linalg::svd;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::Tensor;
+use unclip_nn::Whitening;
+
+/// A direction that carries less than this share of the mean variance is not made louder any
+/// further.
+const FLOOR: f64 = 1e-3;
+
+/// Sweeps for each singular value after which the decomposition would be given up.
+const SWEEPS: usize = 10_000;
+
+/// Whitening along the principal components of some embeddings, the loudest direction first.
+///
+/// # Shapes
+/// - `embeddings`: `[n, d_embedding]`, many more than there are directions
+pub fn principal_components(embeddings: Tensor<2>) -> Whitening {
+    let n = embeddings.dims()[0];
+    let mean = embeddings.clone().mean_dim(0);
+    let centered = embeddings - mean.clone();
+    let covariance = centered.clone().transpose().matmul(centered) / n as f64;
+    let (basis, variances, _) = svd::<2, 1>(covariance, SWEEPS);
+    let floor = variances.clone().mean() * FLOOR;
+    let std = (variances + floor).sqrt().unsqueeze::<2>();
+    Whitening::new(mean, std, Some(basis))
+}
+
+/// The last layer of each residual branch and of a whole U-Net.
+const LAST: [&str; 3] = ["conv2", "to_out", "conv_out"];
+
+/// The same U-Net with every residual branch and the output silent: it starts as if it were not
+/// there, and each block learns what to add (Dhariwal & Nichol 2021).
+pub fn silenced<M: Module>(network: M) -> M {
+    network.map(&mut Silence { path: Vec::new() })
+}
+
+struct Silence {
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Silence {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.path.iter().any(|name| LAST.contains(&name.as_str())) {
+            true => param.map(|weight| weight.zeros_like()),
+            false => param,
+        }
+    }
+}
+
+/// The same network with all its weights ready to be trained, but for the statistics of a
+/// [`Whitening`]: a network that was loaded takes no gradients.
+pub fn trainable<M: Module>(network: M) -> M {
+    network.map(&mut Wake { fixed: 0 })
+}
+
+/// How deep the current parameter lies in what is not trained.
+struct Wake {
+    fixed: usize,
+}
+
+impl Wake {
+    fn is_fixed(container: &str) -> bool {
+        container == "Struct:Whitening"
+    }
+}
+
+impl ModuleMapper for Wake {
+    fn enter_module(&mut self, _: &str, container: &str) {
+        self.fixed += usize::from(Self::is_fixed(container));
+    }
+
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.fixed -= usize::from(Self::is_fixed(container));
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.set_require_grad(self.fixed == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::ModuleVisitor;
+    use burn::tensor::Device;
+    use unclip_nn::checkpoint::{StageFiles, save_stage};
+    use unclip_nn::{Precision, UNetConfig};
+    use unclip_prior::DiffusionPriorConfig;
+
+    use super::*;
+    use crate::data::Draws;
+    use crate::recipe;
+
+    fn values(tensor: Tensor<2>) -> Vec<f32> {
+        tensor.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn whitened_embeddings_have_no_favorite_direction() {
+        let device = Device::flex();
+        let (n, d) = (2000, 6);
+        let mut draws = Draws::new(1, 1);
+        // correlated, of very different size, not around zero
+        let mix: Tensor<2> = draws.normal::<2>([d, d], &device) * 0.3 + Tensor::eye(d, &device);
+        let scale = Tensor::<2>::from_floats([[5.0, 1.0, 1.0, 0.5, 0.5, 0.4]], &device);
+        let cloud: Tensor<2> = draws.normal([n, d], &device);
+        let cloud = (cloud * scale).matmul(mix) + 3.0;
+        let whitening = principal_components(cloud.clone());
+        let white = whitening.forward(cloud.clone());
+        let covariance = white.clone().transpose().matmul(white.clone()) / n as f64;
+        for (at, value) in values(covariance).into_iter().enumerate() {
+            let (row, column) = (at / d, at % d);
+            match row == column {
+                // the quietest are held back by the floor
+                true => assert!((0.5..1.001).contains(&value), "{at}: {value}"),
+                false => assert!(value.abs() < 1e-3, "{at}: {value}"),
+            }
+        }
+        let back = values(whitening.inverse(white));
+        assert!(back.iter().zip(values(cloud)).all(|(a, b)| (a - b).abs() < 1e-3));
+    }
+
+    /// Counts the weights that take gradients, and those that do not.
+    #[derive(Default)]
+    struct Count([usize; 2]);
+
+    impl ModuleVisitor for Count {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0[usize::from(!param.is_require_grad())] += 1;
+        }
+    }
+
+    fn count<M: Module>(network: &M) -> [usize; 2] {
+        let mut count = Count::default();
+        network.visit(&mut count);
+        count.0
+    }
+
+    #[test]
+    fn a_loaded_network_can_be_trained_but_for_its_statistics() {
+        let (device, folder) = (Device::flex(), tempfile::tempdir().expect("a folder"));
+        let config = recipe::prior();
+        let fresh = config.init(&device);
+        let expected = count(&fresh.clone().train());
+        assert_eq!(expected[1], 3, "mean, deviation and basis");
+        save_stage(folder.path(), "", &config, &fresh, Precision::F16).expect("it can be saved");
+        let files = StageFiles::<DiffusionPriorConfig>::open(folder.path()).expect("it is there");
+        let loaded = files.load(&device).expect("it can be loaded");
+        assert_eq!(count(&loaded.clone().train())[0], 0);
+        assert_eq!(count(&trainable(loaded).train()), expected);
+    }
+
+    #[test]
+    fn a_silenced_network_answers_nothing_and_learns_all_the_same() {
+        let device = Device::flex();
+        let config = UNetConfig { block_out_channels: vec![8, 16], ..recipe::decoder().unet };
+        let config = UNetConfig { d_context: None, attention_resolutions: vec![], ..config };
+        let unet = silenced(config.init(&device)).train();
+        let x: Tensor<4> = Draws::new(1, 1).normal([1, 3, 32, 32], &unet.devices()[0]);
+        let emb = unet.embed_time(Tensor::from_floats([500.0], &unet.devices()[0]));
+        let output = unet.forward(x, emb, &[]);
+        assert!(output.clone().into_data().iter::<f32>().all(|v| v == 0.0));
+        let gradients = (output - 1.0).powf_scalar(2.0).mean().backward();
+        let gradients = burn::optim::GradientsParams::from_grads(gradients, &unet);
+        let norm = crate::gradients::global_norm(&unet, &gradients).unwrap();
+        assert!(norm.into_scalar::<f32>() > 0.0);
+    }
+}

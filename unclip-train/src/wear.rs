@@ -1,0 +1,154 @@
+//! Pictures as they come: shrunk from large ones, blurred or sharpened, off in color, grainy,
+//! saved as JPEG.
+//!
+//! A CLIP that has seen nothing but clean pictures takes the grain of a generated one for content:
+//! a variation of such a picture then shows another number of objects.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+use rayon::prelude::*;
+use unclip_core::resize::bicubic_8bit;
+
+use crate::data::Draws;
+use crate::shapes::{Region, Sample, Scene, render, render_into};
+
+/// How many pictures are shrunk from one `LARGER` times as large.
+const SHRUNK: f64 = 0.25;
+const LARGER: u32 = 4;
+/// How many pictures show any wear, and how many of those are JPEGs.
+const WORN: f64 = 0.5;
+const JPEG: f64 = 0.2;
+
+/// Pictures of some samples, half of them worn: `[batch, 3, side, side]` in [−1, 1].
+pub fn worn_pictures(
+    samples: &[Sample],
+    side: u32,
+    draws: &mut Draws,
+    device: &Device,
+) -> Tensor<4> {
+    let plane = (side * side) as usize;
+    let mut values = vec![0.0f32; samples.len() * 3 * plane];
+    let draws = draws.split(samples.len());
+    values.par_chunks_mut(3 * plane).zip(samples).zip(draws).for_each(
+        |((out, sample), mut draws)| {
+            draw(&sample.scene, side, &mut draws, out);
+            if draws.chance(WORN) {
+                wear(out, side as usize, &mut draws);
+            }
+        },
+    );
+    let shape = [samples.len(), 3, side as usize, side as usize];
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// A scene at this size, or shrunk to it as CLIP shrinks pictures.
+fn draw(scene: &Scene, side: u32, draws: &mut Draws, out: &mut [f32]) {
+    match draws.chance(SHRUNK) {
+        true => fill(out, &bicubic_8bit(&render(scene, side * LARGER), side, side)),
+        false => render_into(scene, Region::whole(side), out),
+    }
+}
+
+/// Spoils a picture, `[3, side, side]` in [−1, 1], in place.
+fn wear(picture: &mut [f32], side: usize, draws: &mut Draws) {
+    let plane = side * side;
+    let softness = draws.within(-0.4..1.0);
+    let grain = draws.within(0.0..0.12) * draws.within(0.0..1.0);
+    let blotches = draws.within(0.0..0.10) * draws.within(0.0..1.0);
+    for channel in picture.chunks_mut(plane) {
+        soften(channel, side, softness);
+        let (gain, shift) = (draws.within(0.94..1.06), draws.within(-0.06..0.06));
+        let coarse = draws.normals(BLOTCHES * BLOTCHES);
+        let fine = draws.normals(plane);
+        for (at, (value, noise)) in channel.iter_mut().zip(fine).enumerate() {
+            let blotch =
+                coarse[at / side * BLOTCHES / side * BLOTCHES + at % side * BLOTCHES / side];
+            let spoiled = *value * gain + shift + grain * noise + blotches * blotch;
+            *value = spoiled.clamp(-1.0, 1.0);
+        }
+    }
+    if draws.chance(JPEG) {
+        let quality = draws.within(30.0..95.0) as u8;
+        compress(picture, side, quality);
+    }
+}
+
+/// Blotches along a side.
+const BLOTCHES: usize = 8;
+
+/// Moves each pixel towards the mean of its neighbors, by half at 1; away from it below 0.
+fn soften(plane: &mut [f32], side: usize, by: f32) {
+    let old = plane.to_vec();
+    for (at, value) in plane.iter_mut().enumerate() {
+        let (row, column) = (at / side, at % side);
+        let near = [
+            old[row.saturating_sub(1) * side + column],
+            old[(row + 1).min(side - 1) * side + column],
+            old[row * side + column.saturating_sub(1)],
+            old[row * side + (column + 1).min(side - 1)],
+        ];
+        let mean = near.iter().sum::<f32>() / 4.0;
+        *value += (mean - *value) * 0.5 * by;
+    }
+}
+
+/// Saves a picture as JPEG and opens it again. One that JPEG cannot hold stays as it is.
+fn compress(picture: &mut [f32], side: usize, quality: u8) {
+    let plane = side * side;
+    let byte = |value: f32| ((value + 1.0) * 127.5).round() as u8;
+    let image = RgbImage::from_fn(side as u32, side as u32, |x, y| {
+        let at = y as usize * side + x as usize;
+        image::Rgb([0, 1, 2].map(|channel| byte(picture[channel * plane + at])))
+    });
+    let mut file = Vec::new();
+    let written = image.write_with_encoder(JpegEncoder::new_with_quality(&mut file, quality));
+    if written.is_ok()
+        && let Ok(read) = image::load_from_memory(&file)
+    {
+        fill(picture, &read.into_rgb8());
+    }
+}
+
+fn fill(out: &mut [f32], image: &RgbImage) {
+    let plane = (image.width() * image.height()) as usize;
+    for (at, pixel) in image.pixels().enumerate() {
+        for channel in 0..3 {
+            out[channel * plane + at] = f32::from(pixel[channel]) / 127.5 - 1.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shapes::{Description, ShapesWorld, Test, judge, read};
+
+    /// What the checker still reads, CLIP can be asked to see.
+    #[test]
+    fn worn_pictures_show_what_they_showed() {
+        let world = ShapesWorld::new(4);
+        let samples: Vec<Sample> =
+            (0..60).map(|index| world.test_sample(Test::SingleSeen, index)).collect();
+        let pictures = worn_pictures(&samples, 32, &mut Draws::new(1, 2), &Device::flex());
+        let right = |(sample, picture): (&Sample, &RgbImage)| {
+            judge(&Description::of(&sample.scene), &read(picture)).all()
+        };
+        let pictures = unclip_core::image::to_rgb(pictures);
+        let n = samples.iter().zip(&pictures).filter(|&pair| right(pair)).count();
+        assert!(n >= 54, "{n} of 60");
+    }
+
+    #[test]
+    fn half_of_the_pictures_are_worn_and_the_same_draws_wear_the_same() {
+        let world = ShapesWorld::new(4);
+        let samples: Vec<Sample> = (0..200).map(|index| world.sample(index)).collect();
+        let made = || worn_pictures(&samples, 32, &mut Draws::new(1, 2), &Device::flex());
+        let pictures = unclip_core::image::to_rgb(made());
+        let clean = |(sample, picture): (&Sample, &RgbImage)| *picture == render(&sample.scene, 32);
+        let n = samples.iter().zip(&pictures).filter(|&pair| clean(pair)).count();
+        // three quarters are drawn at this size, and half of those stay clean
+        assert!((55..=95).contains(&n), "{n}");
+        assert_eq!(pictures, unclip_core::image::to_rgb(made()));
+    }
+}
