@@ -160,7 +160,7 @@ fn sizes_that_do_not_go_together_name_their_fields() {
             json!(vec![1; 64]),
             "a list of 64, expected 1 to 12",
         ),
-        ("decoder", "/config/unet/in_channels", json!(4), "unet.in_channels is 4, expected 3"),
+        ("decoder", "/config/unet/in_channels", json!(4), "unet.in_channels is 4, expected 5"),
         ("decoder", "/config/unet/out_channels", json!(3), "unet.out_channels is 3, expected 6"),
         ("decoder", "/config/unet/d_context", json!(null), "unet.d_context is absent"),
         ("upsampler.0", "/config/factor", json!(1), "factor is 1, expected 2 to 16"),

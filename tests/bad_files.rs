@@ -441,6 +441,7 @@ fn upsamplers_that_cannot_take_the_decoders_size_are_told() {
     model.edit_config("decoder", |json| json["config"]["unet"]["image_size"] = json!(6));
     model.edit_config("decoder", |json| {
         json["config"]["unet"]["attention_resolutions"] = json!([3]);
+        json["config"]["layout"]["side"] = json!(3);
     });
     model.edit_config("upsampler.0", |json| {
         json["config"]["unet"]["block_out_channels"] = json!([8, 8, 8, 8]);

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
-use unclip::decoder::DecoderConfig;
+use unclip::decoder::{DecoderConfig, LayoutConfig};
 use unclip::prior::DiffusionPriorConfig;
 use unclip::unclip_core::{
     BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType,
@@ -239,10 +239,11 @@ fn decoder() -> DecoderConfig {
         d_text: 8,
         image_tokens: 2,
         whitened: true,
+        layout: Some(LayoutConfig { side: 4, channels: 2 }),
         unet: UNetConfig {
             attention_resolutions: vec![4],
             d_context: Some(8),
-            ..unet(8, [3, 6], vec![8, 16])
+            ..unet(8, [5, 6], vec![8, 16])
         },
         diffusion: DiffusionConfig {
             parameterization: Parameterization::Epsilon,

@@ -138,6 +138,8 @@ fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
             let expected = "at least one: the middle of diffusers' decoder has attention";
             return Err(ConfigError::new("unet.attention_resolutions", "[]", expected));
         }
+        let layout = config.layout.map(|layout| layout.side);
+        require("layout.side", layout, None, "UNet2DConditionModel")?;
         require("whitened", config.whitened, false, "UnCLIPTextProjModel")?;
         let (variance, learned) = (diffusion.variance, VarianceType::LearnedRange);
         require("diffusion.variance", variance, learned, "pipeline, for its decoder,")?;

@@ -211,6 +211,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         d_text,
         image_tokens: size("clip_extra_context_tokens")?,
         whitened: false,
+        layout: None,
         diffusion,
         unet,
     };

@@ -99,6 +99,7 @@ pub(super) fn decoder(
         d_text,
         image_tokens: shapes.divide(tokens, d_tokens, d_context, "the width of a token")?,
         whitened: false,
+        layout: None,
         diffusion: diffusion(epsilon, variance(&unet), PIXEL_CLAMP, DECODER_SAMPLING),
         unet,
     })

@@ -83,6 +83,7 @@ pub(crate) fn decoder_config() -> DecoderConfig {
         d_text: 2 * HEAD,
         image_tokens: 3,
         whitened: false,
+        layout: None,
         unet: UNetConfig {
             image_size: 64,
             in_channels: 3,

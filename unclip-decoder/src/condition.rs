@@ -3,12 +3,12 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_nn::ops::linear;
-use unclip_nn::{Context, LayerNorm, Whitening};
+use unclip_nn::{Context, LayerNorm, Whitening, upsample};
 
-use crate::DecoderConfig;
+use crate::{DecoderConfig, LayoutConfig};
 
 /// What the user gives: one image embedding and one caption for each picture.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct Bound {
     pub emb: Tensor<2>,
     /// Image tokens, then text tokens.
     pub context: Context,
+    /// What x_t is joined with, `[batch, channels, image_size, image_size]`, if there is a layout.
+    pub layout: Option<Tensor<4>>,
 }
 
 /// Turns a [`Condition`] into a [`Bound`] (paper, section 2.1; Karlo).
@@ -38,7 +40,35 @@ pub struct Conditioner {
     image_tokens_proj: Linear,
     text_tokens_proj: Linear,
     text_tokens_norm: LayerNorm,
+    layout: Option<Layout>,
     image_tokens: usize,
+}
+
+/// Both embeddings as a coarse picture ([`LayoutConfig`](crate::LayoutConfig)).
+#[derive(Module, Debug)]
+struct Layout {
+    from_image: Linear,
+    from_text: Linear,
+    side: usize,
+    doublings: usize,
+}
+
+impl Layout {
+    fn new(config: LayoutConfig, d_embedding: usize, image_size: usize, device: &Device) -> Self {
+        let LayoutConfig { side, channels } = config;
+        let proj = || LinearConfig::new(d_embedding, channels * side * side).init(device);
+        let doublings = (image_size / side).ilog2() as usize;
+        Self { from_image: proj(), from_text: proj(), side, doublings }
+    }
+
+    /// From embeddings, `[batch, d_embedding]` each, to the size of the picture.
+    fn forward(&self, image: Tensor<2>, text: Tensor<2>) -> Tensor<4> {
+        let values = linear(&self.from_image, image) + linear(&self.from_text, text);
+        let [batch, width] = values.dims();
+        let channels = width / (self.side * self.side);
+        let coarse = values.cast(DType::F32).reshape([batch, channels, self.side, self.side]);
+        (0..self.doublings).fold(coarse, |picture, _| upsample(picture))
+    }
 }
 
 impl Conditioner {
@@ -57,6 +87,9 @@ impl Conditioner {
             image_tokens_proj: from_clip(d_context * config.image_tokens),
             text_tokens_proj: LinearConfig::new(config.d_text, d_context).init(device),
             text_tokens_norm: LayerNorm::new(d_context, LayerNorm::EPSILON, device),
+            layout: config.layout.map(|layout| {
+                Layout::new(layout, config.d_embedding, config.unet.image_size, device)
+            }),
             image_tokens: config.image_tokens,
         }
     }
@@ -86,6 +119,8 @@ impl Conditioner {
         let batch = image.dims()[0];
         let emb = linear(&self.pooled_text_proj, text.pooled.clone())
             + linear(&self.image_proj, image.clone());
+        let layout = self.layout.as_ref();
+        let layout = layout.map(|layout| layout.forward(image.clone(), text.pooled.clone()));
         let image_tokens = linear(&self.image_tokens_proj, image);
         let width = image_tokens.dims()[1] / self.image_tokens;
         // in the flat vector the token's number varies fastest
@@ -94,6 +129,7 @@ impl Conditioner {
         let text_tokens = self.text_tokens_norm.forward(text_tokens);
         Bound {
             emb,
+            layout,
             context: Context {
                 tokens: Tensor::cat(vec![image_tokens, text_tokens], 1),
                 mask: Some(self.with_image_tokens(&text.mask)),

@@ -35,11 +35,15 @@ impl Decoder {
 
     /// Fixes a condition. All its projections are computed here, once for all steps.
     pub fn bind(&self, condition: &Condition) -> impl Network<4> + use<> {
-        let Bound { emb, context } = self.text_proj.forward(condition);
+        let Bound { emb, context, layout } = self.text_proj.forward(condition);
         let contexts = self.unet.read(&context);
         let unet = self.unet.clone();
         move |x_t: Tensor<4>, timesteps: Tensor<1>| {
-            unet.forward(x_t, unet.embed_time(timesteps) + emb.clone(), &contexts)
+            let x = match &layout {
+                Some(layout) => Tensor::cat(vec![x_t, layout.clone()], 1),
+                None => x_t,
+            };
+            unet.forward(x, unet.embed_time(timesteps) + emb.clone(), &contexts)
         }
     }
 

@@ -12,5 +12,5 @@ pub mod formats;
 pub mod train;
 
 pub use condition::{Bound, Condition, Conditioner};
-pub use config::DecoderConfig;
+pub use config::{DecoderConfig, LayoutConfig};
 pub use decoder::Decoder;

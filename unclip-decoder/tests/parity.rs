@@ -9,7 +9,7 @@ use unclip_core::{
     SamplerKind, TextEmbedding, VarianceType,
 };
 use unclip_decoder::formats::DIFFUSERS;
-use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig};
+use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig};
 use unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
 use unclip_nn::{UNetConfig, Whitening};
 
@@ -25,6 +25,7 @@ fn config(model_channels: usize) -> DecoderConfig {
         d_text: 24,
         image_tokens: 4,
         whitened: false,
+        layout: None,
         unet: UNetConfig {
             image_size: 8,
             in_channels: 3,
@@ -195,4 +196,57 @@ fn whitening_comes_before_everything_else() {
     assert_close("emb", got.emb, expected.emb, 1e-6);
     assert_close("tokens", got.context.tokens, expected.context.tokens, 1e-6);
     assert_close("no image", conditioner.null_image(1).0, mean, 1e-6);
+}
+
+/// The layout is linear in both embeddings, one square of equal pixels for each of its own.
+#[test]
+fn a_layout_is_joined_to_the_picture() {
+    let device = Device::flex();
+    let plain = config(4);
+    let layout = Some(LayoutConfig { side: 4, channels: 2 });
+    let unet = UNetConfig { in_channels: 5, ..plain.unet.clone() };
+    let config = DecoderConfig { layout, unet, ..plain };
+    config.validate().unwrap();
+    let conditioner = Conditioner::new(&config, &device);
+    let d = config.d_embedding;
+    let layout = |image: Tensor<2>, pooled: Tensor<2>| {
+        let mask = Tensor::<2>::ones([2, 5], &device).equal_elem(1.0);
+        let text = TextEmbedding { pooled, tokens: noise([2, 5, 24], 4, &device), mask };
+        conditioner.forward(&Condition { image: ImageEmbedding(image), text }).layout.unwrap()
+    };
+    let (image, text): (Tensor<2>, Tensor<2>) =
+        (noise([2, d], 5, &device), noise([2, d], 6, &device));
+    let zero = image.zeros_like();
+    let both = layout(image.clone(), text.clone());
+    assert_eq!(both.dims(), [2, 2, 8, 8]);
+    let parts =
+        layout(image, zero.clone()) + layout(zero.clone(), text) - layout(zero.clone(), zero);
+    assert_close("sum", both.clone(), parts, 1e-6);
+    let corners = both.clone().slice([0..2, 0..2, 0..8, 0..8]).reshape([2, 2, 4, 2, 4, 2]);
+    let spread = corners.clone().max_dim(3).max_dim(5) - corners.min_dim(3).min_dim(5);
+    assert_eq!(spread.max().into_scalar::<f32>(), 0.0);
+    let decoder = config.init(&device);
+    let text = TextEmbedding {
+        pooled: noise([2, 24], 3, &device),
+        tokens: noise([2, 5, 24], 4, &device),
+        mask: Tensor::<2>::ones([2, 5], &device).equal_elem(1.0),
+    };
+    let network =
+        decoder.bind(&Condition { image: ImageEmbedding(noise([2, d], 5, &device)), text });
+    let output = network.forward(noise([2, 3, 8, 8], 7, &device), Tensor::zeros([2], &device));
+    assert_eq!(output.dims(), [2, 6, 8, 8]);
+}
+
+#[test]
+fn layouts_that_do_not_fit_are_refused() {
+    let refused = |side, channels, in_channels| {
+        let unet = UNetConfig { in_channels, ..config(4).unet };
+        let layout = Some(LayoutConfig { side, channels });
+        DecoderConfig { layout, unet, ..config(4) }.validate().unwrap_err().field
+    };
+    assert_eq!(refused(3, 2, 5), "layout.side");
+    assert_eq!(refused(16, 2, 5), "layout.side");
+    assert_eq!(refused(0, 2, 5), "layout.side");
+    assert_eq!(refused(4, 0, 3), "layout.channels");
+    assert_eq!(refused(4, 2, 3), "unet.in_channels");
 }

@@ -42,9 +42,6 @@ mod config_error;
 #[cfg(feature = "flex")]
 #[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]
 mod fused;
-#[cfg(feature = "flex")]
-#[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]
-mod kernels;
 mod layer_norm;
 pub mod ops;
 mod precision;

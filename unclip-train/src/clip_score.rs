@@ -8,7 +8,7 @@ use std::fmt;
 use burn::tensor::Tensor;
 use unclip_core::{ImageEmbedding, TextEmbedding, normalize};
 
-use crate::shapes::{Change, Description, Rate, Sample, Scene, ShapesWorld, Test};
+use unclip_shapes::{Change, Description, Rate, Sample, Scene, ShapesWorld, Test};
 
 /// Scenes that are embedded at once.
 const CHUNK: usize = 64;

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
-use crate::shapes::{Region, Sample, Scene, ShapesWorld, render_into};
+use unclip_shapes::{Region, Sample, Scene, ShapesWorld, render_into};
 
 /// The samples of a training step: half random, half in groups of four that differ in one thing
 /// and whose captions name everything.
@@ -135,7 +135,7 @@ impl Draws {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shapes::Layout;
+    use unclip_shapes::Layout;
 
     #[test]
     fn spread_numbers_leave_no_gap() {

@@ -15,8 +15,8 @@ use unclip_upsample::degrade::gaussian_blur;
 use unclip_upsample::{Upsampler, UpsamplerConfig};
 
 use crate::data::{Draws, contrasting_batch, kept, mixed_batch, pictures, whole_pictures};
-use crate::shapes::{Region, Sample, Scene, ShapesWorld};
 use crate::{ClipScore, worn_pictures};
+use unclip_shapes::{Region, Sample, Scene, ShapesWorld};
 
 /// Where a step's data and draws come from.
 #[derive(Debug, Clone)]

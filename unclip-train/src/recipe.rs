@@ -2,7 +2,7 @@
 
 use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
 use unclip_core::{BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType};
-use unclip_decoder::DecoderConfig;
+use unclip_decoder::{DecoderConfig, LayoutConfig};
 use unclip_nn::{Activation, TransformerConfig, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
@@ -96,6 +96,9 @@ pub fn prior() -> DiffusionPriorConfig {
     }
 }
 
+/// Channels of the decoder's layout.
+const LAYOUT_CHANNELS: usize = 8;
+
 /// The decoder at 32 pixels.
 pub fn decoder() -> DecoderConfig {
     DecoderConfig {
@@ -103,9 +106,10 @@ pub fn decoder() -> DecoderConfig {
         d_text: D_CLIP,
         image_tokens: 4,
         whitened: true,
+        layout: Some(LayoutConfig { side: 8, channels: LAYOUT_CHANNELS }),
         unet: UNetConfig {
             image_size: DECODER_SIDE as usize,
-            in_channels: 3,
+            in_channels: 3 + LAYOUT_CHANNELS,
             out_channels: 3,
             block_out_channels: vec![40, 80],
             num_res_blocks: 1,

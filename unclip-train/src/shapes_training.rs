@@ -18,12 +18,12 @@ use crate::objective::{
     ClipObjective, ClipTowers, DecoderObjective, FrozenClip, PriorObjective, Source,
     UpsamplerObjective,
 };
-use crate::shapes::ShapesWorld;
 use crate::vocabulary::copy_vocabulary;
 use crate::{
     ClipScore, StepReport, TrainError, TrainSettings, Trainer, principal_components, recipe,
     silenced, train_vocabulary, trainable,
 };
+use unclip_shapes::ShapesWorld;
 
 /// Captions from which the vocabulary is learnt.
 const VOCABULARY_CAPTIONS: u64 = 20_000;

@@ -166,7 +166,7 @@ mod tests {
         let config = UNetConfig { block_out_channels: vec![8, 16], ..recipe::decoder().unet };
         let config = UNetConfig { d_context: None, attention_resolutions: vec![], ..config };
         let unet = silenced(config.init(&device)).train();
-        let x: Tensor<4> = Draws::new(1, 1).normal([1, 3, 32, 32], &unet.devices()[0]);
+        let x = Draws::new(1, 1).normal([1, config.in_channels, 32, 32], &unet.devices()[0]);
         let emb = unet.embed_time(Tensor::from_floats([500.0], &unet.devices()[0]));
         let output = unet.forward(x, emb, &[]);
         assert!(output.clone().into_data().iter::<f32>().all(|v| v == 0.0));

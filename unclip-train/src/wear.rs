@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use unclip_core::resize::bicubic_8bit;
 
 use crate::data::Draws;
-use crate::shapes::{Region, Sample, Scene, render, render_into};
+use unclip_shapes::{Region, Sample, Scene, render, render_into};
 
 /// How many pictures are shrunk from one `LARGER` times as large.
 const SHRUNK: f64 = 0.25;
@@ -122,7 +122,7 @@ fn fill(out: &mut [f32], image: &RgbImage) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shapes::{Description, ShapesWorld, Test, judge, read};
+    use unclip_shapes::{Description, ShapesWorld, Test, judge, read};
 
     /// What the checker still reads, CLIP can be asked to see.
     #[test]

@@ -1,4 +1,4 @@
-//! The kernels of [`kernels`](crate::kernels) as differentiable burn operations, on the `flex`
+//! The kernels of [`unclip_kernels`] as differentiable burn operations, on the `flex`
 //! backend. Everywhere else, and for other number formats, the callers in [`ops`](crate::ops) use
 //! burn's own operations, which are also the oracle in the tests.
 //!

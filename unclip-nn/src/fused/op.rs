@@ -6,7 +6,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 
-use crate::kernels::{self, Affine, ConvShape, GroupNormGrads, GroupShape, LayerNormGrads};
+use unclip_kernels::{
+    self as kernels, Affine, ConvShape, GroupNormGrads, GroupShape, LayerNormGrads,
+};
 
 type Value = FloatTensor<Flex>;
 

@@ -6,7 +6,7 @@ use burn::tensor::Shape;
 
 use super::Op;
 use super::op::conv_shape;
-use crate::kernels::{self, AttentionShape, Mask};
+use unclip_kernels::{self as kernels, AttentionShape, Mask};
 
 /// Multi-head attention of queries, keys and values, `[batch, seq, n_heads · d_head]` each.
 #[derive(Debug, Clone)]

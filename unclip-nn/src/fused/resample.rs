@@ -3,7 +3,7 @@
 use burn::tensor::Shape;
 
 use super::Op;
-use crate::kernels;
+use unclip_kernels as kernels;
 
 /// A change of a picture's size: `[batch, channels, height, width]`.
 #[derive(Debug, Clone, Copy)]

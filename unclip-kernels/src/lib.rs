@@ -1,11 +1,23 @@
 //! Fast CPU kernels over plain `f32` slices, independent of any tensor library.
 //!
-//! All tensors are contiguous and row-major (`NCHW` for images). Every function
-//! writes into slices its caller provides and panics if a length does not match
-//! the shape it was told, so that a wiring mistake never turns into wrong numbers.
+//! All tensors are contiguous and row-major (`NCHW` for images). Every function writes into slices
+//! that its caller provides, and panics if a length does not match the shape that it was told, so
+//! that a wiring mistake never turns into wrong numbers.
 //!
-//! The instruction set (AVX-512, AVX2, NEON or none) is chosen at run time by
-//! [`pulp`]; threads come from the current [`rayon`] pool.
+//! The instruction set (AVX-512, AVX2, NEON or none) is chosen at run time by [`pulp`]; threads come
+//! from the current [`rayon`] pool. What a picture of a batch becomes does not depend on the others:
+//! how work is cut follows from the shape of one picture alone.
+//!
+//! # Example
+//! ```
+//! use unclip_kernels::{ConvShape, conv3x3};
+//!
+//! // the mean of 3x3 pixels of a 4x4 picture of ones; beyond the border there is nothing
+//! let shape = ConvShape { batch: 1, c_in: 1, c_out: 1, height: 4, width: 4 };
+//! let (picture, weight, mut means) = ([1.0; 16], [1.0 / 9.0; 9], [0.0; 16]);
+//! conv3x3(shape, &picture, &weight, None, &mut means);
+//! assert!((means[5] - 1.0).abs() < 1e-6 && (means[0] - 4.0 / 9.0).abs() < 1e-6);
+//! ```
 
 #![allow(unreachable_pub, reason = "public within the crate; lib.rs decides what leaves it")]
 

@@ -1,6 +1,6 @@
 //! The shapes world: procedural captioned pictures, and a checker that reads them back.
 //!
-//! Coloured shapes on plain backgrounds, one or two at a time. It needs no download, never runs
+//! Colored shapes on plain backgrounds, one or two at a time. It needs no download, never runs
 //! out, and a program can tell whether a generated picture says what its caption says: the
 //! bundled model is trained on it, and every stage is measured with it.
 //!
@@ -17,7 +17,18 @@
 //! * [`Tally`]: how often, with confidence intervals; [`calibrate`]: how far the checker is to be
 //!   trusted.
 //!
-//! The module knows pixels and words. It must not know tensors, models or files.
+//! The crate knows pixels and words. It must not know tensors, models or files.
+//!
+//! # Example
+//! ```
+//! use unclip_shapes::{Description, ShapesWorld, judge, read, render};
+//!
+//! let sample = ShapesWorld::new(7).sample(0);
+//! assert_eq!(sample.caption, "a small blue triangle in the top on a grey background");
+//! let picture = render(&sample.scene, 64);
+//! let description = Description::parse(&sample.caption).expect("a caption");
+//! assert!(judge(&description, &read(&picture)).all());
+//! ```
 
 mod caption;
 mod checker;

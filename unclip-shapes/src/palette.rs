@@ -40,7 +40,7 @@ macro_rules! words {
             }
         }
 
-        impl $crate::shapes::palette::Word for $name {
+        impl $crate::palette::Word for $name {
             const WORDS: &'static [Self] = &Self::ALL;
 
             fn spellings(self) -> (&'static str, Option<&'static str>) {
