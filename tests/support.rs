@@ -239,7 +239,7 @@ fn decoder() -> DecoderConfig {
         d_text: 8,
         image_tokens: 2,
         whitened: true,
-        layout: Some(LayoutConfig { side: 4, channels: 2 }),
+        layout: Some(LayoutConfig { side: 4, channels: 2, d_hidden: 6 }),
         unet: UNetConfig {
             attention_resolutions: vec![4],
             d_context: Some(8),

@@ -5,7 +5,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, DType, Device, Tensor};
 use unclip_core::{ImageEmbedding, TextEmbedding};
-use unclip_nn::ops::linear;
+use unclip_nn::ops::{linear, silu};
 use unclip_nn::{Context, LayerNorm, Whitening, upsample};
 
 use crate::{DecoderConfig, LayoutConfig};
@@ -49,21 +49,28 @@ pub struct Conditioner {
 struct Layout {
     from_image: Linear,
     from_text: Linear,
+    to_pixels: Linear,
     side: usize,
     doublings: usize,
 }
 
 impl Layout {
     fn new(config: LayoutConfig, d_embedding: usize, image_size: usize, device: &Device) -> Self {
-        let LayoutConfig { side, channels } = config;
-        let proj = || LinearConfig::new(d_embedding, channels * side * side).init(device);
-        let doublings = (image_size / side).ilog2() as usize;
-        Self { from_image: proj(), from_text: proj(), side, doublings }
+        let LayoutConfig { side, channels, d_hidden } = config;
+        let from_clip = || LinearConfig::new(d_embedding, d_hidden).init(device);
+        Self {
+            from_image: from_clip(),
+            from_text: from_clip(),
+            to_pixels: LinearConfig::new(d_hidden, channels * side * side).init(device),
+            side,
+            doublings: (image_size / side).ilog2() as usize,
+        }
     }
 
     /// From embeddings, `[batch, d_embedding]` each, to the size of the picture.
     fn forward(&self, image: Tensor<2>, text: Tensor<2>) -> Tensor<4> {
-        let values = linear(&self.from_image, image) + linear(&self.from_text, text);
+        let hidden = linear(&self.from_image, image) + linear(&self.from_text, text);
+        let values = linear(&self.to_pixels, silu(hidden));
         let [batch, width] = values.dims();
         let channels = width / (self.side * self.side);
         let coarse = values.cast(DType::F32).reshape([batch, channels, self.side, self.side]);

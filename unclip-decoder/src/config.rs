@@ -32,8 +32,8 @@ pub struct DecoderConfig {
     pub diffusion: DiffusionConfig,
 }
 
-/// Sizes of a layout: the embeddings as a small square of channels, each pixel of it linear in
-/// both, enlarged to the picture's size.
+/// Sizes of a layout: both embeddings through one hidden layer to a small square of channels, which
+/// is enlarged to the picture's size.
 ///
 /// A timestep embedding says the same everywhere. What lies where is told by it only through what
 /// the network knows of each pixel's place, which a small one takes very long to learn: after two
@@ -46,6 +46,8 @@ pub struct LayoutConfig {
     pub side: usize,
     /// Its channels.
     pub channels: usize,
+    /// Width of the hidden layer.
+    pub d_hidden: usize,
 }
 
 impl DecoderConfig {
@@ -61,9 +63,10 @@ impl DecoderConfig {
         ConfigError::check_size("d_text", self.d_text)?;
         ConfigError::check_size("image_tokens", self.image_tokens)?;
         self.unet.validate()?;
-        if let Some(LayoutConfig { side, channels }) = self.layout {
+        if let Some(LayoutConfig { side, channels, d_hidden }) = self.layout {
             ConfigError::check_size("layout.side", side)?;
             ConfigError::check_size("layout.channels", channels)?;
+            ConfigError::check_size("layout.d_hidden", d_hidden)?;
             let image_size = self.unet.image_size;
             if !image_size.is_multiple_of(side) || !(image_size / side).is_power_of_two() {
                 let expected = format!("{image_size} divided by a power of two");

@@ -97,7 +97,7 @@ pub fn prior() -> DiffusionPriorConfig {
 }
 
 /// Channels of the decoder's layout.
-const LAYOUT_CHANNELS: usize = 8;
+const LAYOUT_CHANNELS: usize = 4;
 
 /// The decoder at 32 pixels.
 pub fn decoder() -> DecoderConfig {
@@ -106,7 +106,7 @@ pub fn decoder() -> DecoderConfig {
         d_text: D_CLIP,
         image_tokens: 4,
         whitened: true,
-        layout: Some(LayoutConfig { side: 8, channels: LAYOUT_CHANNELS }),
+        layout: Some(LayoutConfig { side: 16, channels: LAYOUT_CHANNELS, d_hidden: 192 }),
         unet: UNetConfig {
             image_size: DECODER_SIDE as usize,
             in_channels: 3 + LAYOUT_CHANNELS,
