@@ -36,9 +36,8 @@ pub struct DecoderConfig {
 /// is enlarged to the picture's size.
 ///
 /// A timestep embedding says the same everywhere. What lies where is told by it only through what
-/// the network knows of each pixel's place, which a small one takes very long to learn: after two
-/// thousand steps colors were right, and places and shapes still at chance. Published decoders
-/// have no layout.
+/// the network knows of each pixel's place, which a small one takes very long to learn (what a
+/// trial without a layout gave is in `assets/shapes/RECIPE.md`). Published decoders have no layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayoutConfig {

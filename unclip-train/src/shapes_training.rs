@@ -246,8 +246,8 @@ impl ShapesTraining {
         Ok(trainable(files.load(&self.device)?))
     }
 
-    /// Learns the vocabulary, or takes that of the bundle to start from: its numbers of words are
-    /// what the text tower knows.
+    /// Learns the vocabulary, or takes that of the bundle to start from, whose token numbers its
+    /// text tower was trained on.
     fn prepare_vocabulary(&self, world: ShapesWorld) -> Result<(), TrainError> {
         let folder = self.bundle.join("tokenizer");
         if let Some(from) = &self.from {
@@ -331,7 +331,8 @@ impl ShapesTraining {
     }
 }
 
-/// Embeddings of clean pictures of the kinds that the other stages see in training: `[samples, d_embedding]`.
+/// Embeddings of clean pictures of the kinds that the other stages see in training:
+/// `[samples, d_embedding]`.
 fn typical_embeddings(clip: &FrozenClip) -> Tensor<2> {
     const CHUNK: usize = 256;
     let world = ShapesWorld::new(0);
