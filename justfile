@@ -24,7 +24,7 @@ fixtures *args:
 train *args:
     cargo run --release --features train --example train_shapes -- {{args}}
 
-# licences and advisories of dependencies
+# licenses and advisories of dependencies
 deny:
     cargo deny check
 

@@ -1,4 +1,4 @@
-//! A model's folder to one in the layout of diffusers.
+//! A model's folder to one in another layout: diffusers', or this project's own.
 //!
 //! ```text
 //! cargo run --release --example convert -- --model DIR --out DIR2 --precision f16
@@ -17,7 +17,7 @@ use clap::Parser;
 use unclip::clip::{Fit, Padding};
 use unclip::{Bundle, OpenOptions, Precision};
 
-/// Writes a model in the layout of diffusers.
+/// Writes a model in another layout.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Folder of a model: this project's layout, diffusers' or Karlo's own
@@ -26,6 +26,9 @@ struct Arguments {
     /// Folder to write; nothing may be there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// diffusers or native: the layout to write
+    #[arg(long, value_name = "NAME", default_value = "diffusers")]
+    layout: String,
     /// f32, f16 or bf16: number format of the weights
     #[arg(long, value_name = "FORMAT", default_value_t)]
     precision: Precision,
@@ -49,13 +52,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), unclip::Error> {
-    let options = match arguments.as_diffusers {
-        true => OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop) },
-        false => OpenOptions::default(),
+    let options = if arguments.as_diffusers {
+        OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop) }
+    } else {
+        OpenOptions::default()
     };
     let bundle = Bundle::open_with(&arguments.model, &options)?;
     let device = unclip::device(&arguments.device)?;
-    bundle.save_diffusers(&arguments.out, arguments.precision, &device)?;
+    bundle.save(&arguments.layout, &arguments.out, arguments.precision, &device)?;
     println!("{}", arguments.out.display());
     Ok(())
 }

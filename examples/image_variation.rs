@@ -14,14 +14,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use unclip::{Event, Precision};
+use unclip::Precision;
 
 use pictures::{AnyError, Bars, Common};
 
 /// Makes variations of pictures.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The pictures: PNG files
+    /// The pictures: PNG or JPEG files
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
     #[command(flatten)]
@@ -45,25 +45,26 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let bundle = common.bundle()?;
     let options = common.options()?;
     common.check_out(many)?;
-    let pictures = arguments.pictures.iter().map(|path| unclip::read_picture(path));
+    let pictures = arguments.pictures.iter().map(unclip::read_picture);
     let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
     let together = if common.is_one_batch() { pictures.len() } else { 1 };
     let unclip = common.load(bundle, Precision::default(), pictures.len() > together)?;
     let (mut costs, mut written) = (Vec::new(), 0);
     for (pictures, paths) in pictures.chunks(together).zip(arguments.pictures.chunks(together)) {
         let mut bars = Bars::default();
-        let mut observer = |event: &Event<'_>| bars.show(event);
-        let mut generated = unclip.image_variation(pictures, &options, &mut observer)?;
+        let mut generated =
+            unclip.observed(&mut |event| bars.show(event)).image_variation(pictures, &options)?;
         bars.finish();
-        for (i, settings) in generated.settings.iter_mut().enumerate() {
+        common.note_dropped(&generated);
+        for (i, picture) in generated.pictures.iter_mut().enumerate() {
             let name = paths[i / options.n].file_name().unwrap_or_default();
-            settings.picture = Some(name.to_string_lossy().into_owned());
+            picture.recipe.picture = Some(name.to_string_lossy().into_owned());
         }
         if let Some(path) = &common.trace {
             generated.trace.save(path)?;
         }
         common.write(&generated, written, many)?;
-        written += generated.images.len();
+        written += generated.pictures.len();
         costs.extend(generated.costs);
     }
     common.write_reports(&costs)

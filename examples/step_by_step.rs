@@ -9,11 +9,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use unclip::decoder::Condition;
 use unclip::unclip_core::image::to_rgb;
-use unclip::{Bundle, Event, Residency, StageOptions, UnClip};
+use unclip::{Bundle, Event, GenerateOptions, Residency, UnClip};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let caption = std::env::args().nth(1);
@@ -25,15 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bundle = unclip.bundle();
 
     // Each stage has settings; what you leave open comes from the model.
-    let prior = &bundle.prior()?.manifest.config;
-    let prior_settings = StageOptions::default().resolve("prior", &prior.diffusion)?;
-    let decoder = &bundle.decoder.manifest.config;
-    let decoder_settings = StageOptions::default().resolve("decoder", &decoder.diffusion)?;
-    let upsampler_settings = bundle
-        .upsamplers
-        .iter()
-        .map(|stage| StageOptions::default().resolve("upsample", &stage.manifest.config.diffusion))
-        .collect::<Result<Vec<_>, _>>()?;
+    let settings = GenerateOptions::default().resolve(bundle)?;
+    let prior_settings = settings.prior.expect("the shapes model has a prior");
 
     // One picture for each seed. An observer hears of every step; `Break` would stop the work.
     let seeds = [7];
@@ -42,32 +34,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         steps += 1;
         ControlFlow::Continue(())
     };
-    let mut run = unclip.run(&seeds, &mut observer);
+    let mut run = unclip.run(&seeds).with_observer(&mut observer);
 
-    // Caption → tokens → CLIP's text embedding: pooled [1, d], and one state for each token.
-    let tokens = bundle.tokenizer.encode(&[&caption]);
-    println!("{caption:?} is {} tokens", tokens.len(0));
-    let text = run.encode(&tokens)?;
+    // Caption → CLIP's text embedding: pooled [1, d], and one state for each token.
+    println!("{caption:?} is {} tokens", bundle.tokenizer.encode(&[&caption]).len(0));
+    let text = run.encode(&[caption])?;
 
     // Text embedding → image embedding [1, d]: what CLIP might say of a picture of it.
     let image = run.prior(&text, &prior_settings)?;
 
     // Image embedding (+ caption) → a small picture [1, 3, 32, 32] in [−1, 1].
     let condition = Condition { image, text };
-    let small = run.decode(&condition, &decoder_settings)?;
+    let small = run.decode(&condition, &settings.decoder)?;
     let small_picture = to_rgb(small.clone()).remove(0);
-    unclip::write_png(Path::new("small.png"), &small_picture, None)?;
+    unclip::write_png("small.png", &small_picture)?;
 
     // Small → large, through every upsampler.
-    let large = run.upsample(small, &upsampler_settings)?;
+    let large = run.upsample(small, &settings.upsamplers)?;
     println!("the large picture is {:?}", large.dims());
-    unclip::write_png(Path::new("large.png"), &to_rgb(large).remove(0), None)?;
+    unclip::write_png("large.png", &to_rgb(large).remove(0))?;
 
     // The other way in: a picture's own embedding, with the empty caption.
     let image = unclip.embed_images(&[small_picture])?;
-    let text = run.encode(&bundle.tokenizer.encode(&[""]))?;
-    let again = run.decode(&Condition { image, text }, &decoder_settings)?;
-    unclip::write_png(Path::new("reconstruction.png"), &to_rgb(again).remove(0), None)?;
+    let text = run.encode(&[""])?;
+    let again = run.decode(&Condition { image, text }, &settings.decoder)?;
+    unclip::write_png("reconstruction.png", &to_rgb(again).remove(0))?;
 
     println!("{steps} reverse steps in all");
     Ok(())

@@ -7,16 +7,18 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+#[macro_use]
 mod pictures;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use unclip::unclip_core::SamplerKind;
-use unclip::{Bundle, Event, GenerateOptions, Precision, StageOptions};
+use unclip::{Bundle, GenerateOptions, Precision, Recipe};
 
-use pictures::{AnyError, Bars, Common};
+use pictures::{AnyError, Bars, Common, shorten};
+
+guided_stage!(PriorArguments, "prior");
 
 /// Makes pictures of captions.
 #[derive(Debug, Parser)]
@@ -31,15 +33,8 @@ struct Arguments {
     /// them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "seed", "n"])]
     from: Option<PathBuf>,
-    /// Reverse steps of the prior
-    #[arg(long)]
-    prior_steps: Option<usize>,
-    /// How far the prior follows the caption; 1 disables guidance
-    #[arg(long)]
-    prior_guidance: Option<f64>,
-    /// ddpm, ddim or dpm_solver, for the prior
-    #[arg(long, value_name = "NAME")]
-    prior_sampler: Option<SamplerKind>,
+    #[command(flatten)]
+    prior: PriorArguments,
     #[command(flatten)]
     common: Common,
 }
@@ -65,9 +60,10 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let (mut costs, mut written) = (Vec::new(), 0);
     for captions in prompts.chunks(together) {
         let mut bars = Bars::default();
-        let mut observer = |event: &Event<'_>| bars.show(event);
-        let generated = unclip.text_to_images(captions, &options, &mut observer)?;
+        let generated =
+            unclip.observed(&mut |event| bars.show(event)).text_to_images(captions, &options)?;
         bars.finish();
+        common.note_dropped(&generated);
         for dropped in generated.dropped.iter().flatten() {
             eprintln!("note: a caption is too long; left out: {:?}", shorten(dropped));
         }
@@ -75,7 +71,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
             generated.trace.save(path)?;
         }
         common.write(&generated, written, many)?;
-        written += generated.images.len();
+        written += generated.pictures.len();
         costs.extend(generated.costs);
     }
     common.write_reports(&costs)
@@ -89,9 +85,7 @@ struct Request {
 }
 
 fn request(arguments: &Arguments, bundle: &Bundle) -> Result<Request, AnyError> {
-    let (steps, guidance_scale) = (arguments.prior_steps, arguments.prior_guidance);
-    let prior = StageOptions { steps, guidance_scale, sampler: arguments.prior_sampler };
-    let options = GenerateOptions { prior, ..arguments.common.options()? };
+    let options = arguments.common.options()?.with_prior(arguments.prior.options());
     if let Some(path) = &arguments.from {
         return again(path, options, bundle);
     }
@@ -112,39 +106,21 @@ fn again(
     asked: GenerateOptions,
     bundle: &Bundle,
 ) -> Result<Request, AnyError> {
-    let settings = unclip::read_settings(path)?;
-    settings.check_model(bundle)?;
-    if let Some(picture) = &settings.picture {
+    let recipe = Recipe::read(path)?;
+    recipe.check_model(bundle)?;
+    if let Some(picture) = &recipe.picture {
         return Err(format!("a variation of {picture}, not a picture of a caption").into());
     }
-    if let (Some(name), None) = (&settings.noise, &asked.noise) {
+    if let (Some(name), None) = (&recipe.noise, &asked.noise) {
         return Err(format!("its noise came from {name}; give that by --noise").into());
     }
-    let (made, precision) = (settings.options(), settings.precision);
-    let stage = |asked: StageOptions, made: StageOptions| StageOptions {
-        steps: asked.steps.or(made.steps),
-        guidance_scale: asked.guidance_scale.or(made.guidance_scale),
-        sampler: asked.sampler.or(made.sampler),
-    };
-    let negative_prompt = match asked.negative_prompt.is_empty() {
-        true => made.negative_prompt,
-        false => asked.negative_prompt,
-    };
-    let options = GenerateOptions {
-        negative_prompt,
-        noise: asked.noise,
-        prior: stage(asked.prior, made.prior),
-        decoder: stage(asked.decoder, made.decoder),
-        upsample: stage(asked.upsample, made.upsample),
-        ..made
-    };
-    Ok(Request { prompts: vec![settings.prompt], options, precision })
-}
-
-fn shorten(text: &str) -> String {
-    const SHOWN: usize = 60;
-    match text.chars().count() > SHOWN {
-        true => format!("{}…", text.chars().take(SHOWN).collect::<String>()),
-        false => text.into(),
+    let mut options = recipe.options();
+    if !asked.negative_prompt.is_empty() {
+        options.negative_prompt = asked.negative_prompt;
     }
+    options.noise = asked.noise;
+    options.prior = asked.prior.or(options.prior);
+    options.decoder = asked.decoder.or(options.decoder);
+    options.upsampler = asked.upsampler.or(options.upsampler);
+    Ok(Request { prompts: vec![recipe.prompt], options, precision: recipe.precision })
 }

@@ -32,8 +32,8 @@ use clap::Parser;
 use serde_json::json;
 use unclip::decoder::Condition;
 use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
-use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles};
-use unclip::{Bundle, GenerateOptions, Precision, Residency, UnClip};
+use unclip::unclip_nn::checkpoint::StageConfig;
+use unclip::{Bundle, GenerateOptions, Precision, Residency, Slot, StageId, UnClip};
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -105,9 +105,9 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
 }
 
 fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
-    let files = bundle.prior()?;
-    let (prior, loading) = load(files, arguments)?;
-    let config = &files.manifest.config;
+    let slot = bundle.prior()?;
+    let (prior, loading) = load(slot, arguments)?;
+    let config = slot.config();
     let mut inputs = Inputs::new(arguments)?;
     let text = inputs.text(config.d_embedding, config.context_length, config.d_text);
     let bound = bind(&prior, loading, |prior| prior.bind(&text))?;
@@ -116,7 +116,7 @@ fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
 
 fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let (decoder, loading) = load(&bundle.decoder, arguments)?;
-    let config = &bundle.decoder.manifest.config;
+    let config = bundle.decoder.config();
     let mut inputs = Inputs::new(arguments)?;
     let condition = inputs.condition(bundle);
     let bound = bind(&decoder, loading, |decoder| decoder.bind(&condition))?;
@@ -126,13 +126,13 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
 
 fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), AnyError> {
     let place = place(bundle, stage)?;
-    let files = &bundle.upsamplers[place];
-    let (upsampler, loading) = load(files, arguments)?;
+    let slot = &bundle.upsamplers[place];
+    let (upsampler, loading) = load(slot, arguments)?;
     let mut inputs = Inputs::new(arguments)?;
     let low_side = low_side(arguments, bundle, place);
     let low_res = inputs.pictures(low_side);
     let bound = bind(&upsampler, loading, |upsampler| upsampler.bind(low_res))?;
-    let side = low_side * files.manifest.config.factor;
+    let side = low_side * slot.config().factor;
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
 }
 
@@ -142,51 +142,42 @@ fn picture(arguments: &Arguments, bundle: Bundle) -> Result<(), AnyError> {
     let device = unclip::device(&arguments.device)?;
     let unclip = UnClip::new(bundle, (&device, arguments.precision), Residency::Resident)?;
     answer_loading(start.elapsed(), Duration::ZERO, None)?;
-    let options =
-        GenerateOptions { seed: arguments.seed, n: arguments.batch, ..Default::default() };
+    let options = GenerateOptions::default().with_seed(arguments.seed).with_n(arguments.batch);
     answer_calls(|| {
-        unclip.text_to_image("a small green star in the top left", &options, &mut ())?;
+        unclip.text_to_image("a small green star in the top left", &options)?;
         Ok(())
     })
 }
 
 /// Which upsampler a name stands for.
 fn place(bundle: &Bundle, stage: &str) -> Result<usize, AnyError> {
-    let number = stage.strip_prefix("upsampler.").and_then(|number| number.parse().ok());
-    match number.filter(|place| *place < bundle.upsamplers.len()) {
-        Some(place) => Ok(place),
-        None => {
-            let names: Vec<_> =
-                (0..bundle.upsamplers.len()).map(|i| format!("upsampler.{i}")).collect();
-            Err(format!(
-                "no stage {stage}; expected prior, decoder, {} or picture",
-                names.join(", ")
-            )
-            .into())
+    match stage.parse() {
+        Ok(StageId::Upsampler(place)) if place < bundle.upsamplers.len() => Ok(place),
+        _ => {
+            let names: Vec<_> = bundle.upsamplers.iter().map(|it| it.id().to_string()).collect();
+            let names = names.join(", ");
+            Err(format!("no stage {stage}; expected prior, decoder, {names} or picture").into())
         }
     }
 }
 
 /// Side of the pictures that an upsampler starts from.
 fn low_side(arguments: &Arguments, bundle: &Bundle, place: usize) -> usize {
-    let factor = |place: usize| bundle.upsamplers[place].manifest.config.factor;
+    let factor = |place: usize| bundle.upsamplers[place].config().factor;
     match arguments.side {
         Some(side) => (side / factor(place)).max(1),
-        None => {
-            bundle.decoder.manifest.config.unet.image_size
-                * (0..place).map(factor).product::<usize>()
-        }
+        None => bundle.decoder.config().unet.image_size * (0..place).map(factor).product::<usize>(),
     }
 }
 
 /// Loads a network; and the time that it took.
 fn load<T: StageConfig>(
-    files: &StageFiles<T>,
+    slot: &Slot<T>,
     arguments: &Arguments,
 ) -> Result<(T::Network, Duration), AnyError> {
     let start = Instant::now();
     let device = unclip::device(&arguments.device)?;
-    let network = files.load((&device, arguments.precision))?;
+    let network = slot.load((&device, arguments.precision))?;
     Ok((network, start.elapsed()))
 }
 
@@ -241,7 +232,7 @@ impl Inputs {
     }
 
     fn condition(&mut self, bundle: &Bundle) -> Condition {
-        let text = &bundle.text_encoder.manifest.config;
+        let text = bundle.text_encoder.config();
         Condition {
             image: ImageEmbedding(self.normal([self.batch, text.d_embedding])),
             text: self.text(text.d_embedding, text.context_length, text.transformer.d_model),

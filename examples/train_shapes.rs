@@ -61,7 +61,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // on a thread of the pool: from another one, each of a step's thousand small operations on the
-    // processor would first have to wake the pool
+    // CPU would first have to wake the pool
     let (result, ()) = rayon::join(|| run(&arguments).map_err(|error| error.to_string()), || ());
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,52 +1,20 @@
-//! A model on disk, or inside the program: a folder with one subfolder for each stage.
+//! A model on disk, or inside the program: its stages, opened and checked for belonging together.
 //!
-//! ```text
-//! tokenizer/      vocab.json, merges.txt
-//! text_encoder/   config.json, model.safetensors
-//! image_encoder/  …  (only for tasks that start from a picture)
-//! prior/          …
-//! decoder/        …
-//! upsampler.0/    …  (and upsampler.1, …: as many as there are)
-//! ```
-//! Folders of diffusers' layout (Karlo as it is published) are recognised by their
-//! `model_index.json`, those of Karlo's own code by its names of files:
-//!
-//! ```text
-//! tokenizer/      vocab.json, merges.txt
-//! ViT-L-14.safetensors, ViT-L-14_stats.safetensors
-//! prior-ckpt-step=01000000-of-01000000.safetensors
-//! decoder-ckpt-step=01000000-of-01000000.safetensors
-//! improved-sr-ckpt-step=1.2M.safetensors
-//! ```
-//! Opening reads and checks configurations and headers; weights are read when a stage is loaded.
+//! Opening reads and checks configurations and headers; weights are read when a stage is loaded. How
+//! the files of a model lie is the business of `layouts`.
 
 use std::path::{Path, PathBuf};
 
-use unclip_clip::{
-    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
-};
+use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
 use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
-use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
+use unclip_nn::Placement;
+use unclip_nn::checkpoint::StageFiles;
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
-use crate::{Error, diffusers, original};
+use crate::{Error, Slot, StageId};
 
-/// A stage that is part of the program.
-#[cfg(feature = "bundled")]
-macro_rules! embedded {
-    ($stage:literal) => {
-        StageFiles::embedded(
-            $stage,
-            include_bytes!(concat!("../assets/shapes/", $stage, "/config.json")),
-            include_bytes!(concat!("../assets/shapes/", $stage, "/model.safetensors")),
-        )
-    };
-}
-
-/// Upsamplers that a model may have.
-const MAX_UPSAMPLERS: usize = 8;
 /// Largest side of a picture, in pixels.
 const MAX_SIDE: usize = 1 << 13;
 
@@ -58,19 +26,30 @@ pub struct Bundle {
     /// Reads captions.
     pub tokenizer: Tokenizer,
     /// CLIP's text tower.
-    pub text_encoder: StageFiles<TextEncoderConfig>,
+    pub text_encoder: Slot<TextEncoderConfig>,
     /// CLIP's image tower, if the model has it.
-    pub image_encoder: Option<StageFiles<ImageEncoderConfig>>,
+    pub image_encoder: Option<Slot<ImageEncoderConfig>>,
     /// The prior, if the model has it; only tasks that start from a picture do without.
-    pub prior: Option<StageFiles<DiffusionPriorConfig>>,
+    pub prior: Option<Slot<DiffusionPriorConfig>>,
     /// The decoder.
-    pub decoder: StageFiles<DecoderConfig>,
+    pub decoder: Slot<DecoderConfig>,
     /// The upsamplers, in order.
-    pub upsamplers: Vec<StageFiles<UpsamplerConfig>>,
+    pub upsamplers: Vec<Slot<UpsamplerConfig>>,
+}
+
+/// The stages of a model as a layout opens them.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) text_encoder: StageFiles<TextEncoderConfig>,
+    pub(crate) image_encoder: Option<StageFiles<ImageEncoderConfig>>,
+    pub(crate) prior: Option<StageFiles<DiffusionPriorConfig>>,
+    pub(crate) decoder: StageFiles<DecoderConfig>,
+    pub(crate) upsamplers: Vec<StageFiles<UpsamplerConfig>>,
 }
 
 /// What is read differently by different implementations of the same model. `None` is what the
-/// model's own folder says, or else what diffusers does.
+/// model's own folder says, or else what its layout's own code does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// With which token a caption is filled up, and how a `!` in it is read.
@@ -80,130 +59,86 @@ pub struct OpenOptions {
 }
 
 impl Bundle {
-    /// Opens a folder: of this crate's own layout, of diffusers', or of Karlo's own code, whose
-    /// pickles have to be converted to safetensors first (`tools/convert_pickle.py`).
-    ///
-    /// # Errors
-    /// A stage that is missing or damaged, or that was trained for another CLIP.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
-        Self::open_with(folder, &OpenOptions::default())
-    }
-
-    /// As [`open`](Self::open), with choices.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_with(folder: &Path, options: &OpenOptions) -> Result<Self, Error> {
-        if !folder.is_dir() {
-            let found = std::io::Error::other("no such folder; expected a model's");
-            let source = std::fs::read_dir(folder).err().unwrap_or(found);
-            return Err(LoadError::Io { path: folder.into(), source }.into());
-        }
-        if folder.join(diffusers::INDEX).exists() {
-            return diffusers::open(folder, options);
-        }
-        if original::is_in(folder) {
-            return original::open(folder, options);
-        }
-        let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, "text_encoder")?;
-        let reading = tokenizer_options(&text_encoder, options.padding);
-        let mut image_encoder: Option<StageFiles<ImageEncoderConfig>> =
-            optional_stage(folder, "image_encoder")?;
-        if let (Some(files), Some(fit)) = (&mut image_encoder, options.fit) {
-            files.manifest.config.fit = fit;
-        }
+    /// Puts a model together, and checks that its stages belong to each other.
+    pub(crate) fn of(origin: &Path, parts: Parts) -> Result<Self, Error> {
+        let upsamplers = parts.upsamplers.into_iter().enumerate();
         let bundle = Self {
-            origin: folder.into(),
-            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
-            text_encoder,
-            image_encoder,
-            prior: Some(stage(folder, "prior")?),
-            decoder: stage(folder, "decoder")?,
-            upsamplers: upsamplers(folder)?,
+            origin: origin.into(),
+            tokenizer: parts.tokenizer,
+            text_encoder: Slot::new(StageId::TextEncoder, parts.text_encoder),
+            image_encoder: parts.image_encoder.map(|it| Slot::new(StageId::ImageEncoder, it)),
+            prior: parts.prior.map(|prior| Slot::new(StageId::Prior, prior)),
+            decoder: Slot::new(StageId::Decoder, parts.decoder),
+            upsamplers: upsamplers.map(|(n, it)| Slot::new(StageId::Upsampler(n), it)).collect(),
         };
         bundle.check()?;
         Ok(bundle)
     }
 
-    /// The shapes model that is part of the program.
-    ///
-    /// # Errors
-    /// None in a released version; a damaged build would be reported here.
-    #[cfg(feature = "bundled")]
-    pub fn shapes() -> Result<Self, Error> {
-        let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;
-        let options = tokenizer_options(&text_encoder, None);
-        let bundle = Self {
-            origin: "the bundled shapes model".into(),
-            tokenizer: Tokenizer::from_bytes(
-                Path::new("tokenizer"),
-                include_bytes!("../assets/shapes/tokenizer/vocab.json"),
-                include_bytes!("../assets/shapes/tokenizer/merges.txt"),
-                options,
-            )?,
-            text_encoder,
-            image_encoder: Some(embedded!("image_encoder")?),
-            prior: Some(embedded!("prior")?),
-            decoder: embedded!("decoder")?,
-            upsamplers: vec![embedded!("upsampler.0")?, embedded!("upsampler.1")?],
-        };
-        bundle.check()?;
-        Ok(bundle)
+    /// Reads the weights of every stage, which stay in memory from now on.
+    pub(crate) fn keep(&mut self, placement: &Placement) -> Result<(), Error> {
+        self.text_encoder.keep(placement)?;
+        self.image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
+        self.prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
+        self.decoder.keep(placement)?;
+        Ok(self.upsamplers.iter_mut().try_for_each(|stage| stage.keep(placement))?)
     }
 
     /// The prior.
     ///
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
-    pub fn prior(&self) -> Result<&StageFiles<DiffusionPriorConfig>, Error> {
-        self.prior.as_ref().ok_or_else(|| missing(&self.origin, "prior"))
+    pub fn prior(&self) -> Result<&Slot<DiffusionPriorConfig>, Error> {
+        self.prior.as_ref().ok_or_else(|| missing(&self.origin, StageId::Prior))
     }
 
     /// CLIP's image tower.
     ///
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
-    pub fn image_encoder(&self) -> Result<&StageFiles<ImageEncoderConfig>, Error> {
-        self.image_encoder.as_ref().ok_or_else(|| missing(&self.origin, "image_encoder"))
+    pub fn image_encoder(&self) -> Result<&Slot<ImageEncoderConfig>, Error> {
+        self.image_encoder.as_ref().ok_or_else(|| missing(&self.origin, StageId::ImageEncoder))
     }
 
     /// Side of the pictures that the last stage gives, in pixels.
     pub fn image_size(&self) -> usize {
-        let factors = self.upsamplers.iter().map(|stage| stage.manifest.config.factor);
-        self.decoder.manifest.config.unet.image_size * factors.product::<usize>()
+        let factors = self.upsamplers.iter().map(|stage| stage.config().factor);
+        self.decoder.config().unet.image_size * factors.product::<usize>()
     }
 
     /// Checks that every stage speaks of the same CLIP, and that widths agree.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        let text = &self.text_encoder.manifest;
-        let decoder = &self.decoder.manifest;
-        let mut spaces = vec![("decoder", &decoder.embedding_space)];
-        if let Some(prior) = &self.prior {
-            spaces.push(("prior", &prior.manifest.embedding_space));
-        }
-        if let Some(image) = &self.image_encoder {
-            spaces.push(("image_encoder", &image.manifest.embedding_space));
-        }
-        for (stage, space) in spaces {
-            agree("text_encoder", &text.embedding_space, stage, space, "embedding_space")?;
-        }
-        let text = &text.config;
-        let width = |found: usize, stage: &str, field: &'static str, expected: usize| {
-            agree("text_encoder", &expected.to_string(), stage, &found.to_string(), field)
+    fn check(&self) -> Result<(), Error> {
+        let (text, decoder) = (self.text_encoder.config(), self.decoder.config());
+        let space = |stage: StageId, found: &str| {
+            let expected = self.text_encoder.embedding_space();
+            agree(StageId::TextEncoder, expected, stage, found, "embedding_space")
         };
-        width(decoder.config.d_embedding, "decoder", "d_embedding", text.d_embedding)?;
-        width(decoder.config.d_text, "decoder", "d_text", text.transformer.d_model)?;
+        let width = |stage: StageId, field: &'static str, found: usize, expected: usize| {
+            let (expected, found) = (expected.to_string(), found.to_string());
+            agree(StageId::TextEncoder, &expected, stage, &found, field)
+        };
+        let (d_embedding, d_text) = (text.d_embedding, text.transformer.d_model);
+        space(StageId::Decoder, self.decoder.embedding_space())?;
         if let Some(prior) = &self.prior {
-            let prior = &prior.manifest.config;
-            width(prior.d_embedding, "prior", "d_embedding", text.d_embedding)?;
-            width(prior.d_text, "prior", "d_text", text.transformer.d_model)?;
-            width(prior.context_length, "prior", "context_length", text.context_length)?;
+            space(StageId::Prior, prior.embedding_space())?;
         }
         if let Some(image) = &self.image_encoder {
-            let found = image.manifest.config.d_embedding;
-            width(found, "image_encoder", "d_embedding", text.d_embedding)?;
+            space(StageId::ImageEncoder, image.embedding_space())?;
         }
-        width(self.tokenizer.vocab_size(), "tokenizer", "vocab_size", text.vocab_size)?;
+        width(StageId::Decoder, "d_embedding", decoder.d_embedding, d_embedding)?;
+        width(StageId::Decoder, "d_text", decoder.d_text, d_text)?;
+        if let Some(prior) = self.prior.as_ref().map(Slot::config) {
+            let length = text.context_length;
+            width(StageId::Prior, "d_embedding", prior.d_embedding, d_embedding)?;
+            width(StageId::Prior, "d_text", prior.d_text, d_text)?;
+            width(StageId::Prior, "context_length", prior.context_length, length)?;
+        }
+        if let Some(image) = self.image_encoder.as_ref().map(Slot::config) {
+            width(StageId::ImageEncoder, "d_embedding", image.d_embedding, d_embedding)?;
+        }
+        let (expected, found) = (text.vocab_size, self.tokenizer.vocab_size());
+        let (expected, found) = (expected.to_string(), found.to_string());
+        agree(StageId::TextEncoder, &expected, "tokenizer", &found, "vocab_size")?;
         self.check_sizes()
     }
 
@@ -214,72 +149,31 @@ impl Bundle {
             let (name, expected) = ("side of this model's pictures", format!("at most {MAX_SIDE}"));
             return Err(InvalidSetting::new(name, side, expected).into());
         }
-        let mut side = self.decoder.manifest.config.unet.image_size;
-        for (place, upsampler) in self.upsamplers.iter().enumerate() {
-            let config = &upsampler.manifest.config;
+        let mut side = self.decoder.config().unet.image_size;
+        for upsampler in &self.upsamplers {
+            let config = upsampler.config();
             side *= config.factor;
             let multiple = config.unet.size_multiple();
             if !side.is_multiple_of(multiple) {
                 let found = format!("a picture side of {side}");
                 let expected = format!("a multiple of {multiple}");
-                agree("decoder", &found, &format!("upsampler.{place}"), &expected, "size")?;
+                agree(StageId::Decoder, &found, upsampler.id(), &expected, "size")?;
             }
         }
         Ok(())
     }
 }
 
-fn tokenizer_options(
-    text: &StageFiles<TextEncoderConfig>,
-    padding: Option<Padding>,
-) -> TokenizerOptions {
-    let padding = padding.unwrap_or(TokenizerOptions::default().padding);
-    TokenizerOptions { context_length: text.manifest.config.context_length, padding }
-}
-
-fn optional_stage<T: StageConfig>(
-    folder: &Path,
-    name: &str,
-) -> Result<Option<StageFiles<T>>, Error> {
-    let path = folder.join(name);
-    match path.try_exists() {
-        Ok(true) => Ok(Some(StageFiles::open(&path)?)),
-        Ok(false) => Ok(None),
-        Err(source) => Err(LoadError::Io { path, source }.into()),
-    }
-}
-
-fn stage<T: StageConfig>(folder: &Path, name: &str) -> Result<StageFiles<T>, Error> {
-    optional_stage(folder, name)?.ok_or_else(|| missing(folder, name))
-}
-
 /// The error for a stage that a task needs and the model lacks.
-pub(crate) fn missing(model: &Path, stage: &str) -> Error {
-    Error::MissingStage { model: model.into(), stage: stage.into() }
-}
-
-/// upsampler.0, upsampler.1 and so on, without a gap.
-fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> {
-    let mut stages = Vec::new();
-    for place in 0..MAX_UPSAMPLERS {
-        let name = format!("upsampler.{place}");
-        match optional_stage(folder, &name)? {
-            Some(stage) if stages.len() == place => stages.push(stage),
-            Some(_) => {
-                let stage = format!("upsampler.{}", stages.len());
-                return Err(missing(folder, &stage));
-            }
-            None => {}
-        }
-    }
-    Ok(stages)
+pub(crate) fn missing(model: &Path, stage: impl ToString) -> Error {
+    Error::MissingStage { model: model.into(), stage: stage.to_string() }
 }
 
 /// Checks that two stages have the same value.
 pub(crate) fn agree(
-    first: &str,
+    first: impl ToString,
     found_first: &str,
-    second: &str,
+    second: impl ToString,
     found_second: &str,
     field: &'static str,
 ) -> Result<(), Error> {
@@ -287,8 +181,8 @@ pub(crate) fn agree(
         return Ok(());
     }
     Err(Error::Incompatible {
-        first: first.into(),
-        second: second.into(),
+        first: first.to_string(),
+        second: second.to_string(),
         field,
         found_first: found_first.into(),
         found_second: found_second.into(),

@@ -6,9 +6,16 @@ use crate::Error;
 
 /// The device of a name such as `flex`, `cuda` or `vulkan:1`.
 ///
-/// Names are those of the features that bring them: `flex` (the processor), `wgpu`, `vulkan`,
+/// Names are those of the features that bring them: `flex` (the CPU), `wgpu`, `vulkan`,
 /// `metal`, `cuda`, `rocm`. A number picks among several of a kind; `wgpu:cpu` and `vulkan:cpu`
 /// pick a software implementation.
+///
+/// # Example
+/// ```
+/// assert!(unclip::device("flex").is_ok());
+/// let error = unclip::device("abacus").unwrap_err().to_string();
+/// assert_eq!(error, "device \"abacus\": expected flex, wgpu, vulkan, metal, cuda or rocm");
+/// ```
 ///
 /// # Errors
 /// A name that is unknown, a feature that is off, a device that is not there.
@@ -17,12 +24,14 @@ pub fn device(name: &str) -> Result<Device, Error> {
         Some((kind, index)) => (kind, Some(index)),
         None => (name, None),
     };
+    // without any backend nothing asks for it
+    let _ = index;
     let refuse = |reason: String| Error::Device { name: name.into(), reason };
     match kind {
         #[cfg(feature = "flex")]
         "flex" => match index {
             None | Some("0") => Ok(Device::flex()),
-            Some(_) => Err(refuse("there is one processor, flex".into())),
+            Some(_) => Err(refuse("there is one CPU, flex".into())),
         },
         #[cfg(feature = "wgpu")]
         "wgpu" => graphics(index, burn::tensor::DeviceType::Wgpu, Device::wgpu).map_err(refuse),

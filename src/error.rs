@@ -6,7 +6,7 @@ use unclip_clip::TokenizerError;
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::LoadError;
 
-use crate::Stage;
+use crate::StageId;
 
 /// Why a picture could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub enum Error {
     #[error("stopped in the {stage} after step {done} of {total}")]
     Stopped {
         /// Where.
-        stage: Stage,
+        stage: StageId,
         /// Steps of that stage that were done.
         done: usize,
         /// Steps of that stage that were planned.
@@ -60,7 +60,7 @@ pub enum Error {
     #[error("the {stage} gave values that are not finite; try f32, another seed, or less guidance")]
     NonFinite {
         /// The stage.
-        stage: Stage,
+        stage: StageId,
     },
     /// A device cannot be used.
     #[error("device {name:?}: {reason}")]

@@ -3,19 +3,19 @@
 //! The system is that of *Hierarchical Text-Conditional Image Generation with CLIP Latents*
 //! (Ramesh et al. 2022): CLIP embeds the caption, a **prior** turns that into the embedding of a
 //! picture, a diffusion **decoder** turns the embedding into a small picture, and **upsamplers**
-//! make it large. It runs on [burn](https://burn.dev): on the processor by default, on GPUs by the
+//! make it large. It runs on [burn](https://burn.dev): on the CPU by default, on GPUs by the
 //! features `wgpu`, `vulkan`, `metal`, `cuda` and `rocm`. The device is a value, not a type.
 //!
 //! # A picture
-//! A small model that knows coloured shapes is part of the crate (feature `bundled`):
+//! A small model that knows colored shapes is part of the crate (feature `bundled`):
 //! ```no_run
-//! use unclip::{GenerateOptions, UnClip, device, write_png};
+//! use unclip::{GenerateOptions, UnClip, device};
 //!
 //! let unclip = UnClip::shapes(&device("flex")?)?;
-//! let options = GenerateOptions { seed: 7, n: 4, ..Default::default() };
-//! let made = unclip.text_to_image("a small green star in the top left", &options, &mut ())?;
-//! for (i, (image, settings)) in made.images.iter().zip(&made.settings).enumerate() {
-//!     write_png(format!("{i}.png").as_ref(), image, Some(settings))?;
+//! let options = GenerateOptions::default().with_seed(7).with_n(4);
+//! let made = unclip.text_to_image("a small green star in the top left", &options)?;
+//! for (i, picture) in made.pictures.iter().enumerate() {
+//!     picture.save(format!("{i}.png"))?;
 //! }
 //! # Ok::<(), unclip::Error>(())
 //! ```
@@ -25,7 +25,7 @@
 //! * What comes from outside (files, captions, options) is checked, and answered with an [`Error`]
 //!   that names the thing, what was found and what was expected.
 //! * The same seed gives the same picture, whatever the batch it is made in.
-//! * [`UnClip`] can be shared between threads, stopped at any step by an [`Observer`], and used
+//! * [`UnClip`] can be shared between threads, stopped at any step by an [observer](UnClip::observed), and used
 //!   again afterwards.
 //! * The library does not print, touch the network, or pick a device.
 //!
@@ -35,39 +35,54 @@
 //! `unclip_core` holds the mathematics of diffusion, `unclip_nn` the layers, [`clip`], [`prior`],
 //! [`decoder`] and [`upsample`] the stages, and `train` (feature `train`) the training.
 
+mod bound;
 mod bundle;
+mod cost;
 mod device;
-mod diffusers;
 mod error;
 mod event;
+mod layouts;
+mod loops;
 mod options;
-mod original;
 mod picture;
 mod pipeline;
+mod recipe;
 mod recorded;
 mod run;
-mod settings;
+mod slot;
+mod stage_id;
 mod trace;
 
+pub use bound::{Bound, Start};
 pub use bundle::{Bundle, OpenOptions};
+pub use cost::StageCost;
 pub use device::device;
 pub use error::Error;
-pub use event::{Event, Observer, Stage};
-pub use options::{GenerateOptions, MAX_IMAGES, StageOptions, StageSettings};
-pub use picture::{grid, read_picture, read_settings, write_png};
-pub use pipeline::{Generated, Residency, StageCost, UnClip};
+pub use event::{Event, Observer};
+pub use options::{GenerateOptions, MAX_IMAGES, Settings, StageOptions, StageSettings};
+pub use picture::{Picture, grid, picture_from_bytes, read_picture, strip, write_png};
+pub use pipeline::{Generated, Observed, Residency, UnClip};
+pub use recipe::Recipe;
 pub use recorded::RecordedNoise;
 pub use run::Run;
-pub use settings::Settings;
+pub use slot::Slot;
+pub use stage_id::StageId;
 pub use trace::Trace;
+
+pub use burn::tensor::{Device, Tensor};
+pub use image::RgbImage;
 pub use unclip_clip as clip;
+pub use unclip_core::{
+    BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting, SamplerKind,
+    Spacing, TextEmbedding, TimestepRange, slerp,
+};
 pub use unclip_decoder as decoder;
 pub use unclip_nn::{Placement, Precision};
 pub use unclip_prior as prior;
 #[cfg(feature = "train")]
 pub use unclip_train as train;
 pub use unclip_upsample as upsample;
-pub use {unclip_core, unclip_nn};
+pub use {burn, image, unclip_core, unclip_nn};
 
 /// The examples of the README are compiled with those of the documentation.
 #[cfg(doctest)]

@@ -3,26 +3,125 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use unclip_core::{DiffusionConfig, InvalidSetting, SamplerKind, check_guidance_scale};
+use unclip_core::{
+    DiffusionConfig, InvalidSetting, SamplerKind, Spacing, TimestepRange, check_guidance_scale,
+};
 
-use crate::RecordedNoise;
+use crate::{Bundle, Error, RecordedNoise, StageId};
 
 /// Pictures that one call makes at most.
 pub const MAX_IMAGES: usize = 64;
 
 /// Choices for one stage. What is `None` is taken from the model.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+///
+/// # Example
+/// ```
+/// use unclip::{Heun, Spacing, StageOptions};
+///
+/// let options = StageOptions::default().with_sampler(Heun).with_spacing(Spacing::LogSnr).with_steps(12);
+/// let by_name = StageOptions::default()
+///     .with_sampler("heun".parse::<unclip::SamplerKind>()?)
+///     .with_spacing("log_snr".parse()?)
+///     .with_steps(12);
+/// assert_eq!(options, by_name);
+/// # Ok::<(), unclip::InvalidSetting>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct StageOptions {
-    /// Number of reverse steps.
+    /// Number of reverse steps. A `spacing` that lists its steps says it itself.
     pub steps: Option<usize>,
     /// How far the condition is followed; 1 disables guidance, 0 ignores the condition.
     pub guidance_scale: Option<f64>,
+    /// Noise levels at which guidance acts; at all of them if nothing is said.
+    pub guidance_range: Option<TimestepRange>,
     /// Which sampler takes the steps.
     pub sampler: Option<SamplerKind>,
+    /// At which timesteps.
+    pub spacing: Option<Spacing>,
+}
+
+/// A setter of each field.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $field:ident: $type:ty = |$value:ident| $set:expr;)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $value: $type) -> Self {
+            self.$field = $set;
+            self
+        })*
+    };
+}
+
+impl StageOptions {
+    setters! {
+        /// Sets [`steps`](Self::steps).
+        with_steps: steps: usize = |steps| Some(steps);
+        /// Sets [`guidance_scale`](Self::guidance_scale).
+        with_guidance_scale: guidance_scale: f64 = |scale| Some(scale);
+        /// Sets [`guidance_range`](Self::guidance_range).
+        with_guidance_range: guidance_range: TimestepRange = |range| Some(range);
+        /// Sets [`sampler`](Self::sampler): a name's, a method of `unclip_core`, or one's own.
+        with_sampler: sampler: impl Into<SamplerKind> = |sampler| Some(sampler.into());
+        /// Sets [`spacing`](Self::spacing).
+        with_spacing: spacing: Spacing = |spacing| Some(spacing);
+    }
+
+    /// These choices, and where they leave something open, those of `other`.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            // a spacing that lists its steps is not contradicted by what it replaces
+            steps: self.steps.or(self.spacing.as_ref().and_then(Spacing::steps)).or(other.steps),
+            guidance_scale: self.guidance_scale.or(other.guidance_scale),
+            guidance_range: self.guidance_range.or(other.guidance_range),
+            sampler: self.sampler.or(other.sampler),
+            spacing: self.spacing.or(other.spacing),
+        }
+    }
+
+    /// Fills what is open from the stage's configuration. `stage` names it in errors.
+    ///
+    /// # Errors
+    /// A number of steps, a spacing or a range that the stage's schedule does not have; a guidance
+    /// scale that is not a number from 0 to 1000.
+    pub fn resolve(
+        &self,
+        stage: StageId,
+        config: &DiffusionConfig,
+    ) -> Result<StageSettings, InvalidSetting> {
+        let spacing = self.spacing.clone().unwrap_or_else(|| config.spacing.clone());
+        let settings = StageSettings {
+            steps: self.steps.or(spacing.steps()).unwrap_or(config.steps),
+            guidance_scale: self.guidance_scale.unwrap_or(config.guidance_scale),
+            guidance_range: self.guidance_range,
+            sampler: self.sampler.clone().unwrap_or_else(|| config.sampler.clone()),
+            spacing,
+        };
+        let of_stage =
+            |e: InvalidSetting| InvalidSetting { name: format!("{stage} {}", e.name), ..e };
+        check_guidance_scale("guidance", settings.guidance_scale).map_err(of_stage)?;
+        settings.sampler.validate().map_err(of_stage)?;
+        config.schedule(settings.steps, &settings.spacing).map_err(of_stage)?;
+        let last = config.num_train_timesteps - 1;
+        match settings.guidance_range {
+            Some(range) if range.to > last || range.from > range.to => {
+                let name = format!("{stage} guidance range");
+                Err(InvalidSetting::new(name, range, format!("timesteps from 0 to {last}")))
+            }
+            Some(range) if settings.guidance_scale == 1.0 => {
+                let name = format!("{stage} guidance range");
+                let expected = "absent: with a scale of 1 there is no guidance";
+                Err(InvalidSetting::new(name, range, expected))
+            }
+            _ => Ok(settings),
+        }
+    }
 }
 
 /// Choices for a picture.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct GenerateOptions {
     /// Seed of the first picture; picture k has the seed `seed + k`, wrapping.
     pub seed: u64,
@@ -38,27 +137,42 @@ pub struct GenerateOptions {
     pub prior: StageOptions,
     /// The decoder.
     pub decoder: StageOptions,
-    /// Every upsampler. They are not conditioned, so a guidance scale is refused.
-    pub upsample: StageOptions,
+    /// Every upsampler. They are not conditioned, so guidance is refused.
+    pub upsampler: StageOptions,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        let stage = StageOptions::default();
-        let (negative_prompt, noise) = (String::new(), None);
         Self {
             seed: 0,
             n: 1,
-            negative_prompt,
-            noise,
-            prior: stage,
-            decoder: stage,
-            upsample: stage,
+            negative_prompt: String::new(),
+            noise: None,
+            prior: StageOptions::default(),
+            decoder: StageOptions::default(),
+            upsampler: StageOptions::default(),
         }
     }
 }
 
 impl GenerateOptions {
+    setters! {
+        /// Sets [`seed`](Self::seed).
+        with_seed: seed: u64 = |seed| seed;
+        /// Sets [`n`](Self::n).
+        with_n: n: usize = |n| n;
+        /// Sets [`negative_prompt`](Self::negative_prompt).
+        with_negative_prompt: negative_prompt: impl Into<String> = |prompt| prompt.into();
+        /// Sets [`noise`](Self::noise).
+        with_noise: noise: Arc<RecordedNoise> = |noise| Some(noise);
+        /// Sets [`prior`](Self::prior).
+        with_prior: prior: StageOptions = |prior| prior;
+        /// Sets [`decoder`](Self::decoder).
+        with_decoder: decoder: StageOptions = |decoder| decoder;
+        /// Sets [`upsampler`](Self::upsampler).
+        with_upsampler: upsampler: StageOptions = |upsampler| upsampler;
+    }
+
     /// Seeds of the pictures: of all that belong to the first caption, then of the next.
     ///
     /// # Errors
@@ -77,42 +191,50 @@ impl GenerateOptions {
         let seeds = (0..self.n as u64).map(|k| self.seed.wrapping_add(k));
         Ok((0..captions).flat_map(|_| seeds.clone()).collect())
     }
+
+    /// Fills what is open from the model, and checks everything.
+    ///
+    /// # Errors
+    /// The first option that is out of range.
+    pub fn resolve(&self, bundle: &Bundle) -> Result<Settings, Error> {
+        let upsampler = &self.upsampler;
+        if upsampler.guidance_scale.is_some() || upsampler.guidance_range.is_some() {
+            let found = match (upsampler.guidance_scale, upsampler.guidance_range) {
+                (Some(scale), _) => scale.to_string(),
+                (None, range) => range.map_or(String::new(), |range| range.to_string()),
+            };
+            let expected = "absent: upsamplers have no condition";
+            return Err(InvalidSetting::new("upsampler guidance", found, expected).into());
+        }
+        let prior = bundle.prior.as_ref();
+        let prior = prior.map(|it| self.prior.resolve(it.id(), &it.config().diffusion));
+        let decoder = &bundle.decoder;
+        let upsamplers =
+            bundle.upsamplers.iter().map(|it| upsampler.resolve(it.id(), &it.config().diffusion));
+        Ok(Settings {
+            prior: prior.transpose()?,
+            decoder: self.decoder.resolve(decoder.id(), &decoder.config().diffusion)?,
+            upsamplers: upsamplers.collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 /// Choices for one stage with nothing left open: kept with the picture.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StageSettings {
     /// Number of reverse steps.
     pub steps: usize,
     /// Guidance scale.
     pub guidance_scale: f64,
+    /// Noise levels at which guidance acts; at all of them if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_range: Option<TimestepRange>,
     /// Sampler.
     pub sampler: SamplerKind,
-}
-
-impl StageOptions {
-    /// Fills what is open from the stage's configuration. `stage` names it in errors.
-    ///
-    /// # Errors
-    /// 0 steps or more than the stage's schedule has; a guidance scale that is not a number from 0
-    /// to 1000.
-    pub fn resolve(
-        &self,
-        stage: &str,
-        config: &DiffusionConfig,
-    ) -> Result<StageSettings, InvalidSetting> {
-        let settings = StageSettings {
-            steps: self.steps.unwrap_or(config.steps),
-            guidance_scale: self.guidance_scale.unwrap_or(config.guidance_scale),
-            sampler: self.sampler.unwrap_or(config.sampler),
-        };
-        check_guidance_scale(&format!("{stage} guidance"), settings.guidance_scale)?;
-        if settings.steps == 0 || settings.steps > config.num_train_timesteps {
-            let expected = format!("1 to {}", config.num_train_timesteps);
-            return Err(InvalidSetting::new(format!("{stage} steps"), settings.steps, expected));
-        }
-        Ok(settings)
-    }
+    /// At which timesteps.
+    #[serde(default, skip_serializing_if = "Spacing::is_even")]
+    pub spacing: Spacing,
 }
 
 impl From<StageSettings> for StageOptions {
@@ -120,29 +242,30 @@ impl From<StageSettings> for StageOptions {
         Self {
             steps: Some(settings.steps),
             guidance_scale: Some(settings.guidance_scale),
+            guidance_range: settings.guidance_range,
             sampler: Some(settings.sampler),
+            spacing: Some(settings.spacing),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Choices for every stage with nothing left open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The prior, if it has a part in this.
+    pub prior: Option<StageSettings>,
+    /// The decoder.
+    pub decoder: StageSettings,
+    /// Each upsampler.
+    #[serde(alias = "upsample")]
+    pub upsamplers: Vec<StageSettings>,
+}
 
-    #[test]
-    fn seeds_wrap() {
-        let options = GenerateOptions { seed: u64::MAX, n: 2, ..Default::default() };
-        assert_eq!(options.seeds(1).unwrap(), [u64::MAX, 0]);
-        assert_eq!(options.seeds(2).unwrap(), [u64::MAX, 0, u64::MAX, 0]);
-    }
-
-    #[test]
-    fn no_picture_and_too_many_are_refused() {
-        for n in [0, MAX_IMAGES + 1, usize::MAX] {
-            let error = GenerateOptions { n, ..Default::default() }.seeds(1).unwrap_err();
-            assert_eq!(error.name, "n");
-        }
-        assert!(GenerateOptions::default().seeds(0).is_err());
-        assert!(GenerateOptions { n: 2, ..Default::default() }.seeds(MAX_IMAGES).is_err());
+impl Settings {
+    /// Reverse steps of all stages together.
+    pub(crate) fn steps(&self) -> usize {
+        let stages = self.prior.iter().chain([&self.decoder]).chain(&self.upsamplers);
+        stages.map(|stage| stage.steps).sum()
     }
 }

@@ -1,20 +1,17 @@
 //! The assembled stages.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
-use unclip_clip::{ImageEncoder, TextEncoder, preprocess};
-use unclip_core::{ImageEmbedding, InvalidSetting};
-use unclip_decoder::{Condition, Decoder};
+use unclip_clip::preprocess;
+use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
+use unclip_decoder::Condition;
 use unclip_nn::Placement;
-use unclip_nn::checkpoint::{StageConfig, StageFiles};
-use unclip_prior::DiffusionPrior;
-use unclip_upsample::Upsampler;
 
-use crate::settings::Settings;
-use crate::{Bundle, Error, GenerateOptions, Observer, Run, Stage, Trace};
+use crate::{
+    Bundle, Error, GenerateOptions, Observer, Picture, Recipe, Run, StageCost, StageOptions, Trace,
+};
 
 /// How many times longer than the other one side of a picture may be; nothing of it would be left
 /// in a square.
@@ -25,7 +22,8 @@ const MAX_PROPORTION: u32 = 16;
 pub enum Residency {
     /// All of them, for many pictures.
     Resident,
-    /// Each is loaded when its turn comes and dropped afterwards, for little memory.
+    /// Each is loaded when its turn comes and dropped afterwards, for little memory. There is never
+    /// a second one beside it.
     OneByOne,
 }
 
@@ -35,53 +33,28 @@ pub enum Residency {
 pub struct UnClip {
     pub(crate) bundle: Bundle,
     pub(crate) placement: Placement,
-    pub(crate) text_encoder: Option<TextEncoder>,
-    image_encoder: Option<ImageEncoder>,
-    pub(crate) prior: Option<DiffusionPrior>,
-    pub(crate) decoder: Option<Decoder>,
-    pub(crate) upsamplers: Option<Vec<Upsampler>>,
 }
 
 /// What a call made, and how.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Generated {
-    /// The pictures.
-    pub images: Vec<RgbImage>,
-    /// Everything that is needed to make each picture again, alone.
-    pub settings: Vec<Settings>,
+    /// The pictures, each with its recipe.
+    pub pictures: Vec<Picture>,
     /// The end of each caption that did not fit into the model's context, if any.
     pub dropped: Vec<Option<String>>,
+    /// The end of the negative prompt that did not fit.
+    pub dropped_negative: Option<String>,
     /// What each stage cost.
     pub costs: Vec<StageCost>,
     /// What went between the stages.
     pub trace: Trace,
 }
 
-/// What a stage cost.
-#[derive(Debug, Clone)]
-pub struct StageCost {
-    /// The stage.
-    pub stage: Stage,
-    /// Time to load it, nothing if it was in memory.
-    pub loading: Duration,
-    /// Time for what is the same in every call: what the network makes of captions and embeddings.
-    pub binding: Duration,
-    /// Time of each network call, with the sampler's step around it.
-    pub calls: Vec<Duration>,
-    /// Number of parameters.
-    pub parameters: usize,
-}
-
-impl StageCost {
-    /// Before the first call of a network that was bound between `start` and now.
-    pub(crate) fn new(
-        stage: Stage,
-        loading: Duration,
-        start: Instant,
-        network: &impl Module,
-    ) -> Self {
-        let (binding, parameters) = (start.elapsed(), network.num_params());
-        Self { stage, loading, binding, calls: Vec::new(), parameters }
+impl Generated {
+    /// The pictures alone.
+    pub fn images(&self) -> Vec<RgbImage> {
+        self.pictures.iter().map(|picture| picture.image.clone()).collect()
     }
 }
 
@@ -93,7 +66,7 @@ impl UnClip {
     /// A number format that the device does not compute in; weights that cannot be read, if they
     /// are to stay in memory.
     pub fn new(
-        bundle: Bundle,
+        mut bundle: Bundle,
         placement: impl Into<Placement>,
         residency: Residency,
     ) -> Result<Self, Error> {
@@ -103,30 +76,10 @@ impl UnClip {
             let expected = "a number format that the device computes in, such as f32";
             return Err(InvalidSetting::new("precision", precision, expected).into());
         }
-        let mut unclip = Self {
-            bundle,
-            placement,
-            text_encoder: None,
-            image_encoder: None,
-            prior: None,
-            decoder: None,
-            upsamplers: None,
-        };
         if residency == Residency::Resident {
-            let Self { bundle, placement, .. } = &unclip;
-            let text = bundle.text_encoder.load(placement)?;
-            let prior = bundle.prior.as_ref().map(|stage| stage.load(placement)).transpose()?;
-            let decoder = bundle.decoder.load(placement)?;
-            let upsamplers = bundle.upsamplers.iter().map(|stage| stage.load(placement));
-            let upsamplers = upsamplers.collect::<Result<_, _>>()?;
-            let image = bundle.image_encoder.as_ref().map(|stage| stage.load(placement));
-            unclip.image_encoder = image.transpose()?;
-            unclip.text_encoder = Some(text);
-            unclip.prior = prior;
-            unclip.decoder = Some(decoder);
-            unclip.upsamplers = Some(upsamplers);
+            bundle.keep(&placement)?;
         }
-        Ok(unclip)
+        Ok(Self { bundle, placement })
     }
 
     /// The shapes model that is part of the program, kept in memory.
@@ -143,21 +96,60 @@ impl UnClip {
         &self.bundle
     }
 
+    /// Where the networks are.
+    pub fn device(&self) -> Device {
+        self.placement.device.clone()
+    }
+
+    /// The same model, with somebody who hears of every step and may stop the work:
+    ///
+    /// ```no_run
+    /// use std::ops::ControlFlow;
+    /// use unclip::{GenerateOptions, UnClip, device};
+    ///
+    /// let unclip = UnClip::shapes(&device("flex")?)?;
+    /// let made = unclip
+    ///     .observed(&mut |event| {
+    ///         println!("{} {}/{}", event.stage, event.index + 1, event.total);
+    ///         ControlFlow::Continue(())
+    ///     })
+    ///     .text_to_image("a pink ring", &GenerateOptions::default())?;
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    pub fn observed<'a>(&'a self, observer: &'a mut Observer<'a>) -> Observed<'a> {
+        Observed { unclip: self, observer: Some(observer) }
+    }
+
+    fn quietly(&self) -> Observed<'_> {
+        Observed { unclip: self, observer: None }
+    }
+
     /// A caption to pictures.
     ///
     /// The empty caption gives a picture of anything. A caption that is too long is cut, and
     /// [`Generated::dropped`] tells what was lost.
     ///
+    /// # Example
+    /// ```no_run
+    /// use unclip::{GenerateOptions, StageOptions, UnClip, device};
+    ///
+    /// let unclip = UnClip::shapes(&device("flex")?)?;
+    /// let decoder = StageOptions::default().with_steps(50).with_guidance_scale(5.0);
+    /// let options = GenerateOptions::default().with_seed(7).with_n(4).with_decoder(decoder);
+    /// let made = unclip.text_to_image("a small green star", &options)?;
+    /// unclip::write_png("stars.png", &unclip::grid(&made.images()))?;
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// Options out of range, before anything is computed; weights that cannot be read; a stop by
-    /// the observer; values that are not finite.
+    /// Options out of range, before anything is computed; weights that cannot be read; values that
+    /// are not finite.
     pub fn text_to_image(
         &self,
         caption: &str,
         options: &GenerateOptions,
-        observer: &mut dyn Observer,
     ) -> Result<Generated, Error> {
-        self.text_to_images(&[caption], options, observer)
+        self.quietly().text_to_image(caption, options)
     }
 
     /// Several captions to pictures in one batch: all pictures of the first, then of the next. Each
@@ -169,38 +161,24 @@ impl UnClip {
         &self,
         captions: &[S],
         options: &GenerateOptions,
-        observer: &mut dyn Observer,
     ) -> Result<Generated, Error> {
-        let seeds = options.seeds(captions.len())?;
-        let settings = Settings::resolve(&self.bundle, options)?;
-        let prior = &self.bundle.prior()?.manifest.config.diffusion;
-        let prior = options.prior.resolve("prior", prior)?;
-        let mut run = self.start(&seeds, options, observer);
-        let tokens = self.bundle.tokenizer.encode(captions);
-        let text = run.encode(&tokens)?.repeat_rows(options.n);
-        let image = run.prior(&text, &prior)?;
-        let pictures = run.decode(&Condition { image, text }, &settings.decoder)?;
-        let pictures = run.upsample(pictures, &settings.upsample)?;
-        let rows = seeds.iter().zip(captions.iter().flat_map(|c| vec![c.as_ref(); options.n]));
-        let settings = rows.map(|(&seed, prompt)| Settings {
-            seed,
-            prompt: prompt.into(),
-            precision: self.placement.precision,
-            ..settings.clone()
-        });
-        Ok(Generated {
-            images: unclip_core::image::to_rgb(pictures),
-            settings: settings.collect(),
-            dropped: (0..captions.len()).map(|i| tokens.dropped(i).map(String::from)).collect(),
-            costs: run.costs,
-            trace: run.trace,
-        })
+        self.quietly().text_to_images(captions, options)
     }
 
     /// Pictures to variations of them: each is embedded, and decoded again from noise. What the
     /// embedding holds stays (things, style), what it does not hold changes (places, details).
     ///
     /// All variations of the first picture, then of the next. Pictures may differ in size.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use unclip::{GenerateOptions, UnClip, device, read_picture};
+    ///
+    /// let unclip = UnClip::shapes(&device("flex")?)?;
+    /// let pictures = [read_picture("picture.png")?];
+    /// let made = unclip.image_variation(&pictures, &GenerateOptions::default().with_n(4))?;
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image); a model without an image encoder; a picture that
@@ -209,73 +187,66 @@ impl UnClip {
         &self,
         pictures: &[RgbImage],
         options: &GenerateOptions,
-        observer: &mut dyn Observer,
     ) -> Result<Generated, Error> {
-        if options.prior != crate::StageOptions::default() {
-            let expected = "absent: variations have no prior";
-            let found = format!("{:?}", options.prior);
-            return Err(InvalidSetting::new("prior options", found, expected).into());
-        }
-        let seeds = options.seeds(pictures.len())?;
-        let settings = Settings { prior: None, ..Settings::resolve(&self.bundle, options)? };
-        let pixels = self.preprocess(pictures)?;
-        let image = self.embed(pixels.clone())?;
-        let rows = |row: usize| vec![image.0.clone().narrow(0, row, 1); options.n];
-        let rows = Tensor::cat((0..pictures.len()).flat_map(rows).collect(), 0);
-        let mut run = self.start(&seeds, options, observer);
-        run.trace.pixels = Some(pixels);
-        run.trace.image = Some(image);
-        let tokens = self.bundle.tokenizer.encode(&[""]);
-        let text = run.encode(&tokens)?.repeat_rows(seeds.len());
-        let condition = Condition { image: ImageEmbedding(rows), text };
-        let made = run.decode(&condition, &settings.decoder)?;
-        let made = run.upsample(made, &settings.upsample)?;
-        let precision = self.placement.precision;
-        let settings = seeds.iter().map(|&seed| Settings { seed, precision, ..settings.clone() });
-        Ok(Generated {
-            images: unclip_core::image::to_rgb(made),
-            settings: settings.collect(),
-            dropped: Vec::new(),
-            costs: run.costs,
-            trace: run.trace,
-        })
-    }
-
-    fn start<'a>(
-        &'a self,
-        seeds: &'a [u64],
-        options: &'a GenerateOptions,
-        observer: &'a mut dyn Observer,
-    ) -> Run<'a> {
-        let run = self.run(seeds, observer).with_negative_prompt(&options.negative_prompt);
-        match &options.noise {
-            Some(noise) => run.with_noise(noise),
-            None => run,
-        }
+        self.quietly().image_variation(pictures, options)
     }
 
     /// Drives the stages one by one: a picture for each seed.
-    pub fn run<'a>(&'a self, seeds: &'a [u64], observer: &'a mut dyn Observer) -> Run<'a> {
-        Run::new(self, seeds, observer)
+    ///
+    /// # Example
+    /// ```no_run
+    /// use unclip::decoder::Condition;
+    /// use unclip::{GenerateOptions, UnClip, device};
+    ///
+    /// let unclip = UnClip::shapes(&device("flex")?)?;
+    /// let settings = GenerateOptions::default().resolve(unclip.bundle())?;
+    /// let mut run = unclip.run(&[7]);
+    /// let text = run.encode(&["a pink ring"])?;
+    /// let image = run.prior(&text, &settings.prior.expect("it has one"))?;
+    /// let small = run.decode(&Condition { image, text }, &settings.decoder)?;
+    /// let large = run.upsample(small, &settings.upsamplers)?;
+    /// assert_eq!(large.dims(), [1, 3, 512, 512]);
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    pub fn run<'a>(&'a self, seeds: &'a [u64]) -> Run<'a> {
+        Run::new(&self.bundle, &self.placement, seeds)
     }
 
-    /// Where the networks are.
-    pub fn device(&self) -> Device {
-        self.placement.device.clone()
+    /// The embeddings that CLIP gives captions, one row each.
+    ///
+    /// # Example
+    /// How alike captions and pictures are, as CLIP sees it:
+    /// ```no_run
+    /// use unclip::unclip_core::normalize;
+    /// use unclip::{UnClip, device, read_picture};
+    ///
+    /// let unclip = UnClip::shapes(&device("flex")?)?;
+    /// let text = unclip.embed_texts(&["a pink ring", "a blue square"])?;
+    /// let image = unclip.embed_images(&[read_picture("picture.png")?])?;
+    /// let cosines = normalize(text.pooled).matmul(normalize(image.0).transpose());
+    /// println!("{cosines}");
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn embed_texts<S: AsRef<str>>(&self, captions: &[S]) -> Result<TextEmbedding, Error> {
+        let (tower, _) = self.bundle.text_encoder.network(&self.placement)?;
+        Ok(tower.forward(&self.bundle.tokenizer.encode(captions), &self.placement.device))
     }
 
-    /// The embeddings that CLIP gives pictures: the other way into the decoder.
+    /// The embeddings that CLIP gives pictures, one row each: the other way into the decoder.
     ///
     /// # Errors
     /// A model without an image encoder, weights that cannot be read, no picture, or one that
     /// cannot be fitted into a square.
     pub fn embed_images(&self, pictures: &[RgbImage]) -> Result<ImageEmbedding, Error> {
-        self.embed(self.preprocess(pictures)?)
+        Ok(self.embed(self.preprocess(pictures)?)?.0)
     }
 
     /// Pictures as the image encoder wants them.
     fn preprocess(&self, pictures: &[RgbImage]) -> Result<Tensor<4>, Error> {
-        let config = &self.bundle.image_encoder()?.manifest.config;
+        let config = self.bundle.image_encoder()?.config();
         let sizes: Vec<(u32, u32)> = pictures.iter().map(|picture| picture.dimensions()).collect();
         let usable = |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) / w.min(h) <= MAX_PROPORTION;
         if sizes.is_empty() || !sizes.iter().all(usable) {
@@ -285,29 +256,134 @@ impl UnClip {
             );
             return Err(InvalidSetting::new("pictures", format!("{sizes:?}"), expected).into());
         }
-        // neighbours of one size go together
+        // neighbors of one size go together
         let pixels = pictures.chunk_by(|a, b| a.dimensions() == b.dimensions()).map(|pictures| {
             preprocess(config, unclip_core::image::to_tensor(pictures, &self.placement.device))
         });
         Ok(Tensor::cat(pixels.collect(), 0))
     }
 
-    fn embed(&self, pixels: Tensor<4>) -> Result<ImageEmbedding, Error> {
-        let (tower, _) = self.network(&self.image_encoder, self.bundle.image_encoder()?)?;
-        Ok(tower.forward(pixels))
+    fn embed(&self, pixels: Tensor<4>) -> Result<(ImageEmbedding, StageCost), Error> {
+        let slot = self.bundle.image_encoder()?;
+        let (tower, loading) = slot.network(&self.placement)?;
+        let start = Instant::now();
+        let image = tower.forward(pixels);
+        Ok((image, StageCost::of_one_call(slot.id(), loading, start, &tower)))
+    }
+}
+
+/// A model with somebody who hears of every step; [`UnClip::observed`] makes it.
+pub struct Observed<'a> {
+    unclip: &'a UnClip,
+    observer: Option<&'a mut Observer<'a>>,
+}
+
+impl<'a> Observed<'a> {
+    /// See [`UnClip::text_to_image`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Stopped`].
+    pub fn text_to_image(
+        self,
+        caption: &str,
+        options: &GenerateOptions,
+    ) -> Result<Generated, Error> {
+        self.text_to_images(&[caption], options)
     }
 
-    /// A network from memory or from its files, and the time that took.
-    pub(crate) fn network<T: StageConfig>(
-        &self,
-        resident: &Option<T::Network>,
-        files: &StageFiles<T>,
-    ) -> Result<(T::Network, Duration), Error> {
-        let start = Instant::now();
-        let network = match resident {
-            Some(network) => network.clone(),
-            None => files.load(&self.placement)?,
-        };
-        Ok((network, start.elapsed()))
+    /// See [`UnClip::text_to_images`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Stopped`].
+    pub fn text_to_images<S: AsRef<str>>(
+        self,
+        captions: &[S],
+        options: &GenerateOptions,
+    ) -> Result<Generated, Error> {
+        let unclip = self.unclip;
+        let made_by = (&unclip.bundle, unclip.placement.precision);
+        let seeds = options.seeds(captions.len())?;
+        let settings = options.resolve(&unclip.bundle)?;
+        let Some(prior) = &settings.prior else { return Err(no_prior(&unclip.bundle)) };
+        let mut run = self.start(&seeds, options, settings.steps());
+        let text = run.encode(captions)?.repeat_rows(options.n);
+        let image = run.prior(&text, prior)?;
+        let pictures = run.decode(&Condition { image, text }, &settings.decoder)?;
+        let pictures = run.upsample(pictures, &settings.upsamplers)?;
+        let (costs, trace) = (run.costs, run.trace);
+        let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
+        let recipe = |(prompt, &seed)| Recipe::new(made_by, options, &settings, prompt, seed);
+        let tokens = unclip.bundle.tokenizer.encode(captions);
+        Ok(Generated {
+            pictures: Picture::join(pictures, prompts.zip(&seeds).map(recipe)),
+            dropped: (0..captions.len()).map(|i| tokens.dropped(i).map(String::from)).collect(),
+            dropped_negative: dropped(&unclip.bundle, &options.negative_prompt),
+            costs,
+            trace,
+        })
     }
+
+    /// See [`UnClip::image_variation`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Stopped`].
+    pub fn image_variation(
+        self,
+        pictures: &[RgbImage],
+        options: &GenerateOptions,
+    ) -> Result<Generated, Error> {
+        if options.prior != StageOptions::default() {
+            let expected = "absent: variations have no prior";
+            let found = format!("{:?}", options.prior);
+            return Err(InvalidSetting::new("prior options", found, expected).into());
+        }
+        let unclip = self.unclip;
+        let made_by = (&unclip.bundle, unclip.placement.precision);
+        let seeds = options.seeds(pictures.len())?;
+        let mut settings = options.resolve(&unclip.bundle)?;
+        settings.prior = None;
+        let pixels = unclip.preprocess(pictures)?;
+        let (image, cost) = unclip.embed(pixels.clone())?;
+        let rows = image.repeat_rows(options.n);
+        let mut run = self.start(&seeds, options, settings.steps());
+        run.costs.push(cost);
+        run.trace.pixels = Some(pixels);
+        run.trace.image = Some(image);
+        let text = run.encode(&[""])?.repeat_rows(seeds.len());
+        let made = run.decode(&Condition { image: rows, text }, &settings.decoder)?;
+        let made = run.upsample(made, &settings.upsamplers)?;
+        let (costs, trace) = (run.costs, run.trace);
+        let recipe = |&seed| Recipe::new(made_by, options, &settings, "", seed);
+        Ok(Generated {
+            pictures: Picture::join(made, seeds.iter().map(recipe)),
+            dropped: Vec::new(),
+            dropped_negative: dropped(&unclip.bundle, &options.negative_prompt),
+            costs,
+            trace,
+        })
+    }
+
+    fn start<'b>(self, seeds: &'b [u64], options: &'b GenerateOptions, steps: usize) -> Run<'b>
+    where
+        'a: 'b,
+    {
+        let mut run = self.unclip.run(seeds).with_steps(steps);
+        run = run.with_negative_prompt(&options.negative_prompt);
+        if let Some(observer) = self.observer {
+            run = run.with_observer(observer);
+        }
+        match &options.noise {
+            Some(noise) => run.with_noise(noise),
+            None => run,
+        }
+    }
+}
+
+fn no_prior(bundle: &Bundle) -> Error {
+    crate::bundle::missing(&bundle.origin, crate::StageId::Prior)
+}
+
+/// The end of a caption that does not fit.
+fn dropped(bundle: &Bundle, caption: &str) -> Option<String> {
+    bundle.tokenizer.encode(&[caption]).dropped(0).map(String::from)
 }

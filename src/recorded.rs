@@ -6,14 +6,24 @@ use burn::tensor::TensorData;
 use unclip_core::{Draw, InvalidSetting, NoiseSource};
 use unclip_nn::checkpoint::{LoadError, Weights};
 
-use crate::{Error, Stage};
+use crate::{Error, StageId};
 
 /// Every Gaussian draw of a run, in a safetensors file.
 ///
 /// The draws of a stage are named `prior.initial`, `prior.step.0`, `prior.step.1` and so on, in the
 /// order in which they are drawn; there is none for the last step. The other stages are `decoder`,
-/// `upsample`, and `upsample.1` and so on for further upsamplers. Each has as many rows as there
-/// are pictures.
+/// `upsampler.0`, `upsampler.1` and so on. Each has as many rows as there are pictures.
+/// # Example
+/// ```no_run
+/// use std::sync::Arc;
+/// use unclip::{GenerateOptions, RecordedNoise, UnClip, device};
+///
+/// let unclip = UnClip::shapes(&device("flex")?)?;
+/// let noise = Arc::new(RecordedNoise::open("noise.safetensors")?);
+/// let made = unclip.text_to_image("a pink ring", &GenerateOptions::default().with_noise(noise))?;
+/// made.trace.save("trace.safetensors")?;
+/// # Ok::<(), unclip::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct RecordedNoise {
     path: PathBuf,
@@ -25,7 +35,8 @@ impl RecordedNoise {
     ///
     /// # Errors
     /// A file that cannot be read or is no safetensors file.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
         Ok(Self { path: path.into(), draws: Weights::open(path)? })
     }
 
@@ -37,12 +48,11 @@ impl RecordedNoise {
     /// The draws of a stage of `steps` steps, each of the given shape.
     pub(crate) fn stage(
         &self,
-        stage: Stage,
+        stage: StageId,
         steps: usize,
         shape: &[usize],
     ) -> Result<StageNoise, Error> {
-        let name = trace_name(stage);
-        let read = |draw: String| self.read(&format!("{name}.{draw}"), shape);
+        let read = |draw: String| self.read(&format!("{stage}.{draw}"), shape);
         let initial = read("initial".into())?;
         let steps = (0..steps.saturating_sub(1)).map(|k| read(format!("step.{k}")));
         Ok(StageNoise { initial, steps: steps.collect::<Result<_, _>>()? })
@@ -68,17 +78,6 @@ impl RecordedNoise {
     }
 }
 
-/// The name of a stage in files of noise and in traces.
-pub(crate) fn trace_name(stage: Stage) -> String {
-    match stage {
-        Stage::TextEncoder => "text".into(),
-        Stage::Prior => "prior".into(),
-        Stage::Decoder => "decoder".into(),
-        Stage::Upsampler(0) => "upsample".into(),
-        Stage::Upsampler(place) => format!("upsample.{place}"),
-    }
-}
-
 /// The draws of one stage.
 pub(crate) struct StageNoise {
     initial: TensorData,
@@ -87,6 +86,8 @@ pub(crate) struct StageNoise {
 }
 
 impl NoiseSource for StageNoise {
+    /// Gives the draws that were read when the stage began.
+    ///
     /// # Panics
     /// If asked for another stage's draws.
     fn draw(&mut self, draw: Draw, shape: &[usize]) -> TensorData {

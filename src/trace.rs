@@ -6,8 +6,7 @@ use burn::tensor::Tensor;
 use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_nn::checkpoint::save_tensors;
 
-use crate::recorded::trace_name;
-use crate::{Error, Stage};
+use crate::{Error, StageId};
 
 /// What the stages of a run gave to each other. To compare it with another implementation's, or to
 /// go on from the middle.
@@ -24,41 +23,43 @@ pub struct Trace {
     /// The decoder's pictures, `[batch, 3, height, width]` in [−1, 1].
     pub decoder: Option<Tensor<4>>,
     /// Each upsampler's.
-    pub upsample: Vec<Tensor<4>>,
+    pub upsamplers: Vec<Tensor<4>>,
 }
 
 impl Trace {
-    /// Writes what there is as safetensors, in f32: `image.pixels`, `image.embedding`,
-    /// `text.pooled`, `text.tokens`, `text.mask` (1 for tokens, 0 for padding),
-    /// `prior.image_embedding`, `decoder.image`, `upsample.image`, `upsample.1.image` and so on.
+    /// Writes what there is as safetensors, in f32: `image_encoder.pixels`,
+    /// `image_encoder.embedding`, `text_encoder.pooled`, `text_encoder.tokens`, `text_encoder.mask`
+    /// (1 for tokens, 0 for padding), `prior.embedding`, `decoder.image`, `upsampler.0.image`,
+    /// `upsampler.1.image` and so on.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let mut tensors = Vec::new();
-        let mut add = |name: &str, (shape, values)| tensors.push((name.to_string(), shape, values));
+        let mut add = |stage: StageId, what: &str, (shape, values)| {
+            tensors.push((format!("{stage}.{what}"), shape, values));
+        };
         if let Some(pixels) = &self.pixels {
-            add("image.pixels", values(pixels));
+            add(StageId::ImageEncoder, "pixels", values(pixels));
         }
         if let Some(image) = &self.image {
-            add("image.embedding", values(&image.0));
+            add(StageId::ImageEncoder, "embedding", values(&image.0));
         }
         if let Some(text) = &self.text {
-            add("text.pooled", values(&text.pooled));
-            add("text.tokens", values(&text.tokens));
-            add("text.mask", values(&text.mask.clone().float()));
+            add(StageId::TextEncoder, "pooled", values(&text.pooled));
+            add(StageId::TextEncoder, "tokens", values(&text.tokens));
+            add(StageId::TextEncoder, "mask", values(&text.mask.clone().float()));
         }
         if let Some(image) = &self.prior {
-            add("prior.image_embedding", values(&image.0));
+            add(StageId::Prior, "embedding", values(&image.0));
         }
         if let Some(picture) = &self.decoder {
-            add("decoder.image", values(picture));
+            add(StageId::Decoder, "image", values(picture));
         }
-        for (place, picture) in self.upsample.iter().enumerate() {
-            let name = format!("{}.image", trace_name(Stage::Upsampler(place)));
-            add(&name, values(picture));
+        for (place, picture) in self.upsamplers.iter().enumerate() {
+            add(StageId::Upsampler(place), "image", values(picture));
         }
-        Ok(save_tensors(path, &tensors)?)
+        Ok(save_tensors(path.as_ref(), &tensors)?)
     }
 }
 

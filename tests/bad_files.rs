@@ -167,7 +167,7 @@ fn a_key_that_stands_there_twice_is_refused() {
 }
 
 #[test]
-fn what_is_often_mistaken_for_weights_is_recognised() {
+fn what_is_often_mistaken_for_weights_is_recognized() {
     let kinds: [(&[u8], &str, &str); 9] = [
         (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "pickle", "tools/convert_pickle.py"),
         (b"\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94.", "pickle", "tools/convert_pickle.py"),
@@ -311,9 +311,9 @@ fn weights_that_are_not_finite_are_counted() {
 #[test]
 fn missing_files_and_folders_are_named() {
     let model = Model::new();
-    refused(Bundle::open(&model.path("nowhere")), &["nowhere", "No such file"]);
+    refused(Bundle::open(model.path("nowhere")), &["nowhere", "No such file"]);
     refused(Bundle::open(Path::new("")), &["No such file"]);
-    refused(Bundle::open(&model.path("prior/config.json")), &["prior/config.json"]);
+    refused(Bundle::open(model.path("prior/config.json")), &["prior/config.json"]);
     for file in ["prior/config.json", "decoder/model.safetensors", "tokenizer/vocab.json"] {
         let model = Model::new();
         fs::remove_file(model.path(file)).unwrap();
@@ -326,12 +326,17 @@ fn missing_files_and_folders_are_named() {
 
 #[test]
 fn missing_stages_are_named() {
-    for stage in ["text_encoder", "prior", "decoder"] {
+    for stage in ["text_encoder", "decoder"] {
         let model = Model::new();
         fs::remove_dir_all(model.path(stage)).unwrap();
         let (has_no, expected) = (format!("has no {stage}"), format!("a folder `{stage}`"));
         refused(model.open(), &["the model in ", &has_no, &expected]);
     }
+    // variations need no prior; captions do
+    let model = Model::new();
+    fs::remove_dir_all(model.path("prior")).unwrap();
+    let made = model.load().unwrap().text_to_image("a circle", &GenerateOptions::default());
+    refused(made, &["the model in ", "has no prior", "a folder `prior`"]);
     let model = Model::new();
     fs::remove_dir_all(model.path("upsampler.0")).unwrap();
     refused(model.open(), &["has no upsampler.0"]);
@@ -526,11 +531,11 @@ fn weights_that_overflow_are_noticed_while_sampling() {
             tensor.bytes.chunks_mut(4).for_each(|value| value.copy_from_slice(&huge));
         });
         let unclip = model.load().unwrap();
-        let result = unclip.text_to_image("a", &GenerateOptions::default(), &mut ());
+        let result = unclip.text_to_image("a", &GenerateOptions::default());
         refused(result, &[&format!("the {stage}"), "not finite"]);
         // a bad stage does not spoil the rest
-        let steps = StageOptions { steps: Some(0), ..StageOptions::default() };
-        let options = GenerateOptions { prior: steps, ..GenerateOptions::default() };
-        refused(unclip.text_to_image("a", &options, &mut ()), &["prior steps is 0"]);
+        let steps = StageOptions::default().with_steps(0);
+        let options = GenerateOptions::default().with_prior(steps);
+        refused(unclip.text_to_image("a", &options), &["prior steps is 0"]);
     }
 }

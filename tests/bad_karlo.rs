@@ -50,9 +50,10 @@ fn no_field_is_ignored_that_says_something() {
         let fields: Value = serde_json::from_slice(&good).unwrap();
         for name in fields.as_object().unwrap().keys().filter(|name| !name.starts_with('_')) {
             model.edit(file, |json| json[name] = json!({ "surprise": [1] }));
-            match free.contains(&name.as_str()) {
-                true => drop(model.open().unwrap()),
-                false => refused(model.open(), &[file, name, "surprise", "expected"]),
+            if free.contains(&name.as_str()) {
+                drop(model.open().unwrap())
+            } else {
+                refused(model.open(), &[file, name, "surprise", "expected"])
             }
             fs::write(model.path(file), &good).unwrap();
         }
@@ -152,10 +153,7 @@ fn fields_that_contradict_are_named_as_their_file_has_them() {
         let good = fs::read(model.path(file)).unwrap();
         model.edit(file, |json| json[field] = value);
         // the one that is named is the one that is read later
-        let told = match words.contains("as in") {
-            true => "config.json",
-            false => file,
-        };
+        let told = if words.contains("as in") { "config.json" } else { file };
         refused(model.open(), &[told, words]);
         fs::write(model.path(file), good).unwrap();
     }

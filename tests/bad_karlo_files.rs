@@ -54,7 +54,7 @@ fn missing_files_and_folders_are_named() {
 }
 
 #[test]
-fn pickles_in_the_place_of_weights_are_recognised() {
+fn pickles_in_the_place_of_weights_are_recognized() {
     for (stage, name, pickle) in [
         ("prior", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
         ("text_encoder", "model", "pytorch_model.bin"),
@@ -275,11 +275,12 @@ fn noise_that_does_not_fit_is_named() {
         edit(&mut tensors);
         fs::write(&path, tensors_file(&tensors)).unwrap();
         let noise = Some(Arc::new(RecordedNoise::open(&path).unwrap()));
-        let steps = |steps| StageOptions { steps: Some(steps), ..StageOptions::default() };
-        let (prior, decoder, upsample) = (steps(5), steps(5), steps(3));
-        let options = GenerateOptions { noise, prior, decoder, upsample, ..Default::default() };
+        let steps = |steps| StageOptions::default().with_steps(steps);
+        let mut options = GenerateOptions::default().with_prior(steps(5)).with_decoder(steps(5));
+        options = options.with_upsampler(steps(3));
+        options.noise = noise;
         let unclip = load(&fixture("tiny")).unwrap();
-        let result = unclip.text_to_images(&["a", "b"], &options, &mut ());
+        let result = unclip.text_to_images(&["a", "b"], &options);
         refused(result, &[&["noise.safetensors"], words].concat());
     };
     let find = |tensors: &[RawTensor], key: &str| {
@@ -289,7 +290,7 @@ fn noise_that_does_not_fit_is_named() {
         ("prior.initial", "[2, 16]"),
         ("prior.step.3", "[2, 16]"),
         ("decoder.step.0", "[2, 3, 8, 8]"),
-        ("upsample.step.1", "[2, 3, 32, 32]"),
+        ("upsampler.0.step.1", "[2, 3, 32, 32]"),
     ] {
         let expected = format!("expected {shape}");
         let (absent, wrong) = (format!("{key} in "), format!("{key} holds 1 values"));

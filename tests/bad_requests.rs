@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
 use unclip::unclip_core::{
-    BetaSchedule, NoiseSchedule, SamplerKind, Timesteps, check_guidance_scale, slerp,
+    BetaSchedule, Ddim, Ddpm, NoiseSchedule, Timesteps, check_guidance_scale, slerp,
 };
 use unclip::{
-    Error, Event, GenerateOptions, Generated, MAX_IMAGES, Settings, StageOptions, UnClip, device,
-    grid, read_settings, write_png,
+    Error, Event, GenerateOptions, Generated, MAX_IMAGES, Recipe, StageOptions, TimestepRange,
+    UnClip, device, grid, write_png,
 };
 
 use crate::support::{Model, in_time, names, refused};
@@ -26,18 +26,19 @@ fn unclip() -> &'static UnClip {
 
 /// Asks for what must be refused before the first step.
 fn request(options: &GenerateOptions) -> Result<Generated, Error> {
-    let mut never = |event: &Event<'_>| -> ControlFlow<()> { panic!("computes {event:?}") };
-    unclip().text_to_image("a circle", options, &mut never)
+    let never = &mut |event: &Event<'_>| -> ControlFlow<()> { panic!("computes {event:?}") };
+    unclip().observed(never).text_to_image("a circle", options)
 }
 
 /// As few steps as possible.
 fn quick() -> GenerateOptions {
-    let one = StageOptions { steps: Some(1), ..StageOptions::default() };
-    GenerateOptions { prior: one, decoder: one, upsample: one, ..GenerateOptions::default() }
+    let one = StageOptions::default().with_steps(1);
+    let options = GenerateOptions::default().with_prior(one.clone()).with_decoder(one.clone());
+    options.with_upsampler(one)
 }
 
 fn caption(caption: &str) -> Generated {
-    unclip().text_to_image(caption, &quick(), &mut ()).unwrap()
+    unclip().text_to_image(caption, &quick()).unwrap()
 }
 
 // options
@@ -48,16 +49,16 @@ fn of_stage(stage: &str, options: StageOptions) -> GenerateOptions {
     match stage {
         "prior" => all.prior = options,
         "decoder" => all.decoder = options,
-        _ => all.upsample = options,
+        _ => all.upsampler = options,
     }
     all
 }
 
 #[test]
 fn steps_out_of_range_name_their_stage() {
-    for stage in ["prior", "decoder", "upsample"] {
+    for stage in ["prior", "decoder", "upsampler.0"] {
         for steps in [0, 101, 1001, usize::MAX] {
-            let options = StageOptions { steps: Some(steps), ..StageOptions::default() };
+            let options = StageOptions::default().with_steps(steps);
             let words = format!("{stage} steps is {steps}, expected 1 to 100");
             refused(request(&of_stage(stage, options)), &[&words]);
         }
@@ -68,7 +69,7 @@ fn steps_out_of_range_name_their_stage() {
 fn guidance_out_of_range_names_its_stage() {
     for stage in ["prior", "decoder"] {
         for scale in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -1e-9, 1000.1, 1e30] {
-            let options = StageOptions { guidance_scale: Some(scale), ..StageOptions::default() };
+            let options = StageOptions::default().with_guidance_scale(scale);
             let words = format!("{stage} guidance is {scale}, expected a number from 0 to 1000");
             refused(request(&of_stage(stage, options)), &[&words]);
         }
@@ -79,41 +80,68 @@ fn guidance_out_of_range_names_its_stage() {
 #[test]
 fn guidance_of_an_upsampler_is_refused() {
     for scale in [1.0, 7.0, f64::NAN] {
-        let options = StageOptions { guidance_scale: Some(scale), ..StageOptions::default() };
-        let words = ["upsample guidance is", "expected absent", "no condition"];
-        refused(request(&of_stage("upsample", options)), &words);
+        let options = StageOptions::default().with_guidance_scale(scale);
+        let words = ["upsampler guidance is", "expected absent", "no condition"];
+        refused(request(&of_stage("upsampler", options)), &words);
     }
 }
 
 #[test]
+fn parameters_of_samplers_and_ranges_are_checked_before_anything_is_computed() {
+    let stage = StageOptions::default;
+    for eta in [-0.1, 1.5, f64::NAN] {
+        let options = of_stage("decoder", stage().with_sampler(Ddim { eta }));
+        refused(request(&options), &[&format!("decoder eta of the sampler ddim is {eta}")]);
+    }
+    for (from, to) in [(0, 100), (60, 20)] {
+        let options = of_stage("prior", stage().with_guidance_range(TimestepRange { from, to }));
+        let words =
+            format!("prior guidance range is {from}..{to}, expected timesteps from 0 to 99");
+        refused(request(&options), &[&words]);
+    }
+    let range = TimestepRange { from: 0, to: 50 };
+    let options = of_stage("upsampler", stage().with_guidance_range(range));
+    refused(request(&options), &["upsampler guidance is 0..50", "no condition"]);
+    let options = of_stage("decoder", stage().with_spacing("90,90".parse().unwrap()));
+    refused(request(&options), &["decoder steps is 180, expected 1 to 100"]);
+}
+
+#[test]
 fn guidance_at_its_bounds_gives_pictures() {
-    let picture = |scale: f64| {
-        let mut options = quick();
-        options.decoder.guidance_scale = Some(scale);
-        options.prior.guidance_scale = Some(scale);
-        let generated = unclip().text_to_image("a circle", &options, &mut ()).unwrap();
-        generated.images.into_iter().next().unwrap()
+    let picture = |caption: &str, scale: f64| {
+        let stage = StageOptions::default().with_guidance_scale(scale);
+        let options = GenerateOptions::default().with_prior(stage.clone()).with_decoder(stage);
+        let trace = unclip().text_to_image(caption, &options).unwrap().trace;
+        (trace.prior.unwrap().0.into_data(), trace.decoder.unwrap().into_data())
     };
-    let pictures = [0.0, 0.5, 1.0, 1000.0].map(picture);
-    assert_ne!(pictures[0], pictures[2], "the condition counts");
+    let [circle, square] = ["a circle", "a blue square"];
+    // the decoder's variance comes from the caption at any scale
+    assert_eq!(picture(circle, 0.0).0, picture(square, 0.0).0, "0 ignores the caption");
+    let pictures = [0.0, 0.5, 1.0, 1000.0].map(|scale| picture(circle, scale));
+    for (k, picture) in pictures.iter().enumerate() {
+        assert!(!pictures[..k].contains(picture), "each scale gives another picture");
+    }
+    let other = picture(square, 1.0);
+    assert_ne!(pictures[2], other, "1 follows the caption");
 }
 
 #[test]
 fn numbers_of_pictures_out_of_range_are_refused() {
     for n in [0, MAX_IMAGES + 1, 1_000_000, usize::MAX] {
-        let options = GenerateOptions { n, ..GenerateOptions::default() };
+        let options = GenerateOptions::default().with_n(n);
         refused(request(&options), &[&format!("n is {n}, expected 1 to 64 pictures")]);
     }
-    let all = GenerateOptions { n: MAX_IMAGES, ..quick() };
-    assert_eq!(unclip().text_to_image("", &all, &mut ()).unwrap().images.len(), MAX_IMAGES);
+    let all = quick().with_n(MAX_IMAGES);
+    assert_eq!(unclip().text_to_image("", &all).unwrap().pictures.len(), MAX_IMAGES);
 }
 
 #[test]
 fn seeds_wrap_around() {
-    let two = GenerateOptions { seed: u64::MAX, n: 2, ..quick() };
-    let two = unclip().text_to_image("a circle", &two, &mut ()).unwrap();
-    assert_eq!([two.settings[0].seed, two.settings[1].seed], [u64::MAX, 0]);
-    assert_ne!(two.images[0], two.images[1]);
+    let two = quick().with_seed(u64::MAX).with_n(2);
+    let two = unclip().text_to_image("a circle", &two).unwrap();
+    let [first, second] = &two.pictures[..] else { panic!("two pictures") };
+    assert_eq!([first.recipe.seed, second.recipe.seed], [u64::MAX, 0]);
+    assert_ne!(first.image, second.image);
 }
 
 #[test]
@@ -139,7 +167,7 @@ fn blank_captions_are_the_empty_one() {
     assert_eq!(empty.dropped, [None]);
     for blank in [" ", "\t\r\n", "\u{a0}\u{2003}\u{3000}", &" ".repeat(500)] {
         let blank = caption(blank);
-        assert_eq!(blank.images, empty.images);
+        assert_eq!(blank.images(), empty.images());
         assert_eq!(blank.dropped, [None]);
     }
 }
@@ -155,7 +183,7 @@ fn check_cut(text: &str) -> String {
 fn captions_that_are_too_long_are_cut_and_the_rest_is_reported() {
     assert_eq!(check_cut("1 2 3 4 5 6 7 8"), "7 8");
     assert_eq!(caption("1 2 3 4 5 6").dropped, [None]);
-    assert_eq!(caption("1 2 3 4 5 6").images, caption("1 2 3 4 5 6 7 8").images);
+    assert_eq!(caption("1 2 3 4 5 6").images(), caption("1 2 3 4 5 6 7 8").images());
 }
 
 #[test]
@@ -202,8 +230,8 @@ fn every_character_is_a_character() {
     ];
     for text in captions {
         let (first, again) = (caption(text), caption(text));
-        assert_eq!(first.images, again.images, "{text:?}");
-        assert_eq!(first.settings[0].prompt, text);
+        assert_eq!(first.images(), again.images(), "{text:?}");
+        assert_eq!(first.pictures[0].recipe.prompt, text);
         if let [Some(dropped)] = first.dropped.as_slice() {
             assert!(text.ends_with(dropped), "{dropped:?} of {text:?}");
         }
@@ -286,13 +314,13 @@ fn a_model_without_an_image_encoder_says_so() {
 fn pictures_that_cannot_be_written_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let old = folder.path().join("old.png");
-    write_png(&old, &RgbImage::new(2, 2), None).unwrap();
+    write_png(&old, &RgbImage::new(2, 2)).unwrap();
     let bytes = std::fs::read(&old).unwrap();
-    refused(write_png(&old, &grid(&[]), None), &["old.png"]);
+    refused(write_png(&old, &grid(&[])), &["old.png"]);
     assert_eq!(std::fs::read(&old).unwrap(), bytes);
     let missing = folder.path().join("nowhere").join("new.png");
-    refused(write_png(&missing, &RgbImage::new(2, 2), None), &["nowhere/new.png", "not found"]);
-    refused(write_png(folder.path(), &RgbImage::new(2, 2), None), &["this is a folder"]);
+    refused(write_png(&missing, &RgbImage::new(2, 2)), &["nowhere/new.png", "not found"]);
+    refused(write_png(folder.path(), &RgbImage::new(2, 2)), &["this is a folder"]);
     assert_eq!(names(folder.path()), ["old.png"]);
 }
 
@@ -314,22 +342,22 @@ fn png_with_text(path: &Path, text: &str, compress: bool) {
 fn pictures_without_a_recipe_say_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("picture.png");
-    refused(read_settings(&path), &["picture.png", "No such file"]);
-    refused(read_settings(folder.path()), &["this is a folder, expected a regular file"]);
+    refused(Recipe::read(&path), &["picture.png", "No such file"]);
+    refused(Recipe::read(folder.path()), &["this is a folder, expected a regular file"]);
     for other in [&b""[..], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0JFIF", b"<svg/>", b"PK\x03\x04"]
     {
         std::fs::write(&path, other).unwrap();
-        refused(read_settings(&path), &["picture.png"]);
+        refused(Recipe::read(&path), &["picture.png"]);
     }
-    write_png(&path, &RgbImage::new(2, 2), None).unwrap();
-    refused(read_settings(&path), &["picture.png", "holds no recipe"]);
+    write_png(&path, &RgbImage::new(2, 2)).unwrap();
+    refused(Recipe::read(&path), &["picture.png", "holds no recipe"]);
     for text in ["", "null", "{}", "{\"prompt\": 3}", &"[".repeat(100_000)] {
         png_with_text(&path, text, false);
-        refused(read_settings(&path), &["picture.png", "line"]);
+        refused(Recipe::read(&path), &["picture.png", "line"]);
     }
     // a little file that would become a large one
     png_with_text(&path, &" ".repeat(8 << 20), true);
-    refused(read_settings(&path), &["picture.png"]);
+    refused(Recipe::read(&path), &["picture.png"]);
 }
 
 #[cfg(unix)]
@@ -338,7 +366,7 @@ fn a_pipe_is_no_picture() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe.png");
     crate::support::make_pipe(&path);
-    refused(in_time(move || read_settings(&path)), &["pipe.png", "a pipe"]);
+    refused(in_time(move || Recipe::read(&path)), &["pipe.png", "a pipe"]);
 }
 
 #[test]
@@ -346,12 +374,12 @@ fn a_truncated_picture_gives_its_recipe_or_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("picture.png");
     let made = caption("a circle");
-    write_png(&path, &made.images[0], Some(&made.settings[0])).unwrap();
+    made.pictures[0].save(&path).unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     for len in (0..file.metadata().unwrap().len()).rev() {
         file.set_len(len).unwrap();
-        match read_settings(&path) {
-            Ok(settings) => assert_eq!(settings, made.settings[0]),
+        match Recipe::read(&path) {
+            Ok(recipe) => assert_eq!(recipe, made.pictures[0].recipe),
             Err(error) => assert!(error.to_string().contains("picture.png")),
         }
     }
@@ -361,20 +389,20 @@ fn a_truncated_picture_gives_its_recipe_or_an_error() {
 fn a_recipe_from_elsewhere_is_checked_like_any_other_request() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("picture.png");
-    let mut settings = caption("a circle").settings.remove(0);
-    settings.decoder.steps = 1_000_000_000;
-    png_with_text(&path, &serde_json::to_string(&settings).unwrap(), false);
-    let read: Settings = read_settings(&path).unwrap();
+    let mut recipe = caption("a circle").pictures.remove(0).recipe;
+    recipe.settings.decoder.steps = 1_000_000_000;
+    png_with_text(&path, &serde_json::to_string(&recipe).unwrap(), false);
+    let read = Recipe::read(&path).unwrap();
     refused(request(&read.options()), &["decoder steps is 1000000000, expected 1 to 100"]);
-    settings.decoder.guidance_scale = -3.0;
-    refused(request(&settings.options()), &["decoder guidance is -3"]);
-    settings.decoder.guidance_scale = f64::NAN; // JSON has none
-    png_with_text(&path, &serde_json::to_string(&settings).unwrap(), false);
-    refused(read_settings(&path), &["picture.png", "expected f64"]);
-    let text = serde_json::to_string(&settings).unwrap().replace("\"ddpm\"", "\"euler\"");
+    recipe.settings.decoder.guidance_scale = -3.0;
+    refused(request(&recipe.options()), &["decoder guidance is -3"]);
+    recipe.settings.decoder.guidance_scale = f64::NAN; // JSON has none
+    png_with_text(&path, &serde_json::to_string(&recipe).unwrap(), false);
+    refused(Recipe::read(&path), &["picture.png", "expected f64"]);
+    let text = serde_json::to_string(&recipe).unwrap().replace("\"ddpm\"", "\"euler\"");
     png_with_text(&path, &text, false);
-    refused(read_settings(&path), &["picture.png"]);
-    assert_eq!(settings.prior.unwrap().sampler, SamplerKind::Ddpm);
+    refused(Recipe::read(&path), &["picture.png"]);
+    assert_eq!(recipe.settings.prior.unwrap().sampler, Ddpm.into());
 }
 
 // devices
@@ -388,7 +416,7 @@ fn devices_that_are_not_there_are_refused_by_name() {
         refused(device(name), &[&format!("device {name:?}"), names]);
     }
     for name in ["flex:7", "flex:x", "flex:", "flex:-1", "flex:0:0"] {
-        refused(device(name), &[&format!("device {name:?}"), "there is one processor, flex"]);
+        refused(device(name), &[&format!("device {name:?}"), "there is one CPU, flex"]);
     }
 }
 

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use image::RgbImage;
 use unclip::clip::TextEncoderConfig;
-use unclip::unclip_core::SamplerKind;
+use unclip::decoder::Condition;
+use unclip::unclip_core::image::to_rgb;
 use unclip::unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip::{
-    Bundle, Error, Event, GenerateOptions, Generated, Precision, Residency, Stage, StageOptions,
-    UnClip, grid, read_settings, write_png,
+    Bundle, Ddim, Error, Event, GenerateOptions, Generated, Heun, Precision, Recipe, Residency,
+    SamplerKind, Spacing, StageId, StageOptions, Start, TimestepRange, UnClip, grid,
+    picture_from_bytes, read_picture, strip, write_png,
 };
 
 use crate::support::{Model, SPACE, STEPS};
@@ -19,11 +21,17 @@ use crate::support::{Model, SPACE, STEPS};
 const CAPTION: &str = "a red circle";
 
 fn generate(unclip: &UnClip, options: &GenerateOptions) -> Generated {
-    unclip.text_to_image(CAPTION, options, &mut ()).unwrap()
+    unclip.text_to_image(CAPTION, options).unwrap()
 }
 
 fn options(seed: u64, n: usize) -> GenerateOptions {
-    GenerateOptions { seed, n, ..GenerateOptions::default() }
+    GenerateOptions::default().with_seed(seed).with_n(n)
+}
+
+/// The same choices for every stage.
+fn everywhere(stage: StageOptions) -> GenerateOptions {
+    let options = GenerateOptions::default().with_prior(stage.clone());
+    options.with_decoder(stage.clone()).with_upsampler(stage)
 }
 
 #[test]
@@ -32,15 +40,16 @@ fn a_folder_gives_pictures() {
     let unclip = model.load().unwrap();
     assert_eq!(unclip.bundle().image_size(), 32);
     let made = generate(&unclip, &options(5, 2));
-    assert_eq!(made.images.len(), 2);
-    assert!(made.images.iter().all(|image| image.dimensions() == (32, 32)));
-    assert_ne!(made.images[0], made.images[1]);
+    let [first, second] = &made.pictures[..] else { panic!("two pictures") };
+    assert!(made.images().iter().all(|image| image.dimensions() == (32, 32)));
+    assert_ne!(first.image, second.image);
     assert_eq!(made.dropped, [None]);
-    assert_eq!(made.settings[1].seed, 6);
-    assert_eq!(made.settings[0].embedding_space, SPACE);
-    let stages: Vec<Stage> = made.costs.iter().map(|cost| cost.stage).collect();
-    let upsamplers = [Stage::Upsampler(0), Stage::Upsampler(1)];
-    assert_eq!(stages[..3], [Stage::TextEncoder, Stage::Prior, Stage::Decoder]);
+    assert_eq!(made.dropped_negative, None);
+    assert_eq!(second.recipe.seed, 6);
+    assert_eq!(first.recipe.embedding_space, SPACE);
+    let stages: Vec<StageId> = made.costs.iter().map(|cost| cost.stage).collect();
+    let upsamplers = [StageId::Upsampler(0), StageId::Upsampler(1)];
+    assert_eq!(stages[..3], [StageId::TextEncoder, StageId::Prior, StageId::Decoder]);
     assert_eq!(stages[3..], upsamplers);
     let calls: Vec<usize> = made.costs[1..].iter().map(|cost| cost.calls.len()).collect();
     assert_eq!(calls, STEPS);
@@ -69,33 +78,25 @@ fn what_is_loaded_is_what_was_saved() {
 fn a_seed_is_a_picture() {
     let model = Model::new();
     let [first, second] = [model.load().unwrap(), model.load().unwrap()];
-    let picture = generate(&first, &options(1, 1)).images;
-    assert_eq!(picture, generate(&first, &options(1, 1)).images);
-    assert_eq!(picture, generate(&second, &options(1, 1)).images);
-    assert_ne!(picture, generate(&first, &options(2, 1)).images);
-    let other = first.text_to_image("a blue square", &options(1, 1), &mut ()).unwrap();
-    assert_ne!(picture, other.images);
+    let picture = generate(&first, &options(1, 1)).images();
+    assert_eq!(picture, generate(&first, &options(1, 1)).images());
+    assert_eq!(picture, generate(&second, &options(1, 1)).images());
+    assert_ne!(picture, generate(&first, &options(2, 1)).images());
+    let other = first.text_to_image("a blue square", &options(1, 1)).unwrap();
+    assert_ne!(picture, other.images());
 }
 
 #[test]
 fn a_picture_does_not_depend_on_its_batch() {
     let unclip = Model::new().load().unwrap();
-    for sampler in [SamplerKind::Ddpm, SamplerKind::Ddim] {
-        let stage = StageOptions { sampler: Some(sampler), ..StageOptions::default() };
-        let options = GenerateOptions {
-            prior: stage,
-            decoder: stage,
-            upsample: stage,
-            ..options(u64::MAX - 1, 5)
-        };
-        let batch = generate(&unclip, &options);
-        for (image, settings) in batch.images.iter().zip(&batch.settings) {
-            let alone = generate(
-                &unclip,
-                &GenerateOptions { seed: settings.seed, n: 1, ..options.clone() },
-            );
-            assert_eq!(*image, alone.images[0], "seed {}", settings.seed);
-            assert_eq!(*settings, alone.settings[0]);
+    for sampler in ["ddpm", "ddim", "ddim:0.5", "dpm_solver", "heun"] {
+        let sampler: SamplerKind = sampler.parse().unwrap();
+        let options = everywhere(StageOptions::default().with_sampler(sampler));
+        let batch = generate(&unclip, &options.clone().with_seed(u64::MAX - 1).with_n(5));
+        for picture in &batch.pictures {
+            let seed = picture.recipe.seed;
+            let alone = generate(&unclip, &options.clone().with_seed(seed));
+            assert_eq!(*picture, alone.pictures[0], "seed {seed}");
         }
     }
 }
@@ -108,25 +109,26 @@ fn networks_that_are_loaded_one_by_one_give_the_same_pictures() {
     let one_by_one = UnClip::new(bundle, &Device::flex(), Residency::OneByOne).unwrap();
     let options = options(3, 2);
     for _ in 0..2 {
-        assert_eq!(generate(&resident, &options).images, generate(&one_by_one, &options).images);
+        assert_eq!(
+            generate(&resident, &options).images(),
+            generate(&one_by_one, &options).images()
+        );
     }
 }
 
-/// The bundled model's files are f16: keeping its weights so loses nothing on the processor, which
+/// The bundled model's files are f16: keeping its weights so loses nothing on the CPU, which
 /// widens them.
 #[test]
 fn weights_kept_as_they_are_give_the_same_pictures() {
-    let steps = StageOptions { steps: Some(2), ..Default::default() };
-    let options =
-        GenerateOptions { prior: steps, decoder: steps, upsample: steps, ..options(1, 1) };
+    let options = everywhere(StageOptions::default().with_steps(2)).with_seed(1);
     let [wide, narrow, narrower] =
         [Precision::F32, Precision::F16, Precision::BF16].map(|format| {
             let place = (&Device::flex(), format);
             let unclip =
                 UnClip::new(Bundle::shapes().unwrap(), place, Residency::OneByOne).unwrap();
             let made = generate(&unclip, &options);
-            assert_eq!(made.settings[0].precision, format);
-            made.images
+            assert_eq!(made.pictures[0].recipe.precision, format);
+            made.images()
         });
     assert_eq!(wide, narrow);
     assert_ne!(wide, narrower);
@@ -136,42 +138,41 @@ fn weights_kept_as_they_are_give_the_same_pictures() {
 fn a_stop_at_any_step_leaves_the_pipeline_as_it_was() {
     let unclip = Model::new().load().unwrap();
     let options = options(4, 1);
-    let expected = generate(&unclip, &options).images;
-    let stages = [Stage::Prior, Stage::Decoder, Stage::Upsampler(0), Stage::Upsampler(1)];
+    let expected = generate(&unclip, &options).images();
+    let stages = [StageId::Prior, StageId::Decoder, StageId::Upsampler(0), StageId::Upsampler(1)];
     let steps = stages.iter().zip(STEPS).flat_map(|(&s, n)| (1..=n).map(move |k| (s, k, n)));
     for (number, (at, k, n)) in steps.enumerate() {
         let mut heard = 0;
         let mut observer = |event: &Event<'_>| {
+            assert_eq!((event.call_index, event.call_total), (heard, Some(STEPS.iter().sum())));
             heard += 1;
-            assert_eq!(event.preview.is_some(), event.stage != Stage::Prior);
-            match heard > number {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
+            assert_eq!(event.preview.is_some(), event.stage != StageId::Prior);
+            assert_eq!(event.pictures().map(|it| it.len()), event.preview.map(|_| 1));
+            if heard > number { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let error = unclip.text_to_image(CAPTION, &options, &mut observer).unwrap_err();
+        let error = unclip.observed(&mut observer).text_to_image(CAPTION, &options).unwrap_err();
         let Error::Stopped { stage, done, total } = error else { panic!("{error}") };
         assert_eq!((stage, done, total), (at, k, n));
         assert_eq!(error.to_string(), format!("stopped in the {at} after step {k} of {n}"));
         assert_eq!(heard, number + 1, "nothing is computed after the stop");
     }
-    assert_eq!(generate(&unclip, &options).images, expected);
+    assert_eq!(generate(&unclip, &options).images(), expected);
 }
 
 #[test]
 fn an_observer_that_panics_leaves_the_pipeline_as_it_was() {
     let unclip = Model::new().load().unwrap();
     let options = options(4, 1);
-    let expected = generate(&unclip, &options).images;
+    let expected = generate(&unclip, &options).images();
     let mut observer = |event: &Event<'_>| match event.stage {
         // not a panic with a message, which would stand in the log of the tests
-        Stage::Decoder => std::panic::resume_unwind(Box::new("observer")),
+        StageId::Decoder => std::panic::resume_unwind(Box::new("observer")),
         _ => ControlFlow::Continue(()),
     };
-    let call = AssertUnwindSafe(|| unclip.text_to_image(CAPTION, &options, &mut observer));
+    let call = AssertUnwindSafe(|| unclip.observed(&mut observer).text_to_image(CAPTION, &options));
     let payload = catch_unwind(call).unwrap_err();
     assert_eq!(*payload.downcast::<&str>().unwrap(), "observer");
-    assert_eq!(generate(&unclip, &options).images, expected);
+    assert_eq!(generate(&unclip, &options).images(), expected);
 }
 
 #[test]
@@ -186,11 +187,11 @@ fn threads_share_a_pipeline() {
         let threads: Vec<_> = (0..4)
             .map(|seed| {
                 let unclip = Arc::clone(&unclip);
-                std::thread::spawn(move || generate(&unclip, &options(seed, 1)).images)
+                std::thread::spawn(move || generate(&unclip, &options(seed, 1)).images())
             })
             .collect();
         for (seed, thread) in threads.into_iter().enumerate() {
-            let serial = generate(&unclip, &options(seed as u64, 1)).images;
+            let serial = generate(&unclip, &options(seed as u64, 1)).images();
             assert_eq!(thread.join().unwrap(), serial);
         }
     }
@@ -210,37 +211,42 @@ fn a_file_keeps_its_recipe() {
         "long ".repeat(200_000),
     ];
     for caption in captions {
-        let made = unclip.text_to_image(&caption, &options(u64::MAX, 1), &mut ()).unwrap();
-        write_png(&path, &made.images[0], Some(&made.settings[0])).unwrap();
-        let settings = read_settings(&path).unwrap();
-        assert_eq!(settings.prompt, caption);
-        assert_eq!(settings, made.settings[0]);
-        let pixels = image::open(&path).unwrap().into_rgb8();
-        assert_eq!(pixels, made.images[0]);
-        let again = unclip.text_to_image(&settings.prompt, &settings.options(), &mut ()).unwrap();
-        assert_eq!(again.images[0], made.images[0]);
+        let made = unclip.text_to_image(&caption, &options(u64::MAX, 1)).unwrap();
+        made.pictures[0].save(&path).unwrap();
+        let recipe = Recipe::read(&path).unwrap();
+        assert_eq!(recipe.prompt, caption);
+        assert_eq!(recipe, made.pictures[0].recipe);
+        let pixels = read_picture(&path).unwrap();
+        assert_eq!(pixels, made.pictures[0].image);
+        let bytes = made.pictures[0].to_png().unwrap();
+        assert_eq!(bytes, std::fs::read(&path).unwrap());
+        assert_eq!(pixels, picture_from_bytes(&bytes).unwrap());
+        let again = unclip.text_to_image(&recipe.prompt, &recipe.options()).unwrap();
+        assert_eq!(again.pictures, made.pictures);
     }
 }
 
 #[test]
 fn a_recipe_makes_its_picture_again_whatever_was_chosen() {
     let unclip = Model::new().load().unwrap();
-    let stage = |steps, guidance_scale, sampler| StageOptions { steps, guidance_scale, sampler };
-    let ddim = Some(SamplerKind::Ddim);
+    let (stage, ddim) = (StageOptions::default, Ddim { eta: 0.5 });
+    let prior = stage().with_steps(4).with_guidance_scale(1.5).with_sampler(ddim);
+    let range = TimestepRange { from: 20, to: 60 };
     let choices = [
-        GenerateOptions { n: 3, ..GenerateOptions::default() },
-        GenerateOptions { prior: stage(Some(4), Some(1.5), ddim), ..options(1, 2) },
-        GenerateOptions { decoder: stage(Some(2), Some(0.0), None), ..options(2, 1) },
-        GenerateOptions { upsample: stage(Some(3), None, None), ..options(3, 1) },
-        GenerateOptions { upsample: stage(None, None, ddim), ..options(4, 1) },
+        options(0, 3),
+        options(1, 2).with_prior(prior.with_guidance_range(range)),
+        options(2, 1).with_decoder(stage().with_steps(2).with_guidance_scale(0.0)),
+        options(3, 1).with_upsampler(stage().with_steps(3)),
+        options(4, 1).with_upsampler(stage().with_sampler(ddim)),
+        options(5, 1).with_decoder(stage().with_spacing("2,1".parse().unwrap())),
+        options(6, 1).with_prior(stage().with_sampler(Heun).with_spacing(Spacing::LogSnr)),
+        options(7, 1).with_upsampler(stage().with_spacing(Spacing::Trailing)),
     ];
     for choice in choices {
         let made = generate(&unclip, &choice);
-        for (image, settings) in made.images.iter().zip(&made.settings) {
-            let again = unclip.text_to_image(&settings.prompt, &settings.options(), &mut ());
-            let again = again.unwrap();
-            assert_eq!(again.settings, std::slice::from_ref(settings));
-            assert_eq!(again.images[0], *image);
+        for picture in &made.pictures {
+            let again = unclip.text_to_image(CAPTION, &picture.recipe.options()).unwrap();
+            assert_eq!(again.pictures, std::slice::from_ref(picture));
         }
     }
 }
@@ -250,7 +256,7 @@ fn a_written_file_replaces_another() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("picture.png");
     for side in [4, 2] {
-        write_png(&path, &RgbImage::new(side, side), None).unwrap();
+        write_png(&path, &RgbImage::new(side, side)).unwrap();
         assert_eq!(image::image_dimensions(&path).unwrap(), (side, side));
     }
     assert_eq!(crate::support::names(folder.path()), ["picture.png"]);
@@ -261,6 +267,8 @@ fn pictures_stand_in_a_square() {
     let color = |i: u8| RgbImage::from_pixel(3, 2, image::Rgb([i; 3]));
     assert_eq!(grid(&[]).dimensions(), (0, 0));
     assert_eq!(grid(&[color(9)]), color(9));
+    assert_eq!(strip(&[]).dimensions(), (0, 0));
+    assert_eq!(strip(&[color(1), color(2), color(3)]).dimensions(), (3 * 3 + 2 * 2, 2));
     let sheet = grid(&[color(0), color(1), color(2), color(3), color(4)]);
     assert_eq!(sheet.dimensions(), (3 * 3 + 2 * 2, 2 * 2 + 2));
     assert_eq!(sheet.get_pixel(5, 0).0, [1; 3]);
@@ -269,4 +277,57 @@ fn pictures_stand_in_a_square() {
     assert_eq!(sheet.get_pixel(12, 5).0, [128; 3]);
     let larger = RgbImage::from_pixel(9, 9, image::Rgb([7; 3]));
     assert_eq!(grid(&[color(0), larger]).dimensions(), (3 * 2 + 2, 2));
+}
+
+#[test]
+fn stages_can_be_driven_by_hand_and_give_the_same_picture() {
+    let unclip = Model::new().load().unwrap();
+    let made = generate(&unclip, &options(5, 1));
+    let settings = GenerateOptions::default().resolve(unclip.bundle()).unwrap();
+    let prior = settings.prior.unwrap();
+    // the text comes from elsewhere: what guidance leads away from is embedded when it is needed
+    let text = unclip.embed_texts(&[CAPTION]).unwrap();
+    let mut run = unclip.run(&[5]);
+    let image = run.prior(&text, &prior).unwrap();
+    let condition = Condition { image: image.clone(), text: text.clone() };
+    let small = run.decode(&condition, &settings.decoder).unwrap();
+    let large = run.upsample(small.clone(), &settings.upsamplers).unwrap();
+    assert_eq!(to_rgb(large), made.images());
+    // the same in halves, from a start of one's own
+    let mut run = unclip.run(&[5]).with_negative_prompt("a blue square");
+    let bound = run.bind_decoder(&condition, &settings.decoder).unwrap();
+    assert_eq!(bound.sample_shape(), small.dims());
+    let away = run.sample(&bound, Start::default()).unwrap();
+    assert_ne!(away.into_data(), small.clone().into_data(), "the negative prompt counts");
+    let x_t = run.invert(&bound, &small).unwrap();
+    assert_eq!(x_t.dims(), small.dims());
+    let start = Start { x_t: Some(x_t), steps: Some(1) };
+    let costs = std::mem::take(&mut run.costs);
+    assert_eq!(costs.last().unwrap().calls.len(), 2 * STEPS[1] - 1);
+    assert_eq!(run.sample(&bound, start).unwrap().dims(), small.dims());
+    let error = run.sample(&bound, Start { x_t: None, steps: Some(99) }).unwrap_err();
+    assert!(error.to_string().contains("steps to begin with is 99"), "{error}");
+    let error = run.encode::<&str>(&[]).unwrap_err().to_string();
+    assert_eq!(error, "captions is 0, expected at least 1");
+}
+
+#[test]
+fn a_recipe_of_before_is_read() {
+    let json = r#"{"prompt":"a pink ring","seed":3,"model":"m","embedding_space":"tiny",
+        "prior":{"steps":2,"guidance_scale":2.0,"sampler":"ddpm"},
+        "decoder":{"steps":3,"guidance_scale":2.0,"sampler":"ddim"},
+        "upsample":[{"steps":2,"guidance_scale":1.0,"sampler":"dpm_solver"}],"version":"0.1.0"}"#;
+    let recipe: Recipe = serde_json::from_str(json).unwrap();
+    assert_eq!(recipe.settings.upsamplers[0].steps, 2);
+    assert_eq!(recipe.settings.decoder.sampler, Ddim { eta: 0.0 }.into());
+    let options = recipe.options();
+    assert_eq!(options.upsampler.sampler, Some("dpm_solver".parse().unwrap()));
+}
+
+#[test]
+fn choices_go_before_those_that_they_replace() {
+    let made = StageOptions::default().with_steps(25).with_sampler(Heun);
+    let asked = StageOptions::default().with_spacing("2,1".parse().unwrap());
+    let both = asked.or(made);
+    assert_eq!((both.steps, both.sampler), (Some(3), Some(Heun.into())));
 }

@@ -33,7 +33,7 @@ pub(crate) struct Tolerance {
     pub(crate) picture: [f64; 2],
 }
 
-/// On the processor. diffusers' pictures move by a median of 2e-6 and a 99th percentile of 3e-4
+/// On the CPU. diffusers' pictures move by a median of 2e-6 and a 99th percentile of 3e-4
 /// when its weights move by one part in a million, which is some roundings.
 const FLEX: Tolerance = Tolerance { clip: 1e-4, prior: 1e-5, call: 1e-4, picture: [1e-5, 1e-3] };
 
@@ -57,7 +57,7 @@ fn flex_gives_the_calls_of_diffusers() {
 /// have; so far, and not further, does the prior differ from diffusers as it is.
 #[test]
 fn the_prior_differs_from_diffusers_by_the_rounding_of_its_tables() {
-    let key = "prior.image_embedding";
+    let key = "prior.embedding";
     let trace = Saved::of(&text_to_images("flex", &fixture("tiny")));
     let expected = Weights::open(&fixture("tiny.trace_f32.safetensors")).unwrap();
     let differences = trace.differences(&expected, key);
@@ -67,13 +67,19 @@ fn the_prior_differs_from_diffusers_by_the_rounding_of_its_tables() {
 
 /// Compares both folders' traces.
 pub(crate) fn agrees_with_diffusers(device: &str, tolerance: Tolerance) {
-    let keys = ["text.pooled", "text.tokens", "text.mask", "decoder.image", "upsample.image"];
+    let keys = [
+        "text_encoder.pooled",
+        "text_encoder.tokens",
+        "text_encoder.mask",
+        "decoder.image",
+        "upsampler.0.image",
+    ];
     let text = Saved::of(&text_to_images(device, &fixture("tiny")));
-    text.agrees("tiny", &[&keys[..], &["prior.image_embedding"]].concat(), tolerance);
+    text.agrees("tiny", &[&keys[..], &["prior.embedding"]].concat(), tolerance);
     let images = Saved::of(&image_variation(device, &fixture("variation")));
     images.agrees(
         "variation",
-        &[&keys[..], &["image.pixels", "image.embedding"]].concat(),
+        &[&keys[..], &["image_encoder.pixels", "image_encoder.embedding"]].concat(),
         tolerance,
     );
 }
@@ -81,15 +87,15 @@ pub(crate) fn agrees_with_diffusers(device: &str, tolerance: Tolerance) {
 /// Makes the pictures of a folder for text to images.
 pub(crate) fn text_to_images(device: &str, model: &Path) -> Trace {
     let unclip = open(device, model);
-    let options = GenerateOptions { prior: steps(5), ..options("tiny.noise.safetensors") };
-    unclip.text_to_images(&PROMPTS, &options, &mut ()).unwrap().trace
+    let options = options("tiny.noise.safetensors").with_prior(steps(5));
+    unclip.text_to_images(&PROMPTS, &options).unwrap().trace
 }
 
 /// Makes the variations of a folder for these.
 pub(crate) fn image_variation(device: &str, model: &Path) -> Trace {
-    let pictures = ["wide.png", "high.png"].map(|name| read_picture(&fixture(name)).unwrap());
+    let pictures = ["wide.png", "high.png"].map(|name| read_picture(fixture(name)).unwrap());
     let options = options("variation.noise.safetensors");
-    open(device, model).image_variation(&pictures, &options, &mut ()).unwrap().trace
+    open(device, model).image_variation(&pictures, &options).unwrap().trace
 }
 
 fn open(name: &str, model: &Path) -> UnClip {
@@ -99,16 +105,14 @@ fn open(name: &str, model: &Path) -> UnClip {
 
 /// Guidance is the layout's default: 4 and 8.
 fn options(noise: &str) -> GenerateOptions {
-    GenerateOptions {
-        noise: Some(Arc::new(RecordedNoise::open(&fixture(noise)).unwrap())),
-        decoder: steps(5),
-        upsample: steps(3),
-        ..GenerateOptions::default()
-    }
+    GenerateOptions::default()
+        .with_noise(Arc::new(RecordedNoise::open(fixture(noise)).unwrap()))
+        .with_decoder(steps(5))
+        .with_upsampler(steps(3))
 }
 
 fn steps(steps: usize) -> StageOptions {
-    StageOptions { steps: Some(steps), ..StageOptions::default() }
+    StageOptions::default().with_steps(steps)
 }
 
 /// A trace as its file has it.
@@ -145,8 +149,8 @@ impl Saved {
                 format!("{name} {key}: median {median:.1e}, 99 % {high:.1e}, all {worst:.1e}");
             println!("{line}");
             let within = match key.as_str() {
-                "text.mask" => worst == 0.0,
-                "prior.image_embedding" => worst <= tolerance.prior,
+                "text_encoder.mask" => worst == 0.0,
+                "prior.embedding" => worst <= tolerance.prior,
                 key if key.ends_with(".image") => {
                     median <= tolerance.picture[0] && high <= tolerance.picture[1]
                 }
@@ -215,7 +219,7 @@ pub(crate) fn calls_agree_with_diffusers(name: &str, tolerance: Tolerance) {
     prior_call(&bundle, &calls, tolerance);
     decoder_call(&bundle, &calls, tolerance);
 
-    let config = &bundle.upsamplers[0].manifest.config.unet;
+    let config = &bundle.upsamplers[0].config().unet;
     let weights =
         Weights::open_in(&folder.join("super_res_first"), "diffusion_pytorch_model").unwrap();
     let network = config.init(&calls.device);
@@ -242,7 +246,7 @@ fn prior_call(bundle: &Bundle, calls: &Calls, tolerance: Tolerance) {
 /// the other way round.
 fn decoder_call(bundle: &Bundle, calls: &Calls, tolerance: Tolerance) {
     let decoder = bundle.decoder.load(&calls.device).unwrap();
-    let image_tokens = bundle.decoder.manifest.config.image_tokens;
+    let image_tokens = bundle.decoder.config().image_tokens;
     let input = |name: &str| format!("text_proj.input.{name}");
     let tokens = calls.tensor::<3>(&input("text_encoder_hidden_states"));
     let mask = calls.tensor::<2>("decoder.input.attention_mask");
@@ -254,7 +258,7 @@ fn decoder_call(bundle: &Bundle, calls: &Calls, tolerance: Tolerance) {
     let image = ImageEmbedding(calls.tensor(&input("image_embeddings")));
     let given = Condition { image, text: text.narrow(1, 1) };
     let x_t = calls.tensor::<4>("decoder.input.sample").flip([0]);
-    let network = decoder.bind_pair(&given, &text.narrow(0, 1));
-    let output = network.0.forward(x_t, calls.timesteps("decoder", 2)).flip([0]);
+    let both = Condition::cat(&[&given, &decoder.null(&text.narrow(0, 1))]);
+    let output = decoder.bind(&both).forward(x_t, calls.timesteps("decoder", 2)).flip([0]);
     calls.agree("decoder.output.sample", output, tolerance);
 }

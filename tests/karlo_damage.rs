@@ -253,19 +253,19 @@ fn damage_folders() {
 
 /// Everything that a folder is for, as long as it asks for pictures of its old size.
 fn use_model(folder: &Path) -> Result<(), Error> {
-    let noise = RecordedNoise::open(&folder.join("noise.safetensors")).ok().map(Arc::new);
+    let noise = RecordedNoise::open(folder.join("noise.safetensors")).ok().map(Arc::new);
     let unclip = load(folder)?;
     drop(unclip.bundle().tokenizer.encode(&["a red circle!", "\u{1f600}", ""]));
     if unclip.bundle().image_size() != 32 {
         return Ok(());
     }
-    let two = StageOptions { steps: Some(2), ..StageOptions::default() };
-    let options =
-        GenerateOptions { noise, prior: two, decoder: two, upsample: two, ..Default::default() };
-    unclip.text_to_images(&["a", "b!"], &options, &mut ())?;
-    let (prior, noise) = (StageOptions::default(), None);
-    let options = GenerateOptions { prior, noise, ..options };
-    unclip.image_variation(&[RgbImage::new(31, 24)], &options, &mut ()).map(drop)
+    let two = StageOptions::default().with_steps(2);
+    let mut options = GenerateOptions::default().with_prior(two.clone());
+    options = options.with_decoder(two.clone()).with_upsampler(two);
+    options.noise = noise;
+    unclip.text_to_images(&["a", "b!"], &options)?;
+    (options.prior, options.noise) = (StageOptions::default(), None);
+    unclip.image_variation(&[RgbImage::new(31, 24)], &options).map(drop)
 }
 
 /// The most memory that this process ever had, used or not, in bytes; only Linux tells.

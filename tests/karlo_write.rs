@@ -8,7 +8,6 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use unclip::clip::{Fit, Padding};
-use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles, save_stage};
 use unclip::{Bundle, Error, OpenOptions, Precision};
 
 use crate::karlo::{fixture, image_variation, text_to_images};
@@ -39,7 +38,7 @@ impl Karlo {
     }
 
     pub(crate) fn open(&self) -> Result<Bundle, Error> {
-        Bundle::open(&self.path(""))
+        Bundle::open(self.path(""))
     }
 
     /// Changes a JSON file.
@@ -65,15 +64,18 @@ fn json_file(path: &Path) -> Value {
 
 /// The files in a folder, by their paths from there, in order.
 pub(crate) fn files(folder: &Path) -> Vec<String> {
-    let inside = |name: String| match folder.join(&name).is_dir() {
-        true => files(&folder.join(&name)).iter().map(|file| format!("{name}/{file}")).collect(),
-        false => vec![name],
+    let inside = |name: String| {
+        if folder.join(&name).is_dir() {
+            files(&folder.join(&name)).iter().map(|file| format!("{name}/{file}")).collect()
+        } else {
+            vec![name]
+        }
     };
     names(folder).into_iter().flat_map(inside).collect()
 }
 
 fn save(bundle: &Bundle, folder: &Path, format: Precision) -> Result<(), Error> {
-    bundle.save_diffusers(folder, format, &Device::flex())
+    bundle.save("diffusers", folder, format, &Device::flex())
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn what_was_read_is_written_as_it_was() {
     for (name, format) in [("tiny", Precision::F32), ("variation", Precision::F16)] {
         let folder = TempDir::new().unwrap();
         let out = folder.path().join("out");
-        save(&Bundle::open(&fixture(name)).unwrap(), &out, format).unwrap();
+        save(&Bundle::open(fixture(name)).unwrap(), &out, format).unwrap();
         assert_eq!(files(&out), files(&fixture(name)));
         for file in files(&out) {
             let (found, expected) = (out.join(&file), fixture(name).join(&file));
@@ -108,7 +110,7 @@ fn half_formats_round_once() {
     for format in [Precision::F16, Precision::BF16] {
         let [once, twice] =
             ["once", "twice"].map(|name| folder.path().join(format!("{name}{format:?}")));
-        save(&Bundle::open(&fixture("tiny")).unwrap(), &once, format).unwrap();
+        save(&Bundle::open(fixture("tiny")).unwrap(), &once, format).unwrap();
         save(&Bundle::open(&once).unwrap(), &twice, format).unwrap();
         for file in files(&once) {
             assert!(fs::read(once.join(&file)).unwrap() == fs::read(twice.join(&file)).unwrap());
@@ -121,7 +123,7 @@ fn half_formats_round_once() {
     }
 }
 
-/// JSON with its numbers as 32 bits hold them: all that is kept of the means of colours.
+/// JSON with its numbers as 32 bits hold them: all that is kept of the means of colors.
 fn single(value: Value) -> Value {
     match value {
         Value::Number(number) => json!(number.as_f64().unwrap() as f32),
@@ -135,20 +137,9 @@ fn single(value: Value) -> Value {
 
 /// The model `tiny` in this project's own layout: what training writes.
 fn in_own_layout() -> Karlo {
-    fn write<T: StageConfig>(folder: &Path, files: &StageFiles<T>) {
-        let network = files.load(&Device::flex()).unwrap();
-        save_stage(folder, "", &files.manifest.config, &network, Precision::F32).unwrap();
-    }
-    let bundle = Bundle::open(&fixture("tiny")).unwrap();
+    let bundle = Bundle::open(fixture("tiny")).unwrap();
     let model = Karlo(TempDir::new().unwrap());
-    write(&model.path("text_encoder"), &bundle.text_encoder);
-    write(&model.path("prior"), bundle.prior().unwrap());
-    write(&model.path("decoder"), &bundle.decoder);
-    write(&model.path("upsampler.0"), &bundle.upsamplers[0]);
-    fs::create_dir(model.path("tokenizer")).unwrap();
-    for name in ["tokenizer/vocab.json", "tokenizer/merges.txt"] {
-        fs::copy(fixture("tiny").join(name), model.path(name)).unwrap();
-    }
+    bundle.save("native", model.path(""), Precision::F32, &Device::flex()).unwrap();
     model
 }
 
@@ -161,8 +152,30 @@ fn a_model_of_our_own_becomes_one_for_diffusers() {
         assert!(read_tensors(&found) == read_tensors(&expected), "{file}");
     }
     let [before, after] = [model.path(""), model.beside("out")]
-        .map(|folder| text_to_images("flex", &folder).upsample.remove(0).into_data());
+        .map(|folder| text_to_images("flex", &folder).upsamplers.remove(0).into_data());
     assert_eq!(before, after);
+}
+
+#[test]
+fn layouts_that_are_not_written_are_refused_by_name() {
+    let (model, bundle) = (Karlo::new("tiny"), Bundle::open(fixture("tiny")).unwrap());
+    let save = |layout| bundle.save(layout, model.beside("out"), Precision::F32, &Device::flex());
+    refused(save("onnx"), &["layout to write is \"onnx\", expected diffusers or native"]);
+    refused(save("karlo"), &["layout to write is \"karlo\", expected diffusers or native"]);
+    assert!(!model.beside("out").exists());
+}
+
+#[test]
+fn variations_without_a_prior_are_written_in_our_own_layout_too() {
+    let (model, bundle) = (Karlo::new("variation"), Bundle::open(fixture("variation")).unwrap());
+    let out = model.beside("out");
+    bundle.save("native", &out, Precision::F32, &Device::flex()).unwrap();
+    let [before, after] = [fixture("variation"), out]
+        .map(|folder| image_variation("flex", &folder).upsamplers.remove(0).into_data());
+    assert_eq!(before, after);
+    let shapes = Bundle::shapes().unwrap();
+    let result = shapes.save("native", model.beside("x"), Precision::F32, &Device::flex());
+    refused(result, &["model to write is the bundled shapes model", "from a folder"]);
 }
 
 #[test]
@@ -182,7 +195,7 @@ fn a_folder_for_both_pipelines_is_written_and_read() {
     assert_eq!(index["_class_name"], "UnCLIPPipeline");
     assert_eq!(index["image_encoder"][1], "CLIPVisionModelWithProjection");
     let [before, after] = [fixture("variation"), out]
-        .map(|folder| image_variation("flex", &folder).upsample.remove(0).into_data());
+        .map(|folder| image_variation("flex", &folder).upsamplers.remove(0).into_data());
     assert_eq!(before, after);
 }
 
@@ -250,7 +263,7 @@ fn models_that_diffusers_has_no_pipeline_for_are_refused() {
     model.edit("model_index.json", |json| drop(json.as_object_mut().unwrap().remove("prior")));
     refuse(&model.open().unwrap(), &["has no prior"]);
 
-    let open = |options| Bundle::open_with(&fixture("variation"), &options).unwrap();
+    let open = |options| Bundle::open_with(fixture("variation"), &options).unwrap();
     let zero = OpenOptions { padding: Some(Padding::Zero), fit: None };
     refuse(&open(zero), &["tokenizer: padding is zero, expected exclamation or end"]);
     let squash = OpenOptions { padding: None, fit: Some(Fit::Squash) };
@@ -268,7 +281,7 @@ fn nothing_is_left_of_what_could_not_be_written() {
     model.edit_first_value(sr, 65520.0);
     let result = save(&model.open().unwrap(), &out, Precision::F16);
     refused(result, &["1 values of conv_in.bias are too large for f16", "expected f32 or bf16"]);
-    let bundle = Bundle::open(&fixture("tiny")).unwrap();
+    let bundle = Bundle::open(fixture("tiny")).unwrap();
     for (place, words) in [("nowhere/out", "not found"), ("model", "something is there already")] {
         refused(save(&bundle, &model.beside(place), Precision::F32), &[place, words]);
     }
@@ -283,7 +296,7 @@ fn written_folders_are_for_everybody() {
     use std::os::unix::fs::PermissionsExt;
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("out");
-    save(&Bundle::open(&fixture("tiny")).unwrap(), &out, Precision::F16).unwrap();
+    save(&Bundle::open(fixture("tiny")).unwrap(), &out, Precision::F16).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&out), 0o755);
     assert!(files(&out).iter().all(|file| mode(&out.join(file)) == 0o644));

@@ -9,10 +9,9 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use tempfile::TempDir;
-use unclip::clip::formats::{Layout, image_tower, text_tower};
 use unclip::clip::{Fit, Padding};
-use unclip::unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights};
-use unclip::{Bundle, Error, OpenOptions};
+use unclip::unclip_nn::checkpoint::{LoadError, StageConfig};
+use unclip::{Bundle, Error, OpenOptions, Slot};
 
 use crate::support::{Model, RawTensor, read_tensors, refused, tensors_file};
 use original::{
@@ -67,7 +66,7 @@ impl Folder {
 }
 
 /// What a stage's network holds after loading.
-fn loaded<T: StageConfig>(stage: &StageFiles<T>) -> Tensors {
+fn loaded<T: StageConfig>(stage: &Slot<T>) -> Tensors {
     parameters::<T>(&stage.load(&Device::flex()).unwrap())
 }
 
@@ -85,12 +84,12 @@ fn the_original_layout_gives_every_parameter_and_every_size() {
     let bundle = Folder::new().open().unwrap();
     let image = bundle.image_encoder.as_ref().unwrap();
     let prior = bundle.prior().unwrap();
-    assert_eq!(bundle.text_encoder.manifest.config, text_config());
-    assert_eq!(image.manifest.config, image_config());
-    assert_eq!(prior.manifest.config, prior_config());
-    assert_eq!(bundle.decoder.manifest.config, decoder_config());
+    assert_eq!(*bundle.text_encoder.config(), text_config());
+    assert_eq!(*image.config(), image_config());
+    assert_eq!(*prior.config(), prior_config());
+    assert_eq!(*bundle.decoder.config(), decoder_config());
     assert_eq!(bundle.upsamplers.len(), 1);
-    assert_eq!(bundle.upsamplers[0].manifest.config, upsampler_config());
+    assert_eq!(*bundle.upsamplers[0].config(), upsampler_config());
     same(&loaded(&bundle.text_encoder), &karlo().text);
     same(&loaded(image), &karlo().image);
     same(&loaded(prior), &karlo().prior);
@@ -104,7 +103,7 @@ fn the_original_reads_captions_and_pictures_in_its_own_way() {
     let options = |padding, fit| OpenOptions { padding, fit };
     let open = |options| Bundle::open_with(folder.0.path(), &options).unwrap();
     let exclamation = |bundle: &Bundle| bundle.tokenizer.encode(&["!"]).ids(0)[1];
-    let fit = |bundle: &Bundle| bundle.image_encoder.as_ref().unwrap().manifest.config.fit;
+    let fit = |bundle: &Bundle| bundle.image_encoder.as_ref().unwrap().config().fit;
     let own = open(options(None, None));
     let diffusers = open(options(Some(Padding::Exclamation), Some(Fit::Crop)));
     assert_eq!([fit(&own), fit(&diffusers)], [Fit::Squash, Fit::Crop]);
@@ -137,21 +136,12 @@ fn the_original_layout_has_variants() {
 
 #[test]
 fn clip_is_the_same_in_every_layout() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join(CLIP);
-    let layouts = [
-        (Layout::OpenAi, open_ai("")),
-        (Layout::CustomText, open_ai("text.")),
-        (Layout::HuggingFace, hugging_face()),
-    ];
-    for (layout, tensors) in layouts {
-        fs::write(&path, tensors_file(&tensors)).unwrap();
-        let open = || Weights::open(&path).unwrap();
-        assert_eq!(Layout::of(&open()), Some(layout));
-        let text = StageFiles::of(&path, text_config(), text_tower(open()).unwrap()).unwrap();
-        same(&loaded(&text), &karlo().text);
-        let image = StageFiles::of(&path, image_config(), image_tower(open()).unwrap()).unwrap();
-        same(&loaded(&image), &karlo().image);
+    for tensors in [open_ai(""), open_ai("text."), hugging_face()] {
+        let folder = Folder::new();
+        folder.write(CLIP, &tensors);
+        let bundle = folder.open().unwrap();
+        same(&loaded(&bundle.text_encoder), &karlo().text);
+        same(&loaded(bundle.image_encoder().unwrap()), &karlo().image);
     }
 }
 
@@ -250,7 +240,7 @@ fn every_file_is_needed() {
     for name in FILES {
         let alone = TempDir::new().unwrap();
         fs::copy(folder.path(name), alone.path().join(name)).unwrap();
-        // recognised by any file; the first that is missing is named
+        // recognized by any file; the first that is missing is named
         let missing = if name == CLIP { "tokenizer/vocab.json" } else { CLIP };
         refused(Bundle::open(alone.path()), &[missing]);
     }

@@ -29,6 +29,6 @@ mod layouts;
 mod support;
 /// The rules of the house: who imports whom, headers, sizes.
 mod tidy;
-/// A GPU backend against the processor.
+/// A GPU backend against the CPU.
 #[cfg(feature = "wgpu")]
 mod wgpu;

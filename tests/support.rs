@@ -13,9 +13,7 @@ use tempfile::TempDir;
 use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
 use unclip::decoder::{DecoderConfig, LayoutConfig};
 use unclip::prior::DiffusionPriorConfig;
-use unclip::unclip_core::{
-    BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType,
-};
+use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, save_stage};
 use unclip::unclip_nn::{Activation, Precision, TransformerConfig, UNetConfig};
 use unclip::upsample::UpsamplerConfig;
@@ -169,13 +167,11 @@ fn transformer() -> TransformerConfig {
 fn diffusion(steps: usize, guidance_scale: f64) -> DiffusionConfig {
     DiffusionConfig {
         num_train_timesteps: 100,
-        beta_schedule: BetaSchedule::SquaredCosine,
-        parameterization: Parameterization::Sample,
-        variance: VarianceType::FixedSmall,
         clamp: Some(2.0),
-        sampler: SamplerKind::Ddpm,
+        sampler: Ddpm.into(),
         steps,
         guidance_scale,
+        ..DiffusionConfig::cosine(Parameterization::Sample)
     }
 }
 

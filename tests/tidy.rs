@@ -2,6 +2,8 @@
 //! file looks like. Each failure names file and line.
 
 mod documents;
+mod imports;
+mod map;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,9 +47,8 @@ fn crates_depend_only_on_what_is_below_them() {
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    check_sources(|text| match text.starts_with("//!") {
-        true => vec![],
-        false => vec![(1, "begins without `//!`".into())],
+    check_sources(|text| {
+        if text.starts_with("//!") { vec![] } else { vec![(1, "begins without `//!`".into())] }
     });
 }
 
@@ -57,6 +58,22 @@ fn no_source_file_is_too_long() {
         0..=MAX_LINES => vec![],
         n => vec![(MAX_LINES + 1, format!("{n} lines, at most {MAX_LINES} are allowed"))],
     });
+}
+
+/// rustdoc's index shows the first line of a comment, which says what the thing is.
+#[test]
+fn comments_begin_with_a_sentence() {
+    check_sources(headings_first);
+}
+
+/// Documentation comments that begin with a heading.
+fn headings_first(text: &str) -> Vec<(usize, String)> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begins = |at: &usize| {
+        lines[*at].starts_with("/// # ") && (*at == 0 || !lines[at - 1].starts_with("///"))
+    };
+    let found = (0..lines.len()).filter(begins);
+    found.map(|at| (at + 1, format!("begins with {}", lines[at]))).collect()
 }
 
 #[test]
@@ -94,6 +111,9 @@ fn the_checks_find_what_they_look_for() {
     let source = "use a::*;\n// pub use a::*;\npub use a::{\n    b::*,\n};\npub(crate) use c::*;\n";
     let found = glob_reexports(source).into_iter().map(|(line, _)| line);
     assert!(found.eq([3, 6]));
+
+    let source = "/// Says.\n///\n/// # Shapes\nfn f() {}\n\n    /// # Errors\n    fn g() {}\n";
+    assert_eq!(headings_first(source), [(6, "begins with /// # Errors".to_string())]);
 
     let source = "fn f() {\n    // println!()\n    dbg!(1);\n}\n";
     assert_eq!(lines_with(source, &["println!", "dbg!"]).len(), 1);

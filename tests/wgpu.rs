@@ -1,23 +1,27 @@
-//! The whole pipeline on a GPU backend against the processor. Needs a Vulkan driver; a software one
+//! The whole pipeline on a GPU backend against the CPU. Needs a Vulkan driver; a software one
 //! (Mesa's) will do.
 
 use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip, device};
 
 use crate::karlo::{Saved, Tolerance, agrees_with_diffusers, calls_agree_with_diffusers};
 
+/// So many steps of prior and decoder, and of each upsampler.
+fn options(steps: usize, upsampler_steps: usize) -> GenerateOptions {
+    let stage = |steps| StageOptions::default().with_steps(steps);
+    let options = GenerateOptions::default().with_seed(3).with_prior(stage(steps));
+    options.with_decoder(stage(steps)).with_upsampler(stage(upsampler_steps))
+}
+
 /// Two reverse steps a stage are long enough for every kernel and short enough that rounding does
 /// not grow into another picture.
 #[test]
 fn wgpu_gives_the_numbers_that_flex_gives() {
-    let steps = StageOptions { steps: Some(2), ..StageOptions::default() };
-    let upsample = StageOptions { steps: Some(1), ..steps };
-    let options =
-        GenerateOptions { seed: 3, prior: steps, decoder: steps, upsample, ..Default::default() };
+    let options = options(2, 1);
     let trace = |name: &str| {
         let device = device(name).unwrap();
         let unclip = UnClip::new(Bundle::shapes().unwrap(), &device, Residency::OneByOne).unwrap();
         let caption = "a large red circle above a small blue square";
-        Saved::of(&unclip.text_to_image(caption, &options, &mut ()).unwrap().trace)
+        Saved::of(&unclip.text_to_image(caption, &options).unwrap().trace)
     };
     let (here, there) = (trace("flex"), trace("wgpu:cpu"));
     there.agrees_with(&here, "shapes", TOLERANCE);
@@ -29,17 +33,18 @@ fn wgpu_gives_the_numbers_that_flex_gives() {
 fn wgpu_computes_in_16_bits() {
     let device = device("wgpu:cpu").unwrap();
     if !Precision::F16.is_supported(&device) {
-        println!("this driver has no f16");
+        let place = (&device, Precision::F16);
+        let refused = UnClip::new(Bundle::shapes().unwrap(), place, Residency::OneByOne);
+        let message = refused.err().unwrap().to_string();
+        assert!(message.contains("precision is f16"), "{message}");
         return;
     }
-    let one = StageOptions { steps: Some(1), ..StageOptions::default() };
-    let options =
-        GenerateOptions { seed: 3, prior: one, decoder: one, upsample: one, ..Default::default() };
+    let options = options(1, 1);
     let trace = |precision: Precision| {
         let place = (&device, precision);
         let unclip = UnClip::new(Bundle::shapes().unwrap(), place, Residency::OneByOne).unwrap();
         let caption = "a large red circle above a small blue square";
-        Saved::of(&unclip.text_to_image(caption, &options, &mut ()).unwrap().trace)
+        Saved::of(&unclip.text_to_image(caption, &options).unwrap().trace)
     };
     let (wide, narrow) = (trace(Precision::F32), trace(Precision::F16));
     narrow.agrees_with(&wide, "f16", IN_16_BITS);

@@ -62,15 +62,53 @@ def pixels(path):
     return header, zlib.decompress(packed)
 
 
-def tensors(path):
-    """Every tensor of a safetensors file as (type, shape, bytes)."""
+def split(path):
+    """Header and data of a safetensors file."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     entries = json.loads(data[8 : 8 + length])
     entries.pop("__metadata__", None)
-    body = data[8 + length :]
+    return entries, data[8 + length :]
+
+
+def tensors(path):
+    """Every tensor of a safetensors file as (type, shape, bytes), by today's name."""
+    entries, body = split(path)
     part = lambda e: (e["dtype"], e["shape"], body[slice(*e["data_offsets"])])
-    return {name: part(entry) for name, entry in entries.items()}
+    return {renamed(name, OLD_NAMES): part(entry) for name, entry in entries.items()}
+
+
+# Names before the stages had one spelling (until commit e1226f3), and since.
+OLD_NAMES = [
+    ("upsample.", "upsampler.0."),
+    ("prior.image_embedding", "prior.embedding"),
+    ("text.", "text_encoder."),
+    ("image.", "image_encoder."),
+]
+OLD_OPTION, NEW_OPTION = "--upsample-steps", "--upsampler-steps"
+
+
+def renamed(name, names):
+    for old, new in names:
+        if name.startswith(old):
+            return new + name[len(old):]
+    return name
+
+
+def is_old(folder):
+    """Whether a build is of before the stages had one spelling."""
+    text = subprocess.run([folder / "text_to_image", "--help"], capture_output=True, text=True).stdout
+    return NEW_OPTION not in text
+
+
+def with_old_names(path, out):
+    """Writes a safetensors file under the names of before."""
+    entries, body = split(path)
+    names = [(new, old) for old, new in OLD_NAMES]
+    header = json.dumps({renamed(name, names): entry for name, entry in entries.items()}).encode()
+    header += b" " * (-len(header) % 8)
+    out.write_bytes(struct.pack("<Q", len(header)) + header + body)
+    return out
 
 
 def made(folder, program, arguments, work):
@@ -96,8 +134,12 @@ def traced(folder, name, work):
         prompts.write_text("a cat!\na painting of two cats on the moon, highly detailed digital art\n")
         program, words = "text_to_image", ["--prompts", prompts]
     out.mkdir(exist_ok=True)
+    steps = steps_of(noise)
+    if is_old(folder):
+        noise = with_old_names(noise, work / "noise.safetensors")
+        steps = [OLD_OPTION if word == NEW_OPTION else word for word in steps]
     files = ["--model", KARLO / name, "--noise", noise, "--trace", trace, "--out", out]
-    run(folder, program, [*words, *steps_of(noise), *files])
+    run(folder, program, [*words, *steps, *files])
     return tensors(trace)
 
 
@@ -105,9 +147,9 @@ def steps_of(noise):
     """The numbers of steps for which a file holds noise."""
     counts = {}
     for name in tensors(noise):
-        stage = name.split(".")[0]
+        stage = name.rsplit(".initial")[0].split(".step.")[0]
         counts[stage] = counts.get(stage, 0) + 1
-    options = {"prior": "--prior-steps", "decoder": "--decoder-steps", "upsample": "--upsample-steps"}
+    options = {"prior": "--prior-steps", "decoder": "--decoder-steps", "upsampler.0": NEW_OPTION}
     return [word for stage, option in options.items() if stage in counts
             for word in (option, counts[stage])]
 

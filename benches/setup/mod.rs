@@ -5,7 +5,7 @@ use std::time::Duration;
 use burn::tensor::{Device, Distribution, Tensor};
 use divan::{Bencher, Divan};
 
-/// The device that `UNCLIP_DEVICE` names; the processor if it names none.
+/// The device that `UNCLIP_DEVICE` names; the CPU if it names none.
 pub(crate) fn device() -> Device {
     let name = std::env::var("UNCLIP_DEVICE").unwrap_or("flex".into());
     unclip::device(&name).unwrap_or_else(|error| panic!("UNCLIP_DEVICE: {error}"))

@@ -56,13 +56,12 @@ impl Evaluation {
     /// Of the cascade and of bicubic resizing, on true small pictures.
     fn psnr(&self, samples: &[Sample], indices: &[u64]) -> Result<Vec<[f64; 2]>, Error> {
         let bundle = self.unclip.bundle();
-        let low = bundle.decoder.manifest.config.unet.image_size as u32;
+        let low = bundle.decoder.config().unet.image_size as u32;
         let high = bundle.image_size();
         let drawn = |side: u32| samples.iter().map(|s| render(&s.scene, side)).collect::<Vec<_>>();
         let (small, large) = (to_tensor(&drawn(low), &self.unclip.device()), drawn(high as u32));
         let plain = to_rgb(bicubic(small.clone(), high, high));
-        let mut observer = ();
-        let mut run = self.unclip.run(indices, &mut observer);
+        let mut run = self.unclip.run(indices);
         let made = to_rgb(run.upsample(small, &self.upsample)?);
         let rows = large.iter().zip(made.iter().zip(&plain));
         let decibels = |(truth, (made, plain))| [decibels(truth, made), decibels(truth, plain)];

@@ -23,9 +23,7 @@ use unclip::decoder::Condition;
 use unclip::train::shapes::{Description, Sample, ShapesWorld, Tally, judge, read};
 use unclip::unclip_core::image::to_rgb;
 use unclip::unclip_core::{InvalidSetting, SamplerKind};
-use unclip::{
-    Bundle, Error, GenerateOptions, Precision, Residency, StageOptions, StageSettings, UnClip,
-};
+use unclip::{Bundle, Error, GenerateOptions, Precision, Residency, StageSettings, UnClip};
 
 /// Runs the checker over pictures of a shapes model and prints the report.
 #[derive(Debug, Parser)]
@@ -45,7 +43,7 @@ struct Arguments {
     /// Reverse steps of the decoder
     #[arg(long)]
     decoder_steps: Option<usize>,
-    /// ddpm, ddim or dpm_solver, for the decoder
+    /// ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun, for the decoder
     #[arg(long, value_name = "NAME")]
     decoder_sampler: Option<SamplerKind>,
     /// Guidance scale of the decoder
@@ -149,26 +147,13 @@ impl Evaluation {
             let expected = format!("at most {}", bundle.upsamplers.len());
             return Err(InvalidSetting::new("upsamplers", arguments.upsamplers, expected).into());
         }
-        let stage =
-            |steps, guidance_scale, sampler| StageOptions { steps, guidance_scale, sampler };
-        let options = GenerateOptions {
-            prior: stage(None, arguments.prior_guidance, None),
-            decoder: stage(
-                arguments.decoder_steps,
-                arguments.decoder_guidance,
-                arguments.decoder_sampler,
-            ),
-            ..GenerateOptions::default()
-        };
-        let (prior, decoder) =
-            (&bundle.prior()?.manifest.config.diffusion, &bundle.decoder.manifest.config.diffusion);
-        let (prior, decoder) =
-            (options.prior.resolve("prior", prior)?, options.decoder.resolve("decoder", decoder)?);
-        let upsample = bundle
-            .upsamplers
-            .iter()
-            .map(|stage| options.upsample.resolve("upsample", &stage.manifest.config.diffusion))
-            .collect::<Result<_, _>>()?;
+        let mut options = GenerateOptions::default();
+        options.prior.guidance_scale = arguments.prior_guidance;
+        options.decoder.steps = arguments.decoder_steps;
+        options.decoder.guidance_scale = arguments.decoder_guidance;
+        options.decoder.sampler = arguments.decoder_sampler.clone();
+        bundle.prior()?;
+        let settings = options.resolve(&bundle)?;
         let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} eta {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         Ok(Self {
@@ -178,9 +163,9 @@ impl Evaluation {
             captions: arguments.captions as usize,
             batch: arguments.batch as usize,
             options,
-            prior,
-            decoder,
-            upsample,
+            prior: settings.prior.expect("the model has a prior"),
+            decoder: settings.decoder,
+            upsample: settings.upsamplers,
             upsamplers: arguments.upsamplers,
             bar: ProgressBar::new(0).with_style(style),
         })
@@ -190,14 +175,14 @@ impl Evaluation {
     fn side(&self) -> u32 {
         let bundle = self.unclip.bundle();
         let factors = bundle.upsamplers[..self.upsamplers].iter();
-        let factors = factors.map(|stage| stage.manifest.config.factor).product::<usize>();
-        (bundle.decoder.manifest.config.unet.image_size * factors) as u32
+        let factors = factors.map(|stage| stage.config().factor).product::<usize>();
+        (bundle.decoder.config().unet.image_size * factors) as u32
     }
 
     fn settings(&self) -> String {
         let text = format!(
-            "{} captions of each kind, seed {}, pictures of captions read at {} px\nprior: {} steps, guidance {}; \
-             decoder: {} steps of {:?}, guidance {}\n",
+            "{} captions of each kind, seed {}, pictures of captions read at {} px\n\
+             prior: {} steps, guidance {}; decoder: {} steps of {}, guidance {}\n",
             self.captions,
             self.seed,
             self.side(),
@@ -232,14 +217,13 @@ impl Evaluation {
         let captions: Vec<String> = samples.iter().map(|sample| sample.caption.clone()).collect();
         let seeds: Vec<u64> = indices.iter().map(|i| self.seed.wrapping_add(*i)).collect();
         let text = self.text(&captions)?;
-        let image = self.unclip.run(&seeds, &mut ()).prior(&text, &self.prior)?;
+        let image = self.unclip.run(&seeds).prior(&text, &self.prior)?;
         self.finished(&Condition { image, text }, &seeds)
     }
 
     /// Conditions to large pictures.
     fn finished(&self, condition: &Condition, seeds: &[u64]) -> Result<Vec<RgbImage>, Error> {
-        let mut observer = ();
-        let mut run = self.unclip.run(seeds, &mut observer);
+        let mut run = self.unclip.run(seeds);
         let pictures = run.decode(condition, &self.decoder)?;
         Ok(to_rgb(run.upsample(pictures, &self.upsample)?))
     }
@@ -254,11 +238,10 @@ impl Evaluation {
     fn readme(&self) -> Result<String, Error> {
         const SEEDS: usize = 10;
         self.begin("readme", SEEDS);
-        let options = GenerateOptions { n: SEEDS, ..self.options.clone() };
-        let made = self.unclip.text_to_image(README, &options, &mut ())?;
+        let made = self.unclip.text_to_image(README, &self.options.clone().with_n(SEEDS))?;
         let description = Description::parse(README).unwrap_or_else(|| unreachable!("a caption"));
         let verdicts: Vec<_> =
-            made.images.iter().map(|picture| judge(&description, &read(picture))).collect();
+            made.pictures.iter().map(|it| judge(&description, &read(&it.image))).collect();
         let right: Vec<usize> = (0..SEEDS).filter(|&seed| verdicts[seed].all()).collect();
         let tally: Tally = verdicts.into_iter().collect();
         Ok(format!("\"{README}\", seeds 0 to {}: right {right:?}\n{tally}", SEEDS - 1))

@@ -98,8 +98,7 @@ impl Evaluation {
         let captions: Vec<String> = samples.iter().map(|sample| sample.caption.clone()).collect();
         let scenes: Vec<Scene> = samples.iter().map(|sample| sample.scene).collect();
         let seeds: Vec<u64> = range.map(|i| self.seed.wrapping_add(i as u64)).collect();
-        let mut observer = ();
-        let mut run = self.unclip.run(&seeds, &mut observer);
+        let mut run = self.unclip.run(&seeds);
         let text = self.text(&captions)?;
         let image = match way {
             Way::Prior => run.prior(&text, &self.prior)?,

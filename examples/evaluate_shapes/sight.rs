@@ -35,7 +35,7 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<Sight, Error> {
     let cosines = normalize(text.pooled.clone()).matmul(image.clone().transpose());
     let retrieval = [top_1(cosines.clone()), top_1(cosines.transpose())];
     let seeds: Vec<u64> = (0..scenes.len() as u64).collect();
-    let prior = evaluation.unclip.run(&seeds, &mut ()).prior(&text, &evaluation.prior)?;
+    let prior = evaluation.unclip.run(&seeds).prior(&text, &evaluation.prior)?;
     let cosine = own_and_others(normalize(prior.0).matmul(image.transpose()));
     Ok(Sight { score, retrieval, cosine })
 }
@@ -43,13 +43,12 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<Sight, Error> {
 impl Evaluation {
     /// Embeddings of captions.
     pub(crate) fn text(&self, captions: &[String]) -> Result<TextEmbedding, Error> {
-        let tokens = self.unclip.bundle().tokenizer.encode(captions);
-        self.unclip.run(&[], &mut ()).encode(&tokens)
+        self.unclip.embed_texts(captions)
     }
 
     /// Embeddings of the true pictures of scenes.
     pub(crate) fn true_embedding(&self, scenes: &[Scene]) -> Result<ImageEmbedding, Error> {
-        let side = self.unclip.bundle().decoder.manifest.config.unet.image_size as u32;
+        let side = self.unclip.bundle().decoder.config().unet.image_size as u32;
         let pictures: Vec<_> = scenes.iter().map(|scene| render(scene, side)).collect();
         self.unclip.embed_images(&pictures)
     }

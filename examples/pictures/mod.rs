@@ -12,10 +12,9 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use unclip::clip::{Fit, Padding};
-use unclip::unclip_core::SamplerKind;
 use unclip::{
     Bundle, Event, GenerateOptions, Generated, OpenOptions, Precision, RecordedNoise, Residency,
-    Stage, StageCost, StageOptions, UnClip,
+    SamplerKind, Spacing, StageCost, StageId, StageOptions, UnClip,
 };
 
 pub(crate) type AnyError = Box<dyn std::error::Error>;
@@ -42,21 +41,10 @@ pub(crate) struct Common {
     /// What the picture should not be: guidance leads away from it
     #[arg(long, default_value = "")]
     negative_prompt: String,
-    /// Reverse steps of the decoder
-    #[arg(long)]
-    decoder_steps: Option<usize>,
-    /// Reverse steps of each upsampler
-    #[arg(long)]
-    upsample_steps: Option<usize>,
-    /// How far the decoder follows embedding and caption; 1 disables guidance
-    #[arg(long)]
-    decoder_guidance: Option<f64>,
-    /// ddpm, ddim or dpm_solver, for the decoder
-    #[arg(long, value_name = "NAME")]
-    decoder_sampler: Option<SamplerKind>,
-    /// ddpm, ddim or dpm_solver, for each upsampler
-    #[arg(long, value_name = "NAME")]
-    upsample_sampler: Option<SamplerKind>,
+    #[command(flatten)]
+    decoder: DecoderArguments,
+    #[command(flatten)]
+    upsampler: UpsamplerArguments,
     /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "flex")]
     device: String,
@@ -68,10 +56,10 @@ pub(crate) struct Common {
     #[arg(long)]
     stages_resident: bool,
     /// How a `!` in a caption is read: as padding (diffusers) or as it is (original Karlo)
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, requires = "model")]
     exclamation: Option<Exclamation>,
     /// How pictures are brought to the image encoder's square
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, requires = "model")]
     fit: Option<FitArgument>,
     /// Write what each stage cost, as JSON
     #[arg(long, value_name = "FILE")]
@@ -82,6 +70,74 @@ pub(crate) struct Common {
     /// Write what went between the stages, as safetensors; all captions or pictures form one batch
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
+}
+
+/// The options of a guided stage, whose names begin with the stage's.
+macro_rules! guided_stage {
+    ($Arguments:ident, $stage:literal) => {
+        /// Options of the stage.
+        #[derive(Debug, clap::Args)]
+        pub(crate) struct $Arguments {
+            #[doc = concat!("Reverse steps of the ", $stage)]
+            #[arg(long = concat!($stage, "-steps"), id = concat!($stage, "-steps"))]
+            steps: Option<usize>,
+            #[doc = concat!("How far the ", $stage, " follows its condition; 1 disables guidance")]
+            #[arg(long = concat!($stage, "-guidance"), id = concat!($stage, "-guidance"))]
+            guidance: Option<f64>,
+            /// Training timesteps at which guidance acts, as in 200..800 [default: all]
+            #[arg(long = concat!($stage, "-guidance-range"), id = concat!($stage, "-range"))]
+            #[arg(value_name = "FROM..TO")]
+            range: Option<unclip::TimestepRange>,
+            /// ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun
+            #[arg(long = concat!($stage, "-sampler"), id = concat!($stage, "-sampler"))]
+            #[arg(value_name = "NAME")]
+            sampler: Option<unclip::SamplerKind>,
+            /// Timesteps of the steps: even, leading, leading:OFFSET, trailing, log_snr, steps of
+            /// each part as in 10,10,3,2,2, or at:0,250,999
+            #[arg(long = concat!($stage, "-spacing"), id = concat!($stage, "-spacing"))]
+            #[arg(value_name = "RULE")]
+            spacing: Option<unclip::Spacing>,
+        }
+
+        impl $Arguments {
+            /// The choices for the stage.
+            pub(crate) fn options(&self) -> unclip::StageOptions {
+                let mut options = unclip::StageOptions::default();
+                options.steps = self.steps;
+                options.guidance_scale = self.guidance;
+                options.guidance_range = self.range;
+                options.sampler = self.sampler.clone();
+                options.spacing = self.spacing.clone();
+                options
+            }
+        }
+    };
+}
+
+guided_stage!(DecoderArguments, "decoder");
+
+/// Options of every upsampler.
+#[derive(Debug, Args)]
+struct UpsamplerArguments {
+    /// Reverse steps of each upsampler
+    #[arg(long)]
+    upsampler_steps: Option<usize>,
+    /// ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun
+    #[arg(long, value_name = "NAME")]
+    upsampler_sampler: Option<SamplerKind>,
+    /// Timesteps of the steps, as the decoder's
+    #[arg(long, value_name = "RULE")]
+    upsampler_spacing: Option<Spacing>,
+}
+
+impl UpsamplerArguments {
+    fn options(&self) -> StageOptions {
+        let mut options = StageOptions::default();
+        options.steps = self.upsampler_steps;
+        options.sampler = self.upsampler_sampler.clone();
+        options.spacing = self.upsampler_spacing.clone();
+        options
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -123,29 +179,22 @@ impl Common {
         precision: Precision,
         reused: bool,
     ) -> Result<UnClip, AnyError> {
-        let residency = match reused || self.stages_resident {
-            true => Residency::Resident,
-            false => Residency::OneByOne,
-        };
+        let resident = reused || self.stages_resident;
+        let residency = if resident { Residency::Resident } else { Residency::OneByOne };
         let device = unclip::device(&self.device)?;
         Ok(UnClip::new(bundle, (&device, self.precision.unwrap_or(precision)), residency)?)
     }
 
     /// The options for a call; those of the prior are still open.
     pub(crate) fn options(&self) -> Result<GenerateOptions, AnyError> {
-        let (steps, sampler) = (self.decoder_steps, self.decoder_sampler);
-        let decoder = StageOptions { steps, guidance_scale: self.decoder_guidance, sampler };
-        let (steps, sampler) = (self.upsample_steps, self.upsample_sampler);
-        let upsample = StageOptions { steps, guidance_scale: None, sampler };
-        Ok(GenerateOptions {
-            seed: self.seed,
-            n: self.n,
-            negative_prompt: self.negative_prompt.clone(),
-            noise: self.recorded_noise()?,
-            prior: StageOptions::default(),
-            decoder,
-            upsample,
-        })
+        let mut options = GenerateOptions::default()
+            .with_seed(self.seed)
+            .with_n(self.n)
+            .with_negative_prompt(&self.negative_prompt)
+            .with_decoder(self.decoder.options())
+            .with_upsampler(self.upsampler.options());
+        options.noise = self.recorded_noise()?;
+        Ok(options)
     }
 
     /// The noise that was asked for.
@@ -184,22 +233,29 @@ impl Common {
         }
         if self.grid {
             let path = if many { out.join(format!("grid-{first:05}.png")) } else { out.clone() };
-            unclip::write_png(&path, &unclip::grid(&generated.images), None)?;
+            unclip::write_png(&path, &unclip::grid(&generated.images()))?;
             println!("{}", path.display());
         }
         if self.grid && !many {
             return Ok(());
         }
-        for (k, (image, settings)) in generated.images.iter().zip(&generated.settings).enumerate() {
-            let path = match (many, generated.images.len()) {
+        for (k, picture) in generated.pictures.iter().enumerate() {
+            let path = match (many, generated.pictures.len()) {
                 (true, _) => out.join(format!("{:05}.png", first + k)),
                 (false, 1) => out.clone(),
                 (false, _) => numbered(&out, k),
             };
-            unclip::write_png(&path, image, Some(settings))?;
+            picture.save(&path)?;
             println!("{}", path.display());
         }
         Ok(())
+    }
+
+    /// Says what of the negative prompt did not fit, if anything.
+    pub(crate) fn note_dropped(&self, generated: &Generated) {
+        if let Some(dropped) = &generated.dropped_negative {
+            eprintln!("note: the negative prompt is too long; left out: {:?}", shorten(dropped));
+        }
     }
 
     /// Writes what was asked for beside the pictures.
@@ -211,6 +267,15 @@ impl Common {
     }
 }
 
+/// The beginning of a text.
+pub(crate) fn shorten(text: &str) -> String {
+    const SHOWN: usize = 60;
+    if text.chars().count() <= SHOWN {
+        return text.into();
+    }
+    format!("{}…", text.chars().take(SHOWN).collect::<String>())
+}
+
 /// `picture.png` to `picture.3.png`.
 fn numbered(path: &Path, k: usize) -> PathBuf {
     let extension = path.extension().map_or("png".into(), |e| e.to_string_lossy());
@@ -220,7 +285,7 @@ fn numbered(path: &Path, k: usize) -> PathBuf {
 /// One progress bar for each stage.
 #[derive(Default)]
 pub(crate) struct Bars {
-    current: Option<(Stage, ProgressBar)>,
+    current: Option<(StageId, ProgressBar)>,
 }
 
 impl Bars {
@@ -249,7 +314,7 @@ impl Bars {
 }
 
 fn write_timings(path: &Path, costs: &[StageCost]) -> Result<(), AnyError> {
-    let mut stages = BTreeMap::<Stage, Vec<&StageCost>>::new();
+    let mut stages = BTreeMap::<StageId, Vec<&StageCost>>::new();
     for cost in costs {
         stages.entry(cost.stage).or_default().push(cost);
     }

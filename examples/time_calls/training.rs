@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use unclip::train::{StepReport, TrainSettings, Trainer};
-use unclip::unclip_nn::checkpoint::{StageConfig, StageFiles};
-use unclip::{Bundle, decoder, prior, upsample};
+use unclip::unclip_core::Stage;
+use unclip::unclip_core::loss::{Noised, training_loss};
+use unclip::unclip_nn::checkpoint::StageConfig;
+use unclip::{Bundle, Slot};
 
 use crate::{
     AnyError, Arguments, Inputs, answer_call, answer_loading, low_side, place, wait_for_line,
@@ -27,82 +29,57 @@ pub(crate) fn run(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError
 }
 
 fn prior_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
-    let files = bundle.prior()?;
-    let config = &files.manifest.config;
-    let network = fresh(files, arguments)?;
+    let slot = bundle.prior()?;
+    let config = slot.config();
     let mut inputs = Inputs::new(arguments)?;
-    let schedule = config.diffusion.training_schedule()?;
-    let shape = [arguments.batch, config.d_embedding];
-    let batch = prior::train::TrainingBatch {
-        image: unclip::unclip_core::ImageEmbedding(inputs.normal(shape)),
-        text: inputs.text(config.d_embedding, config.context_length, config.d_text),
-        epsilon: inputs.normal(shape),
-        indices: indices(arguments.batch, schedule.len()),
-    };
-    answer_steps(network, arguments.batch, |m| {
-        prior::train::loss(m, config, &schedule, batch.clone())
-    })
+    let text = inputs.text(config.d_embedding, config.context_length, config.d_text);
+    let x_0 = inputs.normal([arguments.batch, config.d_embedding]);
+    answer_steps(slot, arguments, inputs, x_0, text)
 }
 
 fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
-    let files = &bundle.decoder;
-    let config = &files.manifest.config;
-    let network = fresh(files, arguments)?;
+    let slot = &bundle.decoder;
     let mut inputs = Inputs::new(arguments)?;
-    let schedule = config.diffusion.training_schedule()?;
-    let side = arguments.side.unwrap_or(config.unet.image_size);
-    let images = inputs.pictures(side);
-    let batch = decoder::train::TrainingBatch {
-        condition: inputs.condition(bundle),
-        keep_image: inputs.normal([arguments.batch, 1]) * 0.0 + 1.0,
-        epsilon: inputs.normal(images.dims()),
-        indices: indices(arguments.batch, schedule.len()),
-        images,
-        max_snr: f64::INFINITY,
-    };
-    answer_steps(network, arguments.batch, |m| {
-        decoder::train::loss(m, config, &schedule, batch.clone())
-    })
+    let x_0 = inputs.pictures(arguments.side.unwrap_or(slot.config().unet.image_size));
+    let condition = inputs.condition(bundle);
+    answer_steps(slot, arguments, inputs, x_0, condition)
 }
 
 fn upsampler_steps(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), AnyError> {
     let place = place(bundle, stage)?;
-    let files = &bundle.upsamplers[place];
-    let config = &files.manifest.config;
-    let network = fresh(files, arguments)?;
+    let slot = &bundle.upsamplers[place];
     let mut inputs = Inputs::new(arguments)?;
-    let schedule = config.diffusion.training_schedule()?;
     let low_side = low_side(arguments, bundle, place);
-    let images = inputs.pictures(low_side * config.factor);
-    let batch = upsample::train::TrainingBatch {
-        low_res: inputs.pictures(low_side),
-        epsilon: inputs.normal(images.dims()),
-        indices: indices(arguments.batch, schedule.len()),
-        images,
-    };
-    answer_steps(network, arguments.batch, |m| {
-        upsample::train::loss(m, config, &schedule, batch.clone())
-    })
+    let x_0 = inputs.pictures(low_side * slot.config().factor);
+    let low_res = inputs.pictures(low_side);
+    answer_steps(slot, arguments, inputs, x_0, low_res)
 }
 
-/// The stage's network with fresh weights: those that are loaded are frozen.
-fn fresh<T: StageConfig>(
-    files: &StageFiles<T>,
+/// Takes a training step of fresh weights for each line on standard input, always on the same
+/// batch: those weights that are loaded are frozen. The trainer waits in its observer, after each
+/// step's answer, for the next line.
+fn answer_steps<T, const D: usize>(
+    slot: &Slot<T>,
     arguments: &Arguments,
-) -> Result<T::Network, AnyError> {
+    mut inputs: Inputs,
+    x_0: Tensor<D>,
+    condition: T::Condition,
+) -> Result<(), AnyError>
+where
+    T: StageConfig + Stage<D, Network = <T as StageConfig>::Network>,
+{
+    let (config, batch) = (slot.config(), arguments.batch);
     let start = Instant::now();
-    let network = files.manifest.config.init(&unclip::device(&arguments.device)?);
+    let network = config.init(&unclip::device(&arguments.device)?);
     answer_loading(start.elapsed(), Duration::ZERO, Some(network.num_params()))?;
-    Ok(network)
-}
-
-/// Takes one training step for each line on standard input: the trainer waits in its observer,
-/// after each step's answer, for the next line.
-fn answer_steps<M: Module>(
-    network: M,
-    batch: usize,
-    loss: impl Fn(&M) -> Tensor<1>,
-) -> Result<(), AnyError> {
+    let schedule = config.diffusion().training_schedule()?;
+    let epsilon = inputs.normal(x_0.dims());
+    // places in the training schedule, evenly spread
+    let indices = (0..batch).map(|row| row * schedule.len() / batch).collect();
+    let noised = Noised::new(&schedule, x_0, epsilon, indices);
+    let loss = |network: &<T as StageConfig>::Network| {
+        training_loss(config, network, &condition, &schedule, &noised, f64::INFINITY).mean()
+    };
     if !wait_for_line()? {
         return Ok(());
     }
@@ -136,9 +113,4 @@ fn settings(batch: usize) -> TrainSettings {
         seed: 0,
         rests_on: String::new(),
     }
-}
-
-/// Places in the training schedule, evenly spread.
-fn indices(batch: usize, steps: usize) -> Vec<usize> {
-    (0..batch).map(|row| row * steps / batch).collect()
 }

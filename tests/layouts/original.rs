@@ -9,9 +9,7 @@ use tempfile::TempDir;
 use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
 use unclip::decoder::DecoderConfig;
 use unclip::prior::DiffusionPriorConfig;
-use unclip::unclip_core::{
-    BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType,
-};
+use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, Weights, save_weights};
 use unclip::unclip_nn::{Activation, Precision, TransformerConfig, UNetConfig};
 use unclip::upsample::UpsamplerConfig;
@@ -51,14 +49,10 @@ pub(crate) fn image_config() -> ImageEncoderConfig {
 
 fn diffusion(steps: usize, guidance_scale: f64) -> DiffusionConfig {
     DiffusionConfig {
-        num_train_timesteps: 1000,
-        beta_schedule: BetaSchedule::SquaredCosine,
-        parameterization: Parameterization::Epsilon,
-        variance: VarianceType::FixedSmall,
-        clamp: Some(1.0),
-        sampler: SamplerKind::Ddpm,
+        sampler: Ddpm.into(),
         steps,
         guidance_scale,
+        ..DiffusionConfig::cosine(Parameterization::Epsilon)
     }
 }
 

@@ -174,7 +174,7 @@ def pictures(arguments):
     """A caption to a picture, once on each side."""
     model = folder(arguments, arguments.size)
     timings = arguments.work / "timings.json"
-    steps = ["--prior-steps", "25", "--decoder-steps", "25", "--upsample-steps", "7"]
+    steps = ["--prior-steps", "25", "--decoder-steps", "25", "--upsampler-steps", "7"]
     out = ["--timings", timings, "--out", arguments.work / "picture.png"]
     command = [arguments.bin / "text_to_image", "a cat", "--model", model, *steps, *out]
     start = time.perf_counter()

@@ -40,7 +40,7 @@ KINDS = [
     ("doubling and halving", r"resample"),
     ("sums", r"^(add|binary_op)|ops::binary"),
     ("joining, reordering, clearing", r"cat|reshape|mem(move|set|cpy)|copy|aligned|clear_page|contiguous"),
-    ("optimiser, averages", r"burn_optim|gradients::|ema::"),
+    ("optimizer, averages", r"burn_optim|gradients::|ema::"),
 ]
 
 #: Which layer asked for it.

@@ -34,7 +34,7 @@ _DTYPES = {
 
 
 def deterministic():
-    """Makes torch single threaded and as independent of the processor as it allows."""
+    """Makes torch single threaded and as independent of the CPU as it allows."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.backends.mkldnn.enabled = False
@@ -73,7 +73,7 @@ class Fixture:
     def weights(self, module, prefix=""):
         """Randomises ``module``, stores its parameters under ``weights.<prefix>`` and returns it.
 
-        Every parameter gets a non-trivial value, those initialised to zero or one too: norm gains
+        Every parameter gets a non-trivial value, those initialized to zero or one too: norm gains
         1 + 0.1 n, biases 0.1 n, linear and convolution weights n / sqrt(fan in), free vectors and
         tables 0.5 n. A ``clip_std`` is 1 + 0.2 n.
         """

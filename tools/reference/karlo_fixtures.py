@@ -70,7 +70,7 @@ def compute(root):
     yield "tiny.noise", noise, settings
     yield "tiny.trace", trace, settings
     (_, trace, _), settings = run(root / "tiny", PROMPTS, PROMPTS, "f32", noise=noise)
-    key = "prior.image_embedding"
+    key = "prior.embedding"
     yield "tiny.trace_f32", {key: trace[key]}, settings
     (_, _, calls), settings = run(root / "tiny", PROMPTS[:1], PROMPTS[:1], "f64")
     yield "tiny.calls", {key: value for key, value in calls.items() if key.startswith(CALLS)}, settings

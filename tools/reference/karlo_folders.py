@@ -96,9 +96,9 @@ def randomise(module, name, seed, dtype):
         value = rng.standard_normal(tuple(parameter.shape), dtype=np.float32)
         owner_name, _, leaf = key.rpartition(".")
         owner = module.get_submodule(owner_name)
-        scale, centre = 0.5, 0.0
+        scale, center = 0.5, 0.0
         if isinstance(owner, (nn.LayerNorm, nn.GroupNorm)) and leaf == "weight":
-            scale, centre = 0.1, 1.0
+            scale, center = 0.1, 1.0
         elif leaf == "bias":
             scale = 0.1
         elif isinstance(owner, (nn.Linear, nn.Conv2d)):
@@ -106,9 +106,9 @@ def randomise(module, name, seed, dtype):
         elif leaf == "clip_mean":
             scale = 0.2
         elif leaf == "clip_std":
-            scale, centre = 0.05, 0.5
+            scale, center = 0.05, 0.5
         value *= scale
-        value += centre
+        value += center
         parameter.data.copy_(torch.from_numpy(value))
     return module.eval()
 
@@ -181,7 +181,7 @@ def write_tokenizer(folder, merges, vocabulary, tokens):
 
 
 def write_feature_extractor(folder, edge):
-    """The image preprocessing as published: shortest edge, centre crop, CLIP's mean and deviation."""
+    """The image preprocessing as published: shortest edge, center crop, CLIP's mean and deviation."""
     write_json(
         folder / "preprocessor_config.json",
         {

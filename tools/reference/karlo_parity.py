@@ -60,12 +60,12 @@ GUIDANCE = {"on": (4.0, 8.0), "off": (1.0, 1.0)}
 
 #: The largest difference allowed, relative to the scale of the entry; pictures have no such limit.
 LIMITS = {
-    "text.pooled": 1e-4,
-    "text.tokens": 1e-4,
-    "text.mask": 0.0,
-    "prior.image_embedding": 1e-3,
-    "image.pixels": 1e-4,
-    "image.embedding": 1e-4,
+    "text_encoder.pooled": 1e-4,
+    "text_encoder.tokens": 1e-4,
+    "text_encoder.mask": 0.0,
+    "prior.embedding": 1e-3,
+    "image_encoder.pixels": 1e-4,
+    "image_encoder.embedding": 1e-4,
 }
 
 #: The relative change of the weights that shows the scatter of the reference.
@@ -99,7 +99,7 @@ def rust(arguments, model, sources, case, steps, guidance, noise):
         "--noise": noise,
         "--trace": trace,
         "--decoder-steps": steps[1],
-        "--upsample-steps": steps[2],
+        "--upsampler-steps": steps[2],
         "--decoder-guidance": guidance[1],
     }
     if isinstance(sources[0], Path):

@@ -4,7 +4,7 @@
     python karlo_reference.py --model DIR --images A.png B.png --noise N.safetensors --trace T.safetensors
 
 The noise file is written if it does not exist and used if it does. It holds every Gaussian draw in
-order: `<stage>.initial`, `<stage>.step.0`, ... for the stages `prior`, `decoder` and `upsample`,
+order: `<stage>.initial`, `<stage>.step.0`, ... for the stages `prior`, `decoder` and `upsampler.0`,
 one row for each picture; the last step of a stage draws nothing. The trace holds what the stages
 give each other; `--calls` writes the inputs and outputs of single network calls.
 
@@ -150,12 +150,12 @@ class Recorder:
         self.undo = [
             wrap(pipeline, "_encode_prompt", self.text),
             wrap(pipeline.decoder_scheduler, "step", self.picture("decoder.image")),
-            wrap(pipeline.super_res_scheduler, "step", self.picture("upsample.image")),
+            wrap(pipeline.super_res_scheduler, "step", self.picture("upsampler.0.image")),
         ]
         if hasattr(pipeline, "prior"):
-            self.undo.append(wrap(pipeline.prior, "post_process_latents", self.keep("prior.image_embedding")))
+            self.undo.append(wrap(pipeline.prior, "post_process_latents", self.keep("prior.embedding")))
         else:
-            self.undo.append(wrap(pipeline, "_encode_image", self.keep("image.embedding")))
+            self.undo.append(wrap(pipeline, "_encode_image", self.keep("image_encoder.embedding")))
             hook = pipeline.image_encoder.register_forward_pre_hook(self.pixels)
             self.undo.append(hook.remove)
         for name in CALLS:
@@ -172,7 +172,7 @@ class Recorder:
     def text(self, result):
         """Of the text conditions, the rows of the prompts: with guidance, the second half."""
         pooled, tokens, mask = (value[-self.rows :] for value in result)
-        self.trace.update({"text.pooled": pooled, "text.tokens": tokens, "text.mask": mask})
+        self.trace.update({"text_encoder.pooled": pooled, "text_encoder.tokens": tokens, "text_encoder.mask": mask})
 
     def picture(self, name):
         """The sample after the latest step, in the range of pixels, as the pipeline clamps it."""
@@ -184,7 +184,7 @@ class Recorder:
 
     def pixels(self, module, arguments):
         (pixels,) = arguments
-        self.trace["image.pixels"] = pixels.repeat_interleave(self.rows // len(pixels), dim=0)
+        self.trace["image_encoder.pixels"] = pixels.repeat_interleave(self.rows // len(pixels), dim=0)
 
     def call(self, name):
         def after(module, arguments, named, result):
@@ -221,7 +221,7 @@ def run(
     draws; without them new ones are made by `seed`.
     """
     variation = not hasattr(pipeline, "prior")
-    counts = dict(zip(("prior", "decoder", "upsample"), steps))
+    counts = dict(zip(("prior", "decoder", "upsampler.0"), steps))
     options = {"prior_num_inference_steps": steps[0], "prior_guidance_scale": guidance[0]}
     if variation:
         del counts["prior"]
@@ -241,7 +241,7 @@ def run(
             )
     finally:
         recorder.finish()
-    picture = recorder.trace["upsample.image"].permute(0, 2, 3, 1).numpy() * 0.5 + 0.5
+    picture = recorder.trace["upsampler.0.image"].permute(0, 2, 3, 1).numpy() * 0.5 + 0.5
     assert np.abs(picture - result.images).max() < 1e-6, "the trace is not what the pipeline gives"
     return source.drawn, recorder.trace, recorder.calls
 
@@ -269,7 +269,7 @@ def main():
     parser.add_argument("--calls", type=Path, help="inputs and outputs of single network calls")
     parser.add_argument("--prior-steps", type=int, default=25)
     parser.add_argument("--decoder-steps", type=int, default=25)
-    parser.add_argument("--upsample-steps", type=int, default=7)
+    parser.add_argument("--upsampler-steps", type=int, default=7)
     parser.add_argument("--prior-guidance", type=float, default=4.0)
     parser.add_argument("--decoder-guidance", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=0, help="of new draws")
@@ -277,7 +277,7 @@ def main():
     arguments = parser.parse_args()
 
     quiet()
-    steps = (arguments.prior_steps, arguments.decoder_steps, arguments.upsample_steps)
+    steps = (arguments.prior_steps, arguments.decoder_steps, arguments.upsampler_steps)
     guidance = (arguments.prior_guidance, arguments.decoder_guidance)
     if arguments.images:
         names = [path.name for path in arguments.images]

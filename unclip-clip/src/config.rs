@@ -1,11 +1,8 @@
 //! Sizes of CLIP's towers.
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
+use unclip_nn::checkpoint::KeyMap;
 use unclip_nn::{ConfigError, TransformerConfig};
-
-use crate::{ImageEncoder, TextEncoder};
 
 /// Sizes of a [`TextEncoder`](crate::TextEncoder).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,38 +90,15 @@ impl ImageEncoderConfig {
     }
 }
 
-impl StageConfig for TextEncoderConfig {
-    const STAGE: &'static str = "text_encoder";
-    const KEYS: KeyMap = crate::formats::HUGGING_FACE;
-    type Network = TextEncoder;
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.validate()
-    }
-
-    fn layers(&self) -> Layers {
-        self.transformer.layers()
-    }
-
-    fn init(&self, device: &Device) -> TextEncoder {
-        self.init(device)
-    }
-}
-
-impl StageConfig for ImageEncoderConfig {
-    const STAGE: &'static str = "image_encoder";
-    const KEYS: KeyMap = crate::formats::HUGGING_FACE;
-    type Network = ImageEncoder;
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.validate()
-    }
-
-    fn layers(&self) -> Layers {
-        self.transformer.layers()
-    }
-
-    fn init(&self, device: &Device) -> ImageEncoder {
-        self.init(device)
-    }
-}
+/// Names of both towers' tensors in files, where they are not those of the fields.
+pub(crate) const NAMES: KeyMap = KeyMap::new(&[
+    ("attn.to_out", "self_attn.out_proj"),
+    ("attn.to_", "self_attn."),
+    ("self_attn.q.", "self_attn.q_proj."),
+    ("self_attn.k.", "self_attn.k_proj."),
+    ("self_attn.v.", "self_attn.v_proj."),
+    (".norm1.", ".layer_norm1."),
+    (".norm2.", ".layer_norm2."),
+    (".c_fc.", ".mlp.fc1."),
+    (".c_proj.", ".mlp.fc2."),
+]);

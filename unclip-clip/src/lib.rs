@@ -2,14 +2,13 @@
 //!
 //! A [`Tokenizer`] turns captions into [`Tokens`], a [`TextEncoder`] those into a
 //! [`TextEmbedding`](unclip_core::TextEmbedding); [`preprocess`] and an [`ImageEncoder`] turn
-//! pictures into an [`ImageEmbedding`](unclip_core::ImageEmbedding). Neither result is normalised:
+//! pictures into an [`ImageEmbedding`](unclip_core::ImageEmbedding). Neither result is normalized:
 //! the networks that read them were trained on them as they are.
 //!
 //! Source: *Learning Transferable Visual Models From Natural Language Supervision*
 //! (Radford et al. 2021).
 
 mod config;
-pub mod formats;
 pub mod loss;
 mod preprocess;
 mod text;

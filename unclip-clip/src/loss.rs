@@ -4,18 +4,20 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 use unclip_core::normalize;
 
-/// Largest logarithm of the temperature's inverse, ln 100 (Radford et al. 2021).
-const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
+/// Largest logarithm of the temperature's inverse, ln 100 (Radford et al. 2021). Training keeps the
+/// parameter below it: clamped in the loss alone, it would have no gradient beyond, and never come
+/// back.
+pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 
 /// Symmetric cross-entropy over all pairs of a batch: each picture must find its caption among all
 /// captions, and each caption its picture.
 ///
 /// # Shapes
 /// - `image`, `text`: `[batch, d_embedding]`, row k of one belonging to row k of the other
-/// - `logit_scale`: `[1]`, the logarithm of the inverse temperature, clamped to [0, ln 100]
+/// - `logit_scale`: `[1]`, the logarithm of the inverse temperature, in [0, [`MAX_LOGIT_SCALE`]]
 /// - result: `[1]`
 pub fn contrastive_loss(image: Tensor<2>, text: Tensor<2>, logit_scale: Tensor<1>) -> Tensor<1> {
-    let scale = logit_scale.clamp(0.0, MAX_LOGIT_SCALE).exp().unsqueeze::<2>();
+    let scale = logit_scale.exp().unsqueeze::<2>();
     let logits = normalize(image).matmul(normalize(text).transpose()) * scale;
     (diagonal_cross_entropy(logits.clone()) + diagonal_cross_entropy(logits.transpose())) * 0.5
 }

@@ -7,7 +7,7 @@ use unclip_core::resize::{bicubic, bicubic_8bit};
 use crate::{Fit, ImageEncoderConfig};
 
 /// Brings pictures to the tower's size and distribution: antialiased bicubic resizing onto the
-/// 8-bit grid (what Pillow and torchvision do to 8-bit pictures), cropping, normalising.
+/// 8-bit grid (what Pillow and torchvision do to 8-bit pictures), cropping, normalizing.
 ///
 /// # Shapes
 /// - `images`: `[batch, 3, height, width]` in [−1, 1]

@@ -4,9 +4,11 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use unclip_core::TextEmbedding;
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::linear;
-use unclip_nn::{LayerNorm, Transformer, causal_mask};
+use unclip_nn::{ConfigError, LayerNorm, Transformer, causal_mask};
 
+use crate::config::NAMES;
 use crate::{TextEncoderConfig, Tokens};
 
 #[derive(Module, Debug)]
@@ -28,6 +30,24 @@ struct TextModel {
 pub struct TextEncoder {
     text_model: TextModel,
     text_projection: Linear,
+}
+
+impl StageConfig for TextEncoderConfig {
+    const STAGE: &'static str = "text_encoder";
+    const KEYS: KeyMap = NAMES;
+    type Network = TextEncoder;
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.transformer.layers()
+    }
+
+    fn init(&self, device: &Device) -> TextEncoder {
+        self.init(device)
+    }
 }
 
 impl TextEncoderConfig {

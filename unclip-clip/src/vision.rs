@@ -5,10 +5,12 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 use unclip_core::ImageEmbedding;
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::{linear, working};
-use unclip_nn::{LayerNorm, Transformer};
+use unclip_nn::{ConfigError, LayerNorm, Transformer};
 
 use crate::ImageEncoderConfig;
+use crate::config::NAMES;
 
 #[derive(Module, Debug)]
 struct VisionEmbeddings {
@@ -31,6 +33,24 @@ struct VisionModel {
 pub struct ImageEncoder {
     vision_model: VisionModel,
     visual_projection: Linear,
+}
+
+impl StageConfig for ImageEncoderConfig {
+    const STAGE: &'static str = "image_encoder";
+    const KEYS: KeyMap = NAMES;
+    type Network = ImageEncoder;
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.transformer.layers()
+    }
+
+    fn init(&self, device: &Device) -> ImageEncoder {
+        self.init(device)
+    }
 }
 
 impl ImageEncoderConfig {
@@ -65,7 +85,7 @@ impl ImageEncoder {
     /// Embeds a batch of pictures that [`preprocess`](crate::preprocess) has prepared.
     ///
     /// # Shapes
-    /// - `pixels`: `[batch, 3, image_size, image_size]`, normalised
+    /// - `pixels`: `[batch, 3, image_size, image_size]`, normalized
     pub fn forward(&self, pixels: Tensor<4>) -> ImageEmbedding {
         let model = &self.vision_model;
         let x = model.embed(pixels);

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unclip_clip::formats::HUGGING_FACE;
 use unclip_clip::loss::contrastive_loss;
 use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions, Tokens,
     preprocess,
 };
-use unclip_nn::checkpoint::{Weights, load_weights};
+use unclip_nn::checkpoint::{StageConfig, Weights, load_weights};
 use unclip_nn::{Activation, TransformerConfig};
 
 use crate::fixture::{Fixture, assert_close};
@@ -25,7 +24,7 @@ fn load<M: Module>(tower: M, fixture: &Fixture) -> M {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), fixture.weights("weights.")).unwrap();
     let weights = Weights::open(file.path()).unwrap();
-    load_weights(tower, &weights, &HUGGING_FACE, &Device::flex()).unwrap()
+    load_weights(tower, &weights, &TextEncoderConfig::KEYS, &Device::flex()).unwrap()
 }
 
 fn transformer(activation: Activation) -> TransformerConfig {

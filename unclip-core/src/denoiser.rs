@@ -9,6 +9,8 @@ use crate::{Parameterization, Prediction, Step, VarianceType};
 /// A raw network whose conditions are already bound: noisy input and timestep in, undecoded
 /// output out.
 pub trait Network<const D: usize> {
+    /// Answers for a batch, each row at its own timestep.
+    ///
     /// # Shapes
     /// - `x_t`: `[batch, channels, ..]`
     /// - `timesteps`: `[batch]`, values of the training schedule
@@ -25,11 +27,32 @@ where
     }
 }
 
+/// A network that can be boxed, for stages that choose between guided and plain at run time.
+impl<const D: usize> Network<D> for Box<dyn Network<D> + '_> {
+    fn forward(&self, x_t: Tensor<D>, timesteps: Tensor<1>) -> Tensor<D> {
+        (**self).forward(x_t, timesteps)
+    }
+}
+
 /// Predicts the clean sample that is hidden in a noisy one.
 pub trait Denoiser<const D: usize> {
+    /// Predicts the clean sample in `x_t`, which is as noisy as `step` says.
+    ///
     /// # Shapes
     /// - `x_t` and the predicted `x_0`: `[batch, channels, ..]`
     fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D>;
+}
+
+impl<const D: usize, M: Denoiser<D> + ?Sized> Denoiser<D> for &M {
+    fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D> {
+        (**self).denoise(x_t, step)
+    }
+}
+
+impl<const D: usize, M: Denoiser<D> + ?Sized> Denoiser<D> for Box<M> {
+    fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D> {
+        (**self).denoise(x_t, step)
+    }
 }
 
 /// Decodes a network's output into a [`Prediction`].
@@ -48,15 +71,15 @@ impl<const D: usize, N: Network<D>> Denoiser<D> for Parameterized<N> {
         let [batch, channels] = [x_t.dims()[0], x_t.dims()[1]];
         let timesteps = Tensor::full([batch], step.timestep as f32, &x_t.device());
         let output = self.network.forward(x_t.clone(), timesteps);
-        let (output, log_variance) = match self.variance.is_learned() {
-            false => (output, None),
-            true => {
-                let raw = output.clone().narrow(1, channels, channels);
-                let log_variance = decode_log_variance(self.variance, raw, step);
-                (output.narrow(1, 0, channels), Some(log_variance))
-            }
+        let (output, log_variance) = if !self.variance.is_learned() {
+            (output, None)
+        } else {
+            let raw = output.clone().narrow(1, channels, channels);
+            let log_variance = decode_log_variance(self.variance, raw, step);
+            (output.narrow(1, 0, channels), Some(log_variance))
         };
-        Prediction { x_0: self.parameterization.x_0(x_t, output, step), log_variance }
+        let x_0 = self.parameterization.x_0(x_t, output, step);
+        Prediction { log_variance, ..Prediction::new(x_0) }
     }
 }
 
@@ -79,7 +102,8 @@ fn interpolate_log_variance<const D: usize>(raw: Tensor<D>, low: f64, high: f64)
     (raw + 1.0) * ((high - low) / 2.0) + low
 }
 
-/// Keeps the predicted sample in [−limit, limit]; every sampler derives epsilon afterwards.
+/// Keeps the predicted sample in [−limit, limit]; every sampler derives epsilon afterwards, and a
+/// gradient of guidance, whichever side of this it is added on, does not lead out of it.
 #[derive(Debug, Clone)]
 pub struct Clamped<M> {
     /// The denoiser whose prediction is clamped.
@@ -93,7 +117,10 @@ impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Clamped<M> {
         let prediction = self.inner.denoise(x_t, step);
         match self.limit {
             None => prediction,
-            Some(limit) => Prediction { x_0: prediction.x_0.clamp(-limit, limit), ..prediction },
+            Some(limit) => {
+                let x_0 = prediction.x_0.clamp(-limit, limit);
+                Prediction { x_0, limit: Some(limit), ..prediction }
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BetaSchedule, Clamped, InvalidSetting, Network, NoiseSchedule, Parameterization, Parameterized,
-    SamplerKind, Timesteps, VarianceType,
+    BetaSchedule, Clamped, Ddim, InvalidSetting, NoiseSchedule, Parameterization, Parameterized,
+    SamplerKind, Spacing, VarianceType,
 };
 
 /// How a stage was trained to denoise, and how it is sampled unless the user says otherwise.
@@ -15,6 +15,10 @@ pub struct DiffusionConfig {
     pub num_train_timesteps: usize,
     /// Rule of the training schedule.
     pub beta_schedule: BetaSchedule,
+    /// Whether the last reverse step ends at the clean sample, and not at the noise of the first
+    /// timestep ([`NoiseSchedule::ending_noisy`]).
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub set_alpha_to_one: bool,
     /// What the network predicts.
     pub parameterization: Parameterization,
     /// Which variance the reverse steps have.
@@ -25,17 +29,45 @@ pub struct DiffusionConfig {
     pub sampler: SamplerKind,
     /// Default number of reverse steps.
     pub steps: usize,
+    /// Default choice of their timesteps.
+    #[serde(default, skip_serializing_if = "Spacing::is_even")]
+    pub spacing: Spacing,
     /// Default guidance scale; 1 disables guidance.
     pub guidance_scale: f64,
 }
 
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
 impl DiffusionConfig {
+    /// 1000 timesteps of a cosine schedule, a sample in [−1, 1], 25 even steps of deterministic DDIM
+    /// without guidance: what others are written down as a difference from.
+    pub fn cosine(parameterization: Parameterization) -> Self {
+        Self {
+            num_train_timesteps: 1000,
+            beta_schedule: BetaSchedule::SquaredCosine,
+            set_alpha_to_one: true,
+            parameterization,
+            variance: VarianceType::FixedSmall,
+            clamp: Some(1.0),
+            sampler: Ddim { eta: 0.0 }.into(),
+            steps: 25,
+            spacing: Spacing::Even,
+            guidance_scale: 1.0,
+        }
+    }
+
     /// Checks every field; a configuration read from disk goes through this once.
     ///
     /// # Errors
     /// The first field that cannot be used.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        self.schedule(self.steps)?;
+        self.schedule(self.steps, &self.spacing)?;
         crate::check_guidance_scale("guidance_scale", self.guidance_scale)?;
         match self.clamp {
             Some(limit) => InvalidSetting::check_range("clamp", limit, 1e-6, 1e6),
@@ -48,16 +80,21 @@ impl DiffusionConfig {
     /// # Errors
     /// See [`NoiseSchedule::new`].
     pub fn training_schedule(&self) -> Result<NoiseSchedule, InvalidSetting> {
-        NoiseSchedule::new(self.beta_schedule, self.num_train_timesteps)
+        let schedule = NoiseSchedule::new(self.beta_schedule, self.num_train_timesteps)?;
+        Ok(if self.set_alpha_to_one { schedule } else { schedule.ending_noisy() })
     }
 
-    /// The training schedule seen at `steps` evenly spaced timesteps.
+    /// The training schedule seen at `steps` timesteps, chosen by `spacing`.
     ///
     /// # Errors
-    /// 0 steps, or more than the training schedule has.
-    pub fn schedule(&self, steps: usize) -> Result<NoiseSchedule, InvalidSetting> {
-        self.training_schedule()?
-            .respaced(&Timesteps::evenly_spaced(steps, self.num_train_timesteps)?)
+    /// See [`Spacing::timesteps`].
+    pub fn schedule(
+        &self,
+        steps: usize,
+        spacing: &Spacing,
+    ) -> Result<NoiseSchedule, InvalidSetting> {
+        let training = self.training_schedule()?;
+        training.respaced(&spacing.timesteps(steps, &training)?)
     }
 
     /// Gives a network's output its meaning, clamp included.
@@ -74,20 +111,6 @@ impl DiffusionConfig {
 
     /// Channels that the network must give for `channels` channels of the sample.
     pub fn output_channels(&self, channels: usize) -> usize {
-        match self.variance.is_learned() {
-            true => 2 * channels,
-            false => channels,
-        }
-    }
-}
-
-/// A network that can be boxed, for stages that choose between guided and plain at run time.
-impl<const D: usize> Network<D> for Box<dyn Network<D> + '_> {
-    fn forward(
-        &self,
-        x_t: burn::tensor::Tensor<D>,
-        timesteps: burn::tensor::Tensor<1>,
-    ) -> burn::tensor::Tensor<D> {
-        (**self).forward(x_t, timesteps)
+        if self.variance.is_learned() { 2 * channels } else { channels }
     }
 }

@@ -7,7 +7,7 @@ use crate::InvalidSetting;
 /// CLIP's view of a batch of captions.
 #[derive(Debug, Clone)]
 pub struct TextEmbedding {
-    /// The captions as points of CLIP's space: `[batch, d_embedding]`, not normalised.
+    /// The captions as points of CLIP's space: `[batch, d_embedding]`, not normalized.
     pub pooled: Tensor<2>,
     /// The text tower's final state of every token: `[batch, seq, d_model]`.
     pub tokens: Tensor<3>,
@@ -48,9 +48,35 @@ impl TextEmbedding {
     }
 }
 
-/// CLIP's view of a batch of images: `[batch, d_embedding]`, not normalised.
+/// CLIP's view of a batch of images: `[batch, d_embedding]`, not normalized.
 #[derive(Debug, Clone)]
 pub struct ImageEmbedding(pub Tensor<2>);
+
+impl ImageEmbedding {
+    /// Number of images.
+    pub fn batch(&self) -> usize {
+        self.0.dims()[0]
+    }
+
+    /// Rows `start .. start + len`.
+    #[must_use]
+    pub fn narrow(&self, start: usize, len: usize) -> Self {
+        Self(self.0.clone().narrow(0, start, len))
+    }
+
+    /// Each row `n` times in a row.
+    #[must_use]
+    pub fn repeat_rows(&self, n: usize) -> Self {
+        let rows = |row: usize| vec![self.narrow(row, 1); n];
+        Self::cat((0..self.batch()).flat_map(rows).collect())
+    }
+
+    /// Several batches as one.
+    #[must_use]
+    pub fn cat(parts: Vec<Self>) -> Self {
+        Self(Tensor::cat(parts.into_iter().map(|part| part.0).collect(), 0))
+    }
+}
 
 /// Each row divided by its length; a row of zeros stays zero.
 pub fn normalize(x: Tensor<2>) -> Tensor<2> {
@@ -58,18 +84,45 @@ pub fn normalize(x: Tensor<2>) -> Tensor<2> {
     x / length.clamp_min(1e-12)
 }
 
-/// Spherical interpolation from `a` (t = 0) to `b` (t = 1), row by row; lengths are interpolated
-/// linearly. Rows that point the same way, or exactly opposite ways (where no shortest path
-/// exists), are interpolated linearly.
+/// Spherical interpolation from `a` (t = 0) to `b` (t = 1), row by row, of embeddings or of noise;
+/// lengths are interpolated linearly. Rows that point the same way, or exactly opposite ways (where
+/// no shortest path exists), are interpolated linearly.
+///
+/// # Shapes
+/// - `a`, `b`, result: `[batch, ..]`
+///
+/// # Example
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use unclip_core::slerp;
+///
+/// let [east, north] = [[1.0, 0.0], [0.0, 1.0]]
+///     .map(|direction| Tensor::<2>::from_floats([direction], &Device::flex()));
+/// let between = slerp(east, north, 0.5)?.into_data().into_vec::<f32>().unwrap();
+/// assert!((between[0] - 0.5f32.sqrt()).abs() < 1e-6 && (between[1] - 0.5f32.sqrt()).abs() < 1e-6);
+/// # Ok::<(), unclip_core::InvalidSetting>(())
+/// ```
 ///
 /// # Errors
 /// `t` outside [0, 1], or ends of different shapes.
-pub fn slerp(a: Tensor<2>, b: Tensor<2>, t: f64) -> Result<Tensor<2>, InvalidSetting> {
+pub fn slerp<const D: usize>(
+    a: Tensor<D>,
+    b: Tensor<D>,
+    t: f64,
+) -> Result<Tensor<D>, InvalidSetting> {
     InvalidSetting::check_range("interpolation position", t, 0.0, 1.0)?;
-    if a.dims() != b.dims() {
-        let (found, expected) = (format!("{:?}", b.dims()), format!("{:?} as its start", a.dims()));
+    let shape = a.dims();
+    if shape != b.dims() {
+        let (found, expected) = (format!("{:?}", b.dims()), format!("{shape:?} as its start"));
         return Err(InvalidSetting::new("shape of the interpolation's end", found, expected));
     }
+    let values = a.shape().num_elements() / shape[0].max(1);
+    let [a, b] = [a, b].map(|end| end.reshape([shape[0], values]));
+    Ok(arc(a, b, t).reshape(shape))
+}
+
+/// The same of rows.
+fn arc(a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
     let length = |x: &Tensor<2>| x.clone().powf_scalar(2.0).sum_dim(1).sqrt();
     let (length_a, length_b) = (length(&a), length(&b));
     let (unit_a, unit_b) = (normalize(a.clone()), normalize(b.clone()));
@@ -83,7 +136,7 @@ pub fn slerp(a: Tensor<2>, b: Tensor<2>, t: f64) -> Result<Tensor<2>, InvalidSet
     let arc = (unit_a * weight_a + unit_b * weight_b) * (length_a * (1.0 - t) + length_b * t);
     let shape = arc.dims();
     let line = a * (1.0 - t) + b * t;
-    Ok(arc.mask_where(degenerate.expand(shape), line))
+    arc.mask_where(degenerate.expand(shape), line)
 }
 
 #[cfg(test)]

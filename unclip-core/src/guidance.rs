@@ -7,19 +7,39 @@ use crate::{Denoiser, InvalidSetting, Network, Prediction, Step};
 /// Guidance scales beyond this only saturate; the bound catches typing errors such as 1e30.
 const MAX_GUIDANCE_SCALE: f64 = 1000.0;
 
-/// A network bound to 2·B conditions: the B given ones first, then B null ones. A stage makes it;
-/// [`ClassifierFree`] accepts nothing else, so that the order is a type and not a comment.
+/// A network bound to several conditions for each sample of the batch: the B given ones first, then
+/// B of the next kind, and so on; the last are the null ones. A stage makes it; [`ClassifierFree`]
+/// accepts nothing else, so that the order is a type and not a comment.
 #[derive(Debug, Clone)]
-pub struct Paired<N>(pub N);
+pub struct Branched<N> {
+    network: N,
+    branches: usize,
+}
 
-/// Classifier-free guidance (Ho & Salimans 2022): u + scale·(c − u) on the network's raw output.
+impl<N> Branched<N> {
+    /// A network that was bound to `branches` times B conditions.
+    ///
+    /// # Panics
+    /// If there is no branch.
+    pub fn new(network: N, branches: usize) -> Self {
+        assert!(branches > 0, "at least the given condition");
+        Self { network, branches }
+    }
+}
+
+/// Classifier-free guidance (Ho & Salimans 2022): u + scale·(c − u) on the network's raw output,
+/// where c is the answer to the condition and u that to the null condition.
 ///
 /// Scale 1 is the conditional network and 0 the unconditional one. Variance channels are taken
-/// from the conditional half, as Karlo and GLIDE do.
+/// from the first branch, as Karlo and GLIDE do.
+///
+/// With more branches, each scale leads from one branch to the one before it: for three, with the
+/// answers c, m and u, u + scale₁·(m − u) + scale₀·(c − m). That is how InstructPix2Pix (Brooks et
+/// al. 2023, eq. 3) weighs a caption and a picture apart.
 #[derive(Debug, Clone)]
 pub struct ClassifierFree<N> {
-    network: Paired<N>,
-    scale: f64,
+    network: Branched<N>,
+    scales: Vec<f64>,
 }
 
 /// Checks a guidance scale that a user gave.
@@ -31,26 +51,56 @@ pub fn check_guidance_scale(name: &str, scale: f64) -> Result<(), InvalidSetting
 }
 
 impl<N> ClassifierFree<N> {
-    /// Guides `network` by `scale` (see [`check_guidance_scale`]).
-    pub fn new(network: Paired<N>, scale: f64) -> Self {
-        Self { network, scale }
+    /// Guides `network` by `scales` (see [`check_guidance_scale`]).
+    ///
+    /// # Panics
+    /// If there is not one scale for each branch but the last.
+    pub fn new(network: Branched<N>, scales: Vec<f64>) -> Self {
+        let branches = network.branches;
+        assert_eq!(scales.len() + 1, branches, "a scale for each branch but the null one");
+        Self { network, scales }
     }
 }
 
 impl<const D: usize, N: Network<D>> Network<D> for ClassifierFree<N> {
     fn forward(&self, x_t: Tensor<D>, timesteps: Tensor<1>) -> Tensor<D> {
         let [batch, channels] = [x_t.dims()[0], x_t.dims()[1]];
-        let output = self.network.0.forward(
-            Tensor::cat(vec![x_t.clone(), x_t], 0),
-            Tensor::cat(vec![timesteps.clone(), timesteps], 0),
-        );
-        let given = output.clone().narrow(0, 0, batch);
-        let null = output.narrow(0, batch, batch).narrow(1, 0, channels);
+        let Branched { network, branches } = &self.network;
+        let x_t = Tensor::cat(vec![x_t; *branches], 0);
+        let output = network.forward(x_t, Tensor::cat(vec![timesteps; *branches], 0));
+        let branch = |k: usize| output.clone().narrow(0, k * batch, batch);
+        let answer = |k: usize| branch(k).narrow(1, 0, channels);
+        let guide = |mixed: Tensor<D>, (k, &scale): (usize, &f64)| {
+            mixed + (answer(k) - answer(k + 1)) * scale
+        };
+        let mixed = self.scales.iter().enumerate().fold(answer(branches - 1), guide);
+        let given = branch(0);
         let extra = given.dims()[1] - channels;
-        let mixed = null.clone() + (given.clone().narrow(1, 0, channels) - null) * self.scale;
-        match extra {
-            0 => mixed,
-            _ => Tensor::cat(vec![mixed, given.narrow(1, channels, extra)], 1),
+        if extra == 0 {
+            return mixed;
+        }
+        Tensor::cat(vec![mixed, given.narrow(1, channels, extra)], 1)
+    }
+}
+
+/// Two denoisers, of which each step has one: guidance that acts over a part of the noise levels
+/// only, or a second network for the last step (Karlo's, which was tuned with an adversarial loss
+/// for exactly that).
+pub struct ByStep<A, B> {
+    /// Takes the steps that are not the second's.
+    pub first: A,
+    /// Takes the steps that `is_second` picks.
+    pub second: B,
+    /// Which steps are the second's.
+    pub is_second: Box<dyn Fn(&Step) -> bool + Send + Sync>,
+}
+
+impl<const D: usize, A: Denoiser<D>, B: Denoiser<D>> Denoiser<D> for ByStep<A, B> {
+    fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D> {
+        if (self.is_second)(step) {
+            self.second.denoise(x_t, step)
+        } else {
+            self.first.denoise(x_t, step)
         }
     }
 }
@@ -67,11 +117,8 @@ impl<const D: usize, A: Guidance<D>, B: Guidance<D>> Guidance<D> for (A, B) {
     }
 }
 
-/// A denoiser whose noise estimate is shifted by −√(1 − ᾱ)·gradient (Dhariwal & Nichol 2021,
-/// algorithm 2), which moves x_0 by (1 − ᾱ) / √ᾱ · gradient.
-///
-/// The same shift serves ancestral sampling, where the reference moves the mean by Σ·gradient
-/// instead: with x_0 as the common currency there is one rule for every sampler.
+/// A denoiser whose steps are bent by a gradient. Samplers differ in what they do with it: see
+/// [`Prediction::gradient`].
 #[derive(Debug, Clone)]
 pub struct Guided<M, G> {
     /// The denoiser to bend.
@@ -84,7 +131,10 @@ impl<const D: usize, M: Denoiser<D>, G: Guidance<D>> Denoiser<D> for Guided<M, G
     fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D> {
         let prediction = self.inner.denoise(x_t.clone(), step);
         let gradient = self.guidance.gradient(x_t, step, &prediction);
-        let weight = (1.0 - step.alpha_bar) / step.alpha_bar.sqrt();
-        Prediction { x_0: prediction.x_0 + gradient * weight, ..prediction }
+        let gradient = match prediction.gradient.clone() {
+            Some(other) => other + gradient,
+            None => gradient,
+        };
+        Prediction { gradient: Some(gradient), ..prediction }
     }
 }

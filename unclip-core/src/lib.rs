@@ -6,10 +6,11 @@
 //!
 //! | type | from → to | what it adds |
 //! |---|---|---|
-//! | [`ClassifierFree`] | [`Paired`] network → network | guidance by the condition |
+//! | [`ClassifierFree`] | [`Branched`] network → network | guidance by the condition |
 //! | [`Parameterized`] | network → denoiser | the meaning of the output, and nothing else does |
 //! | [`Guided`] | denoiser → denoiser | guidance by a gradient |
 //! | [`Clamped`] | denoiser → denoiser | the range of the sample |
+//! | [`ByStep`] | two denoisers → denoiser | another one for some of the steps |
 //!
 //! # Example
 //! A network that knows the answer is sampled to it in any number of steps:
@@ -19,23 +20,14 @@
 //!
 //! let device = Device::flex();
 //! let answer = Tensor::<2>::from_floats([[0.5, -0.25]], &device);
-//! let config = DiffusionConfig {
-//!     num_train_timesteps: 1000,
-//!     beta_schedule: BetaSchedule::SquaredCosine,
-//!     parameterization: Parameterization::Sample,
-//!     variance: VarianceType::FixedSmall,
-//!     clamp: Some(1.0),
-//!     sampler: SamplerKind::Ddim,
-//!     steps: 10,
-//!     guidance_scale: 1.0,
-//! };
+//! let config = DiffusionConfig::cosine(Parameterization::Sample);
 //! let network = |_: Tensor<2>, _: Tensor<1>| answer.clone();
 //! let mut noise = SeededNoise::new(&[42], 0);
 //! let x_t = (&mut noise as &mut dyn NoiseSource).tensor(Draw::Initial, [1, 2], &device);
 //! let sampled = sample(
 //!     &config.denoiser(network),
-//!     &Ddim { eta: 0.0 },
-//!     &config.schedule(10)?,
+//!     &mut *config.sampler.start(config.variance),
+//!     &config.schedule(10, &Spacing::Even)?,
 //!     x_t,
 //!     &mut noise,
 //!     &mut (),
@@ -50,24 +42,32 @@ mod embedding;
 mod error;
 mod guidance;
 pub mod image;
+mod keys_cubic;
 pub mod loss;
 mod noise;
 mod prediction;
 mod progress;
 pub mod resize;
 mod resize_8bit;
-mod sampler;
+pub mod sampler;
 mod schedule;
+mod spacing;
+mod stage;
 mod timesteps;
 
 pub use denoiser::{Clamped, Denoiser, Network, Parameterized};
 pub use diffusion::DiffusionConfig;
 pub use embedding::{ImageEmbedding, TextEmbedding, normalize, slerp};
 pub use error::InvalidSetting;
-pub use guidance::{ClassifierFree, Guidance, Guided, Paired, check_guidance_scale};
+pub use guidance::{Branched, ByStep, ClassifierFree, Guidance, Guided, check_guidance_scale};
 pub use noise::{Draw, NoiseSource, SeededNoise};
 pub use prediction::{Parameterization, Prediction, VarianceType};
 pub use progress::{Interrupted, Observer, StepEvent};
-pub use sampler::{Ddim, Ddpm, DpmSolver, Past, Sampler, SamplerKind, invert, sample};
+pub use sampler::{
+    Ddim, Ddpm, DpmSolver, Heun, Reverse, Sampler, SamplerKind, SamplingMethod, Stepped, invert,
+    sample,
+};
 pub use schedule::{BetaSchedule, NoiseSchedule, Step};
+pub use spacing::{Spacing, TimestepRange};
+pub use stage::{Guide, Stage};
 pub use timesteps::Timesteps;

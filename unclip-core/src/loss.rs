@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::prediction::log_variance_range;
 use crate::sampler::posterior_mean;
-use crate::{NoiseSchedule, Parameterization};
+use crate::{Network, NoiseSchedule, Parameterization, Stage, VarianceType};
 
 /// One training draw: a clean batch, its noise, and how far each row is noised.
 #[derive(Debug, Clone)]
@@ -65,6 +65,38 @@ impl<const D: usize> Noised<D> {
             if snr > max_snr { cost(max_snr) / cost(snr) } else { 1.0 }
         })
     }
+}
+
+/// What a stage is trained on: the mean squared error of its prediction, and for a learned variance
+/// the variational bound beside it (Improved DDPM).
+///
+/// `max_snr` is the signal-to-noise ratio beyond which a row counts less
+/// ([`Noised::snr_weights`]); infinite for never. For a learned variance there is none.
+///
+/// # Shapes
+/// - result: `[batch]`
+///
+/// # Panics
+/// For [`VarianceType::Learned`]: published models learn a place in a range.
+pub fn training_loss<const D: usize, S: Stage<D>>(
+    stage: &S,
+    network: &S::Network,
+    condition: &S::Condition,
+    schedule: &NoiseSchedule,
+    noised: &Noised<D>,
+    max_snr: f64,
+) -> Tensor<1> {
+    let config = stage.diffusion();
+    let kind = config.parameterization;
+    assert!(config.variance != VarianceType::Learned, "only a range of variances is trained");
+    let timesteps = schedule.gather_timesteps(&noised.indices, &noised.x_t.device());
+    let output = stage.bind(network, condition).forward(noised.x_t.clone(), timesteps);
+    if config.variance.is_learned() {
+        let (simple, bound) = hybrid_loss(schedule, kind, noised, output);
+        return simple + bound;
+    }
+    let weights = noised.snr_weights(schedule, kind, max_snr);
+    mean_squared_error(output, noised.target(schedule, kind)) * weights
 }
 
 /// Mean squared error per item: `[batch, ..]` twice to `[batch]`.

@@ -58,6 +58,8 @@ impl SeededNoise {
 }
 
 impl NoiseSource for SeededNoise {
+    /// Draws each row from its own stream.
+    ///
     /// # Panics
     /// If the batch is not as large as the list of seeds.
     fn draw(&mut self, _: Draw, shape: &[usize]) -> TensorData {

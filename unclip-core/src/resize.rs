@@ -2,12 +2,13 @@
 //! backend.
 //!
 //! The kernel is Keys' cubic with a = −0.5, stretched by the reduction factor when making a
-//! picture smaller, with weights that leave the picture dropped and the rest renormalised. That is
+//! picture smaller, with weights that leave the picture dropped and the rest renormalized. That is
 //! what Pillow and PyTorch's `interpolate(mode="bicubic", antialias=True)` do; burn's own
 //! `interpolate` has a = −0.75 and no antialiasing.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::keys_cubic::keys_cubic;
 pub use crate::resize_8bit::bicubic_8bit;
 
 /// Resizes pictures `[batch, channels, height, width]` to `[batch, channels, new_height,
@@ -45,14 +46,4 @@ fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
         }
     }
     Tensor::from_data(TensorData::new(values, [to, from]), device)
-}
-
-/// Keys' cubic convolution kernel with a = −0.5 (Keys 1981).
-pub(crate) fn keys_cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    match x.abs() {
-        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-        x if x < 2.0 => A * (((x - 5.0) * x + 8.0) * x - 4.0),
-        _ => 0.0,
-    }
 }

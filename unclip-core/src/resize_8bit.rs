@@ -4,7 +4,7 @@
 
 use image::{Rgb, RgbImage};
 
-use crate::resize::keys_cubic;
+use crate::keys_cubic::keys_cubic;
 
 /// Fractional bits of a weight.
 const PRECISION: u32 = 22;
@@ -16,9 +16,10 @@ const PRECISION: u32 = 22;
 /// If any size is 0.
 pub fn bicubic_8bit(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (old_width, old_height) = picture.dimensions();
-    match old_height > 2 * old_width && height < old_height {
-        true => resize_rows(&resize_columns(picture, height), width),
-        false => resize_columns(&resize_rows(picture, width), height),
+    if old_height > 2 * old_width && height < old_height {
+        resize_rows(&resize_columns(picture, height), width)
+    } else {
+        resize_columns(&resize_rows(picture, width), height)
     }
 }
 

@@ -16,13 +16,21 @@ const MIN_ALPHA_BAR: f64 = 1e-30;
 
 /// The rule by which the per-step variance beta grows with the timestep.
 ///
-/// Source: DDPM (Ho et al. 2020) for `Linear`, Improved DDPM (Nichol & Dhariwal 2021, eq. 17) for
-/// `SquaredCosine`.
+/// Source: DDPM (Ho et al. 2020) for `Linear`, latent diffusion (Rombach et al. 2022) for
+/// `ScaledLinear`, Improved DDPM (Nichol & Dhariwal 2021, eq. 17) for `SquaredCosine`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum BetaSchedule {
     /// beta rises linearly from `start` to `end`; DDPM uses 1e-4 and 0.02 for 1000 steps.
     Linear {
+        /// beta of the first step.
+        start: f64,
+        /// beta of the last step.
+        end: f64,
+    },
+    /// The square root of beta rises linearly: Stable Diffusion and Kandinsky, from 0.00085 to 0.012
+    /// for 1000 steps.
+    ScaledLinear {
         /// beta of the first step.
         start: f64,
         /// beta of the last step.
@@ -43,7 +51,10 @@ impl BetaSchedule {
             return Err(InvalidSetting::new("number of training timesteps", n, "2 to 100000"));
         }
         match *self {
-            Self::Linear { start, end } => linear_betas(start, end, n),
+            Self::Linear { start, end } => rising_betas(start, end, n, |beta| beta, |beta| beta),
+            Self::ScaledLinear { start, end } => {
+                rising_betas(start, end, n, f64::sqrt, |root| root * root)
+            }
             Self::SquaredCosine => Ok((0..n)
                 .map(|i| (1.0 - cosine_alpha_bar(i + 1, n) / cosine_alpha_bar(i, n)).min(MAX_BETA))
                 .collect()),
@@ -51,11 +62,19 @@ impl BetaSchedule {
     }
 }
 
-fn linear_betas(start: f64, end: f64, n: usize) -> Result<Vec<f64>, InvalidSetting> {
+/// Betas that rise linearly after `to`; `back` undoes it.
+fn rising_betas(
+    start: f64,
+    end: f64,
+    n: usize,
+    to: fn(f64) -> f64,
+    back: fn(f64) -> f64,
+) -> Result<Vec<f64>, InvalidSetting> {
     InvalidSetting::check_range("beta of the first step", start, 1e-12, MAX_BETA)?;
     InvalidSetting::check_range("beta of the last step", end, start, MAX_BETA)?;
+    let (start, end) = (to(start), to(end));
     let step = (end - start) / (n - 1) as f64;
-    Ok((0..n).map(|i| start + step * i as f64).collect())
+    Ok((0..n).map(|i| back(start + step * i as f64)).collect())
 }
 
 fn cosine_alpha_bar(i: usize, n: usize) -> f64 {
@@ -72,7 +91,8 @@ pub struct Step {
     pub timestep: usize,
     /// Signal variance left at this step, ∏(1 − beta).
     pub alpha_bar: f64,
-    /// `alpha_bar` one step cleaner; 1 at the last reverse step.
+    /// `alpha_bar` one step cleaner; at the last reverse step, that of the sample: 1, or what
+    /// [`NoiseSchedule::ending_noisy`] says.
     pub alpha_bar_prev: f64,
     /// Variance added between the previous step of this schedule and this one.
     pub beta: f64,
@@ -84,7 +104,7 @@ impl Step {
         (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar) * self.beta
     }
 
-    /// Whether this is the last reverse step, after which nothing noisy remains.
+    /// Whether this is the last reverse step, which draws no noise.
     pub fn is_last(&self) -> bool {
         self.index == 0
     }
@@ -95,6 +115,8 @@ impl Step {
 pub struct NoiseSchedule {
     timesteps: Vec<usize>,
     alpha_bars: Vec<f64>,
+    /// alpha_bar where the last reverse step ends.
+    end: f64,
 }
 
 impl NoiseSchedule {
@@ -117,7 +139,7 @@ impl NoiseSchedule {
             let expected = format!("at least {MIN_ALPHA_BAR:e}: fewer steps or smaller betas");
             return Err(InvalidSetting::new(name, format!("{alpha_bar:e}"), expected));
         }
-        Ok(Self { timesteps: (0..n).collect(), alpha_bars })
+        Ok(Self { timesteps: (0..n).collect(), alpha_bars, end: 1.0 })
     }
 
     /// The same process seen at fewer timesteps. [`Step::timestep`] keeps the original value, so
@@ -135,7 +157,29 @@ impl NoiseSchedule {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { timesteps: timesteps.as_slice().to_vec(), alpha_bars })
+        Ok(Self { timesteps: timesteps.as_slice().to_vec(), alpha_bars, end: self.end })
+    }
+
+    /// The same schedule, whose last reverse step ends at the noise of its first timestep and not at
+    /// none (diffusers' `set_alpha_to_one: false`, for networks that were trained on a sample with
+    /// that much noise). DDPM and DDIM end there; DPM-Solver++ and Heun end at the clean sample, as
+    /// published.
+    #[must_use]
+    pub fn ending_noisy(self) -> Self {
+        Self { end: self.alpha_bars[0], ..self }
+    }
+
+    /// The `n` cleanest steps: where a sample that is not pure noise starts.
+    ///
+    /// # Errors
+    /// 0, or more than there are.
+    pub fn cleanest(&self, n: usize) -> Result<Self, InvalidSetting> {
+        if !(1..=self.len()).contains(&n) {
+            let expected = format!("1 to {}", self.len());
+            return Err(InvalidSetting::new("steps to begin with", n, expected));
+        }
+        let (timesteps, alpha_bars) = (&self.timesteps[..n], &self.alpha_bars[..n]);
+        Ok(Self { timesteps: timesteps.into(), alpha_bars: alpha_bars.into(), end: self.end })
     }
 
     /// Number of steps.
@@ -160,7 +204,7 @@ impl NoiseSchedule {
     pub fn step(&self, index: usize) -> Step {
         let alpha_bar = self.alpha_bars[index];
         let alpha_bar_prev = match index {
-            0 => 1.0,
+            0 => self.end,
             i => self.alpha_bars[i - 1],
         };
         Step {
@@ -225,7 +269,8 @@ mod tests {
     #[test]
     fn alpha_bar_falls_strictly_and_betas_stay_in_range() {
         let linear = BetaSchedule::Linear { start: 1e-4, end: 0.02 };
-        for schedule in [BetaSchedule::SquaredCosine, linear] {
+        let scaled = BetaSchedule::ScaledLinear { start: 0.00085, end: 0.012 };
+        for schedule in [BetaSchedule::SquaredCosine, linear, scaled] {
             for n in [2, 10, 1000] {
                 let noise = NoiseSchedule::new(schedule, n).unwrap();
                 assert!(noise.alpha_bars().windows(2).all(|w| w[1] < w[0]));
@@ -256,6 +301,32 @@ mod tests {
         let betas = BetaSchedule::Linear { start: 1e-4, end: 0.02 };
         let schedule = NoiseSchedule::new(betas, 1000).unwrap();
         assert!((schedule.alpha_bars()[999] / 4.03583035e-5 - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn published_value_of_the_scaled_linear_schedule() {
+        let betas = BetaSchedule::ScaledLinear { start: 0.00085, end: 0.012 };
+        let schedule = NoiseSchedule::new(betas, 1000).unwrap();
+        // Stable Diffusion's alphas_cumprod[0] and [999]
+        assert!((schedule.alpha_bars()[0] - 0.99915).abs() < 1e-12);
+        assert!((schedule.alpha_bars()[999] / 0.00466009508818388 - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_schedule_may_end_with_the_noise_of_its_first_timestep() {
+        let full = cosine().ending_noisy();
+        let short = full.respaced(&Timesteps::new(vec![1, 500]).unwrap()).unwrap();
+        assert_eq!(short.step(0).alpha_bar_prev, cosine().alpha_bars()[0]);
+        assert_eq!(cosine().step(0).alpha_bar_prev, 1.0);
+    }
+
+    #[test]
+    fn the_cleanest_steps_are_those_of_the_whole() {
+        let full = cosine();
+        let part = full.cleanest(3).unwrap();
+        assert!(part.reverse_steps().eq((0..3).rev().map(|index| full.step(index))));
+        assert!(full.cleanest(0).is_err() && full.cleanest(1001).is_err());
+        assert_eq!(full.cleanest(1000).unwrap(), full);
     }
 
     #[test]

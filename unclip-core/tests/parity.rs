@@ -5,8 +5,8 @@ use serde::Deserialize;
 use unclip_core::loss::{Noised, hybrid_loss};
 use unclip_core::resize::bicubic;
 use unclip_core::{
-    BetaSchedule, Clamped, Ddim, Ddpm, Denoiser, Draw, NoiseSchedule, NoiseSource,
-    Parameterization, Parameterized, Sampler, Timesteps, VarianceType,
+    BetaSchedule, Clamped, Ddim, Ddpm, Draw, NoiseSchedule, NoiseSource, Parameterization,
+    Parameterized, Reverse, Sampler, SamplingMethod, Stepped, Timesteps, VarianceType,
 };
 
 use crate::fixture::{Fixture, assert_close};
@@ -30,6 +30,11 @@ impl NoiseSource for Recorded {
         assert_eq!(shape, self.0.dims());
         self.0.clone().into_data()
     }
+}
+
+/// A batch as samplers see it.
+fn rows(x: Tensor<4>) -> Tensor<2> {
+    x.flatten(1, 3)
 }
 
 fn schedule(betas: BetaSchedule) -> NoiseSchedule {
@@ -98,25 +103,24 @@ fn ancestral_steps() {
             "learned_range" => VarianceType::LearnedRange,
             other => panic!("{other}"),
         };
-        let output = tensor("input.#.model_output");
+        let output = rows(tensor("input.#.model_output"));
         let denoiser = Clamped {
             inner: Parameterized {
-                network: |_: Tensor<4>, _: Tensor<1>| output.clone(),
+                network: |_: Tensor<2>, _: Tensor<1>| output.clone(),
                 parameterization: parameterization(&case.prediction_type),
                 variance,
             },
             limit: Some(case.clip_sample_range),
         };
-        let x_t = tensor("input.#.sample");
-        let prediction = denoiser.denoise(x_t.clone(), &step);
         let what = format!("step {} of case {number}", case.t);
-        let x_0 = tensor("output.#.pred_original_sample");
-        let decoded = prediction.x_0.clone();
-        assert_close(&what, decoded.clone(), x_0, F32_SCHEDULE);
-
         let mut noise = Recorded(tensor("input.#.noise"));
-        let x_prev = Ddpm { variance }.step(x_t, prediction, &step, None, &mut noise);
-        let want = tensor("output.#.prev_sample");
+        let x_t = tensor("input.#.sample");
+        let shape = x_t.dims();
+        let mut reverse = Reverse::new(&denoiser, &schedule, step.index, &mut noise, &shape);
+        let Stepped { x_prev, x_0: decoded } = Ddpm.start(variance).step(rows(x_t), &mut reverse);
+        let x_0 = rows(tensor("output.#.pred_original_sample"));
+        assert_close(&what, decoded.clone(), x_0, F32_SCHEDULE);
+        let want = rows(tensor("output.#.prev_sample"));
         if step.is_last() {
             // the last step returns x_0 itself; diffusers' f32 weighs it with 0.99947
             assert_close(&what, x_prev.clone(), decoded, 1e-7);
@@ -149,20 +153,22 @@ fn ddim_steps() {
         let before = step.index.checked_sub(1).map_or(-1, |i| schedule.step(i).timestep as i64);
         assert_eq!(before, case.prev_t);
 
-        let output = tensor("input.#.model_output");
+        let output = rows(tensor("input.#.model_output"));
         let denoiser = Parameterized {
-            network: |_: Tensor<4>, _: Tensor<1>| output.clone(),
+            network: |_: Tensor<2>, _: Tensor<1>| output.clone(),
             parameterization: parameterization(&case.prediction_type),
             variance: VarianceType::FixedSmall,
         };
-        let x_t = tensor("input.#.sample");
-        let prediction = denoiser.denoise(x_t.clone(), &step);
         let what = format!("step {} of case {number}", case.t);
-        let x_0 = tensor("output.#.pred_original_sample");
-        assert_close(&what, prediction.x_0.clone(), x_0, F32_SCHEDULE);
         let mut noise = Recorded(tensor("input.#.noise"));
-        let x_prev = Ddim { eta: case.eta }.step(x_t, prediction, &step, None, &mut noise);
-        assert_close(&what, x_prev, tensor("output.#.prev_sample"), F32_SCHEDULE);
+        let x_t = tensor("input.#.sample");
+        let shape = x_t.dims();
+        let mut reverse = Reverse::new(&denoiser, &schedule, step.index, &mut noise, &shape);
+        let mut sampler = Ddim { eta: case.eta };
+        let Stepped { x_prev, x_0 } = sampler.step(rows(x_t), &mut reverse);
+        let want = rows(tensor("output.#.pred_original_sample"));
+        assert_close(&what, x_0, want, F32_SCHEDULE);
+        assert_close(&what, x_prev, rows(tensor("output.#.prev_sample")), F32_SCHEDULE);
     }
 }
 

@@ -1,19 +1,20 @@
 //! Laws of the samplers, with denoisers that are known in closed form.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_core::{
-    BetaSchedule, Ddim, Ddpm, Denoiser, DpmSolver, Draw, Interrupted, NoiseSchedule, NoiseSource,
-    Parameterization, Parameterized, Prediction, Sampler, SeededNoise, Step, StepEvent, Timesteps,
-    VarianceType, invert, sample,
+    BetaSchedule, Ddim, Ddpm, Denoiser, DpmSolver, Draw, Heun, Interrupted, NoiseSchedule,
+    NoiseSource, Parameterization, Parameterized, Prediction, Reverse, Sampler, SamplingMethod,
+    SeededNoise, Spacing, Step, StepEvent, Timesteps, VarianceType, invert, sample,
 };
 
 use crate::fixture::{assert_close, difference, noise};
 
-const SMALL: Ddpm = Ddpm { variance: VarianceType::FixedSmall };
 const STRAIGHT: Ddim = Ddim { eta: 0.0 };
+const SOLVER: DpmSolver = DpmSolver { published: false };
+const PUBLISHED: DpmSolver = DpmSolver { published: true };
 
 fn training() -> NoiseSchedule {
     NoiseSchedule::new(BetaSchedule::SquaredCosine, 1000).unwrap()
@@ -23,6 +24,10 @@ fn schedule(steps: usize) -> NoiseSchedule {
     training().respaced(&Timesteps::evenly_spaced(steps, 1000).unwrap()).unwrap()
 }
 
+/// Every method.
+const ALL: [&dyn SamplingMethod; 6] =
+    [&STRAIGHT, &Ddim { eta: 1.0 }, &Ddpm, &SOLVER, &PUBLISHED, &Heun];
+
 /// The start of sampling and the noise of the steps after it, for one row.
 fn start(width: usize) -> (Tensor<2>, SeededNoise) {
     let mut noise = SeededNoise::new(&[7], 0);
@@ -30,15 +35,20 @@ fn start(width: usize) -> (Tensor<2>, SeededNoise) {
     (source.tensor(Draw::Initial, [1, width], &Device::flex()), noise)
 }
 
+/// A run of small variance.
+fn start_of(method: &dyn SamplingMethod) -> Box<dyn Sampler> {
+    method.start(VarianceType::FixedSmall)
+}
+
 /// Samples without an observer.
 fn run(
     denoiser: &dyn Denoiser<2>,
-    sampler: &dyn Sampler<2>,
+    method: &dyn SamplingMethod,
     steps: usize,
     x_t: Tensor<2>,
 ) -> Tensor<2> {
-    let mut noise = SeededNoise::new(&[8], 0);
-    sample(denoiser, sampler, &schedule(steps), x_t, &mut noise, &mut ()).unwrap()
+    let (mut noise, mut sampler) = (SeededNoise::new(&[8], 0), start_of(method));
+    sample(denoiser, &mut *sampler, &schedule(steps), x_t, &mut noise, &mut ()).unwrap()
 }
 
 /// Always answers the same sample.
@@ -46,7 +56,7 @@ struct Exact(Tensor<2>);
 
 impl Denoiser<2> for Exact {
     fn denoise(&self, _: Tensor<2>, _: &Step) -> Prediction<2> {
-        Prediction { x_0: self.0.clone(), log_variance: None }
+        Prediction::new(self.0.clone())
     }
 }
 
@@ -61,7 +71,7 @@ impl Denoiser<2> for Gaussian {
         let signal = step.alpha_bar.sqrt();
         let total = step.alpha_bar * self.variance + 1.0 - step.alpha_bar;
         let gain = self.variance * signal / total;
-        Prediction { x_0: (x_t - self.mean * signal) * gain + self.mean, log_variance: None }
+        Prediction::new((x_t - self.mean * signal) * gain + self.mean)
     }
 }
 
@@ -81,7 +91,7 @@ fn an_exact_denoiser_is_sampled_to_its_answer() {
     let denoiser = Exact(answer.clone());
     for steps in [1, 2, 3, 7, 25, 1000] {
         let (x_t, _) = start(16);
-        for sampler in [&STRAIGHT as &dyn Sampler<2>, &Ddim { eta: 1.0 }, &SMALL, &DpmSolver] {
+        for sampler in ALL {
             let sampled = run(&denoiser, sampler, steps, x_t.clone());
             assert_close(&format!("{steps} steps"), sampled, answer.clone(), 1e-6);
         }
@@ -106,7 +116,7 @@ fn an_exact_network_is_sampled_to_its_answer_whatever_it_predicts() {
         };
         let variance = VarianceType::FixedSmall;
         let denoiser = Parameterized { network, parameterization: kind, variance };
-        for sampler in [&STRAIGHT as &dyn Sampler<2>, &SMALL, &DpmSolver] {
+        for sampler in ALL {
             let sampled = run(&denoiser, sampler, 25, start(16).0);
             assert_close(&format!("{kind:?}"), sampled, answer.clone(), 1e-4);
         }
@@ -118,7 +128,7 @@ fn gaussian_data_keeps_its_moments() {
     // both samplers leave the variance a little small, by a share that falls as 1/steps: at 250
     // steps 3.0 % (DDPM) and 1.3 % (DDIM) of 0.25; 20,000 values add 1 % of chance
     let data = Gaussian { mean: 0.5, variance: 0.25 };
-    for (sampler, tolerance) in [(&SMALL as &dyn Sampler<2>, 0.06), (&STRAIGHT, 0.04)] {
+    for (sampler, tolerance) in [(&Ddpm as &dyn SamplingMethod, 0.06), (&STRAIGHT, 0.04)] {
         let sampled = run(&data, sampler, 250, start(20_000).0);
         let mean = sampled.clone().mean().into_scalar::<f32>() as f64;
         let variance = (sampled - mean).powf_scalar(2.0).mean().into_scalar::<f32>() as f64;
@@ -133,7 +143,7 @@ fn inversion_is_undone_by_sampling_the_better_the_more_steps() {
     let data = Gaussian { mean: 0.5, variance: 0.25 };
     let x_0: Tensor<2> = noise([1, 64], 3, &Device::flex()) * 0.5 + 0.5;
     let error = |steps: usize| {
-        let x_t = invert(&data, &schedule(steps), x_0.clone());
+        let x_t = invert(&data, &schedule(steps), x_0.clone(), &mut ()).unwrap();
         difference("inversion", run(&data, &STRAIGHT, steps, x_t), x_0.clone()).0
     };
     let errors = [10, 20, 40, 80, 160, 320].map(error);
@@ -155,23 +165,111 @@ fn flow(data: &Gaussian, x_t: Tensor<2>, schedule: &NoiseSchedule) -> Tensor<2> 
 #[test]
 fn the_solver_errs_much_less_for_as_many_steps() {
     let data = Gaussian { mean: 0.5, variance: 0.25 };
-    let error = |sampler: &dyn Sampler<2>, steps: usize| {
+    let error = |sampler: &dyn SamplingMethod, steps: usize| {
         let x_t = start(64).0;
         let want = flow(&data, x_t.clone(), &schedule(steps));
         difference("flow", run(&data, sampler, steps, x_t), want).0
     };
     for (steps, share) in [(5, 0.5), (10, 0.2), (20, 0.05), (40, 0.05), (80, 0.05)] {
         let [solver, straight] =
-            [&DpmSolver as &dyn Sampler<2>, &STRAIGHT].map(|s| error(s, steps));
+            [&SOLVER as &dyn SamplingMethod, &STRAIGHT].map(|s| error(s, steps));
         assert!(solver < share * straight, "{steps} steps: {solver}, DDIM {straight}");
     }
+}
+
+#[test]
+fn looking_ahead_is_of_second_order() {
+    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let error = |method: &dyn SamplingMethod, steps: usize| {
+        let training = training();
+        let timesteps = Spacing::LogSnr.timesteps(steps, &training).unwrap();
+        let schedule = training.respaced(&timesteps).unwrap();
+        let (x_t, mut noise) = start(64);
+        let want = flow(&data, x_t.clone(), &schedule);
+        let mut sampler = start_of(method);
+        let got = sample(&data, &mut *sampler, &schedule, x_t, &mut noise, &mut ()).unwrap();
+        difference("flow", got, want).0
+    };
+    // half the step, a quarter of the error, until the rounding of timesteps shows
+    let [heun, ddim] = [&Heun as &dyn SamplingMethod, &STRAIGHT]
+        .map(|method| [8, 16, 32].map(|steps| error(method, steps)));
+    assert!(heun[1] < 0.4 * heun[0] && heun[2] < 0.4 * heun[1], "{heun:?}");
+    assert!(ddim[2] > 0.45 * ddim[1], "the first order: half the step, half the error: {ddim:?}");
+    let shares = [0.6, 0.4, 0.2];
+    assert!((0..3).all(|k| heun[k] < shares[k] * ddim[k]), "{heun:?} {ddim:?}");
+    // on even steps of λ the published solver needs no limit
+    let [limited, published] = [&SOLVER, &PUBLISHED].map(|solver| error(solver, 16));
+    assert!(published <= limited * 1.5, "{published} {limited}");
+}
+
+#[test]
+fn sampling_may_start_at_any_step() {
+    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let whole = schedule(20);
+    let x_t = start(64).0;
+    let watched = Watched { data: &data, seen: RefCell::new(Vec::new()) };
+    let all = run_on(&watched, &whole, x_t);
+    let middle = watched.seen.into_inner()[10].clone();
+    let part = whole.cleanest(10).unwrap();
+    assert_close("the second half", run_on(&data, &part, middle), all, 0.0);
+}
+
+/// Writes down what it is asked.
+struct Watched<'a> {
+    data: &'a Gaussian,
+    seen: RefCell<Vec<Tensor<2>>>,
+}
+
+impl Denoiser<2> for Watched<'_> {
+    fn denoise(&self, x_t: Tensor<2>, step: &Step) -> Prediction<2> {
+        self.seen.borrow_mut().push(x_t.clone());
+        self.data.denoise(x_t, step)
+    }
+}
+
+fn run_on(denoiser: &dyn Denoiser<2>, schedule: &NoiseSchedule, x_t: Tensor<2>) -> Tensor<2> {
+    let (mut noise, mut sampler) = (SeededNoise::new(&[8], 0), start_of(&STRAIGHT));
+    sample(denoiser, &mut *sampler, schedule, x_t, &mut noise, &mut ()).unwrap()
+}
+
+#[test]
+fn a_schedule_that_ends_noisy_leaves_the_noise_of_its_first_timestep() {
+    // diffusers' set_alpha_to_one: false, with a leading offset of 1
+    let answer = noise([1, 16], 6, &Device::flex());
+    let training = training().ending_noisy();
+    let timesteps = Spacing::Leading { offset: 1 }.timesteps(10, &training).unwrap();
+    let short = training.respaced(&timesteps).unwrap();
+    let sampled = run_on(&Exact(answer.clone()), &short, start(16).0);
+    let first = training.alpha_bars()[0];
+    let noise = (sampled - answer.clone() * first.sqrt()) / (1.0 - first).sqrt();
+    // DDIM keeps the noise that it started from
+    let noisiest = short.step(9);
+    let kept = Prediction::new(answer).epsilon(start(16).0, &noisiest);
+    assert_close("noise", noise, kept, 1e-3);
+}
+
+#[test]
+fn inversion_is_heard_and_stopped() {
+    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let mut heard = Vec::new();
+    let mut observer = |event: StepEvent<'_, 2>| {
+        heard.push((event.index, event.total, event.timestep));
+        match event.index {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    };
+    let x_0: Tensor<2> = noise([1, 4], 3, &Device::flex());
+    let stopped = invert(&data, &schedule(7), x_0, &mut observer).unwrap_err();
+    assert_eq!(stopped, Interrupted { done: 3, total: 6 });
+    assert_eq!(heard, [(0, 6, 0), (1, 6, 166), (2, 6, 333)]);
 }
 
 #[test]
 fn inversion_of_data_gives_standard_noise() {
     let data = Gaussian { mean: 0.5, variance: 0.25 };
     let (unit, _) = start(20_000);
-    let x_t = invert(&data, &schedule(500), unit * 0.5 + 0.5);
+    let x_t = invert(&data, &schedule(500), unit * 0.5 + 0.5, &mut ()).unwrap();
     let mean = x_t.clone().mean().into_scalar::<f32>();
     let variance = (x_t - mean).powf_scalar(2.0).mean().into_scalar::<f32>();
     assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
@@ -189,10 +287,12 @@ fn ddim_with_full_noise_is_ddpm_with_its_small_variance() {
             for index in [0, 1, 2, 12, 23, 24, schedule.len() / 2, schedule.len() - 1] {
                 let step = schedule.step(index);
                 let x_t = schedule.add_noise(x_0.clone(), noise([1, 32], 5, &device), &[index]);
-                let [ddim, ddpm] = [&Ddim { eta: 1.0 } as &dyn Sampler<2>, &SMALL].map(|sampler| {
-                    let prediction = Prediction { x_0: x_0.clone(), log_variance: None };
-                    let noise = &mut SeededNoise::new(&[1], 0);
-                    sampler.step(x_t.clone(), prediction, &step, None, noise)
+                let methods = [&Ddim { eta: 1.0 } as &dyn SamplingMethod, &Ddpm];
+                let [ddim, ddpm] = methods.map(|method| {
+                    let (denoiser, mut noise) = (Exact(x_0.clone()), SeededNoise::new(&[1], 0));
+                    let mut reverse =
+                        Reverse::new(&denoiser, &schedule, index, &mut noise, &[1, 32]);
+                    start_of(method).step(x_t.clone(), &mut reverse).x_prev
                 });
                 assert_close(&format!("step {}", step.timestep), ddim, ddpm, 2e-5);
             }
@@ -202,19 +302,21 @@ fn ddim_with_full_noise_is_ddpm_with_its_small_variance() {
 
 #[test]
 fn every_step_but_the_last_draws_noise() {
-    let drawn = |sampler: &dyn Sampler<2>| {
+    let drawn_with = |method: &dyn SamplingMethod, variance: VarianceType| {
         let mut noise = Listed(Vec::new());
         let answer = Exact(Tensor::zeros([1, 4], &Device::flex()));
-        let x_t = start(4).0;
-        sample(&answer, sampler, &schedule(5), x_t, &mut noise, &mut ()).unwrap();
+        let (x_t, mut sampler) = (start(4).0, method.start(variance));
+        sample(&answer, &mut *sampler, &schedule(5), x_t, &mut noise, &mut ()).unwrap();
         noise.0
     };
+    let drawn = |method: &dyn SamplingMethod| drawn_with(method, VarianceType::FixedSmall);
     let all = [4, 3, 2, 1].map(Draw::Step);
-    assert_eq!(drawn(&SMALL), all);
-    assert_eq!(drawn(&Ddpm { variance: VarianceType::FixedLarge }), all);
+    assert_eq!(drawn(&Ddpm), all);
+    assert_eq!(drawn_with(&Ddpm, VarianceType::FixedLarge), all);
     assert_eq!(drawn(&Ddim { eta: 0.5 }), all);
     assert_eq!(drawn(&STRAIGHT), []);
-    assert_eq!(drawn(&DpmSolver), []);
+    assert_eq!(drawn(&SOLVER), []);
+    assert_eq!(drawn(&Heun), []);
 }
 
 #[test]
@@ -228,7 +330,8 @@ fn the_observer_hears_every_step_in_order() {
     };
     let (x_t, mut noise) = start(4);
     let denoiser = Exact(answer.clone());
-    sample(&denoiser, &SMALL, &schedule(7), x_t, &mut noise, &mut observer).unwrap();
+    let mut sampler = start_of(&Ddpm);
+    sample(&denoiser, &mut *sampler, &schedule(7), x_t, &mut noise, &mut observer).unwrap();
     let timesteps = [999, 832, 666, 500, 333, 166, 0];
     assert!(heard.into_iter().eq(timesteps.into_iter().enumerate().map(|(i, t)| (i, 7, t))));
 }
@@ -247,12 +350,13 @@ fn break_stops_after_the_step_in_which_it_was_given() {
     };
     for last in [0, 3, 6] {
         calls.set(0);
-        let mut observer = |event: StepEvent<'_, 2>| match event.index == last {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        let mut observer = |event: StepEvent<'_, 2>| {
+            if event.index == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let (x_t, mut noise) = start(4);
-        let stopped = sample(&denoiser, &SMALL, &schedule(7), x_t, &mut noise, &mut observer);
+        let mut sampler = start_of(&Ddpm);
+        let stopped =
+            sample(&denoiser, &mut *sampler, &schedule(7), x_t, &mut noise, &mut observer);
         assert_eq!(stopped.unwrap_err(), Interrupted { done: last + 1, total: 7 });
         assert_eq!(calls.get(), last + 1);
     }

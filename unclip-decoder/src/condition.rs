@@ -19,6 +19,17 @@ pub struct Condition {
     pub text: TextEmbedding,
 }
 
+impl Condition {
+    /// Several batches as one.
+    #[must_use]
+    pub fn cat(parts: &[&Self]) -> Self {
+        Self {
+            image: ImageEmbedding::cat(parts.iter().map(|part| part.image.clone()).collect()),
+            text: TextEmbedding::cat(parts.iter().map(|part| part.text.clone()).collect()),
+        }
+    }
+}
+
 /// A condition in the U-Net's terms.
 #[derive(Debug, Clone)]
 pub struct Bound {

@@ -1,12 +1,8 @@
 //! Sizes of the decoder.
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use unclip_core::DiffusionConfig;
-use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, UNetConfig};
-
-use crate::Decoder;
 
 /// Sizes of a [`Decoder`](crate::Decoder), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,23 +78,5 @@ impl DecoderConfig {
         self.diffusion
             .validate()
             .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
-    }
-}
-
-impl StageConfig for DecoderConfig {
-    const STAGE: &'static str = "decoder";
-    const KEYS: KeyMap = crate::formats::DIFFUSERS;
-    type Network = Decoder;
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.validate()
-    }
-
-    fn layers(&self) -> Layers {
-        self.unet.layers()
-    }
-
-    fn init(&self, device: &Device) -> Decoder {
-        self.init(device)
     }
 }

@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
-use unclip_nn::{UNet, Whitening};
+use unclip_core::{Branched, DiffusionConfig, ImageEmbedding, Network, Stage, TextEmbedding};
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
+use unclip_nn::{ConfigError, UNet, Whitening};
 
 use crate::{Bound, Condition, Conditioner, DecoderConfig};
 
@@ -18,6 +19,79 @@ impl DecoderConfig {
     /// The decoder, with fresh weights.
     pub fn init(&self, device: &Device) -> Decoder {
         Decoder::new(Conditioner::new(self, device), self.unet.init(device))
+    }
+}
+
+/// Names of the conditioner's tensors in files. Those of the U-Net are those of the fields.
+const NAMES: KeyMap = KeyMap::new(&[
+    ("null_image", "learned_classifier_free_guidance_embeddings"),
+    ("pooled_text_proj", "embedding_proj"),
+    // before the image tokens, whose new name ends in "context_tokens_proj"
+    ("text_tokens_proj", "encoder_hidden_states_proj"),
+    ("text_tokens_norm", "text_encoder_hidden_states_norm"),
+    ("image_tokens_proj", "clip_extra_context_tokens_proj"),
+    ("image_proj", "clip_image_embeddings_project_to_time_embeddings"),
+]);
+
+impl StageConfig for DecoderConfig {
+    const STAGE: &'static str = "decoder";
+    const KEYS: KeyMap = NAMES;
+    type Network = Decoder;
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.unet.layers()
+    }
+
+    fn init(&self, device: &Device) -> Decoder {
+        self.init(device)
+    }
+}
+
+impl Stage<4> for DecoderConfig {
+    type Network = Decoder;
+    type Condition = Condition;
+    /// The negative caption; the null condition has no image.
+    type Null = TextEmbedding;
+    type Output = Tensor<4>;
+
+    fn diffusion(&self) -> &DiffusionConfig {
+        &self.diffusion
+    }
+
+    fn sample_shape(&self, condition: &Condition) -> [usize; 4] {
+        let side = self.unet.image_size;
+        [condition.text.batch(), Self::CHANNELS, side, side]
+    }
+
+    fn bind(&self, decoder: &Decoder, condition: &Condition) -> Box<dyn Network<4>> {
+        Box::new(decoder.bind(condition))
+    }
+
+    fn bind_pair(
+        &self,
+        decoder: &Decoder,
+        given: &Condition,
+        null: &TextEmbedding,
+    ) -> Branched<Box<dyn Network<4>>> {
+        assert_eq!(given.text.batch(), null.batch(), "one null caption for each given one");
+        let both = Condition::cat(&[given, &decoder.null(null)]);
+        Branched::new(self.bind(decoder, &both), 2)
+    }
+
+    fn output(&self, _: &Decoder, x_0: Tensor<4>) -> Tensor<4> {
+        x_0
+    }
+
+    fn sample_of(&self, _: &Decoder, picture: &Tensor<4>) -> Tensor<4> {
+        picture.clone()
+    }
+
+    fn preview(&self, x_0: &Tensor<4>) -> Option<Tensor<4>> {
+        Some(x_0.clone())
     }
 }
 
@@ -47,22 +121,9 @@ impl Decoder {
         }
     }
 
-    /// Fixes the conditions of a guided call: the B given ones, then B times no image with the
-    /// null caption.
-    ///
-    /// # Panics
-    /// If the two batches differ in size.
-    pub fn bind_pair(
-        &self,
-        given: &Condition,
-        null: &TextEmbedding,
-    ) -> Paired<impl Network<4> + use<>> {
-        assert_eq!(given.text.batch(), null.batch(), "one null caption for each given one");
-        let no_image = self.text_proj.null_image(null.batch());
-        Paired(self.bind(&Condition {
-            image: ImageEmbedding(Tensor::cat(vec![given.image.0.clone(), no_image.0], 0)),
-            text: TextEmbedding::cat(vec![given.text.clone(), null.clone()]),
-        }))
+    /// No image, with these captions: the null condition of guidance.
+    pub fn null(&self, text: &TextEmbedding) -> Condition {
+        Condition { image: self.text_proj.null_image(text.batch()), text: text.clone() }
     }
 
     /// Replaces the image embedding by the learned null where `keep` is 0: condition dropout.

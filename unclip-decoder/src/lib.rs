@@ -8,8 +8,6 @@
 mod condition;
 mod config;
 mod decoder;
-pub mod formats;
-pub mod train;
 
 pub use condition::{Bound, Condition, Conditioner};
 pub use config::{DecoderConfig, LayoutConfig};

@@ -4,13 +4,13 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use unclip_core::loss::{Noised, hybrid_loss, training_loss};
 use unclip_core::{
-    BetaSchedule, ClassifierFree, DiffusionConfig, ImageEmbedding, Network, Parameterization,
-    SamplerKind, TextEmbedding, VarianceType,
+    ClassifierFree, Ddpm, DiffusionConfig, ImageEmbedding, Network, NoiseSchedule,
+    Parameterization, Stage, TextEmbedding, VarianceType,
 };
-use unclip_decoder::formats::DIFFUSERS;
 use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig};
-use unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
+use unclip_nn::checkpoint::{KeyMap, StageConfig, Weights, load_weights};
 use unclip_nn::{UNetConfig, Whitening};
 
 use crate::fixture::{Fixture, assert_close, noise};
@@ -43,14 +43,10 @@ fn config(model_channels: usize) -> DecoderConfig {
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {
-            num_train_timesteps: 1000,
-            beta_schedule: BetaSchedule::SquaredCosine,
-            parameterization: Parameterization::Epsilon,
             variance: VarianceType::LearnedRange,
-            clamp: Some(1.0),
-            sampler: SamplerKind::Ddpm,
-            steps: 25,
+            sampler: Ddpm.into(),
             guidance_scale: 8.0,
+            ..DiffusionConfig::cosine(Parameterization::Epsilon)
         },
     }
 }
@@ -73,7 +69,7 @@ fn exchanged<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 fn conditioner() {
     let fixture = Fixture::open("text_proj");
     let conditioner = Conditioner::new(&config(8), &Device::flex());
-    let conditioner = load(conditioner, &fixture, "weights.", &DIFFUSERS);
+    let conditioner = load(conditioner, &fixture, "weights.", &DecoderConfig::KEYS);
     let all = |batch: usize| Tensor::<2>::ones([batch, 6], &Device::flex()).equal_elem(1.0);
     let text = TextEmbedding {
         pooled: fixture.tensor("input.prompt_embeds"),
@@ -107,7 +103,7 @@ fn decoder(fixture: &Fixture) -> (Decoder, Condition, TextEmbedding) {
     let (config, device) = (config(4), Device::flex());
     config.validate().unwrap();
     let conditioner = Conditioner::new(&config, &device);
-    let conditioner = load(conditioner, fixture, "weights.text_proj.", &DIFFUSERS);
+    let conditioner = load(conditioner, fixture, "weights.text_proj.", &DecoderConfig::KEYS);
     let unet = load(config.unet.init(&device), fixture, "weights.decoder.", &KeyMap::NONE);
     let condition = Condition {
         image: ImageEmbedding(fixture.tensor("input.image_embeds")),
@@ -131,11 +127,12 @@ fn guided_call() {
     let (decoder, condition, null) = decoder(&fixture);
     let x_t: Tensor<4> = fixture.tensor("input.sample");
     let timestep: Tensor<1> = fixture.integers("input.timestep").float();
-    let pair = decoder.bind_pair(&condition, &null);
+    let both = decoder.bind(&Condition::cat(&[&condition, &decoder.null(&null)]));
     let twice = Tensor::cat(vec![x_t.clone(); 2], 0);
-    let raw = pair.0.forward(twice, timestep.clone().expand([4]));
+    let raw = both.forward(twice, timestep.clone().expand([4]));
     assert_close("raw", exchanged(raw), fixture.tensor("output.raw"), 1e-5);
-    let guided = ClassifierFree::new(pair, 8.0).forward(x_t, timestep.expand([2]));
+    let guided = ClassifierFree::new(config(8).bind_pair(&decoder, &condition, &null), vec![8.0])
+        .forward(x_t, timestep.expand([2]));
     assert_close("guided", guided, fixture.tensor("output.guided"), 1e-5);
 }
 
@@ -146,7 +143,7 @@ fn guidance_by_one_is_the_condition_alone() {
     let x_t: Tensor<4> = fixture.tensor("input.sample");
     let timesteps = Tensor::from_floats([3.0, 900.0], &Device::flex());
     let alone = decoder.bind(&condition).forward(x_t.clone(), timesteps.clone());
-    let pair = ClassifierFree::new(decoder.bind_pair(&condition, &null), 1.0);
+    let pair = ClassifierFree::new(config(8).bind_pair(&decoder, &condition, &null), vec![1.0]);
     assert_close("scale 1", pair.forward(x_t, timesteps), alone, 1e-5);
 }
 
@@ -249,4 +246,53 @@ fn layouts_that_do_not_fit_are_refused() {
     assert_eq!(refused(0, 2, 5), "layout.side");
     assert_eq!(refused(4, 0, 3), "layout.channels");
     assert_eq!(refused(4, 2, 3), "unet.in_channels");
+}
+
+/// A batch of two under noise, one row hardly and one a lot.
+fn noised(schedule: &NoiseSchedule) -> Noised<4> {
+    let device = Device::flex();
+    let x_0: Tensor<4> = noise::<4>([2, 3, 8, 8], 21, &device).clamp(-1.0, 1.0);
+    Noised::new(schedule, x_0, noise([2, 3, 8, 8], 22, &device), vec![3, 900])
+}
+
+#[test]
+fn the_loss_of_a_learned_variance_is_the_hybrid_one() {
+    let fixture = Fixture::open("decoder");
+    let (decoder, condition, _) = decoder(&fixture);
+    let config = config(4);
+    let schedule = config.diffusion.training_schedule().unwrap();
+    let noised = noised(&schedule);
+    let got = training_loss(&config, &decoder, &condition, &schedule, &noised, f64::INFINITY);
+    let timesteps = Tensor::from_floats([3.0, 900.0], &Device::flex());
+    let output = decoder.bind(&condition).forward(noised.x_t.clone(), timesteps);
+    let (simple, bound) = hybrid_loss(&schedule, Parameterization::Epsilon, &noised, output);
+    let shares = bound.clone() / simple.clone();
+    assert!(shares.min().into_scalar::<f32>() > 1e-4, "the bound counts");
+    assert_close("hybrid", got, simple + bound, 1e-6);
+}
+
+#[test]
+fn the_loss_of_a_fixed_variance_is_the_weighted_squared_error() {
+    let config = config(4);
+    let unet = UNetConfig { out_channels: 3, ..config.unet.clone() };
+    let diffusion = DiffusionConfig::cosine(Parameterization::V);
+    let config = DecoderConfig { unet, diffusion, ..config };
+    config.validate().unwrap();
+    let decoder = config.init(&Device::flex());
+    let fixture = Fixture::open("decoder");
+    let condition = self::decoder(&fixture).1;
+    let schedule = config.diffusion.training_schedule().unwrap();
+    let noised = noised(&schedule);
+    let got = training_loss(&config, &decoder, &condition, &schedule, &noised, 5.0);
+    let timesteps = Tensor::from_floats([3.0, 900.0], &Device::flex());
+    let output = decoder.bind(&condition).forward(noised.x_t.clone(), timesteps);
+    let error = (output - noised.target(&schedule, Parameterization::V)).powf_scalar(2.0);
+    let error: Tensor<1> = error.reshape([2, 192]).mean_dim(1).reshape([2]);
+    // v costs SNR + 1; the nearly clean row counts as one of SNR 5 does
+    let snr = |index: usize| {
+        let alpha_bar = schedule.alpha_bars()[index];
+        alpha_bar / (1.0 - alpha_bar)
+    };
+    let weights = Tensor::from_floats([(6.0 / (snr(3) + 1.0)) as f32, 1.0], &Device::flex());
+    assert_close("weighted", got, error * weights, 1e-5);
 }

@@ -2,8 +2,8 @@
 
 #![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
 
-use super::conv::ConvShape;
 use super::conv_plan::SERIAL_WORK;
+use super::conv_shape::ConvShape;
 use super::gemm::{LARGEST_TILE, Left, Matrix, Product, Start, Target, pack};
 use super::simd::{aligned, arch, load, store};
 use pulp::{Simd, WithSimd};

@@ -2,8 +2,8 @@
 
 #![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
 
-use super::conv::ConvShape;
 use super::conv_plan::SERIAL_WORK;
+use super::conv_shape::ConvShape;
 use super::gemm::{Dense, Left, Matrix, Product, Start, pack_transposed, padded};
 use super::simd::{aligned, arch, copy_row, load};
 use pulp::{Simd, WithSimd};

@@ -1,8 +1,8 @@
 //! The gradients of a convolution's weight and bias.
 
-use super::conv::ConvShape;
 use super::conv_pack::{Layout, Span};
 use super::conv_plan::SERIAL_WORK;
+use super::conv_shape::ConvShape;
 use super::conv_tile::channel_block;
 use super::simd::{First, JOB_VALUES, aligned, arch, copy_row, sum2};
 use pulp::{Simd, WithSimd};

@@ -1,6 +1,6 @@
 //! Images with their zero border, as the inner loops of the 3x3 convolutions want them.
 
-use super::conv::ConvShape;
+use super::conv_shape::ConvShape;
 use super::simd::copy_row;
 
 /// The rows of a batch that one padded plane holds: `rows` rows from `first_row` on,
@@ -106,10 +106,8 @@ impl Layout {
     #[inline(always)]
     fn source(&self, shape: ConvShape, i: usize) -> Option<(usize, usize)> {
         let rows = self.span.rows + 1;
-        let (group, ahead) = match i + 1 == self.lines() {
-            true => (i / rows - 1, rows),
-            false => (i / rows, i % rows),
-        };
+        let (group, ahead) =
+            if i + 1 == self.lines() { (i / rows - 1, rows) } else { (i / rows, i % rows) };
         let row = (self.span.first_row + ahead).checked_sub(1)?;
         (row < shape.height).then_some((group, row))
     }

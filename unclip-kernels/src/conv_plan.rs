@@ -1,7 +1,7 @@
 //! How a 3x3 convolution is cut into tasks for the threads.
 
-use super::conv::ConvShape;
 use super::conv_pack::Span;
+use super::conv_shape::ConvShape;
 
 /// Multiply-adds below which waking other threads costs more than it gains (about
 /// 20 microseconds of one core).
@@ -25,10 +25,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(shape: ConvShape) -> Self {
         // Several tasks per thread even out cores that are slowed by other work.
-        let wanted = match shape.work() < SERIAL_WORK {
-            true => 1,
-            false => 4 * rayon::current_num_threads(),
-        };
+        let wanted = if shape.work() < SERIAL_WORK { 1 } else { 4 * rayon::current_num_threads() };
         let line = shape.width + 1;
         let lines = (TASK_VALUES / (shape.c_in.max(1) * line)).max(4);
         // Narrow images are interleaved to fill vectors; see `Layout`.
@@ -48,9 +45,10 @@ impl Plan {
             _ => shape.height,
         };
         let tasks = shape.batch.div_ceil(images) * shape.height.div_ceil(rows);
-        let channels = match tasks < wanted / 2 {
-            true => (shape.c_out * tasks).div_ceil(wanted).next_multiple_of(8).min(shape.c_out),
-            false => shape.c_out,
+        let channels = if tasks < wanted / 2 {
+            (shape.c_out * tasks).div_ceil(wanted).next_multiple_of(8).min(shape.c_out)
+        } else {
+            shape.c_out
         };
         Self { images, rows, channels }
     }

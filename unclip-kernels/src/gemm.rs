@@ -62,6 +62,13 @@ impl<const TRANSPOSED: bool> Left<'_, TRANSPOSED> {
     }
 }
 
+impl<'a> Matrix<'a> {
+    /// The matrix as a left-hand one.
+    pub fn left(self) -> Left<'a, false> {
+        Left { data: self.data, stride: self.stride, rows: self.rows }
+    }
+}
+
 /// Where a product goes.
 pub(super) trait Target {
     /// `W` vectors from `column` on of `MR` rows from `m` on.
@@ -233,9 +240,10 @@ impl<const TRANSPOSED: bool> Block<'_, TRANSPOSED> {
             }
         }
         let Left { data, stride, .. } = self.a;
-        let mut acc = match TRANSPOSED {
-            true => outer::<S, MR, W>(simd, data, stride, m, b, acc),
-            false => inner::<S, MR, W>(simd, &data[m * stride..], stride, b, acc),
+        let mut acc = if TRANSPOSED {
+            outer::<S, MR, W>(simd, data, stride, m, b, acc)
+        } else {
+            inner::<S, MR, W>(simd, &data[m * stride..], stride, b, acc)
         };
         if let Start::Target = self.start {
             // Not before: the multiplications would wait for memory.

@@ -6,7 +6,6 @@
 #![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
 
 use super::super::simd::{load, store};
-use super::Left;
 use pulp::Simd;
 use std::ops::Range;
 
@@ -54,11 +53,6 @@ impl<'a> Matrix<'a> {
     /// Some of the rows.
     pub fn part(self, rows: Range<usize>) -> Self {
         Self { data: &self.data[rows.start * self.stride..], rows: rows.len(), ..self }
-    }
-
-    /// The matrix as a left-hand one.
-    pub fn left(self) -> Left<'a, false> {
-        Left { data: self.data, stride: self.stride, rows: self.rows }
     }
 }
 

@@ -1,11 +1,11 @@
-//! Layer normalisation over the last dimension.
+//! Layer normalization over the last dimension.
 
 use super::moments::{Moments, moments};
 use super::simd::{First, JOB_VALUES, Map, Map2, Product, arch, map, map2, sum2, update};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Layer normalisation of the rows of `x`, `[rows, d]` with `d = gamma.len()`.
+/// Layer normalization of the rows of `x`, `[rows, d]` with `d = gamma.len()`.
 ///
 /// `y` of the same shape and `mean` and `rstd`, `[rows]`, are overwritten:
 /// `y = (x - mean) * rstd * gamma + beta` with the mean and `1 / sqrt(variance + eps)` of

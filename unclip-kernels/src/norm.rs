@@ -1,4 +1,4 @@
-//! Group normalisation fused with a per-image scale and shift and with SiLU.
+//! Group normalization fused with a per-image scale and shift and with SiLU.
 
 use super::moments::{Moments, MomentsOf, moments};
 use super::simd::{
@@ -8,7 +8,7 @@ use super::simd::{
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Sizes of a group normalisation of `x`, `[n, c, pixels]`.
+/// Sizes of a group normalization of `x`, `[n, c, pixels]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupShape {
     /// Number of images, `n`.
@@ -55,7 +55,7 @@ impl GroupShape {
     }
 }
 
-/// What follows the normalisation: `act((xhat * gamma + beta) * (1 + scale) + shift)`.
+/// What follows the normalization: `act((xhat * gamma + beta) * (1 + scale) + shift)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a> {
     /// Factor per channel, `[c]`.
@@ -75,7 +75,7 @@ impl Affine<'_> {
     }
 }
 
-/// Group normalisation, an affine map and optionally SiLU, in one go.
+/// Group normalization, an affine map and optionally SiLU, in one go.
 ///
 /// `x` is `[n, c, pixels]`; `y` of the same shape and `mean` and `rstd`, `[n, groups]`,
 /// are overwritten:
@@ -142,10 +142,7 @@ impl WithSimd for Forward<'_> {
         let planes = self.x.chunks_exact(pixels).zip(self.y.chunks_exact_mut(pixels));
         for (i, (x, y)) in planes.enumerate() {
             let line = Line::new(self.shape, self.affine, self.first + i, mean, rstd);
-            match self.affine.silu {
-                true => map(simd, LineSilu(line), x, y),
-                false => map(simd, line, x, y),
-            }
+            if self.affine.silu { map(simd, LineSilu(line), x, y) } else { map(simd, line, x, y) }
         }
         (mean, rstd)
     }
@@ -164,9 +161,12 @@ impl Forward<'_> {
         planes.into_par_iter().enumerate().for_each(|(i, (x, y))| {
             let line = Line::new(self.shape, self.affine, self.first + i, mean, rstd);
             let pieces = (x.par_chunks(JOB_VALUES), y.par_chunks_mut(JOB_VALUES));
-            pieces.into_par_iter().for_each(|(x, y)| match self.affine.silu {
-                true => arch.dispatch(RunMap(LineSilu(line), x, y)),
-                false => arch.dispatch(RunMap(line, x, y)),
+            pieces.into_par_iter().for_each(|(x, y)| {
+                if self.affine.silu {
+                    arch.dispatch(RunMap(LineSilu(line), x, y))
+                } else {
+                    arch.dispatch(RunMap(line, x, y))
+                }
             });
         });
         (mean, rstd)

@@ -1,4 +1,4 @@
-//! Group normalisation against its definition in double precision.
+//! Group normalization against its definition in double precision.
 
 use super::super::test_util::{assert_close, random, slope, wide};
 use super::*;

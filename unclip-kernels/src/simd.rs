@@ -1,4 +1,4 @@
-//! Small helpers shared by the vectorised kernels.
+//! Small helpers shared by the vectorized kernels.
 //!
 //! Everything generic over [`Simd`] is `inline(always)` and free of closures: code
 //! that is not inlined into the dispatched function is compiled for the baseline

@@ -10,8 +10,8 @@
 //! take four times the memory. Each output is one sum in one order, whatever the batch, the
 //! threads and the tasks. An input that is not finite spoils all the tiles that read it.
 
-use super::conv::{ConvShape, Filters};
 use super::conv_plan::{Plan, Task, split};
+use super::conv_shape::{ConvShape, Filters};
 use super::simd::{aligned, arch};
 use super::winograd_product::{BLOCK, GROUP, OUTPUTS};
 use super::winograd_sum::{Scratch, Sum};

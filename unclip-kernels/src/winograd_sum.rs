@@ -3,8 +3,8 @@
 
 #![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
 
-use super::conv::Filters;
 use super::conv_plan::Task;
+use super::conv_shape::Filters;
 use super::gemm::panel;
 use super::simd::{aligned, load, store};
 use super::winograd_pack::{gather, scatter};

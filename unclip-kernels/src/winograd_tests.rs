@@ -1,5 +1,8 @@
 //! Tests of the Winograd convolution, also of shapes for which it is not chosen.
 
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
 use super::super::conv::{naive, shapes};
 use super::super::test_util::{assert_close, random};
 use super::*;
@@ -101,5 +104,28 @@ fn neither_batch_nor_threads_change_an_image() {
         for (x, y) in x.chunks(one.input_len()).zip(all.chunks(one.output_len())) {
             assert!(computed(one, x, &w, &bias, 3) == y, "the batch changes {s:?}");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn matches_the_definition_in_any_shape(
+        batch in 1..5usize,
+        [c_in, c_out] in prop::array::uniform2(1..90usize),
+        [height, width] in prop::array::uniform2(1..40usize),
+        threads in 1..4usize,
+    ) {
+        let s = ConvShape { batch, c_in, c_out, height, width };
+        let (x, w) = (random(s.input_len(), 11), random(s.weight_len(), 12));
+        let bias = random(s.c_out, 13);
+        let y = computed(s, &x, &w, &bias, threads);
+        assert_close(&y, &naive(s, &x, &w, Some(&bias)), 5e-6, &format!("{s:?}"));
     }
 }

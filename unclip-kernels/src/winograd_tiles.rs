@@ -2,8 +2,8 @@
 
 #![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
 
-use super::conv::ConvShape;
 use super::conv_pack::Span;
+use super::conv_shape::ConvShape;
 use super::simd::{aligned, store};
 use super::winograd_pack::gather;
 use super::winograd_product::{BLOCK, GROUP, Inputs};

@@ -2,49 +2,9 @@
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, DType, Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
-#[cfg(feature = "flex")]
-use crate::fused;
-use crate::ops::linear;
-
-/// Scaled dot-product attention, softmax(q·kᵀ / √d)·v, for each head; the softmax is in f32.
-///
-/// # Shapes
-/// - `q`: `[batch, seq_q, n_heads · d_head]`; `k`, `v`: `[batch, seq_k, n_heads · d_head]`
-/// - `hidden`: `[batch or 1, 1, seq_q or 1, seq_k]`, true where a query must not look
-/// - result: `[batch, seq_q, n_heads · d_head]`
-pub fn attend(
-    q: Tensor<3>,
-    k: Tensor<3>,
-    v: Tensor<3>,
-    n_heads: usize,
-    hidden: Option<Tensor<4, Bool>>,
-) -> Tensor<3> {
-    #[cfg(feature = "flex")]
-    if fused::is_fused(&q) {
-        return fused::attention([q, k, v], n_heads, hidden);
-    }
-    let [batch, seq_q, width] = q.dims();
-    let d_head = width / n_heads;
-    let seq_k = k.dims()[1];
-    let heads = |x: Tensor<3>, seq: usize| -> Tensor<4> {
-        x.reshape([batch, seq, n_heads, d_head]).swap_dims(1, 2)
-    };
-    // the factor goes to the queries: scores without it can be too large for 16 bits
-    let q = heads(q, seq_q) * (d_head as f64).powf(-0.5);
-    let scores = q.matmul(heads(k, seq_k).transpose()).cast(DType::F32);
-    let scores = match hidden {
-        None => scores,
-        Some(hidden) => {
-            // expanded by hand: broadcast masks have been misread by GPU kernels (burn#4778)
-            scores.mask_fill(hidden.expand([batch, n_heads, seq_q, seq_k]), f32::NEG_INFINITY)
-        }
-    };
-    let weights = softmax(scores, 3).cast(v.dtype());
-    weights.matmul(heads(v, seq_k)).swap_dims(1, 2).reshape([batch, seq_q, width])
-}
+use crate::ops::{attend, linear};
 
 /// Self-attention with separate projections of queries, keys and values, all with bias.
 #[derive(Module, Debug)]

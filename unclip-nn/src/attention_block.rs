@@ -1,5 +1,7 @@
 //! The U-Net's attention: pixels look at each other and at context tokens.
 
+use std::sync::OnceLock;
+
 use burn::module::Module;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
@@ -21,19 +23,27 @@ pub struct Context {
 pub struct SeenContext {
     seen: KeysValues,
     mask: Option<Tensor<2, Bool>>,
+    /// What [`hidden`](Self::hidden) gave for the first picture: it is the same in every step.
+    hidden: OnceLock<Tensor<4, Bool>>,
 }
 
 impl SeenContext {
     /// Which keys are hidden from every pixel: `[batch, 1, 1, seq + pixels]`, true = hidden.
     fn hidden(&self, pixels: usize) -> Option<Tensor<4, Bool>> {
         let mask = self.mask.as_ref()?;
+        let hidden = self.hidden.get_or_init(|| Self::hide(mask, pixels));
+        if hidden.dims()[3] == mask.dims()[1] + pixels {
+            return Some(hidden.clone());
+        }
+        Some(Self::hide(mask, pixels))
+    }
+
+    fn hide(mask: &Tensor<2, Bool>, pixels: usize) -> Tensor<4, Bool> {
         let [batch, seq] = mask.dims();
         let context = mask.clone().bool_not().int();
-        let pixels = Tensor::zeros([batch, pixels], &context.device());
-        let hidden = Tensor::cat(vec![context, pixels], 1).equal_elem(1);
-        let keys = hidden.dims()[1];
-        debug_assert!(keys > seq);
-        Some(hidden.reshape([batch, 1, 1, keys]))
+        let own = Tensor::zeros([batch, pixels], &context.device());
+        let hidden = Tensor::cat(vec![context, own], 1).equal_elem(1);
+        hidden.reshape([batch, 1, 1, seq + pixels])
     }
 }
 
@@ -91,9 +101,11 @@ impl AttentionBlock {
             keys: linear(add_k, tokens.clone()),
             values: linear(add_v, tokens.clone()),
         };
-        Some(SeenContext { seen, mask: context.mask.clone() })
+        Some(SeenContext { seen, mask: context.mask.clone(), hidden: OnceLock::new() })
     }
 
+    /// Lets every pixel look at the context and at all pixels, and adds what it finds.
+    ///
     /// # Shapes
     /// - `x`, result: `[batch, channels, height, width]`
     /// - `context`: what [`read`](Self::read) gave

@@ -44,10 +44,7 @@ impl ConfigError {
     /// # Errors
     /// Names the field.
     pub fn check_equal(field: &str, found: usize, expected: usize) -> Result<(), Self> {
-        match found == expected {
-            true => Ok(()),
-            false => Err(Self::new(field, found, expected.to_string())),
-        }
+        if found == expected { Ok(()) } else { Err(Self::new(field, found, expected.to_string())) }
     }
 
     /// Checks what a norm adds to a variance.
@@ -55,9 +52,10 @@ impl ConfigError {
     /// # Errors
     /// Names the field.
     pub fn check_epsilon(field: &str, epsilon: f64) -> Result<(), Self> {
-        match (1e-12..=1.0).contains(&epsilon) {
-            true => Ok(()),
-            false => Err(Self::new(field, epsilon, "1e-12 to 1")),
+        if (1e-12..=1.0).contains(&epsilon) {
+            Ok(())
+        } else {
+            Err(Self::new(field, epsilon, "1e-12 to 1"))
         }
     }
 

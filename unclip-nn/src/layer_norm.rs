@@ -1,10 +1,9 @@
 //! Layer normalization.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
-#[cfg(feature = "flex")]
-use crate::fused;
+use crate::ops;
 
 /// Normalization over the last dimension, with a learned factor and offset.
 ///
@@ -29,17 +28,11 @@ impl LayerNorm {
         Self { gamma, beta: Initializer::Zeros.init([width], device), epsilon }
     }
 
+    /// Normalizes every row.
+    ///
     /// # Shapes
     /// - `x`, result: `[.., width]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let (gamma, beta) = (self.gamma.val(), self.beta.val());
-        #[cfg(feature = "flex")]
-        if fused::is_fused(&x) {
-            let op = fused::LayerNorm { eps: self.epsilon as f32 };
-            return fused::layer_norm(op, x, gamma, beta);
-        }
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        burn::tensor::module::layer_norm(x, gamma, Some(beta), self.epsilon).cast(dtype)
+        ops::layer_norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
     }
 }

@@ -34,7 +34,7 @@ impl Precision {
         }
     }
 
-    /// Whether networks in this format can work on a device. The processor takes all of them.
+    /// Whether networks in this format can work on a device. The CPU takes all of them.
     pub fn is_supported(self, device: &Device) -> bool {
         #[cfg(feature = "flex")]
         if *device == Device::flex() {
@@ -114,7 +114,7 @@ impl FromStr for Precision {
 ///
 /// In 16 bits, the weights of linear layers and convolutions are kept, their products computed, and
 /// activations handed on; norms and softmax, and everything outside the networks (schedules,
-/// samplers, what stages exchange), stay f32. The processor has no 16-bit arithmetic: it keeps the
+/// samplers, what stages exchange), stay f32. The CPU has no 16-bit arithmetic: it keeps the
 /// weights in half the memory and widens each when it is used.
 #[derive(Debug, Clone)]
 pub struct Placement {

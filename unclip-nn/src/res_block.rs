@@ -6,7 +6,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d
 use burn::tensor::{Device, Tensor};
 
 use crate::ops::{conv, group_norm_silu, linear};
-use crate::resample::{downsample, upsample};
+use crate::ops::{downsample, upsample};
 
 /// A 3 x 3 convolution that keeps the picture's size.
 pub(crate) fn conv3x3(channels_in: usize, channels_out: usize, device: &Device) -> Conv2d {
@@ -87,6 +87,8 @@ impl ResBlockConfig {
 }
 
 impl ResBlock {
+    /// Two convolutions under the timestep embedding, added to the picture.
+    ///
     /// # Shapes
     /// - `x`: `[batch, channels_in, height, width]`
     /// - `emb`: `[batch, d_embedding]`, the timestep embedding *after* its SiLU (the same for every

@@ -49,6 +49,8 @@ impl TimestepEmbedding {
         }
     }
 
+    /// Sinusoids of the timesteps, through two linear layers.
+    ///
     /// # Shapes
     /// - `timesteps`: `[batch]`
     /// - result: `[batch, d_embedding]`

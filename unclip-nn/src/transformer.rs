@@ -109,6 +109,8 @@ impl TransformerBlock {
         }
     }
 
+    /// Attention, then the hidden layer, each added to what it reads.
+    ///
     /// # Shapes
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`](crate::attend)
@@ -152,6 +154,8 @@ pub struct KvCache {
 }
 
 impl Transformer {
+    /// All blocks, one after the other.
+    ///
     /// # Shapes
     /// - `x`, result: `[batch, seq, d_model]`
     /// - `hidden`: see [`attend`](crate::attend)

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use unclip_nn::{LayerNorm, attend, causal_mask, downsample, ops, upsample};
 
-use crate::fixture::{difference, noise};
+use crate::fixture::{assert_close, difference, noise};
 
 /// Sums of f32 in different orders; everything here is of order 1 or larger.
 const VALUES: f64 = 3e-6;
@@ -310,6 +310,22 @@ proptest! {
         last[batch * seq_k - 1] = seq_k > 1;
         let last = Tensor::<1, Bool>::from_data(last.as_slice(), &device());
         check_attend(shape, heads, Some(last.reshape([batch, 1, 1, seq_k])));
+    }
+}
+
+#[test]
+fn a_query_that_sees_nothing_gets_the_mean_of_all_values() {
+    // the first query of two sees nothing; f64 has no kernel and goes through burn's operations
+    let hidden = [true, true, true, false, true, false];
+    let hidden = Tensor::<1, Bool>::from_data(hidden.as_slice(), &device());
+    let hidden = hidden.reshape([1, 1, 2, 3]);
+    let [q, k, v] =
+        [(2, 1), (3, 2), (3, 3)].map(|(seq, seed)| noise::<3>([1, seq, 4], seed, &device()));
+    for format in [DType::F32, DType::F64] {
+        let [q, k, v] = [&q, &k, &v].map(|x| x.clone().cast(format));
+        let got = attend(q, k, v.clone(), 2, Some(hidden.clone()));
+        let (got, mean) = (got.narrow(1, 0, 1).cast(DType::F32), v.mean_dim(1).cast(DType::F32));
+        assert_close(&format!("{format:?}"), got, mean, 1e-6);
     }
 }
 

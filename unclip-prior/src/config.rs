@@ -1,12 +1,8 @@
 //! Sizes of the diffusion prior.
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use unclip_core::DiffusionConfig;
-use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, TransformerConfig};
-
-use crate::DiffusionPrior;
 
 /// Sizes of a [`DiffusionPrior`](crate::DiffusionPrior), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,23 +45,5 @@ impl DiffusionPriorConfig {
         self.diffusion
             .validate()
             .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
-    }
-}
-
-impl StageConfig for DiffusionPriorConfig {
-    const STAGE: &'static str = "prior";
-    const KEYS: KeyMap = crate::formats::DIFFUSERS;
-    type Network = DiffusionPrior;
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.validate()
-    }
-
-    fn layers(&self) -> Layers {
-        self.transformer.layers()
-    }
-
-    fn init(&self, device: &Device) -> DiffusionPrior {
-        self.init(device)
     }
 }

@@ -5,9 +5,12 @@
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, DType, Device, Tensor};
-use unclip_core::{ImageEmbedding, Network, Paired, TextEmbedding};
+use unclip_core::{Branched, DiffusionConfig, ImageEmbedding, Network, Stage, TextEmbedding};
+use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::linear;
-use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, Whitening, causal_mask};
+use unclip_nn::{
+    ConfigError, KvCache, LayerNorm, TimestepEmbedding, Transformer, Whitening, causal_mask,
+};
 
 use crate::DiffusionPriorConfig;
 
@@ -52,6 +55,77 @@ impl DiffusionPriorConfig {
     }
 }
 
+/// Names of the tensors in files, where they are not those of the fields.
+const NAMES: KeyMap = KeyMap::new(&[
+    ("clip.", "clip_"),
+    ("transformer_blocks.layers.", "transformer_blocks."),
+    (".attn.", ".attn1."),
+    (".to_out.", ".to_out.0."),
+    (".norm2.", ".norm3."),
+    (".c_fc.", ".ff.net.0.proj."),
+    (".c_proj.", ".ff.net.2."),
+]);
+
+impl StageConfig for DiffusionPriorConfig {
+    const STAGE: &'static str = "prior";
+    const KEYS: KeyMap = NAMES;
+    type Network = DiffusionPrior;
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn layers(&self) -> Layers {
+        self.transformer.layers()
+    }
+
+    fn init(&self, device: &Device) -> DiffusionPrior {
+        self.init(device)
+    }
+}
+
+impl Stage<2> for DiffusionPriorConfig {
+    type Network = DiffusionPrior;
+    type Condition = TextEmbedding;
+    type Null = TextEmbedding;
+    type Output = ImageEmbedding;
+
+    fn diffusion(&self) -> &DiffusionConfig {
+        &self.diffusion
+    }
+
+    fn sample_shape(&self, text: &TextEmbedding) -> [usize; 2] {
+        [text.batch(), self.d_embedding]
+    }
+
+    fn bind(&self, prior: &DiffusionPrior, text: &TextEmbedding) -> Box<dyn Network<2>> {
+        Box::new(prior.bind(text))
+    }
+
+    fn bind_pair(
+        &self,
+        prior: &DiffusionPrior,
+        text: &TextEmbedding,
+        null: &TextEmbedding,
+    ) -> Branched<Box<dyn Network<2>>> {
+        assert_eq!(text.batch(), null.batch(), "one null caption for each given one");
+        let both = TextEmbedding::cat(vec![text.clone(), null.clone()]);
+        Branched::new(self.bind(prior, &both), 2)
+    }
+
+    fn output(&self, prior: &DiffusionPrior, whitened: Tensor<2>) -> ImageEmbedding {
+        prior.restore(whitened)
+    }
+
+    fn sample_of(&self, prior: &DiffusionPrior, image: &ImageEmbedding) -> Tensor<2> {
+        prior.whiten(image)
+    }
+
+    fn preview(&self, _: &Tensor<2>) -> Option<Tensor<4>> {
+        None
+    }
+}
+
 impl DiffusionPrior {
     /// Fixes the caption. Its tokens come first in the sequence, and under the causal mask they see
     /// nothing of what changes from step to step: all blocks read them here, once for all steps.
@@ -70,19 +144,6 @@ impl DiffusionPrior {
         move |x_t: Tensor<2>, timesteps: Tensor<1>| {
             prior.predict(&cache, hidden.clone(), x_t, timesteps)
         }
-    }
-
-    /// Fixes the captions of a guided call: the B given ones, then B null ones.
-    ///
-    /// # Panics
-    /// If the two batches differ in size.
-    pub fn bind_pair(
-        &self,
-        given: &TextEmbedding,
-        null: &TextEmbedding,
-    ) -> Paired<impl Network<2> + use<>> {
-        assert_eq!(given.batch(), null.batch(), "one null caption for each given one");
-        Paired(self.bind(&TextEmbedding::cat(vec![given.clone(), null.clone()])))
     }
 
     /// Image embeddings as CLIP makes them, from whitened ones: `[batch, d_embedding]`.

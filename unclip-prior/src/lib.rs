@@ -8,8 +8,6 @@
 
 mod config;
 mod diffusion;
-pub mod formats;
-pub mod train;
 
 pub use config::DiffusionPriorConfig;
 pub use diffusion::DiffusionPrior;

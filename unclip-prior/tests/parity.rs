@@ -1,14 +1,12 @@
 //! Comparisons with diffusers, and what binding keeps.
 
 use burn::tensor::{Device, Tensor};
+use unclip_core::loss::{Noised, training_loss};
 use unclip_core::{
-    BetaSchedule, ClassifierFree, DiffusionConfig, Network, Parameterization, SamplerKind,
-    TextEmbedding, VarianceType,
+    ClassifierFree, Ddpm, DiffusionConfig, Network, Parameterization, Stage, TextEmbedding,
 };
-use unclip_nn::checkpoint::{Weights, load_weights};
+use unclip_nn::checkpoint::{StageConfig, Weights, load_weights};
 use unclip_nn::{Activation, TransformerConfig};
-use unclip_prior::formats::DIFFUSERS;
-use unclip_prior::train::{TrainingBatch, loss};
 use unclip_prior::{DiffusionPrior, DiffusionPriorConfig};
 
 use crate::fixture::{Fixture, assert_close, noise};
@@ -31,14 +29,10 @@ fn config() -> DiffusionPriorConfig {
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {
-            num_train_timesteps: 1000,
-            beta_schedule: BetaSchedule::SquaredCosine,
-            parameterization: Parameterization::Sample,
-            variance: VarianceType::FixedSmall,
             clamp: Some(10.0),
-            sampler: SamplerKind::Ddpm,
-            steps: 25,
+            sampler: Ddpm.into(),
             guidance_scale: 4.0,
+            ..DiffusionConfig::cosine(Parameterization::Sample)
         },
     }
 }
@@ -50,7 +44,7 @@ fn prior(fixture: &Fixture) -> DiffusionPrior {
     std::fs::write(file.path(), fixture.weights("weights.")).unwrap();
     let weights = Weights::open(file.path()).unwrap();
     let device = Device::flex();
-    load_weights(config().init(&device), &weights, &DIFFUSERS, &device).unwrap()
+    load_weights(config().init(&device), &weights, &DiffusionPriorConfig::KEYS, &device).unwrap()
 }
 
 fn text(fixture: &Fixture) -> TextEmbedding {
@@ -83,7 +77,7 @@ fn guidance_by_one_or_zero_is_one_of_both_captions() {
     let given = text(&fixture);
     let null = given.narrow(2, 1).repeat_rows(3);
     for (scale, alone) in [(1.0, &given), (0.0, &null)] {
-        let pair = ClassifierFree::new(prior.bind_pair(&given, &null), scale);
+        let pair = ClassifierFree::new(config().bind_pair(&prior, &given, &null), vec![scale]);
         let got = pair.forward(x_t.clone(), timesteps.clone());
         let want = prior.bind(alone).forward(x_t.clone(), timesteps.clone());
         assert_close(&format!("scale {scale}"), got, want, 1e-5);
@@ -120,6 +114,9 @@ fn the_loss_is_the_squared_error_in_whitened_space() {
     let timesteps = Tensor::from_floats([0.0, 400.0, 999.0], &device);
     let output = prior.bind(&text(&fixture)).forward(x_t, timesteps);
     let want = (output - x_0).powf_scalar(2.0).mean();
-    let batch = TrainingBatch { image, text: text(&fixture), epsilon, indices };
-    assert_close("loss", loss(&prior, &config, &schedule, batch), want, 1e-6);
+    let x_0 = config.sample_of(&prior, &image);
+    let noised = Noised::new(&schedule, x_0, epsilon, indices);
+    let text = text(&fixture);
+    let loss = training_loss(&config, &prior, &text, &schedule, &noised, f64::INFINITY);
+    assert_close("loss", loss.mean(), want, 1e-6);
 }

@@ -3,8 +3,8 @@
 //! One grammar serves both directions. Captions are lower case, brackets may be left out:
 //!
 //! ```text
-//! [a picture of|a drawing of] a [SIZE] COLOUR SHAPE [in the POSITION] [on a BACKGROUND background]
-//! [a picture of|a drawing of] a [SIZE] COLOUR SHAPE RELATION a [SIZE] COLOUR SHAPE [on a BACKGROUND background]
+//! [a picture of|a drawing of] a [SIZE] COLOR SHAPE [in the POSITION] [on a BACKGROUND background]
+//! [a picture of|a drawing of] a [SIZE] COLOR SHAPE RELATION a [SIZE] COLOR SHAPE [on a BACKGROUND background]
 //! ```
 
 use std::fmt;
@@ -45,12 +45,12 @@ pub enum Subject {
     },
 }
 
-/// What a caption says about one object; training captions always name colour and shape.
+/// What a caption says about one object; training captions always name color and shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Named {
     /// Its size, if named.
     pub size: Option<Size>,
-    /// Its colour, if named.
+    /// Its color, if named.
     pub color: Option<Color>,
     /// Its shape, if named.
     pub shape: Option<Shape>,
@@ -84,7 +84,7 @@ impl Description {
     /// the grammar.
     ///
     /// More lenient than captions are: capitals, commas, a final dot, `an`, `the`, no article, no
-    /// colour, `shape` or `object` for any shape, and `and` between two objects in no relation.
+    /// color, `shape` or `object` for any shape, and `and` between two objects in no relation.
     pub fn parse(text: &str) -> Option<Self> {
         let words = text.to_lowercase().replace([',', '.'], " ");
         let words = words.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -1,9 +1,9 @@
 //! Reads pictures back: what does this picture show?
 //!
 //! Made for pictures that a model drew, which are never quite flat or sharp. A pixel is taken as
-//! a mixture of the background and one colour, which tells apart the soft edge of a yellow object
-//! on black from a green one; objects are connected regions of one colour; and the outline of a
-//! region is the one that, drawn around the region's centre with the region's area, overlaps best
+//! a mixture of the background and one color, which tells apart the soft edge of a yellow object
+//! on black from a green one; objects are connected regions of one color; and the outline of a
+//! region is the one that, drawn around the region's center with the region's area, overlaps best
 //! with it.
 
 use image::RgbImage;
@@ -36,7 +36,7 @@ impl Reading {
     }
 }
 
-/// Pixels inside a region that it takes to tell its colour from them.
+/// Pixels inside a region that it takes to tell its color from them.
 const INSIDE: usize = 9;
 
 /// Outlines are compared as drawn, and blurred once, twice and so on: as many kinds in all.
@@ -81,7 +81,7 @@ impl Blob<'_> {
         Some(Object { color, shape, size: Size::of(radius), radius, center })
     }
 
-    /// The colour and how it looks here: by the pixels inside, or by vote if those are too few.
+    /// The color and how it looks here: by the pixels inside, or by vote if those are too few.
     fn color(&self, mixtures: &[Mixture]) -> Option<(Color, [f32; 3])> {
         let inside =
             |&&at: &&usize| self.pixels.around(at, 1).filter(|&near| self.owns(near)).count() == 9;
@@ -143,7 +143,7 @@ impl Mask {
         self.shares.iter().copied().map(f64::from).sum()
     }
 
-    /// The centre of gravity in pixels of the picture.
+    /// The center of gravity in pixels of the picture.
     fn center(&self) -> [f64; 2] {
         let width = self.window.width as usize;
         let moments = self.shares.iter().enumerate().map(|(at, &share)| {
@@ -154,7 +154,7 @@ impl Mask {
         [f64::from(self.window.x) + x / area, f64::from(self.window.y) + y / area]
     }
 
-    /// The outline of the same centre and area that overlaps most, and its radius in pixels.
+    /// The outline of the same center and area that overlaps most, and its radius in pixels.
     fn outline(&self) -> (Shape, f64) {
         let (area, center) = (self.area(), self.center());
         let fits = Shape::ALL.map(|shape| {

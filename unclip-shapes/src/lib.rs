@@ -77,7 +77,7 @@ pub struct Sample {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Test {
-    /// One object of a colour-shape pair that occurs in training.
+    /// One object of a color-shape pair that occurs in training.
     SingleSeen,
     /// One object of a pair kept out of training.
     SingleHeldOut,

@@ -1,7 +1,7 @@
 //! The words of the shapes world and what each stands for in a picture.
 //!
-//! Every table of the specification is here: names and synonyms, colours, outlines, radii, places
-//! and the colour-shape pairs kept out of training. Nothing here knows captions or pixels.
+//! Every table of the specification is here: names and synonyms, colors, outlines, radii, places
+//! and the color-shape pairs kept out of training. Nothing here knows captions or pixels.
 
 use std::ops::Range;
 
@@ -51,7 +51,7 @@ macro_rules! words {
 }
 pub(super) use words;
 
-/// An enumeration whose values can be said and recognised.
+/// An enumeration whose values can be said and recognized.
 pub(super) trait Word: Copy + 'static {
     /// Every value.
     const WORDS: &'static [Self];
@@ -66,7 +66,7 @@ words! {
 }
 
 words! {
-    /// The colour of an object.
+    /// The color of an object.
     Color {
         Red = "red", Orange = "orange", Yellow = "yellow", Green = "green",
         Cyan = "cyan", Blue = "blue", Purple = "purple", Pink = "pink",
@@ -115,7 +115,7 @@ pub fn is_held_out(color: Color, shape: Shape) -> bool {
     HELD_OUT.contains(&(color, shape))
 }
 
-/// How far a shape of radius 1 reaches from its centre.
+/// How far a shape of radius 1 reaches from its center.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Extent {
     /// To the left and to the right.
@@ -183,7 +183,7 @@ impl Position {
 }
 
 impl Relation {
-    /// The usual centres of the first and of the second object.
+    /// The usual centers of the first and of the second object.
     pub const fn centers(self) -> [[f32; 2]; 2] {
         match self {
             Self::LeftOf => [[0.25, 0.5], [0.75, 0.5]],
@@ -239,7 +239,7 @@ impl Shape {
         }
     }
 
-    /// Cuts the outline of radius 1 at height `y` (downwards from the centre).
+    /// Cuts the outline of radius 1 at height `y` (downwards from the center).
     ///
     /// All six are mirror images of themselves, so a cut is one range of distances from the
     /// middle line: the points with `inner <= |x| < outer`.
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cell_and_relation_is_recognised_from_its_centres() {
+    fn every_cell_and_relation_is_recognized_from_its_centers() {
         for position in Position::ALL {
             assert_eq!(Position::of(position.center()), position);
         }

@@ -1,6 +1,6 @@
-//! Finds the objects of a picture: pixels, their mixtures, and connected regions of one colour.
+//! Finds the objects of a picture: pixels, their mixtures, and connected regions of one color.
 //!
-//! The checker's first half; it knows colours and neighbours, not outlines.
+//! The checker's first half; it knows colors and neighbors, not outlines.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const TINY: f32 = 0.005;
 /// A region of which this share touches one other region is that region's edge, not an object.
 const EDGE: f32 = 0.4;
 
-/// Squared distance of colours below which regions that touch are one; the palette's is 8,100.
+/// Squared distance of colors below which regions that touch are one; the palette's is 8,100.
 const ALIKE: f32 = 45.0 * 45.0;
 
 /// A picture of moderate size.
@@ -64,11 +64,11 @@ impl Pixels {
     }
 }
 
-/// A pixel as a mixture of the background and one colour.
+/// A pixel as a mixture of the background and one color.
 #[derive(Clone, Copy)]
 pub(super) struct Mixture {
     color: Color,
-    /// Share of the colour, in [0, 1].
+    /// Share of the color, in [0, 1].
     share: f32,
 }
 
@@ -92,7 +92,7 @@ impl Mixture {
     }
 }
 
-/// How far a pixel is on the way from the background to a full colour, in [0, 1].
+/// How far a pixel is on the way from the background to a full color, in [0, 1].
 pub(super) fn share(pixel: [f32; 3], ground: [f32; 3], full: [f32; 3]) -> f32 {
     let way = [0, 1, 2].map(|channel| full[channel] - ground[channel]);
     let along: f32 = (0..3).map(|channel| (pixel[channel] - ground[channel]) * way[channel]).sum();
@@ -123,7 +123,7 @@ impl Regions {
         regions
     }
 
-    /// Collects the region of one colour that holds a pixel.
+    /// Collects the region of one color that holds a pixel.
     fn flood(&mut self, pixels: &Pixels, colors: &[Option<Color>], start: usize) {
         let mut members = vec![start];
         self.owner[start] = Some(start);
@@ -171,21 +171,21 @@ impl Regions {
     }
 }
 
-/// The colour of a pixel by vote of the pixels around it; `None` if it is background.
+/// The color of a pixel by vote of the pixels around it; `None` if it is background.
 fn vote(pixels: &Pixels, mixtures: &[Mixture], at: usize) -> Option<Color> {
     mixtures[at].is_object().then_some(())?;
     let voters = pixels.around(at, 1).map(|near| mixtures[near]).filter(|near| near.is_object());
     election(voters)
 }
 
-/// The colour with the largest sum of shares.
+/// The color with the largest sum of shares.
 pub(super) fn election(voters: impl Iterator<Item = Mixture>) -> Option<Color> {
     let mut votes = [0.0; Color::ALL.len()];
     voters.for_each(|voter| votes[voter.color as usize] += voter.share);
     nearest(&Color::ALL, |&color| -votes[color as usize])
 }
 
-/// Squared distance of two colours.
+/// Squared distance of two colors.
 pub(super) fn distance(a: [f32; 3], b: [f32; 3]) -> f32 {
     (0..3).map(|channel| (a[channel] - b[channel]).powi(2)).sum()
 }

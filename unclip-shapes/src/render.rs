@@ -91,7 +91,7 @@ pub(super) fn coverage(shape: Shape, center: [f64; 2], radius: f64, region: Regi
     out
 }
 
-/// One outline with its colour.
+/// One outline with its color.
 struct Figure {
     shape: Shape,
     center: [f64; 2],
@@ -195,7 +195,7 @@ impl Row {
         }
     }
 
-    /// From `sample` on, each sample is of another colour: `sign` is 1 to enter, -1 to leave.
+    /// From `sample` on, each sample is of another color: `sign` is 1 to enter, -1 to leave.
     fn step(&mut self, sample: i64, rgb: [u8; 3], sign: i16) {
         let (pixel, skipped) = ((sample / SAMPLES) as usize, (sample % SAMPLES) as i16);
         for (channel, value) in rgb.into_iter().enumerate() {

@@ -26,10 +26,10 @@ pub enum Layout {
     Single {
         /// The object.
         object: Object,
-        /// The cell that holds its centre.
+        /// The cell that holds its center.
         position: Position,
     },
-    /// Two objects that differ in colour and in shape.
+    /// Two objects that differ in color and in shape.
     Pair {
         /// The objects in the order of the caption.
         objects: [Object; 2],
@@ -38,10 +38,10 @@ pub enum Layout {
     },
 }
 
-/// One coloured shape.
+/// One colored shape.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Object {
-    /// Its colour.
+    /// Its color.
     pub color: Color,
     /// Its outline.
     pub shape: Shape,
@@ -49,14 +49,14 @@ pub struct Object {
     pub size: Size,
     /// Its radius.
     pub radius: f32,
-    /// The centre of its outline, `[x, y]`.
+    /// The center of its outline, `[x, y]`.
     pub center: [f32; 2],
 }
 
 /// Gap that is left between two objects, along the axis that their relation names.
 pub const GAP: f32 = 0.02;
 
-/// Furthest distance of a centre from its usual place, in each direction.
+/// Furthest distance of a center from its usual place, in each direction.
 pub const JITTER: f32 = 0.03;
 
 impl Scene {
@@ -73,7 +73,7 @@ impl Scene {
         if dice.chance(0.6) { Self::single(dice, false) } else { Self::pair(dice) }
     }
 
-    /// One object, of a seen or of a held-out colour-shape pair.
+    /// One object, of a seen or of a held-out color-shape pair.
     pub(super) fn single(dice: &mut Dice, held_out: bool) -> Self {
         let background = dice.pick(&Background::ALL);
         let position = dice.pick(&Position::ALL);
@@ -81,7 +81,7 @@ impl Scene {
         Self { background, layout: Layout::Single { object, position } }.arranged(dice)
     }
 
-    /// Two objects of seen pairs that differ in colour and in shape.
+    /// Two objects of seen pairs that differ in color and in shape.
     pub(super) fn pair(dice: &mut Dice) -> Self {
         let background = dice.pick(&Background::ALL);
         let relation = dice.pick(&Relation::ALL);
@@ -122,7 +122,7 @@ impl Object {
         [x - side, y - top, x + side, y + bottom]
     }
 
-    /// A colour, shape, size and radius by lot; the centre is still that of the picture.
+    /// A color, shape, size and radius by lot; the center is still that of the picture.
     fn lot(dice: &mut Dice, held_out: bool) -> Self {
         let (color, shape) = dice.until(
             |dice| (dice.pick(&Color::ALL), dice.pick(&Shape::ALL)),

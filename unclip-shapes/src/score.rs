@@ -19,7 +19,7 @@ words! {
         Background = "background",
         /// As many objects as named, no more and no less.
         Count = "count",
-        /// The colour, of both objects if there are two.
+        /// The color, of both objects if there are two.
         Color = "color",
         /// The shape, of both objects if there are two.
         Shape = "shape",
@@ -29,9 +29,9 @@ words! {
         Position = "position",
         /// Where the first of two objects is.
         Relation = "relation",
-        /// Two objects: their colours and their shapes all appear, whichever goes with which.
+        /// Two objects: their colors and their shapes all appear, whichever goes with which.
         Present = "present",
-        /// Two objects: each colour goes with its shape.
+        /// Two objects: each color goes with its shape.
         Bound = "bound",
     }
 }
@@ -41,14 +41,14 @@ words! {
 pub struct Verdict {
     /// One mark for each of [`Attribute::ALL`]; `None` if the description does not name it.
     pub marks: [Option<bool>; Attribute::ALL.len()],
-    /// Whether two objects have exchanged their colours; `None` if that cannot be told.
+    /// Whether two objects have exchanged their colors; `None` if that cannot be told.
     pub swapped: Option<bool>,
 }
 
 /// Compares what a picture shows with what it should show.
 ///
 /// If there are more objects than named, the largest are judged. Two objects are taken in the
-/// order that gets most right, first in colours and shapes, then in the relation, then in sizes.
+/// order that gets most right, first in colors and shapes, then in the relation, then in sizes.
 pub fn judge(description: &Description, reading: &Reading) -> Verdict {
     let mut verdict = Verdict::default();
     let background = description.background.map(|named| named == reading.background);
@@ -84,7 +84,7 @@ impl Verdict {
         self.marks[attribute as usize] = mark;
     }
 
-    /// Marks colour, shape and size, each over all objects.
+    /// Marks color, shape and size, each over all objects.
     fn mark_looks(&mut self, pairs: &[Match]) {
         for (attribute, compare) in LOOKS {
             let marks = pairs.iter().filter_map(|&(named, found)| compare(named, found));
@@ -146,7 +146,7 @@ impl Order<'_> {
         self.0.iter().filter(|&&(named, found)| compare(named, found) == Some(true)).count()
     }
 
-    /// The shapes are right and each has the colour of the other.
+    /// The shapes are right and each has the color of the other.
     fn swapped(&self) -> bool {
         let [(first, a), (second, b)] = self.0;
         self.agrees(shape) && Order([(first, b), (second, a)]).agrees(color)
@@ -218,7 +218,7 @@ pub struct Tally {
     pub rates: [Rate; Attribute::ALL.len()],
     /// How often everything named was right.
     pub all: Rate,
-    /// How often two objects had exchanged their colours.
+    /// How often two objects had exchanged their colors.
     pub swapped: Rate,
 }
 

@@ -9,9 +9,10 @@ use burn::tensor::Tensor;
 pub(crate) fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
     let mut visitor = Squares { gradients, squares: Vec::new() };
     model.visit(&mut visitor);
-    match visitor.squares.is_empty() {
-        true => None,
-        false => Some(Tensor::cat(visitor.squares, 0).sum().sqrt()),
+    if visitor.squares.is_empty() {
+        None
+    } else {
+        Some(Tensor::cat(visitor.squares, 0).sum().sqrt())
     }
 }
 

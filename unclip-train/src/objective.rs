@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
-use unclip_clip::loss::contrastive_loss;
+use unclip_clip::loss::{MAX_LOGIT_SCALE, contrastive_loss};
 use unclip_clip::{
     ImageEncoder, ImageEncoderConfig, TextEncoder, TextEncoderConfig, Tokenizer, preprocess,
 };
-use unclip_core::{ImageEmbedding, InvalidSetting, NoiseSchedule, TextEmbedding};
+use unclip_core::loss::{Noised, training_loss};
+use unclip_core::{ImageEmbedding, InvalidSetting, NoiseSchedule, Stage, TextEmbedding};
 use unclip_decoder::{Condition, Decoder, DecoderConfig};
 use unclip_prior::{DiffusionPrior, DiffusionPriorConfig};
 use unclip_upsample::degrade::gaussian_blur;
@@ -62,6 +63,18 @@ impl ClipTowers {
             image: image.init(device),
             logit_scale: Initializer::Constant { value: (1.0f64 / 0.07).ln() }.init([1], device),
         }
+    }
+}
+
+impl ClipTowers {
+    /// The same towers, with the temperature where it may be; a training step may have led out.
+    #[must_use]
+    pub fn within_bounds(self) -> Self {
+        let clamp = |scale: Tensor<1>| {
+            let scale = Tensor::from_inner(scale.inner().clamp(0.0, MAX_LOGIT_SCALE));
+            scale.require_grad()
+        };
+        Self { logit_scale: self.logit_scale.map(clamp), ..self }
     }
 }
 
@@ -147,6 +160,8 @@ pub struct PriorObjective {
 }
 
 impl PriorObjective {
+    /// The objective of these data, this CLIP and these sizes.
+    ///
     /// # Errors
     /// A schedule that cannot be built.
     pub fn new(
@@ -162,17 +177,12 @@ impl PriorObjective {
     pub fn loss(&self, prior: &DiffusionPrior, step: u64) -> Tensor<1> {
         const DROP_CAPTION: f64 = 0.1;
         let (samples, mut draws) = self.source.step(step);
-        let device = &self.source.device;
         let image = self.clip.embed_samples(&samples);
         let dropped = draws.chances(samples.len(), DROP_CAPTION);
         let text = self.clip.embed_captions(&captions(&samples, &dropped));
-        let batch = unclip_prior::train::TrainingBatch {
-            epsilon: draws.normal(image.0.dims(), device),
-            indices: draws.spread(samples.len(), self.schedule.len()),
-            image,
-            text,
-        };
-        unclip_prior::train::loss(prior, &self.config, &self.schedule, batch)
+        let x_0 = self.config.sample_of(prior, &image);
+        let noised = noised(&self.schedule, x_0, &mut draws);
+        training_loss(&self.config, prior, &text, &self.schedule, &noised, f64::INFINITY).mean()
     }
 }
 
@@ -190,6 +200,8 @@ pub struct DecoderObjective {
 }
 
 impl DecoderObjective {
+    /// The objective of these data, this CLIP and these sizes.
+    ///
     /// # Errors
     /// A schedule that cannot be built.
     pub fn new(
@@ -216,15 +228,11 @@ impl DecoderObjective {
             image: self.clip.embed_images(worn_pictures(&samples, side, &mut draws, device)),
             text: self.clip.embed_captions(&captions(&samples, &no_caption)),
         };
-        let batch = unclip_decoder::train::TrainingBatch {
-            keep_image: kept(&no_image, device),
-            epsilon: draws.normal(images.dims(), device),
-            indices: draws.spread(samples.len(), self.schedule.len()),
-            images,
-            condition,
-            max_snr: MAX_SNR,
-        };
-        unclip_decoder::train::loss(decoder, &self.config, &self.schedule, batch)
+        let kept = kept(&no_image, device);
+        let condition =
+            Condition { image: decoder.drop_images(&condition.image, kept), ..condition };
+        let noised = noised(&self.schedule, images, &mut draws);
+        training_loss(&self.config, decoder, &condition, &self.schedule, &noised, MAX_SNR).mean()
     }
 }
 
@@ -243,7 +251,8 @@ impl UpsamplerObjective {
     /// `low_side` is the side of whole small pictures, `low_crop` that of the crops.
     ///
     /// # Errors
-    /// A schedule that cannot be built, or a crop larger than the picture.
+    /// A schedule that cannot be built, a crop larger than the picture, or a second network for the
+    /// last step: it learns from a discriminator, which is not here.
     pub fn new(
         source: Source,
         config: UpsamplerConfig,
@@ -252,6 +261,11 @@ impl UpsamplerObjective {
     ) -> Result<Self, InvalidSetting> {
         if low_crop < 2 || low_crop > low_side {
             return Err(InvalidSetting::new("crop", low_crop, format!("2 to {low_side}")));
+        }
+        if config.last_step_network {
+            let expected = "false: the network of the last step is trained with an adversarial \
+                            loss, which is not here; train an upsampler without one";
+            return Err(InvalidSetting::new("last_step_network", true, expected));
         }
         let schedule = config.diffusion.training_schedule()?;
         Ok(Self { source, config, schedule, low_side, low_crop })
@@ -271,13 +285,17 @@ impl UpsamplerObjective {
             pictures(&samples.iter().zip(&corners).map(part).collect::<Vec<_>>(), device)
         };
         let (images, low_res) = (crops(self.config.factor as u32), crops(1));
-        let batch = unclip_upsample::train::TrainingBatch {
-            low_res: degraded(low_res, &mut draws),
-            epsilon: draws.normal(images.dims(), device),
-            indices: draws.spread(samples.len(), self.schedule.len()),
-            images,
-        };
-        unclip_upsample::train::loss(upsampler, &self.config, &self.schedule, batch)
+        let low_res = degraded(low_res, &mut draws);
+        let noised = noised(&self.schedule, images, &mut draws);
+        let loss = training_loss(
+            &self.config,
+            upsampler,
+            &low_res,
+            &self.schedule,
+            &noised,
+            f64::INFINITY,
+        );
+        loss.mean()
     }
 
     /// Where a crop begins: three of four lie around a point near the outline of an object, since
@@ -287,13 +305,13 @@ impl UpsamplerObjective {
         let object = &objects[draws.below(1, objects.len())[0]];
         let anywhere = draws.chance(0.25);
         let space = (self.low_side - self.low_crop) as f32;
-        object.center.map(|center| match anywhere {
-            true => draws.within(0.0..space + 1.0).min(space) as u32,
-            false => {
-                let at = center + object.radius * draws.within(-1.2..1.2);
-                let corner = at * self.low_side as f32 - self.low_crop as f32 / 2.0;
-                corner.round().clamp(0.0, space) as u32
+        object.center.map(|center| {
+            if anywhere {
+                return draws.within(0.0..space + 1.0).min(space) as u32;
             }
+            let at = center + object.radius * draws.within(-1.2..1.2);
+            let corner = at * self.low_side as f32 - self.low_crop as f32 / 2.0;
+            corner.round().clamp(0.0, space) as u32
         })
     }
 
@@ -306,6 +324,17 @@ impl UpsamplerObjective {
             height: self.low_crop * scale,
         }
     }
+}
+
+/// A batch under noise, of levels that are spread over the schedule.
+fn noised<const D: usize>(
+    schedule: &NoiseSchedule,
+    x_0: Tensor<D>,
+    draws: &mut Draws,
+) -> Noised<D> {
+    let epsilon = draws.normal(x_0.dims(), &x_0.device());
+    let indices = draws.spread(x_0.dims()[0], schedule.len());
+    Noised::new(schedule, x_0, epsilon, indices)
 }
 
 /// Small pictures as a decoder makes them: half of them blurred, most with some grain.

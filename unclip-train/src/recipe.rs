@@ -1,7 +1,7 @@
 //! The sizes and settings of the bundled shapes model.
 
 use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
-use unclip_core::{BetaSchedule, DiffusionConfig, Parameterization, SamplerKind, VarianceType};
+use unclip_core::{Ddpm, DiffusionConfig, Parameterization};
 use unclip_decoder::{DecoderConfig, LayoutConfig};
 use unclip_nn::{Activation, TransformerConfig, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
@@ -60,17 +60,8 @@ pub fn image_encoder() -> ImageEncoderConfig {
     }
 }
 
-fn diffusion(kind: Parameterization, steps: usize, guidance_scale: f64) -> DiffusionConfig {
-    DiffusionConfig {
-        num_train_timesteps: 1000,
-        beta_schedule: BetaSchedule::SquaredCosine,
-        parameterization: kind,
-        variance: VarianceType::FixedSmall,
-        clamp: Some(1.0),
-        sampler: SamplerKind::Ddim,
-        steps,
-        guidance_scale,
-    }
+fn diffusion(kind: Parameterization, guidance_scale: f64) -> DiffusionConfig {
+    DiffusionConfig { guidance_scale, ..DiffusionConfig::cosine(kind) }
 }
 
 /// The diffusion prior.
@@ -90,8 +81,8 @@ pub fn prior() -> DiffusionPriorConfig {
         },
         diffusion: DiffusionConfig {
             clamp: Some(5.0),
-            sampler: SamplerKind::Ddpm,
-            ..diffusion(Parameterization::Sample, 25, 2.0)
+            sampler: Ddpm.into(),
+            ..diffusion(Parameterization::Sample, 2.0)
         },
     }
 }
@@ -123,7 +114,7 @@ pub fn decoder() -> DecoderConfig {
             d_time: Some(160),
             norm_eps: 1e-5,
         },
-        diffusion: diffusion(Parameterization::V, 25, 3.0),
+        diffusion: diffusion(Parameterization::V, 3.0),
     }
 }
 
@@ -154,7 +145,7 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
             d_time: Some(64),
             norm_eps: 1e-5,
         },
-        diffusion: diffusion(Parameterization::Sample, 4, 1.0),
+        diffusion: DiffusionConfig { steps: 4, ..diffusion(Parameterization::Sample, 1.0) },
     })
 }
 

@@ -25,7 +25,7 @@ use crate::{
 };
 use unclip_shapes::ShapesWorld;
 
-/// Captions from which the vocabulary is learnt.
+/// Captions from which the vocabulary is learned.
 const VOCABULARY_CAPTIONS: u64 = 20_000;
 /// Samples over which statistics of embeddings are taken.
 const STATISTICS_SAMPLES: usize = 4096;
@@ -92,7 +92,7 @@ pub struct ShapesTraining {
 
 impl ShapesTraining {
     /// Trains a stage to the end, or until the observer or the time limit stops it, and writes what
-    /// it has learnt into the bundle. An interrupted run goes on where it was.
+    /// it has learned into the bundle. An interrupted run goes on where it was.
     ///
     /// # Errors
     /// Files that cannot be read or written, a stage that is needed and missing, divergence.
@@ -137,7 +137,8 @@ impl ShapesTraining {
         };
         let objective = ClipObjective { source, tokenizer, image: image.clone() };
         let (stage, loss) = (TrainStage::Clip, |m: &_, s| objective.loss(m, s));
-        let trainer = self.run((stage, ""), settings, towers, observer, loss)?;
+        let bounds: fn(ClipTowers) -> ClipTowers = ClipTowers::within_bounds;
+        let trainer = self.run((stage, ""), settings, (towers, bounds), observer, loss)?;
         self.save_clip(trainer.average().clone(), &text, &image)
     }
 
@@ -178,7 +179,7 @@ impl ShapesTraining {
         let prior = self.first("prior", Some(&space), &config, fresh)?;
         let objective = PriorObjective::new(self.source(&settings), clip, config.clone())?;
         let (stage, loss) = (TrainStage::Prior, |m: &_, s| objective.loss(m, s));
-        let trainer = self.run((stage, &space), settings, prior, observer, loss)?;
+        let trainer = self.run((stage, &space), settings, (prior, free), observer, loss)?;
         self.save("prior", &space, &config, trainer.average())
     }
 
@@ -195,7 +196,7 @@ impl ShapesTraining {
         let decoder = self.first("decoder", Some(&space), &config, fresh)?;
         let objective = DecoderObjective::new(self.source(&settings), clip, config.clone())?;
         let (stage, loss) = (TrainStage::Decoder, |m: &_, s| objective.loss(m, s));
-        let trainer = self.run((stage, &space), settings, decoder, observer, loss)?;
+        let trainer = self.run((stage, &space), settings, (decoder, free), observer, loss)?;
         self.save("decoder", &space, &config, trainer.average())
     }
 
@@ -220,7 +221,7 @@ impl ShapesTraining {
         let objective =
             UpsamplerObjective::new(source, config.clone(), low_side, recipe::LOW_CROP)?;
         let loss = |m: &_, s| objective.loss(m, s);
-        let trainer = self.run((stage, ""), settings, upsampler, observer, loss)?;
+        let trainer = self.run((stage, ""), settings, (upsampler, free), observer, loss)?;
         self.save(&stage.name(), "", &config, trainer.average())
     }
 
@@ -266,7 +267,7 @@ impl ShapesTraining {
         &self,
         (stage, space): (TrainStage, &str),
         settings: TrainSettings,
-        model: M,
+        (model, constrain): (M, fn(M) -> M),
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
         loss: impl FnMut(&M, u64) -> Tensor<1>,
     ) -> Result<Trainer<M>, TrainError> {
@@ -275,7 +276,7 @@ impl ShapesTraining {
         let clip = (!space.is_empty()).then(|| format!("CLIP {space}"));
         let rests_on: Vec<String> = clip.into_iter().chain(from).collect();
         let settings = TrainSettings { rests_on: rests_on.join(", "), ..settings };
-        let mut trainer = Trainer::new(model, settings, &folder)?;
+        let mut trainer = Trainer::new(model, settings, &folder)?.with_constraint(constrain);
         let mut curve = LossCurve::open(&folder, trainer.step())?;
         let start = Instant::now();
         trainer.run(self.interval, loss, |report| {
@@ -331,6 +332,11 @@ impl ShapesTraining {
     }
 }
 
+/// Weights that may be anything.
+fn free<M>(model: M) -> M {
+    model
+}
+
 /// Embeddings of clean pictures of the kinds that the other stages see in training:
 /// `[samples, d_embedding]`.
 fn typical_embeddings(clip: &FrozenClip) -> Tensor<2> {
@@ -367,9 +373,6 @@ impl ModuleMapper for ScaleProjection {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let is_projection = self.path.iter().any(|name| name.ends_with("_projection"));
-        match is_projection {
-            true => param.map(|weight| weight * self.factor),
-            false => param,
-        }
+        if is_projection { param.map(|weight| weight * self.factor) } else { param }
     }
 }

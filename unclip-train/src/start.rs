@@ -51,9 +51,10 @@ impl ModuleMapper for Silence {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        match self.path.iter().any(|name| LAST.contains(&name.as_str())) {
-            true => param.map(|weight| weight.zeros_like()),
-            false => param,
+        if self.path.iter().any(|name| LAST.contains(&name.as_str())) {
+            param.map(|weight| weight.zeros_like())
+        } else {
+            param
         }
     }
 }
@@ -120,10 +121,10 @@ mod tests {
         let covariance = white.clone().transpose().matmul(white.clone()) / n as f64;
         for (at, value) in values(covariance).into_iter().enumerate() {
             let (row, column) = (at / d, at % d);
-            match row == column {
-                // the quietest are held back by the floor
-                true => assert!((0.5..1.001).contains(&value), "{at}: {value}"),
-                false => assert!(value.abs() < 1e-3, "{at}: {value}"),
+            if row == column {
+                assert!((0.5..1.001).contains(&value), "{at}: {value}")
+            } else {
+                assert!(value.abs() < 1e-3, "{at}: {value}")
             }
         }
         let back = values(whitening.inverse(white));

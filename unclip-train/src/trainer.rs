@@ -7,80 +7,14 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
-use unclip_core::InvalidSetting;
+use serde::Serialize;
 
 use crate::checkpoint::{Place, Pointer, Progress, read_checkpoint, write_checkpoint};
 use crate::ema::{update_average, warmed_decay};
-use crate::{TrainError, gradients};
+use crate::{TrainError, TrainSettings, gradients};
 
 /// Steps in a row without a finite loss after which training gives up.
 const MAX_SKIPPED_IN_A_ROW: u64 = 50;
-
-/// How a model is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainSettings {
-    /// Steps in all.
-    pub steps: u64,
-    /// Items of a step.
-    pub batch: usize,
-    /// Peak learning rate of AdamW.
-    pub learning_rate: f64,
-    /// Steps over which the learning rate rises to its peak, where it stays.
-    pub warmup: u64,
-    /// Steps at the end over which the learning rate falls. A run that is made longer goes on from
-    /// where it began to fall, so that it never rises a second time.
-    pub cooldown: u64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Largest norm of all gradients together.
-    pub max_norm: f64,
-    /// Decay of the averaged weights, which are the ones that are kept.
-    pub ema_decay: f64,
-    /// Seed of weights, data and noise.
-    pub seed: u64,
-    /// What the run rests on beside these numbers, in words: a frozen network that it learns from,
-    /// weights that it starts from. A checkpoint of a run that rests on something else is refused.
-    #[serde(default)]
-    pub rests_on: String,
-}
-
-impl TrainSettings {
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// The first field that cannot be used.
-    pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let positive = |name: &str, n: u64| match n {
-            0 => Err(InvalidSetting::new(name, n, "at least 1")),
-            _ => Ok(()),
-        };
-        positive("training steps", self.steps)?;
-        positive("training batch", self.batch as u64)?;
-        if self.cooldown >= self.steps {
-            let expected = format!("less than the {} steps of the run", self.steps);
-            return Err(InvalidSetting::new("cooldown", self.cooldown, expected));
-        }
-        InvalidSetting::check_range("learning rate", self.learning_rate, 1e-9, 1.0)?;
-        InvalidSetting::check_range("weight decay", self.weight_decay, 0.0, 1.0)?;
-        InvalidSetting::check_range("largest gradient norm", self.max_norm, 1e-6, 1e6)?;
-        InvalidSetting::check_range("decay of the average", self.ema_decay, 0.0, 1.0)
-    }
-
-    /// The step at which the learning rate begins to fall.
-    pub fn cooldown_start(&self) -> u64 {
-        self.steps.saturating_sub(self.cooldown)
-    }
-
-    /// The learning rate at a step: a linear rise, a plateau, and at the end a linear fall to a
-    /// fiftieth.
-    pub fn learning_rate_at(&self, step: u64) -> f64 {
-        const FLOOR: f64 = 0.02;
-        let rise = ((step + 1) as f64 / self.warmup.max(1) as f64).min(1.0);
-        let left = self.steps.saturating_sub(step) as f64 / (self.cooldown + 1) as f64;
-        self.learning_rate * rise * left.clamp(FLOOR, 1.0)
-    }
-}
 
 /// One finished training step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -107,6 +41,8 @@ pub struct Trainer<M: Module> {
     settings: TrainSettings,
     folder: PathBuf,
     progress: Progress,
+    /// What keeps weights where they may be, after each step.
+    constrain: fn(M) -> M,
     /// The checkpoint from which the learning rate fell, if it has.
     plateau: Option<Place>,
 }
@@ -133,6 +69,7 @@ impl<M: Module> Trainer<M> {
             settings,
             folder: folder.into(),
             progress: Progress::default(),
+            constrain: |model| model,
             plateau: None,
         };
         if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings)? {
@@ -143,6 +80,12 @@ impl<M: Module> Trainer<M> {
             trainer.optimizer = saved.load_optimizer(trainer.optimizer)?;
         }
         Ok(trainer)
+    }
+
+    /// Lets a function bring weights back to where they may be, after each step.
+    #[must_use]
+    pub fn with_constraint(self, constrain: fn(M) -> M) -> Self {
+        Self { constrain, ..self }
     }
 
     /// Steps done so far, those of earlier runs included.
@@ -233,11 +176,13 @@ impl<M: Module> Trainer<M> {
     }
 
     fn apply(&mut self, gradients: GradientsParams, norm: f64, learning_rate: f64) {
-        let gradients = match norm > self.settings.max_norm {
-            true => gradients::scale(&self.model, gradients, self.settings.max_norm / norm),
-            false => gradients,
+        let gradients = if norm > self.settings.max_norm {
+            gradients::scale(&self.model, gradients, self.settings.max_norm / norm)
+        } else {
+            gradients
         };
-        self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        let stepped = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        self.model = (self.constrain)(stepped);
         let decay = warmed_decay(self.settings.ema_decay, self.progress.step);
         self.average = update_average(self.average.clone(), &self.model.valid(), decay);
     }
@@ -245,12 +190,12 @@ impl<M: Module> Trainer<M> {
     fn skip(&mut self) -> Result<(), TrainError> {
         self.progress.skipped += 1;
         self.progress.skipped_in_a_row += 1;
-        match self.progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW {
-            false => Ok(()),
-            true => Err(TrainError::Diverged {
-                step: self.progress.step,
-                skipped: self.progress.skipped_in_a_row,
-            }),
+        if self.progress.skipped_in_a_row <= MAX_SKIPPED_IN_A_ROW {
+            return Ok(());
         }
+        Err(TrainError::Diverged {
+            step: self.progress.step,
+            skipped: self.progress.skipped_in_a_row,
+        })
     }
 }

@@ -10,7 +10,7 @@ use unclip_nn::checkpoint::{LoadError, read_file, write_whole};
 
 use crate::TrainError;
 
-/// Merges that are learnt at most.
+/// Merges that are learned at most.
 const MAX_MERGES: usize = 2000;
 
 /// Learns a byte-pair vocabulary of CLIP's kind and writes `vocab.json` and `merges.txt`.

@@ -44,9 +44,10 @@ pub fn worn_pictures(
 
 /// A scene at this size, or shrunk to it as CLIP shrinks pictures.
 fn draw(scene: &Scene, side: u32, draws: &mut Draws, out: &mut [f32]) {
-    match draws.chance(SHRUNK) {
-        true => fill(out, &bicubic_8bit(&render(scene, side * LARGER), side, side)),
-        false => render_into(scene, Region::whole(side), out),
+    if draws.chance(SHRUNK) {
+        fill(out, &bicubic_8bit(&render(scene, side * LARGER), side, side))
+    } else {
+        render_into(scene, Region::whole(side), out)
     }
 }
 

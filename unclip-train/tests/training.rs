@@ -6,8 +6,12 @@ use std::time::Duration;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
+use unclip_core::{InvalidSetting, VarianceType};
+use unclip_shapes::ShapesWorld;
 use unclip_train::data::Draws;
-use unclip_train::{StepReport, TrainError, TrainSettings, Trainer, update_average};
+use unclip_train::objective::{ClipTowers, Source, UpsamplerObjective};
+use unclip_train::{StepReport, TrainError, TrainSettings, Trainer, recipe, update_average};
+use unclip_upsample::UpsamplerConfig;
 
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -47,10 +51,7 @@ fn run(trainer: &mut Trainer<Linear>, stop_after: u64) -> Vec<StepReport> {
     let mut reports = Vec::new();
     let observer = |report: &StepReport| {
         reports.push(StepReport { seconds: 0.0, ..*report });
-        match report.step >= stop_after {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        if report.step >= stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     trainer.run(NEVER, loss, observer).unwrap();
     reports
@@ -115,12 +116,18 @@ fn a_step_that_is_not_finite_is_skipped_and_counted() {
         _ => loss(model, step),
     };
     let mut skipped = Vec::new();
+    let stop = |report: &StepReport| match report.step {
+        1 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    trainer.run(NEVER, spoilt, stop).unwrap();
+    assert_eq!(weights(trainer.average()), before, "the step is skipped");
     let observer = |report: &StepReport| {
         skipped.push(report.skipped);
         ControlFlow::Continue(())
     };
     trainer.run(NEVER, spoilt, observer).unwrap();
-    assert_eq!(skipped, [1, 1, 1]);
+    assert_eq!(skipped, [1, 1]);
     let after = weights(trainer.average());
     assert!(after.iter().all(|w| w.is_finite()) && after != before);
 }
@@ -136,13 +143,19 @@ fn a_run_that_diverges_says_so() {
 #[test]
 fn impossible_settings_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let refused = |settings: TrainSettings| Trainer::new(line(), settings, folder.path()).is_err();
-    assert!(refused(settings(0)));
-    assert!(refused(TrainSettings { batch: 0, ..settings(1) }));
-    assert!(refused(TrainSettings { learning_rate: f64::NAN, ..settings(1) }));
-    assert!(refused(TrainSettings { ema_decay: 1.5, ..settings(1) }));
-    assert!(refused(TrainSettings { max_norm: 0.0, ..settings(1) }));
-    assert!(refused(TrainSettings { cooldown: 4, ..settings(4) }));
+    let cases = [
+        (settings(0), "training steps is 0, expected at least 1"),
+        (TrainSettings { batch: 0, ..settings(1) }, "training batch is 0, expected at least 1"),
+        (TrainSettings { learning_rate: f64::NAN, ..settings(1) }, "learning rate is NaN"),
+        (TrainSettings { ema_decay: 1.5, ..settings(1) }, "decay of the average is 1.5"),
+        (TrainSettings { max_norm: 0.0, ..settings(1) }, "largest gradient norm is 0"),
+        (TrainSettings { weight_decay: -0.1, ..settings(1) }, "weight decay is -0.1"),
+        (TrainSettings { cooldown: 4, ..settings(4) }, "cooldown is 4, expected less than the 4"),
+    ];
+    for (settings, words) in cases {
+        let error = Trainer::new(line(), settings, folder.path()).err().unwrap().to_string();
+        assert!(error.starts_with(words), "{error}");
+    }
 }
 
 #[test]
@@ -206,4 +219,55 @@ fn the_average_is_the_formula() {
     let found = weights(&update_average(slow, &fast.valid(), 0.75));
     let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
     assert!(found.iter().zip(&expected).all(close), "{found:?} {expected:?}");
+}
+
+/// An upsampler of a few weights, and its data.
+fn upsampler(
+    edit: impl FnOnce(&mut UpsamplerConfig),
+) -> Result<(UpsamplerObjective, UpsamplerConfig), InvalidSetting> {
+    let mut config = recipe::upsamplers()[0].clone();
+    config.factor = 2;
+    config.residual = false;
+    config.unet.block_out_channels = vec![4, 4];
+    edit(&mut config);
+    config.validate().unwrap();
+    let source = Source { world: ShapesWorld::new(1), batch: 2, seed: 3, device: Device::flex() };
+    Ok((UpsamplerObjective::new(source, config.clone(), 32, 8)?, config))
+}
+
+#[test]
+fn an_upsampler_may_learn_its_variance() {
+    let learned = |config: &mut UpsamplerConfig| {
+        config.diffusion.variance = VarianceType::LearnedRange;
+        config.unet.out_channels = 6;
+    };
+    let (objective, config) = upsampler(learned).unwrap();
+    let device = Device::flex().autodiff();
+    let network = config.init(&Device::flex()).train();
+    let gradients = objective.loss(&network, 0).backward();
+    let gradients = burn::optim::GradientsParams::from_grads(gradients, &network);
+    assert!(gradients.len() > 10, "{} gradients on {device:?}", gradients.len());
+}
+
+#[test]
+fn a_network_for_the_last_step_alone_is_not_trained_by_halves() {
+    let error = upsampler(|config| config.last_step_network = true).err().unwrap().to_string();
+    assert!(error.starts_with("last_step_network is true, expected false"), "{error}");
+}
+
+#[test]
+fn the_temperature_stays_within_its_bounds() {
+    let towers =
+        ClipTowers::new(&recipe::text_encoder(300), &recipe::image_encoder(), &Device::flex());
+    let far = |value: f32| ClipTowers {
+        logit_scale: towers.logit_scale.clone().map(|scale| scale.full_like(value)),
+        ..towers.clone()
+    };
+    for (value, expected) in [(7.0, 100.0f32.ln()), (2.0, 2.0), (-1.0, 0.0)] {
+        let kept = far(value).train().within_bounds();
+        let scale = kept.logit_scale.val();
+        assert!(scale.is_require_grad(), "it still learns");
+        let scale: f32 = scale.inner().into_scalar();
+        assert!((scale - expected).abs() < 1e-6, "{value} becomes {scale}");
+    }
 }

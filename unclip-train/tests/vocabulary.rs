@@ -1,4 +1,4 @@
-//! A learnt vocabulary reads every caption of the world in one token a word, and any other text
+//! A learned vocabulary reads every caption of the world in one token a word, and any other text
 //! byte by byte.
 
 use unclip_clip::{Tokenizer, TokenizerOptions};

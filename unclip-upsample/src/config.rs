@@ -1,12 +1,8 @@
 //! Sizes of an upsampler.
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use unclip_core::{DiffusionConfig, Parameterization};
-use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{ConfigError, UNetConfig};
-
-use crate::Upsampler;
 
 /// Sizes of an [`Upsampler`](crate::Upsampler), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,23 +56,5 @@ impl UpsamplerConfig {
         self.diffusion
             .validate()
             .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
-    }
-}
-
-impl StageConfig for UpsamplerConfig {
-    const STAGE: &'static str = "upsampler";
-    const KEYS: KeyMap = KeyMap::NONE;
-    type Network = Upsampler;
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.validate()
-    }
-
-    fn layers(&self) -> Layers {
-        self.unet.layers()
-    }
-
-    fn init(&self, device: &Device) -> Upsampler {
-        self.init(device)
     }
 }

@@ -5,10 +5,7 @@
 
 mod config;
 pub mod degrade;
-mod last_step;
-pub mod train;
 mod upsampler;
 
 pub use config::UpsamplerConfig;
-pub use last_step::LastStep;
 pub use upsampler::Upsampler;

@@ -2,13 +2,13 @@
 
 use burn::tensor::{Device, Tensor};
 use unclip_core::{
-    BetaSchedule, Denoiser, DiffusionConfig, Network, Parameterization, Prediction, SamplerKind,
-    Step, VarianceType,
+    ByStep, Ddpm, Denoiser, DiffusionConfig, Network, Parameterization, Prediction, Spacing, Stage,
+    Step,
 };
 use unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip_nn::{Precision, UNetConfig};
 use unclip_upsample::degrade::gaussian_blur;
-use unclip_upsample::{LastStep, Upsampler, UpsamplerConfig};
+use unclip_upsample::{Upsampler, UpsamplerConfig};
 
 use crate::fixture::{assert_close, noise};
 
@@ -35,14 +35,9 @@ pub(crate) fn config() -> UpsamplerConfig {
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {
-            num_train_timesteps: 1000,
-            beta_schedule: BetaSchedule::SquaredCosine,
-            parameterization: Parameterization::Epsilon,
-            variance: VarianceType::FixedSmall,
-            clamp: Some(1.0),
-            sampler: SamplerKind::Ddpm,
+            sampler: Ddpm.into(),
             steps: 7,
-            guidance_scale: 1.0,
+            ..DiffusionConfig::cosine(Parameterization::Epsilon)
         },
     }
 }
@@ -54,7 +49,7 @@ fn pictures_of_any_size_are_enlarged() {
     let upsampler = config.init(&device);
     for [height, width] in [[1, 1], [4, 4], [3, 7]] {
         let low_res: Tensor<4> = noise([1, 3, height, width], 1, &device);
-        let shape = upsampler.output_shape(low_res.dims());
+        let shape = config.sample_shape(&low_res);
         assert_eq!(shape, [1, 3, 2 * height, 2 * width]);
         let x_t: Tensor<4> = noise(shape, 2, &device);
         let output = upsampler.bind(low_res).forward(x_t, Tensor::zeros([1], &device));
@@ -67,14 +62,15 @@ struct Answer(f32);
 
 impl Denoiser<4> for Answer {
     fn denoise(&self, x_t: Tensor<4>, _: &Step) -> Prediction<4> {
-        Prediction { x_0: x_t.full_like(self.0), log_variance: None }
+        Prediction::new(x_t.full_like(self.0))
     }
 }
 
 #[test]
 fn the_last_step_is_taken_by_the_second_network_alone() {
-    let both = LastStep { first: Answer(1.0), last: Answer(2.0) };
-    let schedule = config().diffusion.schedule(7).unwrap();
+    let is_second = Box::new(|step: &Step| step.is_last());
+    let both = ByStep { first: Answer(1.0), second: Answer(2.0), is_second };
+    let schedule = config().diffusion.schedule(7, &Spacing::Even).unwrap();
     for step in schedule.reverse_steps() {
         let x_t = Tensor::zeros([1, 3, 2, 2], &Device::flex());
         let answer = both.denoise(x_t, &step).x_0.mean().into_scalar::<f32>();
@@ -89,9 +85,9 @@ fn a_second_network_changes_the_last_step_and_no_other() {
     let upsampler = config.init(&device);
     let low_res: Tensor<4> = noise([1, 3, 4, 4], 3, &device);
     let x_t: Tensor<4> = noise([1, 3, 8, 8], 4, &device);
-    let denoiser = upsampler.denoiser(&config, low_res.clone());
+    let denoiser = config.denoiser(&upsampler, &low_res, None);
     let first = config.diffusion.denoiser(upsampler.bind(low_res));
-    for step in config.diffusion.schedule(7).unwrap().reverse_steps() {
+    for step in config.diffusion.schedule(7, &Spacing::Even).unwrap().reverse_steps() {
         let [got, plain] =
             [denoiser.denoise(x_t.clone(), &step), first.denoise(x_t.clone(), &step)];
         let difference = (got.x_0 - plain.x_0).abs().max().into_scalar::<f32>();

@@ -2,36 +2,67 @@
 
 use burn::tensor::Tensor;
 
-use super::{Past, Sampler, step_noise};
-use crate::{NoiseSource, Prediction, Step};
+use super::method::{Known, Reverse, Sampler, SamplerKind, SamplingMethod, Stepped};
+use crate::{InvalidSetting, VarianceType};
+
+pub(super) const KNOWN: Known = Known {
+    spellings: "ddim or ddim:ETA",
+    parse: |name, parameter| (name == "ddim").then(|| parse(parameter)),
+};
 
 /// DDIM (Song et al. 2021, eq. 12). `eta` 0 is deterministic, 1 has the variance of DDPM.
+///
+/// A gradient of guidance shifts the noise estimate (Dhariwal & Nichol 2021, algorithm 2).
 #[derive(Debug, Clone, Copy)]
 pub struct Ddim {
     /// Stochasticity, in [0, 1].
     pub eta: f64,
 }
 
-impl<const D: usize> Sampler<D> for Ddim {
-    fn step(
-        &self,
-        x_t: Tensor<D>,
-        prediction: Prediction<D>,
-        step: &Step,
-        _: Option<&Past<D>>,
-        noise: &mut dyn NoiseSource,
-    ) -> Tensor<D> {
+const NAME: &str = "eta of the sampler ddim";
+
+fn parse(parameter: Option<&str>) -> Result<SamplerKind, InvalidSetting> {
+    let eta = match parameter {
+        None => 0.0,
+        Some(eta) => eta
+            .parse()
+            .map_err(|_| InvalidSetting::new(NAME, format!("{eta:?}"), "a number from 0 to 1"))?,
+    };
+    let method = Ddim { eta };
+    method.validate()?;
+    Ok(method.into())
+}
+
+impl SamplingMethod for Ddim {
+    fn spelling(&self) -> String {
+        if self.eta == 0.0 { "ddim".into() } else { format!("ddim:{}", self.eta) }
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        InvalidSetting::check_range(NAME, self.eta, 0.0, 1.0)
+    }
+
+    fn start(&self, _: VarianceType) -> Box<dyn Sampler> {
+        Box::new(*self)
+    }
+}
+
+impl Sampler for Ddim {
+    fn step(&mut self, x_t: Tensor<2>, reverse: &mut Reverse<'_>) -> Stepped {
+        let step = reverse.step;
+        let prediction = reverse.denoise(x_t.clone(), &step).guided(&step);
+        let random = if self.eta == 0.0 { None } else { reverse.noise(&x_t) };
         let variance = self.eta * self.eta * step.posterior_variance();
-        let random = match self.eta {
-            0.0 => None,
-            _ => step_noise(&x_t, step, noise),
-        };
-        let epsilon = prediction.epsilon(x_t, step);
+        // the last step draws none, also if it ends with some noise
+        let variance = if random.is_some() { variance } else { 0.0 };
+        let epsilon = prediction.epsilon(x_t, &step);
         let direction = (1.0 - step.alpha_bar_prev - variance).max(0.0).sqrt();
-        let x_prev = prediction.x_0 * step.alpha_bar_prev.sqrt() + epsilon * direction;
-        match random {
+        let x_0 = prediction.x_0;
+        let x_prev = x_0.clone() * step.alpha_bar_prev.sqrt() + epsilon * direction;
+        let x_prev = match random {
             Some(random) => x_prev + random * variance.sqrt(),
             None => x_prev,
-        }
+        };
+        Stepped { x_prev, x_0 }
     }
 }

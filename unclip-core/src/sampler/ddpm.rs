@@ -2,15 +2,33 @@
 
 use burn::tensor::Tensor;
 
-use super::{Past, Sampler, step_noise};
-use crate::{NoiseSource, Prediction, Step, VarianceType};
+use super::method::{Known, Reverse, Sampler, SamplingMethod, Stepped, plain};
+use crate::{Prediction, Step, VarianceType};
+
+pub(super) const KNOWN: Known = Known {
+    spellings: "ddpm",
+    parse: |name, parameter| (name == "ddpm").then(|| plain(Ddpm, parameter)),
+};
 
 /// DDPM (Ho et al. 2020, eq. 6 and 7): the posterior mean of (x_0, x_t), plus noise of the
-/// variance that the network was trained for.
+/// variance Σ that the network was trained for.
+///
+/// A gradient of guidance moves the mean by Σ·gradient (Dhariwal & Nichol 2021, algorithm 1).
 #[derive(Debug, Clone, Copy)]
-pub struct Ddpm {
-    /// Which variance to use; learned kinds read [`Prediction::log_variance`].
-    pub variance: VarianceType,
+pub struct Ddpm;
+
+impl SamplingMethod for Ddpm {
+    fn spelling(&self) -> String {
+        "ddpm".into()
+    }
+
+    fn start(&self, variance: VarianceType) -> Box<dyn Sampler> {
+        Box::new(Ancestral { variance })
+    }
+}
+
+struct Ancestral {
+    variance: VarianceType,
 }
 
 /// The posterior mean √ᾱ_prev·β/(1 − ᾱ)·x_0 + √α·(1 − ᾱ_prev)/(1 − ᾱ)·x_t, with α = 1 − β.
@@ -24,24 +42,51 @@ pub(crate) fn posterior_mean<const D: usize>(
     x_0 * from_x_0 + x_t * from_x_t
 }
 
-impl<const D: usize> Sampler<D> for Ddpm {
-    fn step(
-        &self,
-        x_t: Tensor<D>,
-        prediction: Prediction<D>,
-        step: &Step,
-        _: Option<&Past<D>>,
-        noise: &mut dyn NoiseSource,
-    ) -> Tensor<D> {
-        let epsilon = step_noise(&x_t, step, noise);
-        let mean = posterior_mean(prediction.x_0, x_t, step);
-        let Some(epsilon) = epsilon else { return mean };
-        match (self.variance, prediction.log_variance) {
-            (VarianceType::FixedLarge, _) => mean + epsilon * step.beta.sqrt(),
-            (VarianceType::FixedSmall, _) | (_, None) => {
-                mean + epsilon * step.posterior_variance().max(1e-20).sqrt()
+impl Sampler for Ancestral {
+    /// Takes an ancestral step.
+    ///
+    /// # Panics
+    /// If the variance is learned and the denoiser gives none.
+    fn step(&mut self, x_t: Tensor<2>, reverse: &mut Reverse<'_>) -> Stepped {
+        let step = reverse.step;
+        let prediction = reverse.denoise(x_t.clone(), &step);
+        let epsilon = reverse.noise(&x_t);
+        let x_0 = prediction.x_0.clone();
+        let deviation = Deviation::new(self.variance, &prediction, &step);
+        let mut x_prev = posterior_mean(prediction.x_0, x_t, &step);
+        if let Some(gradient) = prediction.gradient {
+            x_prev = x_prev + deviation.scale(deviation.scale(gradient));
+        }
+        if let Some(epsilon) = epsilon {
+            x_prev = x_prev + deviation.scale(epsilon);
+        }
+        Stepped { x_prev, x_0 }
+    }
+}
+
+/// The square root of Σ: one number, or one for each value.
+enum Deviation {
+    Fixed(f64),
+    Learned(Box<Tensor<2>>),
+}
+
+impl Deviation {
+    fn new(variance: VarianceType, prediction: &Prediction<2>, step: &Step) -> Self {
+        match variance {
+            VarianceType::FixedLarge => Self::Fixed(step.beta.sqrt()),
+            VarianceType::FixedSmall => Self::Fixed(step.posterior_variance().max(1e-20).sqrt()),
+            VarianceType::Learned | VarianceType::LearnedRange => {
+                let log_variance = prediction.log_variance.clone();
+                let log_variance = log_variance.expect("a network of learned variance gives one");
+                Self::Learned(Box::new((log_variance * 0.5).exp()))
             }
-            (_, Some(log_variance)) => mean + epsilon * (log_variance * 0.5).exp(),
+        }
+    }
+
+    fn scale(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Fixed(deviation) => x * *deviation,
+            Self::Learned(deviation) => x * (**deviation).clone(),
         }
     }
 }

@@ -1,121 +1,143 @@
-//! The one reverse loop, and the samplers that take its steps.
+//! The one reverse loop, and which methods there are. Each is a file.
 
-mod ddim;
-mod ddpm;
-mod dpm_solver;
 mod invert;
+mod method;
 
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
-
-pub use ddim::Ddim;
-pub use ddpm::Ddpm;
-pub(crate) use ddpm::posterior_mean;
-pub use dpm_solver::DpmSolver;
-pub use invert::invert;
 
 use crate::{
-    Denoiser, Draw, Interrupted, InvalidSetting, NoiseSchedule, NoiseSource, Observer, Prediction,
-    Step, StepEvent,
+    Denoiser, Interrupted, InvalidSetting, NoiseSchedule, NoiseSource, Observer, Prediction, Step,
+    StepEvent,
 };
+use method::Known;
 
-/// Takes one reverse step. Pure: no loop, and no randomness but what `noise` gives.
-pub trait Sampler<const D: usize> {
-    /// From x_t to x_{t−1}. `past` is what was predicted one step before, if this is not the first.
-    ///
-    /// # Shapes
-    /// - `x_t`, `prediction.x_0`, result: `[batch, channels, ..]`
-    fn step(
-        &self,
-        x_t: Tensor<D>,
-        prediction: Prediction<D>,
-        step: &Step,
-        past: Option<&Past<D>>,
-        noise: &mut dyn NoiseSource,
-    ) -> Tensor<D>;
+pub(crate) use ddpm::posterior_mean;
+pub use invert::invert;
+pub use method::{Reverse, Sampler, SamplerKind, SamplingMethod, Stepped};
+
+/// A file for each method, with its type and a `KNOWN`: the one line that a new method needs.
+macro_rules! methods {
+    ($($file:ident::$Method:ident),*) => {
+        $(mod $file; pub use $file::$Method;)*
+        const METHODS: &[Known] = &[$($file::KNOWN),*];
+    };
 }
 
-/// The prediction of the step before, which was one step noisier.
-#[derive(Debug, Clone)]
-pub struct Past<const D: usize> {
-    /// The clean sample as it was predicted then, `[batch, channels, ..]`.
-    pub x_0: Tensor<D>,
-    /// That step.
-    pub step: Step,
-}
+methods!(ddpm::Ddpm, ddim::Ddim, dpm_solver::DpmSolver, heun::Heun);
 
-/// A sampler by name, as options and configurations spell it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SamplerKind {
-    /// Ancestral sampling (Ho et al. 2020).
-    Ddpm,
-    /// Deterministic sampling, eta 0 (Song et al. 2021).
-    Ddim,
-    /// DPM-Solver++(2M), deterministic and of second order (Lu et al. 2022).
-    DpmSolver,
+impl TryFrom<String> for SamplerKind {
+    type Error = InvalidSetting;
+
+    fn try_from(spelling: String) -> Result<Self, InvalidSetting> {
+        spelling.parse()
+    }
 }
 
 impl std::str::FromStr for SamplerKind {
     type Err = InvalidSetting;
 
-    fn from_str(name: &str) -> Result<Self, InvalidSetting> {
-        let known = Self::ALL.map(|(name, _)| name).join(", ");
-        let found = Self::ALL.iter().find(|(known, _)| *known == name);
-        found.map(|(_, kind)| *kind).ok_or_else(|| InvalidSetting::new("sampler", name, known))
-    }
-}
-
-impl SamplerKind {
-    /// Every sampler, by its name in options and configurations.
-    pub const ALL: [(&str, Self); 3] =
-        [("ddpm", Self::Ddpm), ("ddim", Self::Ddim), ("dpm_solver", Self::DpmSolver)];
-
-    /// The sampler, given the variance that the network was trained for.
-    pub fn sampler<const D: usize>(self, variance: crate::VarianceType) -> Box<dyn Sampler<D>> {
-        match self {
-            Self::Ddpm => Box::new(Ddpm { variance }),
-            Self::Ddim => Box::new(Ddim { eta: 0.0 }),
-            Self::DpmSolver => Box::new(DpmSolver),
-        }
+    fn from_str(spelling: &str) -> Result<Self, InvalidSetting> {
+        let (name, parameter) = match spelling.split_once(':') {
+            Some((name, parameter)) => (name, Some(parameter)),
+            None => (spelling, None),
+        };
+        let known = METHODS.iter().find_map(|known| (known.parse)(name, parameter));
+        known.unwrap_or_else(|| {
+            let known: Vec<_> = METHODS.iter().map(|known| known.spellings).collect();
+            Err(InvalidSetting::new("sampler", spelling, known.join(", ")))
+        })
     }
 }
 
 /// Walks a schedule from its noisiest step to its cleanest and returns the sample.
 ///
-/// `x_t` is the start: pure noise, or an encoded sample. After every step the observer hears of it
-/// and may stop the loop.
+/// `x_t` is the start: pure noise, or an encoded sample. [`NoiseSchedule::cleanest`] starts the walk
+/// further down. After every step the observer hears of it and may stop the loop.
+///
+/// # Shapes
+/// - `x_t`, result: `[batch, ..]`
 ///
 /// # Errors
 /// [`Interrupted`] when the observer asked to stop.
 pub fn sample<const D: usize>(
     denoiser: &dyn Denoiser<D>,
-    sampler: &dyn Sampler<D>,
+    sampler: &mut dyn Sampler,
     schedule: &NoiseSchedule,
-    mut x_t: Tensor<D>,
+    x_t: Tensor<D>,
     noise: &mut dyn NoiseSource,
     observer: &mut dyn Observer<D>,
 ) -> Result<Tensor<D>, Interrupted> {
-    let total = schedule.len();
-    let mut past = None;
+    let (total, shape) = (schedule.len(), x_t.dims());
+    let rows = Rows { denoiser, shape };
+    let mut x_t = as_rows(x_t);
     for (done, step) in schedule.reverse_steps().enumerate() {
-        let prediction = denoiser.denoise(x_t.clone(), &step);
-        let x_0 = prediction.x_0.clone();
-        x_t = sampler.step(x_t, prediction, &step, past.as_ref(), noise);
-        let event = StepEvent { index: done, total, timestep: step.timestep, x_0: &x_0 };
+        let mut reverse = Reverse::new(&rows, schedule, step.index, noise, &shape);
+        let Stepped { x_prev, x_0 } = sampler.step(x_t, &mut reverse);
+        x_t = x_prev;
+        let x_0 = &x_0.reshape(shape);
+        let event = StepEvent { index: done, total, timestep: step.timestep, x_0 };
         if observer.on_step(event).is_break() {
             return Err(Interrupted { done: done + 1, total });
         }
-        past = Some(Past { x_0, step });
     }
-    Ok(x_t)
+    Ok(x_t.reshape(shape))
 }
 
-/// The noise of one reverse step, or `None` at the last, which adds none.
-fn step_noise<const D: usize>(
-    x_t: &Tensor<D>,
-    step: &Step,
-    noise: &mut dyn NoiseSource,
-) -> Option<Tensor<D>> {
-    (!step.is_last()).then(|| noise.tensor(Draw::Step(step.index), x_t.dims(), &x_t.device()))
+/// A denoiser of samples of any shape, as samplers see it.
+struct Rows<'a, const D: usize> {
+    denoiser: &'a dyn Denoiser<D>,
+    shape: [usize; D],
+}
+
+impl<const D: usize> Denoiser<2> for Rows<'_, D> {
+    fn denoise(&self, x_t: Tensor<2>, step: &Step) -> Prediction<2> {
+        let Prediction { x_0, log_variance, gradient, limit } =
+            self.denoiser.denoise(x_t.reshape(self.shape), step);
+        Prediction {
+            x_0: as_rows(x_0),
+            log_variance: log_variance.map(as_rows),
+            gradient: gradient.map(as_rows),
+            limit,
+        }
+    }
+}
+
+fn as_rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
+    let batch = x.dims()[0];
+    let values = x.shape().num_elements() / batch;
+    x.reshape([batch, values])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_read_back() {
+        for name in
+            ["ddpm", "ddim", "ddim:0.5", "ddim:1", "dpm_solver", "dpm_solver:published", "heun"]
+        {
+            let kind: SamplerKind = name.parse().unwrap();
+            assert_eq!(kind.to_string(), name);
+            let json = serde_json::to_string(&kind).unwrap();
+            assert_eq!(json, format!("{name:?}"));
+            assert_eq!(serde_json::from_str::<SamplerKind>(&json).unwrap(), kind);
+        }
+        assert_eq!("ddim:0".parse::<SamplerKind>().unwrap().to_string(), "ddim");
+    }
+
+    #[test]
+    fn others_are_refused_by_name() {
+        let refused = |name: &str| name.parse::<SamplerKind>().unwrap_err().to_string();
+        let expected = "sampler is euler, expected ddpm, ddim or ddim:ETA, dpm_solver or \
+                        dpm_solver:published, heun";
+        assert_eq!(refused("euler"), expected);
+        let expected = "parameter of the sampler ddpm is 2, expected none: it takes no parameter";
+        assert_eq!(refused("ddpm:2"), expected);
+        let expected = "eta of the sampler ddim is 1.5, expected a number from 0 to 1";
+        assert_eq!(refused("ddim:1.5"), expected);
+        for eta in ["", "x", "NaN", "-1"] {
+            assert!(refused(&format!("ddim:{eta}")).starts_with("eta of the sampler ddim is"));
+        }
+    }
 }

@@ -61,10 +61,7 @@ pub fn load_weights<M: Module>(
     }
     let mut mismatch = loader.mismatch;
     mismatch.unused = weights.keys().into_iter().filter(|k| !loader.used.contains(k)).collect();
-    match mismatch.is_empty() {
-        true => Ok(module),
-        false => Err(located(mismatch, weights)),
-    }
+    if mismatch.is_empty() { Ok(module) } else { Err(located(mismatch, weights)) }
 }
 
 /// The error for a mismatch, in the words of the file that it is about. Of several files, the
@@ -137,10 +134,7 @@ impl Loader<'_> {
                 return None;
             }
         };
-        let values = match transposed {
-            true => transpose(&values, expected[0]),
-            false => values,
-        };
+        let values = if transposed { transpose(&values, expected[0]) } else { values };
         self.place(&key, values, expected)
     }
 

@@ -240,9 +240,12 @@ impl ModuleVisitor for Collector<'_> {
         if transposed {
             shape.reverse();
         }
-        let data = move || match transposed {
-            true => tensor.clone().transpose().into_data(),
-            false => tensor.clone().into_data(),
+        let data = move || {
+            if transposed {
+                tensor.clone().transpose().into_data()
+            } else {
+                tensor.clone().into_data()
+            }
         };
         self.tensors.push(Stored { key, shape, data: Box::new(data) });
     }

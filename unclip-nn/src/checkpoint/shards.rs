@@ -15,8 +15,30 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+impl Weights {
+    /// Opens the weights `name` in a folder: `name.safetensors`, or the shards that
+    /// `name.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and an index that names a file outside the folder, that cannot be
+    /// read, or that contradicts its shards. A pickle in the place of the weights is refused as
+    /// what it is.
+    pub fn open_in(folder: &Path, name: &str) -> Result<Self, LoadError> {
+        let file = |end: &str| folder.join(format!("{name}{end}"));
+        let (single, index) = (file(".safetensors"), file(".safetensors.index.json"));
+        // the names that diffusers and transformers give to pickles
+        let pickles = [file(".bin"), folder.join(format!("pytorch_{name}.bin"))];
+        match pickles.into_iter().find(|path| path.exists()) {
+            _ if single.exists() => Self::open(&single),
+            _ if index.exists() => open(folder, &index),
+            Some(pickle) => Self::open(&pickle),
+            None => Self::open(&single),
+        }
+    }
+}
+
 /// Opens every shard that an index lists, and checks that they hold what it says.
-pub(super) fn open(folder: &Path, path: &Path) -> Result<Weights, LoadError> {
+fn open(folder: &Path, path: &Path) -> Result<Weights, LoadError> {
     let index: Index = parse_config(path, &read_file(path, MAX_INDEX_BYTES)?)?;
     let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
     let refused = |message| Err(LoadError::Header { path: path.into(), message });

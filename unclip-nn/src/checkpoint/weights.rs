@@ -12,8 +12,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use super::LoadError;
 use super::weights_file::WeightsFile;
-use super::{LoadError, shards};
 
 /// Named tensors, none of which is in memory.
 #[derive(Debug)]
@@ -62,26 +62,6 @@ impl Weights {
     /// A file that is missing, not regular, of another kind, truncated or damaged.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         Ok(Self::of_file(path.into(), WeightsFile::open(path)?))
-    }
-
-    /// Opens the weights `name` in a folder: `name.safetensors`, or the shards that
-    /// `name.safetensors.index.json` lists.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), and an index that names a file outside the folder, that cannot be
-    /// read, or that contradicts its shards. A pickle in the place of the weights is refused as
-    /// what it is.
-    pub fn open_in(folder: &Path, name: &str) -> Result<Self, LoadError> {
-        let file = |end: &str| folder.join(format!("{name}{end}"));
-        let (single, index) = (file(".safetensors"), file(".safetensors.index.json"));
-        // the names that diffusers and transformers give to pickles
-        let pickles = [file(".bin"), folder.join(format!("pytorch_{name}.bin"))];
-        match pickles.into_iter().find(|path| path.exists()) {
-            _ if single.exists() => Self::open(&single),
-            _ if index.exists() => shards::open(folder, &index),
-            Some(pickle) => Self::open(&pickle),
-            None => Self::open(&single),
-        }
     }
 
     /// Takes a file that is part of the program. `name` stands in for its path in errors.
@@ -156,12 +136,11 @@ impl Weights {
     pub fn below(self, prefix: &str) -> Self {
         let tensors = self.tensors.into_iter();
         let tensors = tensors.map(|(key, entry)| (format!("{prefix}{key}"), entry)).collect();
-        let places = match self.places.is_empty() {
-            true => vec![(prefix.into(), self.origin.clone())],
-            false => {
-                let places = self.places.into_iter();
-                places.map(|(inner, path)| (format!("{prefix}{inner}"), path)).collect()
-            }
+        let places = if self.places.is_empty() {
+            vec![(prefix.into(), self.origin.clone())]
+        } else {
+            let places = self.places.into_iter();
+            places.map(|(inner, path)| (format!("{prefix}{inner}"), path)).collect()
         };
         Self { origin: self.origin, tensors, places }
     }
@@ -220,9 +199,10 @@ impl Entry {
         };
         let values = self.file.read(&self.key, &self.part.ranges(stored))?;
         let columns = self.shape.first().copied().unwrap_or(1);
-        Ok(match self.part.transposed {
-            true => values.map(|values| transpose(&values, columns)),
-            false => values,
+        Ok(if self.part.transposed {
+            values.map(|values| transpose(&values, columns))
+        } else {
+            values
         })
     }
 }

@@ -145,7 +145,7 @@ fn read_header(path: &Path, source: &Source, len: u64) -> Result<(Metadata, u64)
     };
     let header_len = u64::from_le_bytes(*header_len);
     let most = MAX_HEADER_BYTES.min(len - LENGTH_BYTES);
-    // the bytes of a length can by chance be those by which another kind is recognised
+    // the bytes of a length can by chance be those by which another kind is recognized
     if header_len > MAX_HEADER_BYTES || rest.first().is_some_and(|&byte| byte != b'{') {
         refuse_other_kinds(path, start)?;
     }
@@ -187,7 +187,7 @@ impl<'de> Visitor<'de> for UniqueKeys {
     }
 }
 
-/// Recognises what people put where weights should be, by the first bytes.
+/// Recognizes what people put where weights should be, by the first bytes.
 fn refuse_other_kinds(path: &Path, start: &[u8]) -> Result<(), LoadError> {
     const PICKLE: &str = "convert it with tools/convert_pickle.py in a place where you trust it: \
                           pickles run code when they are opened";

@@ -5,7 +5,6 @@
 //! checkpoints, so that those load without renaming.
 
 mod config;
-mod original;
 mod path;
 
 use burn::module::Module;
@@ -14,7 +13,6 @@ use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{DType, Device, Tensor};
 
 pub use config::{Level, UNetConfig};
-pub use original::OriginalNames;
 pub use path::{DownBlock, MiddleBlock, UpBlock};
 
 use crate::ops::{conv, group_norm_silu, silu};
@@ -82,6 +80,9 @@ impl UNet {
         blocks.filter_map(|block| block.read(context)).collect()
     }
 
+    /// The picture down to its coarsest level and up again, where each level also reads what the way
+    /// down left of it.
+    ///
     /// # Shapes
     /// - `x`: `[batch, in_channels, height, width]`, both sides multiples of
     ///   [`UNetConfig::size_multiple`]
@@ -140,7 +141,7 @@ fn channels_to_pixels(x: Tensor<4>, patch: usize) -> Tensor<4> {
     ])
 }
 
-/// Appends two channels that tell each pixel's centre, from −1 to 1 across the picture.
+/// Appends two channels that tell each pixel's center, from −1 to 1 across the picture.
 fn with_coordinates(x: Tensor<4>) -> Tensor<4> {
     let [batch, _, height, width] = x.dims();
     let device = x.device();

@@ -1,0 +1,119 @@
+//! A path from one picture to another: both of a picture's latents are moved, its embedding (what it
+//! shows) and the noise from which the decoder draws it (all the rest).
+//!
+//! ```text
+//! cargo run --release --example interpolate -- from.png to.png --n 7 --out path.png
+//! ```
+//! `interpolate` below is the whole of it, on the public API (paper, section 3.2).
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use unclip::decoder::Condition;
+use unclip::image::imageops;
+use unclip::unclip_core::image::{to_rgb, to_tensor};
+use unclip::unclip_core::resize::bicubic;
+use unclip::{
+    Bundle, Ddim, Error, GenerateOptions, ImageEmbedding, Residency, RgbImage, StageOptions, Start,
+    Tensor, UnClip, device, read_picture, slerp, strip, write_png,
+};
+
+/// Draws the way from one picture to another, as a strip.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The first picture: PNG or JPEG
+    from: PathBuf,
+    /// The last
+    to: PathBuf,
+    /// File of the strip
+    #[arg(long, default_value = "path.png")]
+    out: PathBuf,
+    /// Folder of a model with an image encoder [default: the shapes model inside the program]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Pictures of the strip, both ends included, 2 to 64
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(2..=64))]
+    n: u64,
+    /// Reverse steps of the decoder, and as many back to noise
+    #[arg(long)]
+    decoder_steps: Option<usize>,
+    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "flex")]
+    device: String,
+}
+
+/// `n` pictures on the way from the first to the second.
+fn interpolate(
+    unclip: &UnClip,
+    ends: &[RgbImage; 2],
+    n: usize,
+    decoder: StageOptions,
+) -> Result<Vec<RgbImage>, Error> {
+    // noise belongs to a picture only where sampling draws none, and without guidance
+    let decoder = decoder.with_sampler(Ddim { eta: 0.0 }).with_guidance_scale(1.0);
+    let settings = GenerateOptions::default().with_decoder(decoder).resolve(unclip.bundle())?;
+    let side = unclip.bundle().decoder.config().unet.image_size;
+
+    let images = unclip.embed_images(ends)?;
+    let small = ends.iter().map(|end| to_tensor(std::slice::from_ref(end), &unclip.device()));
+    let small = Tensor::cat(small.map(|end| bicubic(end, side, side)).collect(), 0);
+    let mut run = unclip.run(&[0, 0]);
+    let text = run.encode(&[""])?;
+    let condition = Condition { image: images.clone(), text: text.repeat_rows(2) };
+    let bound = run.bind_decoder(&condition, &settings.decoder)?;
+    let noise = run.invert(&bound, &small)?;
+
+    let on_the_way = |k: usize| k as f64 / (n - 1) as f64;
+    let rows = (0..n).map(|k| {
+        let [from, to] =
+            [0, 1].map(|end| (images.narrow(end, 1).0, noise.clone().narrow(0, end, 1)));
+        Ok((slerp(from.0, to.0, on_the_way(k))?, slerp(from.1, to.1, on_the_way(k))?))
+    });
+    let (images, noise): (Vec<_>, Vec<_>) =
+        rows.collect::<Result<Vec<_>, Error>>()?.into_iter().unzip();
+
+    let seeds = vec![0; n];
+    let mut run = unclip.run(&seeds);
+    let image = ImageEmbedding(Tensor::cat(images, 0));
+    let condition = Condition { image, text: text.repeat_rows(n) };
+    let bound = run.bind_decoder(&condition, &settings.decoder)?;
+    let start = Start { x_t: Some(Tensor::cat(noise, 0)), steps: None };
+    let pictures = run.sample(&bound, start)?;
+    Ok(to_rgb(run.upsample(pictures, &settings.upsamplers)?))
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The middle of a picture: both latents have to be of the same pixels.
+fn square(picture: RgbImage) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let side = width.min(height);
+    let corner = [(width - side) / 2, (height - side) / 2];
+    imageops::crop_imm(&picture, corner[0], corner[1], side, side).to_image()
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let bundle = match &arguments.model {
+        Some(folder) => Bundle::open(folder)?,
+        None => Bundle::shapes()?,
+    };
+    let ends = [read_picture(&arguments.from)?, read_picture(&arguments.to)?].map(square);
+    let unclip = UnClip::new(bundle, &device(&arguments.device)?, Residency::Resident)?;
+    let mut decoder = StageOptions::default();
+    decoder.steps = arguments.decoder_steps;
+    let pictures = interpolate(&unclip, &ends, arguments.n as usize, decoder)?;
+    write_png(&arguments.out, &strip(&pictures))?;
+    println!("{}", arguments.out.display());
+    Ok(())
+}

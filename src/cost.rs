@@ -1,0 +1,48 @@
+//! What a stage cost.
+
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+
+use crate::StageId;
+
+/// What a stage cost.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StageCost {
+    /// The stage.
+    pub stage: StageId,
+    /// Time to load it, nothing if it was in memory.
+    pub loading: Duration,
+    /// Time for what is the same in every call: what the network makes of captions and embeddings.
+    pub binding: Duration,
+    /// Time of each step, network calls included: Heun's method makes two, the others one. An
+    /// encoder has one.
+    pub calls: Vec<Duration>,
+    /// Number of parameters.
+    pub parameters: usize,
+}
+
+impl StageCost {
+    /// Before the first call of a network that was bound between `start` and now.
+    pub(crate) fn new(
+        stage: StageId,
+        loading: Duration,
+        start: Instant,
+        network: &impl Module,
+    ) -> Self {
+        let (binding, parameters) = (start.elapsed(), network.num_params());
+        Self { stage, loading, binding, calls: Vec::new(), parameters }
+    }
+
+    /// After the only call of an encoder, between `start` and now.
+    pub(crate) fn of_one_call(
+        stage: StageId,
+        loading: Duration,
+        start: Instant,
+        network: &impl Module,
+    ) -> Self {
+        let calls = vec![start.elapsed()];
+        Self { stage, loading, binding: Duration::ZERO, calls, parameters: network.num_params() }
+    }
+}

@@ -1,0 +1,30 @@
+//! What describing a model has in common: a file, and what cannot stand in one.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use unclip_nn::ConfigError;
+use unclip_nn::checkpoint::LoadError;
+
+use crate::{Bundle, Error};
+
+/// A configuration file: its place in the folder, and what stands in it.
+pub(super) type File = (&'static str, Value);
+
+/// The error for what diffusers cannot hold.
+pub(super) fn refused(bundle: &Bundle, stage: &str, error: ConfigError) -> Error {
+    let path = bundle.origin.join(stage);
+    LoadError::Config { path, source: error }.into()
+}
+
+/// Refuses a field unless it has the only value that diffusers' class has.
+pub(super) fn require<T: PartialEq + Serialize>(
+    field: &str,
+    found: T,
+    expected: T,
+    class: &str,
+) -> Result<(), ConfigError> {
+    if found == expected { Ok(()) } else {
+        let expected = format!("{}: diffusers' {class} has no other", json!(expected));
+        Err(ConfigError::new(field, json!(found), expected))
+    }
+}

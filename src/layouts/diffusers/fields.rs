@@ -1,0 +1,129 @@
+//! A configuration of another project, field by field.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use unclip_nn::ConfigError;
+use unclip_nn::checkpoint::{LoadError, load_config};
+
+/// A JSON object of which every field has to be accounted for: what nobody asked for might change
+/// what the network computes.
+#[derive(Debug)]
+pub(super) struct Fields {
+    path: PathBuf,
+    rest: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads a file. Fields that begin with an underscore are notes of the library that wrote it,
+    /// but for the name of its class, which must be one of `classes`.
+    pub(super) fn read(path: &Path, classes: Option<&[&str]>) -> Result<Self, LoadError> {
+        let mut fields = Self { path: path.into(), rest: load_config(path)? };
+        let class = fields.rest.get("_class_name").and_then(Value::as_str).unwrap_or("absent");
+        if let Some(classes) = classes.filter(|classes| !classes.contains(&class)) {
+            return Err(fields.error("_class_name", class, &classes.join(" or ")));
+        }
+        fields.rest.retain(|name, _| !name.starts_with('_'));
+        Ok(fields)
+    }
+
+    /// The error for a field.
+    pub(super) fn error(&self, field: &str, found: impl ToString, expected: &str) -> LoadError {
+        let source = ConfigError::new(field, found.to_string(), expected);
+        LoadError::Config { path: self.path.clone(), source }
+    }
+
+    /// The error for what our own checks found, with the names of the file for `names` of ours.
+    pub(super) fn invalid(&self, error: &ConfigError, names: &[(&str, &str)]) -> LoadError {
+        let [field, expected] = [&error.field, &error.expected].map(|text| renamed(text, names));
+        self.error(&field, &error.found, &expected)
+    }
+
+    /// A field that has to be there.
+    pub(super) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, LoadError> {
+        match self.take_optional(name)? {
+            Some(value) => Ok(value),
+            None => Err(self.error(name, "absent", "a value")),
+        }
+    }
+
+    /// A field that may be absent or null.
+    pub(super) fn take_optional<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<T>, LoadError> {
+        match self.rest.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => serde_json::from_value(value.clone())
+                .map(Some)
+                .map_err(|error| self.error(name, value, &format!("another type ({error})"))),
+        }
+    }
+
+    /// A field that may be absent, and must have this value otherwise: nothing else is built here.
+    pub(super) fn expect(
+        &mut self,
+        name: &str,
+        expected: impl Into<Value>,
+    ) -> Result<(), LoadError> {
+        let expected = expected.into();
+        match self.rest.remove(name) {
+            Some(found) if !same(&found, &expected) => {
+                Err(self.error(name, found, &expected.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A field that has to be there with this value: what stands for an absent one in the other
+    /// project is not built here.
+    pub(super) fn demand(
+        &mut self,
+        name: &str,
+        expected: impl Into<Value>,
+    ) -> Result<(), LoadError> {
+        let expected = expected.into();
+        if self.rest.contains_key(name) { self.expect(name, expected) } else { Err(self.error(name, "absent", &expected.to_string())) }
+    }
+
+    /// [`expect`](Self::expect) for several fields.
+    pub(super) fn expect_all<const N: usize>(
+        &mut self,
+        fields: [(&str, Value); N],
+    ) -> Result<(), LoadError> {
+        fields.into_iter().try_for_each(|(name, value)| self.expect(name, value))
+    }
+
+    /// Fields that say nothing about what the network computes.
+    pub(super) fn ignore(&mut self, names: &[&str]) {
+        self.rest.retain(|name, _| !names.contains(&name.as_str()));
+    }
+
+    /// Checks that nothing is left.
+    pub(super) fn finish(self) -> Result<(), LoadError> {
+        match self.rest.iter().next() {
+            None => Ok(()),
+            Some((name, value)) => Err(self.error(name, value, "no such field")),
+        }
+    }
+}
+
+/// Whether two values are the same, 1 and 1.0 included.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// A text with some of its words replaced.
+fn renamed(text: &str, names: &[(&str, &str)]) -> String {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let pieces = text.split_inclusive(|c| !is_word(c)).map(|piece| {
+        let word = piece.trim_end_matches(|c| !is_word(c));
+        let theirs = names.iter().find(|(ours, _)| *ours == word).map_or(word, |(_, name)| name);
+        format!("{theirs}{}", &piece[word.len()..])
+    });
+    pieces.collect()
+}

@@ -1,0 +1,289 @@
+//! diffusers' configurations of the prior, the U-Nets and their schedulers.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
+use unclip_nn::checkpoint::LoadError;
+use unclip_nn::{Activation, ConfigError, TransformerConfig, UNetConfig};
+use unclip_prior::DiffusionPriorConfig;
+
+use super::fields::Fields;
+
+/// What a user gets who asks for nothing else: the reference pipeline's own defaults.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults {
+    pub(super) steps: usize,
+    pub(super) guidance_scale: f64,
+}
+
+/// A `UnCLIPScheduler`.
+pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionConfig, LoadError> {
+    let path = folder.join("scheduler_config.json");
+    let mut fields = Fields::read(&path, Some(&["UnCLIPScheduler"]))?;
+    fields.expect("beta_schedule", "squaredcos_cap_v2")?;
+    let prediction: Option<String> = fields.take_optional("prediction_type")?;
+    let parameterization = match prediction.as_deref() {
+        None | Some("epsilon") => Parameterization::Epsilon,
+        Some("sample") => Parameterization::Sample,
+        Some(other) => {
+            return Err(fields.error("prediction_type", other, "\"epsilon\" or \"sample\""));
+        }
+    };
+    let variance: Option<String> = fields.take_optional("variance_type")?;
+    let variance = match variance.as_deref() {
+        None | Some("fixed_small_log") => VarianceType::FixedSmall,
+        Some("learned_range") => VarianceType::LearnedRange,
+        Some(other) => {
+            let expected = "\"fixed_small_log\" or \"learned_range\"";
+            return Err(fields.error("variance_type", other, expected));
+        }
+    };
+    let clamped = fields.take_optional("clip_sample")?.unwrap_or(true);
+    let range: f64 = fields.take_optional("clip_sample_range")?.unwrap_or(1.0);
+    let num_train_timesteps = fields.take_optional("num_train_timesteps")?.unwrap_or(1000);
+    let config = DiffusionConfig {
+        num_train_timesteps,
+        variance,
+        clamp: clamped.then_some(range),
+        sampler: Ddpm.into(),
+        steps: defaults.steps.min(num_train_timesteps),
+        guidance_scale: defaults.guidance_scale,
+        ..DiffusionConfig::cosine(parameterization)
+    };
+    config.validate().map_err(|e| {
+        let error = ConfigError::new(e.name, e.found, e.expected);
+        fields.invalid(&error, &[("clamp", "clip_sample_range")])
+    })?;
+    fields.finish()?;
+    Ok(config)
+}
+
+/// A `PriorTransformer`.
+pub(super) fn prior(
+    folder: &Path,
+    diffusion: DiffusionConfig,
+) -> Result<DiffusionPriorConfig, LoadError> {
+    let mut fields = Fields::read(&folder.join("config.json"), Some(&["PriorTransformer"]))?;
+    let n_heads: usize = fields.take("num_attention_heads")?;
+    let d_head: usize = fields.take("attention_head_dim")?;
+    let d_model = n_heads.saturating_mul(d_head);
+    let d_embedding: usize = fields.take("embedding_dim")?;
+    let config = DiffusionPriorConfig {
+        d_embedding,
+        d_text: d_embedding,
+        context_length: fields.take("num_embeddings")?,
+        principal_components: false,
+        transformer: TransformerConfig {
+            d_model,
+            n_layers: fields.take("num_layers")?,
+            n_heads,
+            d_hidden: d_model.saturating_mul(4),
+            activation: Activation::Gelu,
+            norm_eps: 1e-5,
+        },
+        diffusion,
+    };
+    fields.expect_all([
+        ("additional_embeddings", json!(DiffusionPriorConfig::EXTRA_TOKENS)),
+        ("time_embed_act_fn", json!("silu")),
+        ("norm_in_type", Value::Null),
+        ("embedding_proj_norm_type", Value::Null),
+        ("encoder_hid_proj_type", json!("linear")),
+        ("added_emb_type", json!("prd")),
+        ("time_embed_dim", Value::Null),
+        ("embedding_proj_dim", Value::Null),
+        ("clip_embed_dim", Value::Null),
+    ])?;
+    fields.ignore(&["dropout"]);
+    let names = [
+        ("d_model", "num_attention_heads * attention_head_dim"),
+        ("n_layers", "num_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("d_embedding", "embedding_dim"),
+        ("context_length", "num_embeddings"),
+    ];
+    config.validate().map_err(|error| fields.invalid(&error, &names))?;
+    fields.finish()?;
+    Ok(config)
+}
+
+/// The kinds of block that a U-Net is built of.
+pub(super) struct Blocks {
+    pub(super) class: &'static str,
+    /// On the way down, and on the way up.
+    pub(super) plain: [&'static str; 2],
+    pub(super) attention: Option<[&'static str; 2]>,
+    pub(super) middle: &'static str,
+}
+
+pub(super) const DECODER_BLOCKS: Blocks = Blocks {
+    class: "UNet2DConditionModel",
+    plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
+    attention: Some(["SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"]),
+    middle: "UNetMidBlock2DSimpleCrossAttn",
+};
+
+pub(super) const UPSAMPLER_BLOCKS: Blocks = Blocks {
+    class: "UNet2DModel",
+    plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
+    attention: None,
+    middle: "UNetMidBlock2D",
+};
+
+/// Fields that both U-Nets have and that leave no choice here.
+fn expect_common(fields: &mut Fields) -> Result<(), LoadError> {
+    fields.expect_all([
+        ("center_input_sample", json!(false)),
+        ("flip_sin_to_cos", json!(true)),
+        ("freq_shift", json!(0)),
+        ("time_embedding_type", json!("positional")),
+        ("mid_block_scale_factor", json!(1)),
+        ("act_fn", json!("silu")),
+        ("num_class_embeds", Value::Null),
+    ])?;
+    fields.ignore(&["dropout", "downsample_padding", "num_train_timesteps"]);
+    Ok(())
+}
+
+/// The decoder's `UNet2DConditionModel`.
+pub(super) fn decoder_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
+    let blocks = &DECODER_BLOCKS;
+    let mut fields = Fields::read(&folder.join("config.json"), Some(&[blocks.class]))?;
+    let d_context: usize = fields.take("cross_attention_dim")?;
+    fields.demand("class_embed_type", "identity")?;
+    fields.expect_all([
+        ("only_cross_attention", json!(false)),
+        ("transformer_layers_per_block", json!(1)),
+        ("reverse_transformer_layers_per_block", Value::Null),
+        ("encoder_hid_dim", Value::Null),
+        ("encoder_hid_dim_type", Value::Null),
+        ("num_attention_heads", Value::Null),
+        ("dual_cross_attention", json!(false)),
+        ("use_linear_projection", json!(false)),
+        ("addition_embed_type", Value::Null),
+        ("addition_time_embed_dim", Value::Null),
+        ("resnet_skip_time_act", json!(false)),
+        ("resnet_out_scale_factor", json!(1.0)),
+        ("time_embedding_act_fn", Value::Null),
+        ("timestep_post_act", Value::Null),
+        ("time_cond_proj_dim", Value::Null),
+        ("conv_in_kernel", json!(3)),
+        ("conv_out_kernel", json!(3)),
+        ("projection_class_embeddings_input_dim", Value::Null),
+        ("attention_type", json!("default")),
+        ("class_embeddings_concat", json!(false)),
+        ("mid_block_only_cross_attention", Value::Null),
+        ("cross_attention_norm", Value::Null),
+    ])?;
+    fields.ignore(&["upcast_attention", "addition_embed_type_num_heads"]);
+    let config = unet(&mut fields, blocks)?;
+    finish(fields, UNetConfig { d_context: Some(d_context), ..config })
+}
+
+/// An upsampler's `UNet2DModel`.
+pub(super) fn upsampler_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
+    let blocks = &UPSAMPLER_BLOCKS;
+    let mut fields = Fields::read(&folder.join("config.json"), Some(&[blocks.class]))?;
+    fields.demand("add_attention", false)?;
+    fields.expect("class_embed_type", Value::Null)?;
+    // of blocks that are not in this network
+    fields.ignore(&["downsample_type", "upsample_type", "attn_norm_num_groups"]);
+    let config = unet(&mut fields, blocks)?;
+    finish(fields, config)
+}
+
+fn finish(fields: Fields, config: UNetConfig) -> Result<UNetConfig, LoadError> {
+    let names = [
+        ("image_size", "sample_size"),
+        ("num_res_blocks", "layers_per_block"),
+        ("attention_resolutions", "down_block_types"),
+        ("d_head", "attention_head_dim"),
+        ("d_context", "cross_attention_dim"),
+        ("norm_groups", "norm_num_groups"),
+        ("d_time", "time_embedding_dim"),
+    ];
+    config.validate().map_err(|error| fields.invalid(&error, &names))?;
+    fields.finish()?;
+    Ok(config)
+}
+
+fn unet(fields: &mut Fields, blocks: &Blocks) -> Result<UNetConfig, LoadError> {
+    expect_common(fields)?;
+    let image_size: usize = fields.take("sample_size")?;
+    let block_out_channels: Vec<usize> = fields.take("block_out_channels")?;
+    let attention = attention_levels(fields, blocks, block_out_channels.len())?;
+    let shift: Option<String> = fields.take_optional("resnet_time_scale_shift")?;
+    let scale_shift = match shift.as_deref() {
+        None | Some("default") => false,
+        Some("scale_shift") => true,
+        Some(other) => {
+            let expected = "\"default\" or \"scale_shift\"";
+            return Err(fields.error("resnet_time_scale_shift", other, expected));
+        }
+    };
+    let resolutions = attention.into_iter().enumerate().filter(|(_, attention)| *attention);
+    // more levels than a number has bits are refused later, with those that are merely too many
+    let side = |level: usize| image_size.checked_shr(level as u32).unwrap_or(0);
+    Ok(UNetConfig {
+        image_size,
+        in_channels: fields.take("in_channels")?,
+        out_channels: fields.take("out_channels")?,
+        num_res_blocks: fields.take("layers_per_block")?,
+        attention_resolutions: resolutions.map(|(i, _)| side(i)).collect(),
+        block_out_channels,
+        d_head: fields.take_optional("attention_head_dim")?.unwrap_or(8),
+        d_context: None,
+        norm_groups: fields.take_optional("norm_num_groups")?.unwrap_or(32),
+        scale_shift,
+        coordinates: false,
+        patch_size: 1,
+        d_time: fields.take_optional("time_embedding_dim")?,
+        norm_eps: fields.take_optional("norm_eps")?.unwrap_or(1e-5),
+    })
+}
+
+/// Which levels have attention. The way up has to mirror the way down.
+fn attention_levels(
+    fields: &mut Fields,
+    blocks: &Blocks,
+    levels: usize,
+) -> Result<Vec<bool>, LoadError> {
+    let mut ways = Vec::new();
+    for (i, name) in ["down_block_types", "up_block_types"].into_iter().enumerate() {
+        let kinds: Vec<String> = fields.take(name)?;
+        let has_attention = |kind: &String| match kind.as_str() {
+            kind if kind == blocks.plain[i] => Some(false),
+            kind if blocks.attention.is_some_and(|names| kind == names[i]) => Some(true),
+            _ => None,
+        };
+        let way: Option<Vec<bool>> = kinds.iter().map(has_attention).collect();
+        match way {
+            Some(way) if way.len() == levels => ways.push(way),
+            _ => {
+                let known = [Some(blocks.plain[i]), blocks.attention.map(|names| names[i])];
+                let known: Vec<&str> = known.into_iter().flatten().collect();
+                let expected = format!("{levels} times {}", known.join(" or "));
+                return Err(fields.error(name, format!("{kinds:?}"), &expected));
+            }
+        }
+    }
+    ways[1].reverse();
+    if ways[0] != ways[1] {
+        return Err(fields.error(
+            "up_block_types",
+            "another order",
+            "that of down_block_types, reversed",
+        ));
+    }
+    let middle: Option<String> = fields.take_optional("mid_block_type")?;
+    let expected = blocks.middle;
+    match middle {
+        Some(found) if found != expected => Err(fields.error("mid_block_type", found, expected)),
+        // the default of the conditional network is a middle that Karlo does not have
+        None if blocks.attention.is_some() => {
+            Err(fields.error("mid_block_type", "absent", expected))
+        }
+        _ => Ok(ways.swap_remove(0)),
+    }
+}

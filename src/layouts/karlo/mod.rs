@@ -1,0 +1,148 @@
+//! Models in the files of Karlo's own code, converted to safetensors.
+//!
+//! ```text
+//! tokenizer/                                            vocab.json, merges.txt of CLIP
+//! ViT-L-14.safetensors                                  CLIP, in any of its layouts
+//! ViT-L-14_stats.safetensors                            mean, std of its image embeddings
+//! prior-ckpt-step=01000000-of-01000000.safetensors
+//! decoder-ckpt-step=01000000-of-01000000.safetensors
+//! improved-sr-ckpt-step=1.2M.safetensors                two networks: all steps, and the last
+//! ```
+//! There are no configurations: the sizes stand in source files. What the shapes of tensors tell
+//! is taken from them, as OpenAI's loader of CLIP does; the rest is what Karlo published.
+
+mod clip;
+mod names;
+mod networks;
+mod shapes;
+mod unet_names;
+
+use std::path::Path;
+
+use unclip_clip::{
+    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
+};
+use unclip_decoder::DecoderConfig;
+use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights};
+use unclip_prior::DiffusionPriorConfig;
+use unclip_upsample::UpsamplerConfig;
+
+use super::layout::Layout;
+use super::clip_names::{image_tower, text_tower};
+use crate::bundle::Parts;
+use crate::{Error, OpenOptions};
+use networks::{D_HEAD, DECODER_SIDE, FACTOR};
+use shapes::Shapes;
+
+/// CLIP.
+const CLIP: &str = "ViT-L-14";
+/// Statistics of CLIP's image embeddings.
+const STATISTICS: &str = "ViT-L-14_stats";
+/// The prior.
+const PRIOR: &str = "prior-ckpt-step=01000000-of-01000000";
+/// The decoder, text projection included.
+const DECODER: &str = "decoder-ckpt-step=01000000-of-01000000";
+/// Both networks of the super-resolution stage.
+const UPSAMPLER: &str = "improved-sr-ckpt-step=1.2M";
+
+/// What files that are read here end in.
+const READ: [&str; 2] = ["safetensors", "safetensors.index.json"];
+/// What the published ones end in, which are pickles.
+const PICKLED: [&str; 3] = ["ckpt", "pt", "th"];
+
+pub(super) struct Karlo;
+
+impl Layout for Karlo {
+    fn name(&self) -> &'static str {
+        "karlo"
+    }
+
+    /// Whether it has any of the files, converted or not.
+    fn recognizes(&self, folder: &Path) -> bool {
+        let names = [CLIP, STATISTICS, PRIOR, DECODER, UPSAMPLER];
+        names.iter().any(|name| exists(folder, name, &READ) || exists(folder, name, &PICKLED))
+    }
+
+    fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
+        let text_encoder = text_encoder(folder)?;
+        let reading = TokenizerOptions {
+            context_length: text_encoder.manifest.config.context_length,
+            padding: options.padding.unwrap_or(Padding::Zero),
+        };
+        Ok(Parts {
+            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
+            text_encoder,
+            image_encoder: image_encoder(folder, options.fit.unwrap_or(Fit::Squash))?,
+            prior: Some(prior(folder)?),
+            decoder: decoder(folder)?,
+            upsamplers: vec![upsampler(folder)?],
+        })
+    }
+}
+
+fn exists(folder: &Path, name: &str, endings: &[&str]) -> bool {
+    endings.iter().any(|ending| folder.join(format!("{name}.{ending}")).exists())
+}
+
+/// Opens a file. Where only the pickle is, that is opened: the refusal says what to do with it.
+fn weights(folder: &Path, name: &str) -> Result<Weights, LoadError> {
+    let pickle = PICKLED.iter().find(|ending| exists(folder, name, &[ending]));
+    match pickle.filter(|_| !exists(folder, name, &READ)) {
+        Some(ending) => Weights::open(&folder.join(format!("{name}.{ending}"))),
+        None => Weights::open_in(folder, name),
+    }
+}
+
+/// A stage of sizes that were read off its own weights, which stand for the configuration in
+/// errors.
+fn stage<T: StageConfig>(config: T, weights: Weights) -> Result<StageFiles<T>, Error> {
+    let path = weights.path().to_path_buf();
+    Ok(StageFiles::of(&path, config, weights)?)
+}
+
+/// The converter may leave a prefix that all names have, or strip it.
+fn prefix(weights: &Weights, prefix: &'static str) -> &'static str {
+    if weights.keys().iter().any(|key| key.starts_with(prefix)) { prefix } else { "" }
+}
+
+fn text_encoder(folder: &Path) -> Result<StageFiles<TextEncoderConfig>, Error> {
+    let weights = text_tower(weights(folder, CLIP)?)?;
+    stage(clip::text_encoder(&Shapes::of(&weights, ""))?, weights)
+}
+
+fn image_encoder(folder: &Path, fit: Fit) -> Result<Option<StageFiles<ImageEncoderConfig>>, Error> {
+    let weights = image_tower(weights(folder, CLIP)?)?;
+    let of_images = |key: &String| key.starts_with("vision_model.") || key.starts_with("visual");
+    if weights.keys().iter().any(of_images) { stage(clip::image_encoder(&Shapes::of(&weights, ""), fit)?, weights).map(Some) } else { Ok(None) }
+}
+
+fn prior(folder: &Path) -> Result<StageFiles<DiffusionPriorConfig>, Error> {
+    let [weights, statistics] = [weights(folder, PRIOR)?, weights(folder, STATISTICS)?];
+    // later the two are one, under the name of the prior's file
+    for key in ["mean", "std"] {
+        Shapes::of(&statistics, "").sides::<1>(key)?;
+    }
+    let prefix = prefix(&weights, names::PREFIX);
+    let config = networks::prior(&Shapes::of(&weights, prefix))?;
+    stage(config, names::prior(weights, statistics, D_HEAD)?)
+}
+
+fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, Error> {
+    let weights = weights(folder, DECODER)?;
+    let prefix = prefix(&weights, names::PREFIX);
+    let shapes = Shapes::of(&weights, prefix);
+    let names = shapes.unet_names(D_HEAD)?;
+    let config = networks::decoder(&shapes, &names)?;
+    stage(config, names::decoder(weights, &names)?)
+}
+
+/// Both networks have the sizes of the first: the loader refuses a second that differs.
+fn upsampler(folder: &Path) -> Result<StageFiles<UpsamplerConfig>, Error> {
+    const FIRST: &str = "model_first_steps.";
+    const LAST: &str = "model_last_step.";
+    let weights = weights(folder, UPSAMPLER)?;
+    let shapes = Shapes::of(&weights, FIRST);
+    let names = shapes.unet_names(D_HEAD)?;
+    let config = networks::upsampler(networks::unet(&shapes, &names, DECODER_SIDE * FACTOR)?);
+    stage(config, names.rename(weights, &[(FIRST, "unet."), (LAST, "last_step.")])?)
+}

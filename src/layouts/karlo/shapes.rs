@@ -1,0 +1,72 @@
+//! Sizes that the shapes of tensors tell.
+
+use unclip_nn::ConfigError;
+use unclip_nn::checkpoint::{LoadError, Weights};
+
+use super::unet_names::UNetNames;
+
+/// The shapes of a file's tensors below a prefix. In errors they have the names of the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shapes<'a> {
+    weights: &'a Weights,
+    prefix: &'static str,
+}
+
+impl<'a> Shapes<'a> {
+    pub(super) fn of(weights: &'a Weights, prefix: &'static str) -> Self {
+        Self { weights, prefix }
+    }
+
+    /// The error for a tensor, or for what was read off it.
+    pub(super) fn error(&self, key: &str, found: impl ToString, expected: &str) -> LoadError {
+        let key = format!("{}{key}", self.prefix);
+        self.config_error(ConfigError::new(key, found.to_string(), expected))
+    }
+
+    fn config_error(&self, source: ConfigError) -> LoadError {
+        LoadError::Config { path: self.weights.path().into(), source }
+    }
+
+    /// The sides of a tensor, which has to be there and has to have so many.
+    pub(super) fn sides<const D: usize>(&self, key: &str) -> Result<[usize; D], LoadError> {
+        let shape = self.weights.shape(&format!("{}{key}", self.prefix));
+        let expected = format!("a tensor of {D} dimensions");
+        let shape = shape.ok_or_else(|| self.error(key, "absent", &expected))?;
+        let found = || self.error(key, format!("a tensor of the shape {shape:?}"), &expected);
+        shape.try_into().map_err(|_| found())
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.weights.shape(&format!("{}{key}", self.prefix)).is_some()
+    }
+
+    /// How many layers are numbered after `before`.
+    pub(super) fn layers(&self, before: &str) -> usize {
+        let before = format!("{}{before}", self.prefix);
+        let number = |key: String| -> Option<usize> {
+            key.strip_prefix(&before)?.split('.').next()?.parse().ok()
+        };
+        let last = self.weights.keys().into_iter().filter_map(number).max();
+        last.map_or(0, |last| last.saturating_add(1))
+    }
+
+    /// How a U-Net's blocks are numbered.
+    pub(super) fn unet_names(&self, d_head: usize) -> Result<UNetNames, LoadError> {
+        UNetNames::of(self.weights, self.prefix, d_head).map_err(|error| self.config_error(error))
+    }
+
+    /// How often `unit` goes into a size that was read off a tensor.
+    pub(super) fn divide(
+        &self,
+        key: &str,
+        size: usize,
+        unit: usize,
+        what: &str,
+    ) -> Result<usize, LoadError> {
+        if unit > 0 && size > 0 && size.is_multiple_of(unit) { Ok(size / unit) } else {
+            let found = format!("a tensor of the width {size}");
+            Err(self.error(key, found, &format!("a multiple of {unit}, {what}")))
+        }
+    }
+}

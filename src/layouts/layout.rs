@@ -1,0 +1,68 @@
+//! What a layout is, and where one is written to.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use unclip_nn::Precision;
+use unclip_nn::checkpoint::{LoadError, read_file, write_whole};
+
+use crate::bundle::Parts;
+use crate::{Bundle, Error, OpenOptions};
+
+/// A way in which a model's stages lie in a folder.
+pub(super) trait Layout: Sync {
+    /// Its name, as the command line spells it.
+    fn name(&self) -> &'static str;
+
+    /// Whether a folder is of this layout, as far as the names of its files tell.
+    fn recognizes(&self, folder: &Path) -> bool;
+
+    /// Opens a folder: reads and checks configurations and headers.
+    fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error>;
+
+    /// Whether models can be written in it.
+    fn is_written(&self) -> bool {
+        false
+    }
+
+    /// How a model is written: a call that does it, into a new folder. What the layout cannot hold
+    /// is refused here, before anything is written.
+    ///
+    /// # Panics
+    /// If the layout is not written.
+    fn writer<'a>(&self, _: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
+        unreachable!("the layout {} is not written", self.name())
+    }
+}
+
+/// Writes a model.
+pub(super) type Writer<'a> = Box<dyn Fn(&Target<'_>) -> Result<(), Error> + 'a>;
+
+/// Where stages go, and how.
+pub(super) struct Target<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) format: Precision,
+    pub(super) device: &'a Device,
+}
+
+impl Target<'_> {
+    /// The path of a file, its folder made if need be.
+    pub(super) fn place(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.folder.join(name);
+        if let Some(folder) = path.parent() {
+            let io = |source| LoadError::Io { path: folder.into(), source };
+            std::fs::create_dir_all(folder).map_err(io)?;
+        }
+        Ok(path)
+    }
+
+    /// Copies vocabulary and merges, which have the same place in all layouts that are written.
+    pub(super) fn copy_tokenizer(&self, bundle: &Bundle) -> Result<(), Error> {
+        const MAX_BYTES: u64 = 64 << 20;
+        for name in ["tokenizer/vocab.json", "tokenizer/merges.txt"] {
+            let bytes = read_file(&bundle.origin.join(name), MAX_BYTES)?;
+            write_whole(&self.place(name)?, &bytes)?;
+        }
+        Ok(())
+    }
+}

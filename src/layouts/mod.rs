@@ -1,0 +1,113 @@
+//! One room for each layout in which models are published: how it is recognized, opened and
+//! written, and the names of its tensors. Nothing outside of its room knows a layout.
+//!
+//! A new one is a folder here, and its line in `layouts!`.
+
+mod clip_names;
+mod layout;
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use unclip_core::InvalidSetting;
+use unclip_nn::Precision;
+use unclip_nn::checkpoint::{LoadError, write_folder};
+
+use crate::{Bundle, Error, OpenOptions};
+use layout::{Layout, Target};
+
+/// Every layout. The last takes the folders that no other recognizes.
+macro_rules! layouts {
+    ($($room:ident::$Layout:ident),*) => {
+        $(mod $room;)*
+        const LAYOUTS: &[&dyn Layout] = &[$(&$room::$Layout),*];
+    };
+}
+
+layouts!(diffusers::Diffusers, karlo::Karlo, native::Native);
+
+impl Bundle {
+    /// Opens a folder: of this crate's own layout; of diffusers' (Karlo as it is published), which
+    /// has a `model_index.json`; or of Karlo's own code, whose pickles have to be converted to
+    /// safetensors first (`tools/convert_pickle.py`).
+    ///
+    /// ```text
+    /// tokenizer/      vocab.json, merges.txt
+    /// text_encoder/   config.json, model.safetensors
+    /// image_encoder/  …  (only for tasks that start from a picture)
+    /// prior/          …
+    /// decoder/        …
+    /// upsampler.0/    …  (and upsampler.1, …: as many as there are)
+    /// ```
+    ///
+    /// # Example
+    /// ```no_run
+    /// use unclip::{Bundle, Residency, UnClip, device};
+    ///
+    /// let bundle = Bundle::open("karlo-v1-alpha")?;
+    /// println!("pictures of {} pixels", bundle.image_size());
+    /// let unclip = UnClip::new(bundle, &device("flex")?, Residency::OneByOne)?;
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A stage that is missing or damaged, or that was trained for another CLIP.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(folder, &OpenOptions::default())
+    }
+
+    /// As [`open`](Self::open), with choices.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(folder: impl AsRef<Path>, options: &OpenOptions) -> Result<Self, Error> {
+        let folder = folder.as_ref();
+        if !folder.is_dir() {
+            let found = std::io::Error::other("no such folder; expected a model's");
+            let source = std::fs::read_dir(folder).err().unwrap_or(found);
+            return Err(LoadError::Io { path: folder.into(), source }.into());
+        }
+        let recognized = LAYOUTS.iter().find(|layout| layout.recognizes(folder));
+        let layout = recognized.unwrap_or(&LAYOUTS[LAYOUTS.len() - 1]);
+        Self::of(folder, layout.open(folder, options)?)
+    }
+
+    /// The shapes model that is part of the program.
+    ///
+    /// # Errors
+    /// None in a released version; a damaged build would be reported here.
+    #[cfg(feature = "bundled")]
+    pub fn shapes() -> Result<Self, Error> {
+        Self::of(Path::new("the bundled shapes model"), native::shapes()?)
+    }
+
+    /// Writes the model as a new folder: in the `layout` `diffusers`, whose `UnCLIPPipeline` opens
+    /// it (a model without a prior is for its `UnCLIPImageVariationPipeline`), or `native`, that of
+    /// this crate.
+    ///
+    /// The folder is there whole or not at all. One stage after the other is loaded to `device`,
+    /// which does not compute anything. Weights that were read in `format` come out as the same
+    /// bytes. Default numbers of steps and guidance scales have no place in diffusers' layout: its
+    /// pipelines have their own.
+    ///
+    /// # Errors
+    /// A layout that cannot be written, or that cannot hold this model, named by its field, before
+    /// anything is written; weights that cannot be read, or that are too large for `format`; a
+    /// place where something stands already, or that cannot be written.
+    pub fn save(
+        &self,
+        layout: &str,
+        folder: impl AsRef<Path>,
+        format: Precision,
+        device: &Device,
+    ) -> Result<(), Error> {
+        let known = LAYOUTS.iter().find(|known| known.name() == layout);
+        let known = known.filter(|known| known.is_written()).ok_or_else(|| {
+            let written = LAYOUTS.iter().filter(|layout| layout.is_written());
+            let written: Vec<_> = written.map(|layout| layout.name()).collect();
+            InvalidSetting::new("layout to write", format!("{layout:?}"), written.join(" or "))
+        })?;
+        let write = known.writer(self, format)?;
+        write_folder(folder.as_ref(), |folder| write(&Target { folder, format, device }))
+    }
+}

@@ -1,0 +1,157 @@
+//! The layout of this crate: what training writes, and the bundled model.
+//!
+//! ```text
+//! tokenizer/      vocab.json, merges.txt
+//! text_encoder/   config.json, model.safetensors
+//! image_encoder/  …  (only for tasks that start from a picture)
+//! prior/          …
+//! decoder/        …
+//! upsampler.0/    …  (and upsampler.1, …: as many as there are)
+//! ```
+
+use std::path::Path;
+
+use unclip_clip::{ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_core::InvalidSetting;
+use unclip_nn::Precision;
+use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, save_stage};
+use unclip_upsample::UpsamplerConfig;
+
+use super::layout::{Layout, Target, Writer};
+use crate::bundle::{Parts, missing};
+use crate::{Bundle, Error, OpenOptions, Slot, StageId};
+
+/// Upsamplers that a model may have.
+const MAX_UPSAMPLERS: usize = 8;
+
+pub(super) struct Native;
+
+impl Layout for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn recognizes(&self, folder: &Path) -> bool {
+        folder.join(StageId::TextEncoder.to_string()).join("config.json").exists()
+    }
+
+    fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
+        let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, StageId::TextEncoder)?;
+        let reading = tokenizer_options(&text_encoder, options.padding);
+        let mut image_encoder: Option<StageFiles<ImageEncoderConfig>> =
+            optional_stage(folder, StageId::ImageEncoder)?;
+        if let (Some(files), Some(fit)) = (&mut image_encoder, options.fit) {
+            files.manifest.config.fit = fit;
+        }
+        Ok(Parts {
+            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
+            text_encoder,
+            image_encoder,
+            prior: optional_stage(folder, StageId::Prior)?,
+            decoder: stage(folder, StageId::Decoder)?,
+            upsamplers: upsamplers(folder)?,
+        })
+    }
+
+    fn is_written(&self) -> bool {
+        true
+    }
+
+    fn writer<'a>(&self, bundle: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
+        let (padding, only) = (bundle.tokenizer.padding(), TokenizerOptions::default().padding);
+        if padding != only {
+            let found = format!("{padding:?}");
+            let expected = format!("{only:?}: the layout has no other; open the model with it");
+            return Err(InvalidSetting::new("padding of captions", found, expected).into());
+        }
+        if !bundle.origin.is_dir() {
+            let expected = "a model from a folder, whose tokenizer's files can be copied";
+            let found = bundle.origin.display();
+            return Err(InvalidSetting::new("model to write", found, expected).into());
+        }
+        Ok(Box::new(|target| {
+            target.copy_tokenizer(bundle)?;
+            write(&bundle.text_encoder, target)?;
+            bundle.image_encoder.iter().try_for_each(|stage| write(stage, target))?;
+            bundle.prior.iter().try_for_each(|stage| write(stage, target))?;
+            write(&bundle.decoder, target)?;
+            bundle.upsamplers.iter().try_for_each(|stage| write(stage, target))
+        }))
+    }
+}
+
+fn write<T: StageConfig>(stage: &Slot<T>, target: &Target<'_>) -> Result<(), Error> {
+    let network = stage.load(target.device)?;
+    let folder = target.folder.join(stage.id().to_string());
+    let space = stage.embedding_space();
+    Ok(save_stage(&folder, space, stage.config(), &network, target.format)?)
+}
+
+fn tokenizer_options(
+    text: &StageFiles<TextEncoderConfig>,
+    padding: Option<Padding>,
+) -> TokenizerOptions {
+    let padding = padding.unwrap_or(TokenizerOptions::default().padding);
+    TokenizerOptions { context_length: text.manifest.config.context_length, padding }
+}
+
+fn optional_stage<T: StageConfig>(
+    folder: &Path,
+    stage: StageId,
+) -> Result<Option<StageFiles<T>>, Error> {
+    let path = folder.join(stage.to_string());
+    match path.try_exists() {
+        Ok(true) => Ok(Some(StageFiles::open(&path)?)),
+        Ok(false) => Ok(None),
+        Err(source) => Err(LoadError::Io { path, source }.into()),
+    }
+}
+
+fn stage<T: StageConfig>(folder: &Path, stage: StageId) -> Result<StageFiles<T>, Error> {
+    optional_stage(folder, stage)?.ok_or_else(|| missing(folder, stage))
+}
+
+/// upsampler.0, upsampler.1 and so on, without a gap.
+fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> {
+    let mut stages = Vec::new();
+    for place in 0..MAX_UPSAMPLERS {
+        match optional_stage(folder, StageId::Upsampler(place))? {
+            Some(stage) if stages.len() == place => stages.push(stage),
+            Some(_) => return Err(missing(folder, StageId::Upsampler(stages.len()))),
+            None => {}
+        }
+    }
+    Ok(stages)
+}
+
+/// A stage that is part of the program.
+#[cfg(feature = "bundled")]
+macro_rules! embedded {
+    ($stage:literal) => {
+        StageFiles::embedded(
+            $stage,
+            include_bytes!(concat!("../../assets/shapes/", $stage, "/config.json")),
+            include_bytes!(concat!("../../assets/shapes/", $stage, "/model.safetensors")),
+        )
+    };
+}
+
+/// The shapes model that is part of the program.
+#[cfg(feature = "bundled")]
+pub(crate) fn shapes() -> Result<Parts, Error> {
+    let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;
+    let reading = tokenizer_options(&text_encoder, None);
+    Ok(Parts {
+        tokenizer: Tokenizer::from_bytes(
+            Path::new("tokenizer"),
+            include_bytes!("../../assets/shapes/tokenizer/vocab.json"),
+            include_bytes!("../../assets/shapes/tokenizer/merges.txt"),
+            reading,
+        )?,
+        text_encoder,
+        image_encoder: Some(embedded!("image_encoder")?),
+        prior: Some(embedded!("prior")?),
+        decoder: embedded!("decoder")?,
+        upsamplers: vec![embedded!("upsampler.0")?, embedded!("upsampler.1")?],
+    })
+}

@@ -1,0 +1,84 @@
+//! Which stage is meant, in one spelling everywhere.
+
+use std::fmt;
+use std::str::FromStr;
+
+use unclip_core::InvalidSetting;
+
+/// A stage of the pipeline. Folders of a model, traces, recorded noise, costs, progress and errors
+/// all spell it alike: `text_encoder`, `image_encoder`, `prior`, `decoder`, `upsampler.0`, and so
+/// on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StageId {
+    /// Captions to text embeddings, in one call.
+    TextEncoder,
+    /// Pictures to image embeddings, in one call.
+    ImageEncoder,
+    /// Text embeddings to image embeddings.
+    Prior,
+    /// Image embeddings to small pictures.
+    Decoder,
+    /// Small pictures to larger ones, by its place in the cascade.
+    Upsampler(usize),
+}
+
+impl StageId {
+    /// The noise stream of a stage: each has its own, so that the steps of one do not change the
+    /// noise of the next.
+    pub(crate) fn noise_stream(self) -> u64 {
+        match self {
+            Self::TextEncoder | Self::ImageEncoder => 0,
+            Self::Prior => 1,
+            Self::Decoder => 2,
+            Self::Upsampler(place) => 3 + place as u64,
+        }
+    }
+}
+
+impl fmt::Display for StageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TextEncoder => f.pad("text_encoder"),
+            Self::ImageEncoder => f.pad("image_encoder"),
+            Self::Prior => f.pad("prior"),
+            Self::Decoder => f.pad("decoder"),
+            Self::Upsampler(place) => f.pad(&format!("upsampler.{place}")),
+        }
+    }
+}
+
+impl FromStr for StageId {
+    type Err = InvalidSetting;
+
+    fn from_str(name: &str) -> Result<Self, InvalidSetting> {
+        let expected = "text_encoder, image_encoder, prior, decoder or upsampler.N";
+        let refused = || InvalidSetting::new("stage", format!("{name:?}"), expected);
+        Ok(match name {
+            "text_encoder" => Self::TextEncoder,
+            "image_encoder" => Self::ImageEncoder,
+            "prior" => Self::Prior,
+            "decoder" => Self::Decoder,
+            _ => {
+                let place = name.strip_prefix("upsampler.").and_then(|n| n.parse().ok());
+                Self::Upsampler(place.ok_or_else(refused)?)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_back_and_others_are_refused() {
+        let first = [StageId::TextEncoder, StageId::ImageEncoder, StageId::Prior, StageId::Decoder];
+        for stage in first.into_iter().chain([0, 1, 12].map(StageId::Upsampler)) {
+            assert_eq!(stage.to_string().parse::<StageId>().unwrap(), stage);
+        }
+        for name in ["", "clip", "upsampler", "upsampler.", "upsample.1", "upsampler.-1"] {
+            let error = name.parse::<StageId>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("stage is {name:?}, expected text_enc")), "{error}");
+        }
+    }
+}

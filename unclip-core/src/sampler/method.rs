@@ -1,0 +1,194 @@
+//! What a sampler is, and a method by which one is made.
+
+use std::fmt;
+use std::sync::Arc;
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Denoiser, Draw, InvalidSetting, NoiseSchedule, NoiseSource, Prediction, Step, VarianceType,
+};
+
+/// Takes the reverse steps of one run, and may remember what it saw on the way.
+///
+/// A step's arithmetic is elementwise, so a sampler sees every batch as rows of numbers,
+/// `[batch, values]`: one implementation serves embeddings, pictures and latents.
+pub trait Sampler {
+    /// From x_t to x_{t−1}. It calls [`Reverse::denoise`] as often as its method wants.
+    ///
+    /// # Shapes
+    /// - `x_t` and both results: `[batch, values]`
+    fn step(&mut self, x_t: Tensor<2>, reverse: &mut Reverse<'_>) -> Stepped;
+}
+
+/// What a reverse step gives.
+#[derive(Debug, Clone)]
+pub struct Stepped {
+    /// The sample, one step less noisy.
+    pub x_prev: Tensor<2>,
+    /// The clean sample as it was predicted at the step's beginning: the preview.
+    pub x_0: Tensor<2>,
+}
+
+/// One reverse step as a sampler meets it: where it begins and ends, the denoiser, the noise.
+pub struct Reverse<'a> {
+    /// Where x_t is.
+    pub step: Step,
+    /// Where x_{t−1} is; `None` at the last step, which ends at the clean sample.
+    pub next: Option<Step>,
+    denoiser: &'a dyn Denoiser<2>,
+    noise: &'a mut dyn NoiseSource,
+    shape: &'a [usize],
+}
+
+impl<'a> Reverse<'a> {
+    /// The step at a place of a schedule. `shape` is that of the noise that is drawn, `[batch, ..]`:
+    /// the sample's own.
+    ///
+    /// # Panics
+    /// If the schedule has no such place.
+    pub fn new(
+        denoiser: &'a dyn Denoiser<2>,
+        schedule: &NoiseSchedule,
+        index: usize,
+        noise: &'a mut dyn NoiseSource,
+        shape: &'a [usize],
+    ) -> Self {
+        let next = index.checked_sub(1).map(|index| schedule.step(index));
+        Self { step: schedule.step(index), next, denoiser, noise, shape }
+    }
+
+    /// The clean sample in `x_t`, which is as noisy as `step` says: [`Self::step`], or
+    /// [`Self::next`] for methods that look ahead.
+    pub fn denoise(&self, x_t: Tensor<2>, step: &Step) -> Prediction<2> {
+        self.denoiser.denoise(x_t, step)
+    }
+
+    /// The noise of this step, `[batch, values]`; `None` at the last, which adds none.
+    pub fn noise(&mut self, x_t: &Tensor<2>) -> Option<Tensor<2>> {
+        let draw = Draw::Step(self.step.index);
+        let draw = (!self.step.is_last()).then(|| self.noise.draw(draw, self.shape));
+        draw.map(|data| {
+            let values = TensorData::new(data.iter::<f32>().collect(), x_t.dims());
+            Tensor::from_data(values, &x_t.device())
+        })
+    }
+}
+
+/// A sampling method with its parameters; [`start`](Self::start) makes a [`Sampler`] for one run.
+///
+/// # Example
+/// A method of one's own: the last prediction, whatever came before.
+/// ```
+/// use burn::tensor::Tensor;
+/// use unclip_core::*;
+///
+/// #[derive(Debug, Clone, Copy)]
+/// struct OneLook;
+///
+/// impl SamplingMethod for OneLook {
+///     fn spelling(&self) -> String {
+///         "one_look".into()
+///     }
+///     fn start(&self, _: VarianceType) -> Box<dyn Sampler> {
+///         Box::new(*self)
+///     }
+/// }
+///
+/// impl Sampler for OneLook {
+///     fn step(&mut self, x_t: Tensor<2>, reverse: &mut Reverse<'_>) -> Stepped {
+///         let x_0 = reverse.denoise(x_t, &reverse.step).guided(&reverse.step).x_0;
+///         Stepped { x_prev: x_0.clone(), x_0 }
+///     }
+/// }
+///
+/// let kind = SamplerKind::from(OneLook);
+/// assert_eq!(kind.to_string(), "one_look");
+/// ```
+pub trait SamplingMethod: fmt::Debug + Send + Sync {
+    /// Its name, with parameters after a colon, as options and recipes spell it. A recipe with the
+    /// name of a method of one's own is not read back: nobody else knows what it does.
+    fn spelling(&self) -> String;
+
+    /// Checks its parameters, before anything is computed.
+    ///
+    /// # Errors
+    /// Names the first that cannot be used.
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        Ok(())
+    }
+
+    /// A sampler at the beginning of a run, for a network of this variance.
+    fn start(&self, variance: VarianceType) -> Box<dyn Sampler>;
+}
+
+/// A method that options know by name.
+pub(super) struct Known {
+    /// Its spellings, for people.
+    pub(super) spellings: &'static str,
+    /// The method of a name and, after a colon, its parameter. `None` if the name is another's.
+    pub(super) parse: fn(&str, Option<&str>) -> Option<Parsed>,
+}
+
+/// A method, or what is wrong with its parameter.
+pub(super) type Parsed = Result<SamplerKind, InvalidSetting>;
+
+/// A sampling method as a value of options and configurations: one that is known by name
+/// (`ddpm`, `ddim`, `ddim:0.5`, `dpm_solver`, `dpm_solver:published`, `heun`), or one's own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SamplerKind(Arc<dyn SamplingMethod>);
+
+impl SamplerKind {
+    /// Checks the method's parameters.
+    ///
+    /// # Errors
+    /// Names the first that cannot be used.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        self.0.validate()
+    }
+
+    /// A sampler at the beginning of a run, for a network of this variance.
+    pub fn start(&self, variance: VarianceType) -> Box<dyn Sampler> {
+        self.0.start(variance)
+    }
+}
+
+impl<M: SamplingMethod + 'static> From<M> for SamplerKind {
+    fn from(method: M) -> Self {
+        Self(Arc::new(method))
+    }
+}
+
+impl PartialEq for SamplerKind {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.spelling() == other.0.spelling()
+    }
+}
+
+impl fmt::Display for SamplerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.spelling())
+    }
+}
+
+impl From<SamplerKind> for String {
+    fn from(kind: SamplerKind) -> Self {
+        kind.to_string()
+    }
+}
+
+/// The method without a parameter, or the error that it takes none.
+pub(super) fn plain(
+    method: impl SamplingMethod + 'static,
+    parameter: Option<&str>,
+) -> Result<SamplerKind, InvalidSetting> {
+    match parameter {
+        None => Ok(method.into()),
+        Some(found) => {
+            let name = format!("parameter of the sampler {}", method.spelling());
+            Err(InvalidSetting::new(name, found, "none: it takes no parameter"))
+        }
+    }
+}

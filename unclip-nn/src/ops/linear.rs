@@ -1,0 +1,37 @@
+//! Linear layers, and the number format in which layers work.
+
+use burn::module::Param;
+use burn::nn::Linear;
+#[cfg(feature = "flex")]
+use burn::tensor::Device;
+use burn::tensor::{Tensor, module};
+
+#[cfg(feature = "flex")]
+use crate::fused;
+
+/// A layer's weight in the number format in which the layer works: its own, but f32 on the CPU,
+/// which has no 16-bit arithmetic.
+pub fn working<const D: usize>(weight: &Param<Tensor<D>>) -> Tensor<D> {
+    let weight = weight.val();
+    #[cfg(feature = "flex")]
+    if weight.device() == Device::flex() {
+        return fused::widen(weight);
+    }
+    weight
+}
+
+/// A linear layer over the last dimension, in the number format of its weight. It is one matrix
+/// product over all rows: its gradient is then one product as well, where burn's own would make one
+/// for each item of the batch.
+///
+/// # Shapes
+/// - `x`: `[.., d_in]`
+/// - result: `[.., d_out]`
+pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let weight = working(&layer.weight);
+    let mut shape = x.dims();
+    let rows = shape[..D - 1].iter().product();
+    let x = x.cast(weight.dtype()).reshape([rows, shape[D - 1]]);
+    shape[D - 1] = weight.dims()[1];
+    module::linear::<2>(x, weight, layer.bias.as_ref().map(working)).reshape(shape)
+}
