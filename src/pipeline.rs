@@ -9,8 +9,10 @@ use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 use unclip_decoder::Condition;
 use unclip_nn::Placement;
 
+use crate::bundle::missing;
 use crate::{
-    Bundle, Error, GenerateOptions, Observer, Picture, Recipe, Run, StageCost, StageOptions, Trace,
+    Bundle, Error, GenerateOptions, Observer, Picture, Recipe, Run, Settings, StageCost, StageId,
+    StageOptions, Trace,
 };
 
 /// How many times longer than the other one side of a picture may be; nothing of it would be left
@@ -300,27 +302,17 @@ impl<'a> Observed<'a> {
         captions: &[S],
         options: &GenerateOptions,
     ) -> Result<Generated, Error> {
-        let unclip = self.unclip;
-        let made_by = (&unclip.bundle, unclip.placement.precision);
+        let bundle = &self.unclip.bundle;
         let seeds = options.seeds(captions.len())?;
-        let settings = options.resolve(&unclip.bundle)?;
-        let Some(prior) = &settings.prior else { return Err(no_prior(&unclip.bundle)) };
+        let settings = options.resolve(bundle)?;
+        let Some(prior) = &settings.prior else {
+            return Err(missing(&bundle.origin, StageId::Prior));
+        };
         let mut run = self.start(&seeds, options, settings.steps());
         let text = run.encode(captions)?.repeat_rows(options.n);
         let image = run.prior(&text, prior)?;
-        let pictures = run.decode(&Condition { image, text }, &settings.decoder)?;
-        let pictures = run.upsample(pictures, &settings.upsamplers)?;
-        let (costs, trace) = (run.costs, run.trace);
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
-        let recipe = |(prompt, &seed)| Recipe::new(made_by, options, &settings, prompt, seed);
-        let tokens = unclip.bundle.tokenizer.encode(captions);
-        Ok(Generated {
-            pictures: Picture::join(pictures, prompts.zip(&seeds).map(recipe)),
-            dropped: (0..captions.len()).map(|i| tokens.dropped(i).map(String::from)).collect(),
-            dropped_negative: dropped(&unclip.bundle, &options.negative_prompt),
-            costs,
-            trace,
-        })
+        finish(run, &Condition { image, text }, (options, &settings), prompts)
     }
 
     /// See [`UnClip::image_variation`].
@@ -338,7 +330,6 @@ impl<'a> Observed<'a> {
             return Err(InvalidSetting::new("prior options", found, expected).into());
         }
         let unclip = self.unclip;
-        let made_by = (&unclip.bundle, unclip.placement.precision);
         let seeds = options.seeds(pictures.len())?;
         let mut settings = options.resolve(&unclip.bundle)?;
         settings.prior = None;
@@ -350,17 +341,10 @@ impl<'a> Observed<'a> {
         run.trace.pixels = Some(pixels);
         run.trace.image = Some(image);
         let text = run.encode(&[""])?.repeat_rows(seeds.len());
-        let made = run.decode(&Condition { image: rows, text }, &settings.decoder)?;
-        let made = run.upsample(made, &settings.upsamplers)?;
-        let (costs, trace) = (run.costs, run.trace);
-        let recipe = |&seed| Recipe::new(made_by, options, &settings, "", seed);
-        Ok(Generated {
-            pictures: Picture::join(made, seeds.iter().map(recipe)),
-            dropped: Vec::new(),
-            dropped_negative: dropped(&unclip.bundle, &options.negative_prompt),
-            costs,
-            trace,
-        })
+        // nobody gave a caption
+        run.dropped.clear();
+        let condition = Condition { image: rows, text };
+        finish(run, &condition, (options, &settings), std::iter::repeat(""))
     }
 
     fn start<'b>(self, seeds: &'b [u64], options: &'b GenerateOptions, steps: usize) -> Run<'b>
@@ -379,11 +363,22 @@ impl<'a> Observed<'a> {
     }
 }
 
-fn no_prior(bundle: &Bundle) -> Error {
-    crate::bundle::missing(&bundle.origin, crate::StageId::Prior)
-}
-
-/// The end of a caption that does not fit.
-fn dropped(bundle: &Bundle, caption: &str) -> Option<String> {
-    bundle.tokenizer.encode(&[caption]).dropped(0).map(String::from)
+/// What every task ends with: from a condition to pictures, each with its recipe.
+fn finish<'p>(
+    mut run: Run<'_>,
+    condition: &Condition,
+    (options, settings): (&GenerateOptions, &Settings),
+    prompts: impl Iterator<Item = &'p str>,
+) -> Result<Generated, Error> {
+    let pictures = run.decode(condition, &settings.decoder)?;
+    let pictures = run.upsample(pictures, &settings.upsamplers)?;
+    let made_by = (run.bundle, run.placement.precision);
+    let recipe = |(prompt, &seed)| Recipe::new(made_by, options, settings, prompt, seed);
+    Ok(Generated {
+        pictures: Picture::join(pictures, prompts.zip(run.seeds).map(recipe)),
+        dropped: run.dropped,
+        dropped_negative: run.dropped_negative,
+        costs: run.costs,
+        trace: run.trace,
+    })
 }

@@ -31,6 +31,10 @@ pub struct Run<'a> {
     null: Option<TextEmbedding>,
     /// Steps done so far, and in all, if somebody knows.
     pub(crate) progress: (usize, Option<usize>),
+    /// The end of each caption that did not fit into the model's context, if any.
+    pub dropped: Vec<Option<String>>,
+    /// The end of the negative prompt that did not fit.
+    pub dropped_negative: Option<String>,
     /// What each stage has cost so far.
     pub costs: Vec<StageCost>,
     /// What each stage has given so far, if it was driven by `prior`, `decode` or `upsample`.
@@ -48,6 +52,8 @@ impl<'a> Run<'a> {
             negative_prompt: "",
             null: None,
             progress: (0, None),
+            dropped: Vec::new(),
+            dropped_negative: None,
             costs: Vec::new(),
             trace: Trace::default(),
         }
@@ -87,19 +93,26 @@ impl<'a> Run<'a> {
             return Err(InvalidSetting::new("captions", 0, "at least 1").into());
         }
         let both = captions.iter().map(AsRef::as_ref).chain([self.negative_prompt]);
-        let text = self.encode_all(&both.collect::<Vec<_>>())?;
+        let (text, mut dropped) = self.encode_all(&both.collect::<Vec<_>>())?;
         self.null = Some(text.narrow(captions.len(), 1));
+        self.dropped_negative = dropped.pop().flatten();
+        self.dropped = dropped;
         Ok(text.narrow(0, captions.len()))
     }
 
-    fn encode_all(&mut self, captions: &[&str]) -> Result<TextEmbedding, Error> {
+    /// The embeddings of captions, and what of each did not fit.
+    fn encode_all(
+        &mut self,
+        captions: &[&str],
+    ) -> Result<(TextEmbedding, Vec<Option<String>>), Error> {
         let slot = &self.bundle.text_encoder;
         let (tower, loading) = slot.network(self.placement)?;
         let start = Instant::now();
         let tokens = self.bundle.tokenizer.encode(captions);
         let text = tower.forward(&tokens, &self.placement.device);
         self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &tower));
-        Ok(text)
+        let dropped = (0..captions.len()).map(|row| tokens.dropped(row).map(String::from));
+        Ok((text, dropped.collect()))
     }
 
     /// Embeddings of the negative prompt: the null condition, one row for each seed.
@@ -109,7 +122,11 @@ impl<'a> Run<'a> {
     pub fn null(&mut self) -> Result<TextEmbedding, Error> {
         let null = match self.null.take() {
             Some(null) => null,
-            None => self.encode_all(&[self.negative_prompt])?,
+            None => {
+                let (null, mut dropped) = self.encode_all(&[self.negative_prompt])?;
+                self.dropped_negative = dropped.pop().flatten();
+                null
+            }
         };
         Ok(self.null.insert(null).repeat_rows(self.seeds.len()))
     }

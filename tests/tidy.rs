@@ -22,7 +22,7 @@ fn may_depend(crate_name: &str, on: &str, dev: bool) -> bool {
         }
         stage if STAGES.contains(&stage) => FOUNDATIONS.contains(&on),
         // its tests switch on its own features
-        "unclip-nn" => on == "unclip-kernels" || dev && on == "unclip-nn",
+        "unclip-nn" => ["unclip-kernels", "unclip-core"].contains(&on) || dev && on == "unclip-nn",
         "unclip-core" | "unclip-kernels" | "unclip-shapes" => false,
         other => panic!("tests/tidy.rs does not say what the new crate {other} may depend on"),
     }
@@ -39,6 +39,20 @@ fn crates_depend_only_on_what_is_below_them() {
             if !may_depend(&name, &dependency.on, dependency.dev) {
                 let message = format!("{name} must not depend on {}", dependency.on);
                 problems.push(problem(&manifest, dependency.line, &message));
+            }
+        }
+    }
+    report(&problems);
+}
+
+/// Layers know no noise: of the mathematics they take the error alone.
+#[test]
+fn layers_take_nothing_but_the_error_from_the_mathematics() {
+    let mut problems = Vec::new();
+    for path in sources().into_iter().filter(|path| path.starts_with(root().join("unclip-nn"))) {
+        for (at, line) in read(&path).lines().enumerate() {
+            if line.contains("unclip_core") && !line.contains("unclip_core::InvalidSetting") {
+                problems.push(problem(&path, at + 1, line));
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use unclip_nn::checkpoint::{LoadError, Part, Rows, Weights};
 
+use super::layout::find;
+
 /// Whose names a file keeps CLIP under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
@@ -158,9 +160,4 @@ fn thirds(attention: &str, leaf: &str, shape: &[usize]) -> Vec<(String, Part)> {
         (format!("{attention}.{name}_proj.{leaf}"), Part { rows, ..Part::default() })
     };
     ["q", "k", "v"].into_iter().enumerate().map(third).collect()
-}
-
-/// The second of the pair whose first is `name`.
-fn find(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
-    table.iter().find(|(from, _)| *from == name).map(|&(_, to)| to)
 }

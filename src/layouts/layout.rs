@@ -35,6 +35,11 @@ pub(super) trait Layout: Sync {
     }
 }
 
+/// The second of the pair whose first is `name`, in a table of names.
+pub(super) fn find(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
+    table.iter().find(|(from, _)| *from == name).map(|&(_, to)| to)
+}
+
 /// Writes a model.
 pub(super) type Writer<'a> = Box<dyn Fn(&Target<'_>) -> Result<(), Error> + 'a>;
 

@@ -16,7 +16,7 @@ use unclip_nn::checkpoint::{LoadError, write_folder};
 use crate::{Bundle, Error, OpenOptions};
 use layout::{Layout, Target};
 
-/// Every layout. The last takes the folders that no other recognizes.
+/// Every layout. The last recognizes every folder.
 macro_rules! layouts {
     ($($room:ident::$Layout:ident),*) => {
         $(mod $room;)*
@@ -67,8 +67,8 @@ impl Bundle {
             let source = std::fs::read_dir(folder).err().unwrap_or(found);
             return Err(LoadError::Io { path: folder.into(), source }.into());
         }
-        let recognized = LAYOUTS.iter().find(|layout| layout.recognizes(folder));
-        let layout = recognized.unwrap_or(&LAYOUTS[LAYOUTS.len() - 1]);
+        let layout = LAYOUTS.iter().find(|layout| layout.recognizes(folder));
+        let layout = layout.unwrap_or_else(|| unreachable!("the last recognizes every folder"));
         Self::of(folder, layout.open(folder, options)?)
     }
 

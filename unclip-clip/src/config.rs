@@ -1,8 +1,9 @@
 //! Sizes of CLIP's towers.
 
 use serde::{Deserialize, Serialize};
+use unclip_core::InvalidSetting;
+use unclip_nn::TransformerConfig;
 use unclip_nn::checkpoint::KeyMap;
-use unclip_nn::{ConfigError, TransformerConfig};
 
 /// Sizes of a [`TextEncoder`](crate::TextEncoder).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,15 +24,15 @@ impl TextEncoderConfig {
     ///
     /// # Errors
     /// Names the first field that does not.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::check_size("vocab_size", self.vocab_size)?;
-        ConfigError::check_size("context_length", self.context_length)?;
-        ConfigError::check_size("d_embedding", self.d_embedding)?;
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        InvalidSetting::check_size("vocab_size", self.vocab_size)?;
+        InvalidSetting::check_size("context_length", self.context_length)?;
+        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
         if self.context_length < 3 {
             let expected = "at least 3: two marks and a token";
-            return Err(ConfigError::new("context_length", self.context_length, expected));
+            return Err(InvalidSetting::new("context_length", self.context_length, expected));
         }
-        self.transformer.validate()
+        self.transformer.validate().map_err(|error| error.within("transformer"))
     }
 }
 
@@ -76,17 +77,22 @@ impl ImageEncoderConfig {
     ///
     /// # Errors
     /// Names the first field that does not.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::check_size("image_size", self.image_size)?;
-        ConfigError::check_size("patch_size", self.patch_size)?;
-        ConfigError::check_multiple("image_size", self.image_size, "patch_size", self.patch_size)?;
-        ConfigError::check_size("d_embedding", self.d_embedding)?;
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        InvalidSetting::check_size("image_size", self.image_size)?;
+        InvalidSetting::check_size("patch_size", self.patch_size)?;
+        InvalidSetting::check_multiple(
+            "image_size",
+            self.image_size,
+            "patch_size",
+            self.patch_size,
+        )?;
+        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
         let usable = |v: &f32| v.is_finite() && *v > 1e-6;
         if !self.std.iter().all(usable) || !self.mean.iter().all(|v| v.is_finite()) {
             let found = format!("{:?} and {:?}", self.mean, self.std);
-            return Err(ConfigError::new("mean and std", found, "finite, std above 0"));
+            return Err(InvalidSetting::new("mean and std", found, "finite, std above 0"));
         }
-        self.transformer.validate()
+        self.transformer.validate().map_err(|error| error.within("transformer"))
     }
 }
 

@@ -3,10 +3,10 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use unclip_core::TextEmbedding;
+use unclip_core::{InvalidSetting, TextEmbedding};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::linear;
-use unclip_nn::{ConfigError, LayerNorm, Transformer, causal_mask};
+use unclip_nn::{LayerNorm, Transformer, causal_mask};
 
 use crate::config::NAMES;
 use crate::{TextEncoderConfig, Tokens};
@@ -37,7 +37,7 @@ impl StageConfig for TextEncoderConfig {
     const KEYS: KeyMap = NAMES;
     type Network = TextEncoder;
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), InvalidSetting> {
         self.validate()
     }
 

@@ -4,10 +4,10 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
-use unclip_core::ImageEmbedding;
+use unclip_core::{ImageEmbedding, InvalidSetting};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::{linear, working};
-use unclip_nn::{ConfigError, LayerNorm, Transformer};
+use unclip_nn::{LayerNorm, Transformer};
 
 use crate::ImageEncoderConfig;
 use crate::config::NAMES;
@@ -40,7 +40,7 @@ impl StageConfig for ImageEncoderConfig {
     const KEYS: KeyMap = NAMES;
     type Network = ImageEncoder;
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), InvalidSetting> {
         self.validate()
     }
 

@@ -36,6 +36,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[macro_use]
+mod spelled;
 mod denoiser;
 mod diffusion;
 mod embedding;

@@ -200,19 +200,7 @@ impl std::str::FromStr for Spacing {
     }
 }
 
-impl From<Spacing> for String {
-    fn from(spacing: Spacing) -> Self {
-        spacing.to_string()
-    }
-}
-
-impl TryFrom<String> for Spacing {
-    type Error = InvalidSetting;
-
-    fn try_from(spelling: String) -> Result<Self, InvalidSetting> {
-        spelling.parse()
-    }
-}
+spelled!(Spacing);
 
 /// Noise levels from one training timestep to another, both included: where guidance acts. Options
 /// spell it `200..800`.
@@ -255,19 +243,7 @@ impl std::str::FromStr for TimestepRange {
     }
 }
 
-impl From<TimestepRange> for String {
-    fn from(range: TimestepRange) -> Self {
-        range.to_string()
-    }
-}
-
-impl TryFrom<String> for TimestepRange {
-    type Error = InvalidSetting;
-
-    fn try_from(spelling: String) -> Result<Self, InvalidSetting> {
-        spelling.parse()
-    }
-}
+spelled!(TimestepRange);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
 //! Sizes of the decoder.
 
 use serde::{Deserialize, Serialize};
-use unclip_core::DiffusionConfig;
-use unclip_nn::{ConfigError, UNetConfig};
+use unclip_core::{DiffusionConfig, InvalidSetting};
+use unclip_nn::UNetConfig;
 
 /// Sizes of a [`Decoder`](crate::Decoder), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,30 +53,28 @@ impl DecoderConfig {
     ///
     /// # Errors
     /// Names the first field that does not.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::check_size("d_embedding", self.d_embedding)?;
-        ConfigError::check_size("d_text", self.d_text)?;
-        ConfigError::check_size("image_tokens", self.image_tokens)?;
-        self.unet.validate()?;
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
+        InvalidSetting::check_size("d_text", self.d_text)?;
+        InvalidSetting::check_size("image_tokens", self.image_tokens)?;
+        self.unet.validate().map_err(|error| error.within("unet"))?;
         if let Some(LayoutConfig { side, channels, d_hidden }) = self.layout {
-            ConfigError::check_size("layout.side", side)?;
-            ConfigError::check_size("layout.channels", channels)?;
-            ConfigError::check_size("layout.d_hidden", d_hidden)?;
+            InvalidSetting::check_size("layout.side", side)?;
+            InvalidSetting::check_size("layout.channels", channels)?;
+            InvalidSetting::check_size("layout.d_hidden", d_hidden)?;
             let image_size = self.unet.image_size;
             if !image_size.is_multiple_of(side) || !(image_size / side).is_power_of_two() {
                 let expected = format!("{image_size} divided by a power of two");
-                return Err(ConfigError::new("layout.side", side, expected));
+                return Err(InvalidSetting::new("layout.side", side, expected));
             }
         }
         let channels_in = Self::CHANNELS + self.layout.map_or(0, |layout| layout.channels);
-        ConfigError::check_equal("unet.in_channels", self.unet.in_channels, channels_in)?;
+        InvalidSetting::check_equal("unet.in_channels", self.unet.in_channels, channels_in)?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        ConfigError::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        InvalidSetting::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         if self.unet.d_context.is_none() {
-            return Err(ConfigError::new("unet.d_context", "absent", "the width of a token"));
+            return Err(InvalidSetting::new("unet.d_context", "absent", "the width of a token"));
         }
-        self.diffusion
-            .validate()
-            .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
+        self.diffusion.validate().map_err(|error| error.within("diffusion"))
     }
 }

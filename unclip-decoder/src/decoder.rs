@@ -2,9 +2,11 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unclip_core::{Branched, DiffusionConfig, ImageEmbedding, Network, Stage, TextEmbedding};
+use unclip_core::{
+    Branched, DiffusionConfig, ImageEmbedding, InvalidSetting, Network, Stage, TextEmbedding,
+};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
-use unclip_nn::{ConfigError, UNet, Whitening};
+use unclip_nn::{UNet, Whitening};
 
 use crate::{Bound, Condition, Conditioner, DecoderConfig};
 
@@ -38,7 +40,7 @@ impl StageConfig for DecoderConfig {
     const KEYS: KeyMap = NAMES;
     type Network = Decoder;
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), InvalidSetting> {
         self.validate()
     }
 

@@ -239,7 +239,7 @@ fn layouts_that_do_not_fit_are_refused() {
     let refused = |side, channels, in_channels| {
         let unet = UNetConfig { in_channels, ..config(4).unet };
         let layout = Some(LayoutConfig { side, channels, d_hidden: 8 });
-        DecoderConfig { layout, unet, ..config(4) }.validate().unwrap_err().field
+        DecoderConfig { layout, unet, ..config(4) }.validate().unwrap_err().name
     };
     assert_eq!(refused(3, 2, 5), "layout.side");
     assert_eq!(refused(16, 2, 5), "layout.side");

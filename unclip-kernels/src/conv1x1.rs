@@ -1,11 +1,9 @@
 //! 1x1 convolution: the forward pass and the gradient of its input.
 
-#![expect(clippy::needless_range_loop, reason = "counted loops unroll into registers")]
-
 use super::conv_plan::SERIAL_WORK;
 use super::conv_shape::ConvShape;
-use super::gemm::{LARGEST_TILE, Left, Matrix, Product, Start, Target, pack};
-use super::simd::{aligned, arch, load, store};
+use super::gemm::{Left, Matrix, Product, Start, Target, pack};
+use super::simd::{aligned, arch};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -134,8 +132,7 @@ impl<'a> Planes<'a> {
     }
 }
 
-impl Planes<'_> {
-    /// The pixels of channel `m`.
+impl Target for &mut Planes<'_> {
     #[inline(always)]
     fn row(&mut self, m: usize) -> &mut [f32] {
         let plane = match &mut self.data {
@@ -143,67 +140,6 @@ impl Planes<'_> {
             Data::Separate(planes) => &mut *planes[m],
         };
         &mut plane[self.at..][..self.count]
-    }
-}
-
-impl Target for &mut Planes<'_> {
-    #[inline(always)]
-    fn get<S: Simd, const MR: usize, const W: usize>(
-        &mut self,
-        simd: S,
-        m: usize,
-        column: usize,
-    ) -> [[S::f32s; W]; MR] {
-        let mut values = [[simd.splat_f32s(0.0); W]; MR];
-        if column + W * S::F32_LANES > self.count {
-            let mut rows = [0.0; LARGEST_TILE];
-            for (i, to) in rows.chunks_exact_mut(W * S::F32_LANES).take(MR).enumerate() {
-                let row = &self.row(m + i)[column..];
-                to[..row.len()].copy_from_slice(row);
-            }
-            for i in 0..MR {
-                for v in 0..W {
-                    values[i][v] = load::<S>(&rows[(i * W + v) * S::F32_LANES..]);
-                }
-            }
-            return values;
-        }
-        for i in 0..MR {
-            let row = &self.row(m + i)[column..][..W * S::F32_LANES];
-            for v in 0..W {
-                values[i][v] = load::<S>(&row[v * S::F32_LANES..]);
-            }
-        }
-        values
-    }
-
-    #[inline(always)]
-    fn put<S: Simd, const MR: usize, const W: usize>(
-        &mut self,
-        _: S,
-        m: usize,
-        column: usize,
-        values: [[S::f32s; W]; MR],
-    ) {
-        if column + W * S::F32_LANES > self.count {
-            let mut rows = [0.0; LARGEST_TILE];
-            for i in 0..MR {
-                for v in 0..W {
-                    store::<S>(&mut rows[(i * W + v) * S::F32_LANES..], values[i][v]);
-                }
-            }
-            for (i, from) in rows.chunks_exact(W * S::F32_LANES).take(MR).enumerate() {
-                let row = &mut self.row(m + i)[column..];
-                row.copy_from_slice(&from[..row.len()]);
-            }
-            return;
-        }
-        for i in 0..MR {
-            let row = &mut self.row(m + i)[column..][..W * S::F32_LANES];
-            for v in 0..W {
-                store::<S>(&mut row[v * S::F32_LANES..], values[i][v]);
-            }
-        }
     }
 }
 

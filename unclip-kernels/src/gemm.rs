@@ -19,9 +19,6 @@ pub(super) use packing::{
     LARGEST_VECTOR, Matrix, Right, pack, pack_transposed, padded, panel, transpose,
 };
 
-/// Values of the largest tile: 8 rows of [`NR`] of the largest vectors.
-pub(super) const LARGEST_TILE: usize = 8 * NR * LARGEST_VECTOR;
-
 /// Inner dimension covered at once: a panel of it is three quarters of a 48 KiB cache.
 const DEPTH: usize = 192;
 
@@ -71,31 +68,10 @@ impl<'a> Matrix<'a> {
 
 /// Where a product goes.
 pub(super) trait Target {
+    /// The values of row `m`. What ends within a vector is written as far as it goes.
+    fn row(&mut self, m: usize) -> &mut [f32];
+
     /// `W` vectors from `column` on of `MR` rows from `m` on.
-    fn get<S: Simd, const MR: usize, const W: usize>(
-        &mut self,
-        simd: S,
-        m: usize,
-        column: usize,
-    ) -> [[S::f32s; W]; MR];
-
-    /// Overwrites the same.
-    fn put<S: Simd, const MR: usize, const W: usize>(
-        &mut self,
-        simd: S,
-        m: usize,
-        column: usize,
-        values: [[S::f32s; W]; MR],
-    );
-}
-
-/// Rows of equal length one after the other.
-pub(super) struct Dense<'a> {
-    pub data: &'a mut [f32],
-    pub stride: usize,
-}
-
-impl Target for Dense<'_> {
     #[inline(always)]
     fn get<S: Simd, const MR: usize, const W: usize>(
         &mut self,
@@ -103,9 +79,18 @@ impl Target for Dense<'_> {
         m: usize,
         column: usize,
     ) -> [[S::f32s; W]; MR] {
+        let width = W * S::F32_LANES;
         let mut values = [[simd.splat_f32s(0.0); W]; MR];
         for i in 0..MR {
-            let row = &self.data[(m + i) * self.stride + column..][..W * S::F32_LANES];
+            let row = &self.row(m + i)[column..];
+            let mut whole = [0.0; NR * LARGEST_VECTOR];
+            let row = match row.get(..width) {
+                Some(row) => row,
+                None => {
+                    whole[..row.len()].copy_from_slice(row);
+                    &whole[..width]
+                }
+            };
             for v in 0..W {
                 values[i][v] = load::<S>(&row[v * S::F32_LANES..]);
             }
@@ -113,20 +98,42 @@ impl Target for Dense<'_> {
         values
     }
 
+    /// Overwrites the same.
     #[inline(always)]
     fn put<S: Simd, const MR: usize, const W: usize>(
         &mut self,
-        _: S,
         m: usize,
         column: usize,
         values: [[S::f32s; W]; MR],
     ) {
+        let width = W * S::F32_LANES;
         for i in 0..MR {
-            let row = &mut self.data[(m + i) * self.stride + column..][..W * S::F32_LANES];
-            for v in 0..W {
-                store::<S>(&mut row[v * S::F32_LANES..], values[i][v]);
+            let row = &mut self.row(m + i)[column..];
+            if let Some(row) = row.get_mut(..width) {
+                for v in 0..W {
+                    store::<S>(&mut row[v * S::F32_LANES..], values[i][v]);
+                }
+            } else {
+                let mut whole = [0.0; NR * LARGEST_VECTOR];
+                for v in 0..W {
+                    store::<S>(&mut whole[v * S::F32_LANES..], values[i][v]);
+                }
+                row.copy_from_slice(&whole[..row.len()]);
             }
         }
+    }
+}
+
+/// Rows one after the other, with room for whole vectors at the end of each.
+pub(super) struct Dense<'a> {
+    pub data: &'a mut [f32],
+    pub stride: usize,
+}
+
+impl Target for Dense<'_> {
+    #[inline(always)]
+    fn row(&mut self, m: usize) -> &mut [f32] {
+        &mut self.data[m * self.stride..]
     }
 }
 
@@ -254,7 +261,7 @@ impl<const TRANSPOSED: bool> Block<'_, TRANSPOSED> {
                 }
             }
         }
-        c.put::<S, MR, W>(simd, row, column, acc);
+        c.put::<S, MR, W>(row, column, acc);
         MR
     }
 }

@@ -32,13 +32,12 @@
 //! let emb = unet.embed_time(Tensor::from_floats([500.0], &device));
 //! let output = unet.forward(Tensor::zeros([1, 3, 8, 16], &device), emb, &[]);
 //! assert_eq!(output.dims(), [1, 3, 8, 16]);
-//! # Ok::<(), unclip_nn::ConfigError>(())
+//! # Ok::<(), unclip_core::InvalidSetting>(())
 //! ```
 
 mod attention;
 mod attention_block;
 pub mod checkpoint;
-mod config_error;
 #[cfg(feature = "flex")]
 #[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]
 mod fused;
@@ -53,10 +52,9 @@ mod whitening;
 
 pub use attention::{Attention, KeysValues, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context, SeenContext};
-pub use config_error::ConfigError;
 pub use layer_norm::LayerNorm;
 pub use ops::{attend, downsample, upsample};
-pub use precision::{Placement, Precision};
+pub use precision::{Placement, Precision, is_cpu};
 pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use timestep::{TimestepEmbedding, timestep_embedding};
 pub use transformer::{Activation, KvCache, Transformer, TransformerBlock, TransformerConfig};

@@ -8,8 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-
-use crate::ConfigError;
+use unclip_core::InvalidSetting;
 
 /// Number format of weights, in a file or at work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,11 +35,7 @@ impl Precision {
 
     /// Whether networks in this format can work on a device. The CPU takes all of them.
     pub fn is_supported(self, device: &Device) -> bool {
-        #[cfg(feature = "flex")]
-        if *device == Device::flex() {
-            return true;
-        }
-        device.supports_dtype(self.dtype())
+        is_cpu(device) || device.supports_dtype(self.dtype())
     }
 
     /// Values in this format, and how many of them it turned infinite.
@@ -50,6 +45,17 @@ impl Precision {
             Self::F16 => narrow(values, f16::to_le_bytes, f16::is_infinite),
             Self::BF16 => narrow(values, bf16::to_le_bytes, bf16::is_infinite),
         }
+    }
+}
+
+/// Whether a device is the CPU, which computes on the threads of this process.
+pub fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
     }
 }
 
@@ -101,12 +107,12 @@ impl fmt::Display for Precision {
 }
 
 impl FromStr for Precision {
-    type Err = ConfigError;
+    type Err = InvalidSetting;
 
-    fn from_str(name: &str) -> Result<Self, ConfigError> {
+    fn from_str(name: &str) -> Result<Self, InvalidSetting> {
         let all = [Self::F32, Self::F16, Self::BF16];
         let found = all.into_iter().find(|precision| precision.to_string() == name);
-        found.ok_or_else(|| ConfigError::new("precision", name, "f32, f16 or bf16"))
+        found.ok_or_else(|| InvalidSetting::new("precision", name, "f32, f16 or bf16"))
     }
 }
 

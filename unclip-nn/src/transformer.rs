@@ -4,10 +4,11 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use unclip_core::InvalidSetting;
 
 use crate::checkpoint::Layers;
 use crate::ops::{gelu, linear, quick_gelu};
-use crate::{Attention, ConfigError, KeysValues, LayerNorm};
+use crate::{Attention, KeysValues, LayerNorm};
 
 /// The nonlinearity between a block's two linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,13 +63,13 @@ impl TransformerConfig {
     ///
     /// # Errors
     /// Names the first field that does not.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::check_size("d_model", self.d_model)?;
-        ConfigError::check_layers("n_layers", self.n_layers)?;
-        ConfigError::check_size("n_heads", self.n_heads)?;
-        ConfigError::check_size("d_hidden", self.d_hidden)?;
-        ConfigError::check_epsilon("norm_eps", self.norm_eps)?;
-        ConfigError::check_multiple("d_model", self.d_model, "n_heads", self.n_heads)
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        InvalidSetting::check_size("d_model", self.d_model)?;
+        InvalidSetting::check_layers("n_layers", self.n_layers)?;
+        InvalidSetting::check_size("n_heads", self.n_heads)?;
+        InvalidSetting::check_size("d_hidden", self.d_hidden)?;
+        InvalidSetting::check_epsilon("norm_eps", self.norm_eps)?;
+        InvalidSetting::check_multiple("d_model", self.d_model, "n_heads", self.n_heads)
     }
 
     /// A norm as the blocks have them.

@@ -1,8 +1,8 @@
 //! Sizes of the diffusion prior.
 
 use serde::{Deserialize, Serialize};
-use unclip_core::DiffusionConfig;
-use unclip_nn::{ConfigError, TransformerConfig};
+use unclip_core::{DiffusionConfig, InvalidSetting};
+use unclip_nn::TransformerConfig;
 
 /// Sizes of a [`DiffusionPrior`](crate::DiffusionPrior), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,18 +32,16 @@ impl DiffusionPriorConfig {
     ///
     /// # Errors
     /// Names the first field that does not.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::check_size("d_embedding", self.d_embedding)?;
-        ConfigError::check_size("d_text", self.d_text)?;
-        ConfigError::check_size("context_length", self.context_length)?;
-        self.transformer.validate()?;
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
+        InvalidSetting::check_size("d_text", self.d_text)?;
+        InvalidSetting::check_size("context_length", self.context_length)?;
+        self.transformer.validate().map_err(|error| error.within("transformer"))?;
         if self.diffusion.variance.is_learned() {
             let expected = "fixed_small or fixed_large: the prior gives no variance";
             let found = format!("{:?}", self.diffusion.variance);
-            return Err(ConfigError::new("diffusion.variance", found, expected));
+            return Err(InvalidSetting::new("diffusion.variance", found, expected));
         }
-        self.diffusion
-            .validate()
-            .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
+        self.diffusion.validate().map_err(|error| error.within("diffusion"))
     }
 }

@@ -5,12 +5,12 @@
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, DType, Device, Tensor};
-use unclip_core::{Branched, DiffusionConfig, ImageEmbedding, Network, Stage, TextEmbedding};
+use unclip_core::{
+    Branched, DiffusionConfig, ImageEmbedding, InvalidSetting, Network, Stage, TextEmbedding,
+};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::linear;
-use unclip_nn::{
-    ConfigError, KvCache, LayerNorm, TimestepEmbedding, Transformer, Whitening, causal_mask,
-};
+use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, Whitening, causal_mask};
 
 use crate::DiffusionPriorConfig;
 
@@ -71,7 +71,7 @@ impl StageConfig for DiffusionPriorConfig {
     const KEYS: KeyMap = NAMES;
     type Network = DiffusionPrior;
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), InvalidSetting> {
         self.validate()
     }
 

@@ -1,7 +1,7 @@
 //! Batches of the shapes world, and the random draws of a training step. Both follow from seed and
 //! step alone, so that a resumed run sees what an uninterrupted one would have seen.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::TensorData;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -50,27 +50,26 @@ pub fn contrasting_batch(world: &ShapesWorld, step: u64, size: usize) -> Vec<Sam
 ///
 /// # Panics
 /// If the parts differ in size, or there is none.
-pub fn pictures(parts: &[(&Scene, Region)], device: &Device) -> Tensor<4> {
+pub fn pictures(parts: &[(&Scene, Region)]) -> TensorData {
     let (_, first) = parts[0];
     let area = first.area();
     let mut values = vec![0.0f32; parts.len() * 3 * area];
     values.par_chunks_mut(3 * area).zip(parts).for_each(|(planes, (scene, region))| {
         render_into(scene, *region, planes);
     });
-    let shape = [parts.len(), 3, first.height as usize, first.width as usize];
-    Tensor::from_data(TensorData::new(values, shape), device)
+    TensorData::new(values, [parts.len(), 3, first.height as usize, first.width as usize])
 }
 
 /// Whole pictures of some samples: `[batch, 3, side, side]` in [−1, 1].
-pub fn whole_pictures(samples: &[Sample], side: u32, device: &Device) -> Tensor<4> {
+pub fn whole_pictures(samples: &[Sample], side: u32) -> TensorData {
     let parts: Vec<_> = samples.iter().map(|s| (&s.scene, Region::whole(side))).collect();
-    pictures(&parts, device)
+    pictures(&parts)
 }
 
 /// `[batch, 1]` of ones, and zeros where `dropped`.
-pub fn kept(dropped: &[bool], device: &Device) -> Tensor<2> {
+pub fn kept(dropped: &[bool]) -> TensorData {
     let values: Vec<f32> = dropped.iter().map(|&drop| if drop { 0.0 } else { 1.0 }).collect();
-    Tensor::from_data(TensorData::new(values, [dropped.len(), 1]), device)
+    TensorData::new(values, [dropped.len(), 1])
 }
 
 /// The random draws of one training step.
@@ -121,9 +120,8 @@ impl Draws {
     }
 
     /// Standard normal noise.
-    pub fn normal<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Tensor<D> {
-        let values = self.normals(shape.iter().product());
-        Tensor::from_data(TensorData::new(values, shape), device)
+    pub fn normal<const D: usize>(&mut self, shape: [usize; D]) -> TensorData {
+        TensorData::new(self.normals(shape.iter().product()), shape)
     }
 
     /// True with the given probability, for each item of a batch.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use unclip_clip::TokenizerError;
 use unclip_core::InvalidSetting;
-use unclip_nn::ConfigError;
 use unclip_nn::checkpoint::LoadError;
 
 /// Training cannot start or go on.
@@ -20,9 +19,6 @@ pub enum TrainError {
     /// A setting cannot be used.
     #[error(transparent)]
     Setting(#[from] InvalidSetting),
-    /// A configuration cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// A checkpoint of an interrupted run cannot be used.
     #[error("{}: {message}", path.display())]
     Checkpoint {

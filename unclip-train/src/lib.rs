@@ -3,6 +3,7 @@
 //! What a network learns in one step belongs to its stage; here are the loop around it
 //! ([`Trainer`]), the data ([`shapes`]), and the recipe of the bundled model ([`recipe`]).
 
+mod ahead;
 mod checkpoint;
 mod clip_score;
 pub mod data;

@@ -9,13 +9,14 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::InvalidSetting;
-use unclip_nn::Precision;
 use unclip_nn::checkpoint::{StageConfig, StageFiles, Weights, save_stage};
+use unclip_nn::{Precision, is_cpu};
 
+use crate::ahead::Ahead;
 use crate::data::mixed_batch;
 use crate::loss_curve::LossCurve;
 use crate::objective::{
-    ClipObjective, ClipTowers, DecoderObjective, FrozenClip, PriorObjective, Source,
+    ClipObjective, ClipTowers, DecoderObjective, FrozenClip, Objective, PriorObjective, Source,
     UpsamplerObjective,
 };
 use crate::vocabulary::copy_vocabulary;
@@ -136,9 +137,9 @@ impl ShapesTraining {
             logit_scale: fresh.logit_scale,
         };
         let objective = ClipObjective { source, tokenizer, image: image.clone() };
-        let (stage, loss) = (TrainStage::Clip, |m: &_, s| objective.loss(m, s));
         let bounds: fn(ClipTowers) -> ClipTowers = ClipTowers::within_bounds;
-        let trainer = self.run((stage, ""), settings, (towers, bounds), observer, loss)?;
+        let stage = (TrainStage::Clip, "");
+        let trainer = self.run(stage, settings, (towers, bounds), observer, &objective)?;
         self.save_clip(trainer.average().clone(), &text, &image)
     }
 
@@ -178,8 +179,8 @@ impl ShapesTraining {
         let fresh = config.init(&self.device).with_whitening(whitening);
         let prior = self.first("prior", Some(&space), &config, fresh)?;
         let objective = PriorObjective::new(self.source(&settings), clip, config.clone())?;
-        let (stage, loss) = (TrainStage::Prior, |m: &_, s| objective.loss(m, s));
-        let trainer = self.run((stage, &space), settings, (prior, free), observer, loss)?;
+        let stage = (TrainStage::Prior, space.as_str());
+        let trainer = self.run(stage, settings, (prior, free), observer, &objective)?;
         self.save("prior", &space, &config, trainer.average())
     }
 
@@ -195,8 +196,8 @@ impl ShapesTraining {
         let fresh = silenced(config.init(&self.device)).with_whitening(whitening);
         let decoder = self.first("decoder", Some(&space), &config, fresh)?;
         let objective = DecoderObjective::new(self.source(&settings), clip, config.clone())?;
-        let (stage, loss) = (TrainStage::Decoder, |m: &_, s| objective.loss(m, s));
-        let trainer = self.run((stage, &space), settings, (decoder, free), observer, loss)?;
+        let stage = (TrainStage::Decoder, space.as_str());
+        let trainer = self.run(stage, settings, (decoder, free), observer, &objective)?;
         self.save("decoder", &space, &config, trainer.average())
     }
 
@@ -220,8 +221,7 @@ impl ShapesTraining {
         let source = self.source(&settings);
         let objective =
             UpsamplerObjective::new(source, config.clone(), low_side, recipe::LOW_CROP)?;
-        let loss = |m: &_, s| objective.loss(m, s);
-        let trainer = self.run((stage, ""), settings, (upsampler, free), observer, loss)?;
+        let trainer = self.run((stage, ""), settings, (upsampler, free), observer, &objective)?;
         self.save(&stage.name(), "", &config, trainer.average())
     }
 
@@ -269,7 +269,7 @@ impl ShapesTraining {
         settings: TrainSettings,
         (model, constrain): (M, fn(M) -> M),
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-        loss: impl FnMut(&M, u64) -> Tensor<1>,
+        objective: &impl Objective<Network = M>,
     ) -> Result<Trainer<M>, TrainError> {
         let folder = self.work.join(stage.name());
         let from = self.from.as_ref().map(|from| format!("weights of {}", from.display()));
@@ -279,12 +279,23 @@ impl ShapesTraining {
         let mut trainer = Trainer::new(model, settings, &folder)?.with_constraint(constrain);
         let mut curve = LossCurve::open(&folder, trainer.step())?;
         let start = Instant::now();
-        trainer.run(self.interval, loss, |report| {
+        let observer = |report: &StepReport| {
             curve.push(report);
             if self.time_limit.is_some_and(|limit| start.elapsed() >= limit) {
                 return ControlFlow::Break(());
             }
             observer(report)
+        };
+        let make = |step| objective.batch(step);
+        std::thread::scope(|scope| {
+            // where the CPU trains, it has no time for batches beside
+            let batches = if is_cpu(&self.device) {
+                Ahead::in_turn(&make)
+            } else {
+                Ahead::on_threads(&make, trainer.step(), scope)
+            };
+            let loss = move |model: &M, step| objective.loss(model, batches.next(step));
+            trainer.run(self.interval, loss, observer)
         })?;
         Ok(trainer)
     }

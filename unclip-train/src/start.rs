@@ -112,9 +112,10 @@ mod tests {
         let (n, d) = (2000, 6);
         let mut draws = Draws::new(1, 1);
         // correlated, of very different size, not around zero
-        let mix: Tensor<2> = draws.normal::<2>([d, d], &device) * 0.3 + Tensor::eye(d, &device);
+        let mix = Tensor::<2>::from_data(draws.normal([d, d]), &device) * 0.3;
+        let mix = mix + Tensor::eye(d, &device);
         let scale = Tensor::<2>::from_floats([[5.0, 1.0, 1.0, 0.5, 0.5, 0.4]], &device);
-        let cloud: Tensor<2> = draws.normal([n, d], &device);
+        let cloud = Tensor::<2>::from_data(draws.normal([n, d]), &device);
         let cloud = (cloud * scale).matmul(mix) + 3.0;
         let whitening = principal_components(cloud.clone());
         let white = whitening.forward(cloud.clone());
@@ -167,7 +168,8 @@ mod tests {
         let config = UNetConfig { block_out_channels: vec![8, 16], ..recipe::decoder().unet };
         let config = UNetConfig { d_context: None, attention_resolutions: vec![], ..config };
         let unet = silenced(config.init(&device)).train();
-        let x = Draws::new(1, 1).normal([1, config.in_channels, 32, 32], &unet.devices()[0]);
+        let x = Draws::new(1, 1).normal([1, config.in_channels, 32, 32]);
+        let x = Tensor::from_data(x, &unet.devices()[0]);
         let emb = unet.embed_time(Tensor::from_floats([500.0], &unet.devices()[0]));
         let output = unet.forward(x, emb, &[]);
         assert!(output.clone().into_data().iter::<f32>().all(|v| v == 0.0));

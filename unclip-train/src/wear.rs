@@ -4,7 +4,7 @@
 //! A CLIP that has seen nothing but clean pictures takes the grain of a generated one for content:
 //! a variation of such a picture then shows another number of objects.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::TensorData;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
@@ -21,12 +21,7 @@ const WORN: f64 = 0.5;
 const JPEG: f64 = 0.2;
 
 /// Pictures of some samples, half of them worn: `[batch, 3, side, side]` in [−1, 1].
-pub fn worn_pictures(
-    samples: &[Sample],
-    side: u32,
-    draws: &mut Draws,
-    device: &Device,
-) -> Tensor<4> {
+pub fn worn_pictures(samples: &[Sample], side: u32, draws: &mut Draws) -> TensorData {
     let plane = (side * side) as usize;
     let mut values = vec![0.0f32; samples.len() * 3 * plane];
     let draws = draws.split(samples.len());
@@ -38,8 +33,7 @@ pub fn worn_pictures(
             }
         },
     );
-    let shape = [samples.len(), 3, side as usize, side as usize];
-    Tensor::from_data(TensorData::new(values, shape), device)
+    TensorData::new(values, [samples.len(), 3, side as usize, side as usize])
 }
 
 /// A scene at this size, or shrunk to it as CLIP shrinks pictures.
@@ -123,7 +117,12 @@ fn fill(out: &mut [f32], image: &RgbImage) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{Device, Tensor};
     use unclip_shapes::{Description, ShapesWorld, Test, judge, read};
+
+    fn rgb(pictures: TensorData) -> Vec<RgbImage> {
+        unclip_core::image::to_rgb(Tensor::from_data(pictures, &Device::flex()))
+    }
 
     /// What the checker still reads, CLIP can be asked to see.
     #[test]
@@ -131,11 +130,11 @@ mod tests {
         let world = ShapesWorld::new(4);
         let samples: Vec<Sample> =
             (0..60).map(|index| world.test_sample(Test::SingleSeen, index)).collect();
-        let pictures = worn_pictures(&samples, 32, &mut Draws::new(1, 2), &Device::flex());
+        let pictures = worn_pictures(&samples, 32, &mut Draws::new(1, 2));
         let right = |(sample, picture): (&Sample, &RgbImage)| {
             judge(&Description::of(&sample.scene), &read(picture)).all()
         };
-        let pictures = unclip_core::image::to_rgb(pictures);
+        let pictures = rgb(pictures);
         let n = samples.iter().zip(&pictures).filter(|&pair| right(pair)).count();
         assert!(n >= 54, "{n} of 60");
     }
@@ -144,12 +143,12 @@ mod tests {
     fn half_of_the_pictures_are_worn_and_the_same_draws_wear_the_same() {
         let world = ShapesWorld::new(4);
         let samples: Vec<Sample> = (0..200).map(|index| world.sample(index)).collect();
-        let made = || worn_pictures(&samples, 32, &mut Draws::new(1, 2), &Device::flex());
-        let pictures = unclip_core::image::to_rgb(made());
+        let made = || worn_pictures(&samples, 32, &mut Draws::new(1, 2));
+        let pictures = rgb(made());
         let clean = |(sample, picture): (&Sample, &RgbImage)| *picture == render(&sample.scene, 32);
         let n = samples.iter().zip(&pictures).filter(|&pair| clean(pair)).count();
         // three quarters are drawn at this size, and half of those stay clean
         assert!((55..=95).contains(&n), "{n}");
-        assert_eq!(pictures, unclip_core::image::to_rgb(made()));
+        assert_eq!(pictures, rgb(made()));
     }
 }

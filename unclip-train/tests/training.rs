@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use unclip_core::{InvalidSetting, VarianceType};
 use unclip_shapes::ShapesWorld;
 use unclip_train::data::Draws;
-use unclip_train::objective::{ClipTowers, Source, UpsamplerObjective};
+use unclip_train::objective::{ClipTowers, Objective, Source, UpsamplerObjective};
 use unclip_train::{StepReport, TrainError, TrainSettings, Trainer, recipe, update_average};
 use unclip_upsample::UpsamplerConfig;
 
@@ -41,7 +41,7 @@ fn line() -> Linear {
 
 /// y = x_0 − 2·x_1, from draws that depend on the step alone.
 fn loss(model: &Linear, step: u64) -> Tensor<1> {
-    let x: Tensor<2> = Draws::new(9, step).normal([8, 2], &Device::flex());
+    let x = Tensor::<2>::from_data(Draws::new(9, step).normal([8, 2]), &Device::flex());
     let y = x.clone().matmul(Tensor::from_floats([[1.0], [-2.0]], &Device::flex()));
     let error = model.forward(x) - y;
     (error.clone() * error).mean()
@@ -244,7 +244,7 @@ fn an_upsampler_may_learn_its_variance() {
     let (objective, config) = upsampler(learned).unwrap();
     let device = Device::flex().autodiff();
     let network = config.init(&Device::flex()).train();
-    let gradients = objective.loss(&network, 0).backward();
+    let gradients = objective.loss(&network, objective.batch(0)).backward();
     let gradients = burn::optim::GradientsParams::from_grads(gradients, &network);
     assert!(gradients.len() > 10, "{} gradients on {device:?}", gradients.len());
 }

@@ -1,8 +1,8 @@
 //! Sizes of an upsampler.
 
 use serde::{Deserialize, Serialize};
-use unclip_core::{DiffusionConfig, Parameterization};
-use unclip_nn::{ConfigError, UNetConfig};
+use unclip_core::{DiffusionConfig, InvalidSetting, Parameterization};
+use unclip_nn::UNetConfig;
 
 /// Sizes of an [`Upsampler`](crate::Upsampler), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,29 +32,27 @@ impl UpsamplerConfig {
     ///
     /// # Errors
     /// Names the first field that does not.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
         if !(2..=16).contains(&self.factor) {
-            return Err(ConfigError::new("factor", self.factor, "2 to 16"));
+            return Err(InvalidSetting::new("factor", self.factor, "2 to 16"));
         }
-        self.unet.validate()?;
-        ConfigError::check_equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
+        self.unet.validate().map_err(|error| error.within("unet"))?;
+        InvalidSetting::check_equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        ConfigError::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        InvalidSetting::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         let kind = self.diffusion.parameterization;
         if self.residual
             && (kind != Parameterization::Sample || self.diffusion.variance.is_learned())
         {
             let found = format!("true, for {kind:?} and {:?}", self.diffusion.variance);
             let expected = "false, or a network that predicts the sample and no variance";
-            return Err(ConfigError::new("residual", found, expected));
+            return Err(InvalidSetting::new("residual", found, expected));
         }
         if !self.unet.attention_resolutions.is_empty() {
             let found = format!("{:?}", self.unet.attention_resolutions);
             let expected = "empty: an upsampler is fully convolutional";
-            return Err(ConfigError::new("unet.attention_resolutions", found, expected));
+            return Err(InvalidSetting::new("unet.attention_resolutions", found, expected));
         }
-        self.diffusion
-            .validate()
-            .map_err(|e| ConfigError::new(format!("diffusion: {}", e.name), e.found, e.expected))
+        self.diffusion.validate().map_err(|error| error.within("diffusion"))
     }
 }

@@ -3,9 +3,11 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use unclip_core::resize::bicubic;
-use unclip_core::{Branched, ByStep, Denoiser, DiffusionConfig, Guide, Network, Stage};
+use unclip_core::{
+    Branched, ByStep, Denoiser, DiffusionConfig, Guide, InvalidSetting, Network, Stage,
+};
+use unclip_nn::UNet;
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
-use unclip_nn::{ConfigError, UNet};
 
 use crate::UpsamplerConfig;
 
@@ -35,7 +37,7 @@ impl StageConfig for UpsamplerConfig {
     const KEYS: KeyMap = KeyMap::NONE;
     type Network = Upsampler;
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), InvalidSetting> {
         self.validate()
     }
 

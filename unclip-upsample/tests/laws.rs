@@ -122,7 +122,7 @@ fn a_residual_answer_is_added_to_the_resized_picture() {
 fn only_a_predicted_sample_can_be_a_residual() {
     let config = UpsamplerConfig { residual: true, ..config() };
     let error = config.validate().unwrap_err();
-    assert_eq!(error.field, "residual");
+    assert_eq!(error.name, "residual");
     assert!(error.to_string().contains("predicts the sample"), "{error}");
 }
 

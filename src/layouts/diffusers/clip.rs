@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use unclip_core::InvalidSetting;
 use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, ConfigError, TransformerConfig};
+use unclip_nn::{Activation, TransformerConfig};
 
 use super::fields::Fields;
 
@@ -64,12 +65,12 @@ impl EndMark {
     const LEGACY: usize = 2;
 
     /// The mark of this tokenizer, as old versions of transformers understand it too if possible.
-    pub(super) fn of(tokenizer: &Tokenizer) -> Result<Self, ConfigError> {
+    pub(super) fn of(tokenizer: &Tokenizer) -> Result<Self, InvalidSetting> {
         match tokenizer.end() as usize {
             end if end + 1 == tokenizer.vocab_size() => Ok(Self(Self::LEGACY)),
             Self::LEGACY => {
                 let expected = "another number, or the last: transformers takes 2 for the last";
-                Err(ConfigError::new("number of the end mark", Self::LEGACY, expected))
+                Err(InvalidSetting::new("number of the end mark", Self::LEGACY, expected))
             }
             end => Ok(Self(end)),
         }

@@ -2,10 +2,8 @@
 //! published ones have. What their classes cannot hold is refused.
 
 use serde_json::{Value, json};
-use unclip_core::{
-    BetaSchedule, Ddpm, DiffusionConfig, Parameterization, SamplingMethod, VarianceType,
-};
-use unclip_nn::{Activation, ConfigError, Precision, UNetConfig};
+use unclip_core::{BetaSchedule, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod, VarianceType};
+use unclip_nn::{Activation, Precision, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
 use super::describe_clip::{image_encoder, text_encoder, tokenizer};
@@ -31,11 +29,11 @@ pub(super) fn files(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Err
 }
 
 /// Karlo's text states are as wide as its embeddings; there is one field for both.
-fn one_width(d_text: usize, d_embedding: usize) -> Result<(), ConfigError> {
+fn one_width(d_text: usize, d_embedding: usize) -> Result<(), InvalidSetting> {
     if d_text == d_embedding { Ok(()) } else {
         let expected =
             format!("{d_embedding}, the width of embeddings: diffusers has no other");
-        Err(ConfigError::new("d_text", d_text, expected))
+        Err(InvalidSetting::new("d_text", d_text, expected))
     }
 }
 
@@ -110,7 +108,7 @@ fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
         // without attention on any level there is none in the middle
         if unet.attention_resolutions.is_empty() {
             let expected = "at least one: the middle of diffusers' decoder has attention";
-            return Err(ConfigError::new("unet.attention_resolutions", "[]", expected));
+            return Err(InvalidSetting::new("unet.attention_resolutions", "[]", expected));
         }
         let layout = config.layout.map(|layout| layout.side);
         require("layout.side", layout, None, "UNet2DConditionModel")?;
@@ -146,7 +144,7 @@ fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
 fn upsampler(bundle: &Bundle) -> Result<[File; 3], Error> {
     let [files] = bundle.upsamplers.as_slice() else {
         let found = bundle.upsamplers.len();
-        let error = ConfigError::new("upsamplers", found, "1: diffusers' pipeline has no other");
+        let error = InvalidSetting::new("upsamplers", found, "1: diffusers' pipeline has no other");
         return Err(refused(bundle, "", error));
     };
     let config = files.config();
@@ -168,7 +166,7 @@ fn upsampler(bundle: &Bundle) -> Result<[File; 3], Error> {
 }
 
 /// The fields that both U-Nets have.
-fn network(unet: &UNetConfig, blocks: &Blocks, image_size: usize) -> Result<Value, ConfigError> {
+fn network(unet: &UNetConfig, blocks: &Blocks, image_size: usize) -> Result<Value, InvalidSetting> {
     require("unet.coordinates", unet.coordinates, false, blocks.class)?;
     require("unet.patch_size", unet.patch_size, 1, blocks.class)?;
     let levels = unet.levels();
@@ -206,7 +204,7 @@ fn network(unet: &UNetConfig, blocks: &Blocks, image_size: usize) -> Result<Valu
     Ok(network)
 }
 
-fn scheduler(diffusion: &DiffusionConfig) -> Result<Value, ConfigError> {
+fn scheduler(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
     const CLASS: &str = "UnCLIPScheduler";
     let cosine = BetaSchedule::SquaredCosine;
     require("diffusion.beta_schedule", diffusion.beta_schedule, cosine, CLASS)?;
@@ -214,7 +212,7 @@ fn scheduler(diffusion: &DiffusionConfig) -> Result<Value, ConfigError> {
     require("diffusion.spacing", diffusion.spacing.to_string(), "even".into(), CLASS)?;
     require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, CLASS)?;
     let other = |field: &str, found: Value, expected: &str| {
-        Err(ConfigError::new(field, found, format!("{expected}: diffusers' {CLASS} has no other")))
+        Err(InvalidSetting::new(field, found, format!("{expected}: diffusers' {CLASS} has no other")))
     };
     let prediction = match diffusion.parameterization {
         Parameterization::Epsilon => "epsilon",

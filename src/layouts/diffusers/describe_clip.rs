@@ -1,8 +1,9 @@
 //! CLIP's towers, its tokenizer and its preprocessing in transformers' words.
 
 use serde_json::{Value, json};
+use unclip_core::InvalidSetting;
 use unclip_clip::{Fit, Padding, TextEncoderConfig};
-use unclip_nn::{Activation, ConfigError, Precision, TransformerConfig};
+use unclip_nn::{Activation, Precision, TransformerConfig};
 
 use super::clip::EndMark;
 use super::described::{File, refused, require};
@@ -62,7 +63,7 @@ pub(super) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error> {
         Padding::Zero => {
             let expected = "exclamation or end, as which the model can be opened: the padding of \
                             transformers' tokenizer is a token of its own";
-            let error = ConfigError::new("padding", "zero", expected);
+            let error = InvalidSetting::new("padding", "zero", expected);
             return Err(refused(bundle, "tokenizer", error));
         }
     };

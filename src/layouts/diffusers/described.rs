@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use unclip_nn::ConfigError;
+use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::LoadError;
 
 use crate::{Bundle, Error};
@@ -11,7 +11,7 @@ use crate::{Bundle, Error};
 pub(super) type File = (&'static str, Value);
 
 /// The error for what diffusers cannot hold.
-pub(super) fn refused(bundle: &Bundle, stage: &str, error: ConfigError) -> Error {
+pub(super) fn refused(bundle: &Bundle, stage: &str, error: InvalidSetting) -> Error {
     let path = bundle.origin.join(stage);
     LoadError::Config { path, source: error }.into()
 }
@@ -22,9 +22,9 @@ pub(super) fn require<T: PartialEq + Serialize>(
     found: T,
     expected: T,
     class: &str,
-) -> Result<(), ConfigError> {
+) -> Result<(), InvalidSetting> {
     if found == expected { Ok(()) } else {
         let expected = format!("{}: diffusers' {class} has no other", json!(expected));
-        Err(ConfigError::new(field, json!(found), expected))
+        Err(InvalidSetting::new(field, json!(found), expected))
     }
 }

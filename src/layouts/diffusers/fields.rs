@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use unclip_nn::ConfigError;
+use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, load_config};
 
 /// A JSON object of which every field has to be accounted for: what nobody asked for might change
@@ -30,13 +30,15 @@ impl Fields {
 
     /// The error for a field.
     pub(super) fn error(&self, field: &str, found: impl ToString, expected: &str) -> LoadError {
-        let source = ConfigError::new(field, found.to_string(), expected);
+        let source = InvalidSetting::new(field, found.to_string(), expected);
         LoadError::Config { path: self.path.clone(), source }
     }
 
-    /// The error for what our own checks found, with the names of the file for `names` of ours.
-    pub(super) fn invalid(&self, error: &ConfigError, names: &[(&str, &str)]) -> LoadError {
-        let [field, expected] = [&error.field, &error.expected].map(|text| renamed(text, names));
+    /// The error for what our own checks found, with the names of the file for `names` of ours; the
+    /// file is flat where ours is nested.
+    pub(super) fn invalid(&self, error: &InvalidSetting, names: &[(&str, &str)]) -> LoadError {
+        let field = error.name.rsplit('.').next().unwrap_or_default();
+        let [field, expected] = [field, &error.expected].map(|text| renamed(text, names));
         self.error(&field, &error.found, &expected)
     }
 

@@ -25,12 +25,13 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use unclip_core::InvalidSetting;
 use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
 };
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights, load_config};
-use unclip_nn::{ConfigError, Precision};
+use unclip_nn::Precision;
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
@@ -140,8 +141,8 @@ fn stage<T: StageConfig>(
 ) -> Result<StageFiles<T>, LoadError> {
     let ours = config.layers().field;
     StageFiles::of(&folder.join("config.json"), config, weights).map_err(|error| match error {
-        LoadError::Config { path, source } if source.field == ours => {
-            LoadError::Config { path, source: ConfigError { field: layers.into(), ..source } }
+        LoadError::Config { path, source } if source.name == ours => {
+            LoadError::Config { path, source: InvalidSetting { name: layers.into(), ..source } }
         }
         error => error,
     })
@@ -198,7 +199,7 @@ fn prior(folder: &Path, d_text: usize) -> Result<Option<StageFiles<DiffusionPrio
     let diffusion = networks::scheduler(&scheduler, PRIOR)?;
     if diffusion.variance.is_learned() {
         let expected = "fixed_small_log: the prior gives no variance";
-        let source = ConfigError::new("variance_type", "learned_range", expected);
+        let source = InvalidSetting::new("variance_type", "learned_range", expected);
         let path = scheduler.join("scheduler_config.json");
         return Err(LoadError::Config { path, source }.into());
     }
@@ -215,7 +216,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
     let mut fields = Fields::read(&projection.join("config.json"), Some(&["UnCLIPTextProjModel"]))?;
     let mut size = |name: &str| {
         let size = fields.take(name)?;
-        ConfigError::check_size(name, size).map_err(|error| fields.invalid(&error, &[]))?;
+        InvalidSetting::check_size(name, size).map_err(|error| fields.invalid(&error, &[]))?;
         Ok::<usize, LoadError>(size)
     };
     let config = DecoderConfig {
@@ -266,10 +267,10 @@ fn upsampler(folder: &Path) -> Result<Option<StageFiles<UpsamplerConfig>>, Error
         UpsamplerConfig { factor, last_step_network: true, residual: false, unet, diffusion };
     // the factor stands in no file: what is wrong with it is wrong with the size
     config.validate().map_err(|error| {
-        let source = match error.field.as_str() {
+        let source = match error.name.as_str() {
             "factor" => {
                 let expected = format!("{} times the decoder's, which is {small}", error.expected);
-                ConfigError::new("sample_size", side, expected)
+                InvalidSetting::new("sample_size", side, expected)
             }
             _ => error,
         };
@@ -296,6 +297,6 @@ fn difference(first: &Path, last: &Path) -> Result<Error, Error> {
     };
     let expected = format!("{}, as in super_res_first", value(&fields));
     let name = name.map_or("config", String::as_str);
-    let source = ConfigError::new(name, value(&others), expected);
+    let source = InvalidSetting::new(name, value(&others), expected);
     Ok(LoadError::Config { path: path.clone(), source }.into())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, ConfigError, TransformerConfig, UNetConfig};
+use unclip_nn::{Activation, TransformerConfig, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
 use super::fields::Fields;
@@ -51,10 +51,8 @@ pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionCo
         guidance_scale: defaults.guidance_scale,
         ..DiffusionConfig::cosine(parameterization)
     };
-    config.validate().map_err(|e| {
-        let error = ConfigError::new(e.name, e.found, e.expected);
-        fields.invalid(&error, &[("clamp", "clip_sample_range")])
-    })?;
+    let names = [("clamp", "clip_sample_range")];
+    config.validate().map_err(|error| fields.invalid(&error, &names))?;
     fields.finish()?;
     Ok(config)
 }

@@ -3,6 +3,7 @@
 use unclip_nn::checkpoint::{LoadError, Part, Rows, Weights};
 
 use super::unet_names::UNetNames;
+use crate::layouts::layout::find;
 
 /// How the names of prior and decoder begin in their files.
 pub(super) const PREFIX: &str = "model.";
@@ -119,7 +120,3 @@ fn text_proj_name(key: &str) -> Option<String> {
     Some(format!("{module}.{leaf}"))
 }
 
-/// The second of the pair whose first is `name`.
-fn find(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
-    table.iter().find(|(from, _)| *from == name).map(|&(_, to)| to)
-}

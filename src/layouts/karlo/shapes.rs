@@ -1,6 +1,6 @@
 //! Sizes that the shapes of tensors tell.
 
-use unclip_nn::ConfigError;
+use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, Weights};
 
 use super::unet_names::UNetNames;
@@ -20,10 +20,10 @@ impl<'a> Shapes<'a> {
     /// The error for a tensor, or for what was read off it.
     pub(super) fn error(&self, key: &str, found: impl ToString, expected: &str) -> LoadError {
         let key = format!("{}{key}", self.prefix);
-        self.config_error(ConfigError::new(key, found.to_string(), expected))
+        self.config_error(InvalidSetting::new(key, found.to_string(), expected))
     }
 
-    fn config_error(&self, source: ConfigError) -> LoadError {
+    fn config_error(&self, source: InvalidSetting) -> LoadError {
         LoadError::Config { path: self.weights.path().into(), source }
     }
 

@@ -12,8 +12,10 @@
 
 use std::collections::BTreeSet;
 
-use unclip_nn::ConfigError;
+use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, Part, Rows, Weights};
+
+use crate::layouts::layout::find;
 
 /// Modules outside the blocks.
 const OUTSIDE: [(&str, &str); 5] = [
@@ -59,7 +61,7 @@ impl UNetNames {
     ///
     /// # Errors
     /// Blocks that do not form levels of one length.
-    pub(super) fn of(weights: &Weights, prefix: &str, d_head: usize) -> Result<Self, ConfigError> {
+    pub(super) fn of(weights: &Weights, prefix: &str, d_head: usize) -> Result<Self, InvalidSetting> {
         let [mut blocks, mut doubling] = [BTreeSet::new(), BTreeSet::new()];
         let side = format!("{prefix}output_blocks.");
         for key in weights.keys() {
@@ -77,7 +79,7 @@ impl UNetNames {
         if slots > 1 && blocks.into_iter().eq(0..n_levels * slots) && ends.eq(doubling.clone()) { Ok(Self { n_levels, num_res_blocks: slots - 1, d_head }) } else {
             let found = format!("blocks of which the numbers {doubling:?} double the picture");
             let expected = "levels of equally many blocks, of which the last one doubles";
-            Err(ConfigError::new(side.trim_end_matches('.'), found, expected))
+            Err(InvalidSetting::new(side.trim_end_matches('.'), found, expected))
         }
     }
 
@@ -175,10 +177,6 @@ impl UNetNames {
     }
 }
 
-/// The second of the pair whose first is `name`.
-fn find(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
-    table.iter().find(|(from, _)| *from == name).map(|&(_, to)| to)
-}
 
 /// The number at the beginning of a path, and what follows it.
 fn number(path: &str) -> Option<(usize, &str)> {

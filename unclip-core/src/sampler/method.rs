@@ -173,12 +173,6 @@ impl fmt::Display for SamplerKind {
     }
 }
 
-impl From<SamplerKind> for String {
-    fn from(kind: SamplerKind) -> Self {
-        kind.to_string()
-    }
-}
-
 /// The method without a parameter, or the error that it takes none.
 pub(super) fn plain(
     method: impl SamplingMethod + 'static,

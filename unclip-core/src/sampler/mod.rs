@@ -25,13 +25,7 @@ macro_rules! methods {
 
 methods!(ddpm::Ddpm, ddim::Ddim, dpm_solver::DpmSolver, heun::Heun);
 
-impl TryFrom<String> for SamplerKind {
-    type Error = InvalidSetting;
-
-    fn try_from(spelling: String) -> Result<Self, InvalidSetting> {
-        spelling.parse()
-    }
-}
+spelled!(SamplerKind);
 
 impl std::str::FromStr for SamplerKind {
     type Err = InvalidSetting;

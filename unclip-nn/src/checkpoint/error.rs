@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use unclip_core::InvalidSetting;
 
-use crate::{ConfigError, Precision};
+use crate::Precision;
 
 /// A model file that cannot be used: which file, what was found, what was expected.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +105,7 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// The field.
-        source: ConfigError,
+        source: InvalidSetting,
     },
 }
 

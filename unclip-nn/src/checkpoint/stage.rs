@@ -6,12 +6,13 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use unclip_core::InvalidSetting;
 
 use super::load::MAX_CONFIG_BYTES;
 use super::{
     KeyMap, LoadError, Weights, load_weights, parse_config, read_file, save_weights, write_whole,
 };
-use crate::{ConfigError, Placement, Precision};
+use crate::{Placement, Precision};
 
 /// Version of the layout of a stage's folder.
 const FORMAT_VERSION: u32 = 1;
@@ -29,7 +30,7 @@ pub trait StageConfig: Serialize + DeserializeOwned {
     ///
     /// # Errors
     /// Names the first field that does not.
-    fn validate(&self) -> Result<(), ConfigError>;
+    fn validate(&self) -> Result<(), InvalidSetting>;
 
     /// How many layers it asks for.
     fn layers(&self) -> Layers;
@@ -52,13 +53,13 @@ pub struct Layers {
 impl Layers {
     /// Checks that a file with so many tensors can have them. Otherwise all layers would be built
     /// before it is found that they have no weights.
-    fn check(&self, tensors: usize) -> Result<(), ConfigError> {
+    fn check(&self, tensors: usize) -> Result<(), InvalidSetting> {
         // a few layers cost nothing, and the loader says better what they lack
         if self.each.saturating_mul(self.levels) <= tensors.max(16) {
             return Ok(());
         }
         let expected = format!("at most one layer for each of the {tensors} tensors there");
-        Err(ConfigError::new(self.field, self.each, expected))
+        Err(InvalidSetting::new(self.field, self.each, expected))
     }
 }
 
@@ -157,9 +158,9 @@ fn check<T: StageConfig>(path: &Path, json: &[u8]) -> Result<Manifest<T>, LoadEr
     let Label { format_version, stage } = parse_config(path, json)?;
     let field = match () {
         () if format_version != FORMAT_VERSION => {
-            Some(ConfigError::new("format_version", format_version, FORMAT_VERSION.to_string()))
+            Some(InvalidSetting::new("format_version", format_version, FORMAT_VERSION.to_string()))
         }
-        () if stage != T::STAGE => Some(ConfigError::new("stage", &stage, T::STAGE)),
+        () if stage != T::STAGE => Some(InvalidSetting::new("stage", &stage, T::STAGE)),
         () => None,
     };
     let unusable = |source| LoadError::Config { path: path.into(), source };

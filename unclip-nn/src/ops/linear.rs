@@ -2,19 +2,17 @@
 
 use burn::module::Param;
 use burn::nn::Linear;
-#[cfg(feature = "flex")]
-use burn::tensor::Device;
 use burn::tensor::{Tensor, module};
 
 #[cfg(feature = "flex")]
-use crate::fused;
+use crate::{fused, is_cpu};
 
 /// A layer's weight in the number format in which the layer works: its own, but f32 on the CPU,
 /// which has no 16-bit arithmetic.
 pub fn working<const D: usize>(weight: &Param<Tensor<D>>) -> Tensor<D> {
     let weight = weight.val();
     #[cfg(feature = "flex")]
-    if weight.device() == Device::flex() {
+    if is_cpu(&weight.device()) {
         return fused::widen(weight);
     }
     weight

@@ -1,8 +1,8 @@
 //! The arithmetic of a U-Net: which channels meet where. No tensors.
 
 use serde::{Deserialize, Serialize};
+use unclip_core::InvalidSetting;
 
-use crate::ConfigError;
 use crate::checkpoint::Layers;
 
 /// Largest side of a patch.
@@ -117,7 +117,7 @@ impl UNetConfig {
     ///
     /// # Errors
     /// Names the first field that does not.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
         let sizes = [
             ("image_size", self.image_size),
             ("in_channels", self.in_channels),
@@ -129,50 +129,50 @@ impl UNetConfig {
             ("d_context", self.d_context.unwrap_or(1)),
         ];
         for (field, size) in sizes {
-            ConfigError::check_size(field, size)?;
+            InvalidSetting::check_size(field, size)?;
         }
-        ConfigError::check_layers("num_res_blocks", self.num_res_blocks)?;
-        ConfigError::check_epsilon("norm_eps", self.norm_eps)?;
+        InvalidSetting::check_layers("num_res_blocks", self.num_res_blocks)?;
+        InvalidSetting::check_epsilon("norm_eps", self.norm_eps)?;
         if self.patch_size > MAX_PATCH {
             let expected = format!("1 to {MAX_PATCH}");
-            return Err(ConfigError::new("patch_size", self.patch_size, expected));
+            return Err(InvalidSetting::new("patch_size", self.patch_size, expected));
         }
         self.validate_levels()
     }
 
-    fn validate_levels(&self) -> Result<(), ConfigError> {
+    fn validate_levels(&self) -> Result<(), InvalidSetting> {
         let field = "block_out_channels";
         if !(1..=12).contains(&self.block_out_channels.len()) {
             let found = format!("a list of {}", self.block_out_channels.len());
-            return Err(ConfigError::new(field, found, "1 to 12 levels"));
+            return Err(InvalidSetting::new(field, found, "1 to 12 levels"));
         }
-        ConfigError::check_multiple(
+        InvalidSetting::check_multiple(
             "image_size",
             self.image_size,
             "patch_size * 2^(levels - 1)",
             self.size_multiple(),
         )?;
         for &channels in &self.block_out_channels {
-            ConfigError::check_size(field, channels)?;
+            InvalidSetting::check_size(field, channels)?;
         }
         for level in self.levels() {
             let groups = self.norm_groups;
             for channels in level.down.iter().chain(&level.up).chain([&level.channels]) {
-                ConfigError::check_multiple(field, *channels, "norm_groups", groups)?;
+                InvalidSetting::check_multiple(field, *channels, "norm_groups", groups)?;
             }
             if level.attention {
-                ConfigError::check_multiple(field, level.channels, "d_head", self.d_head)?;
+                InvalidSetting::check_multiple(field, level.channels, "d_head", self.d_head)?;
             }
         }
         self.validate_attention()
     }
 
-    fn validate_attention(&self) -> Result<(), ConfigError> {
+    fn validate_attention(&self) -> Result<(), InvalidSetting> {
         let sides: Vec<usize> = self.levels().iter().map(|level| level.resolution).collect();
         match self.attention_resolutions.iter().find(|side| !sides.contains(side)) {
             Some(side) => {
                 let expected = format!("sides of levels, which are {sides:?}");
-                Err(ConfigError::new("attention_resolutions", side, expected))
+                Err(InvalidSetting::new("attention_resolutions", side, expected))
             }
             None => Ok(()),
         }
@@ -270,7 +270,7 @@ mod tests {
         let refused = |change: fn(&mut UNetConfig), field: &str| {
             let mut config = karlo();
             change(&mut config);
-            assert_eq!(config.validate().unwrap_err().field, field);
+            assert_eq!(config.validate().unwrap_err().name, field);
         };
         refused(|c| c.image_size = 0, "image_size");
         refused(|c| c.image_size = 65, "image_size");

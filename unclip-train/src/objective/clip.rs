@@ -1,0 +1,86 @@
+//! CLIP: captions and pictures into one space.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use unclip_clip::loss::{MAX_LOGIT_SCALE, contrastive_loss};
+use unclip_clip::{
+    ImageEncoder, ImageEncoderConfig, TextEncoder, TextEncoderConfig, Tokenizer, Tokens, preprocess,
+};
+
+use super::source::{Objective, Source};
+use crate::data::{Draws, contrasting_batch};
+use crate::worn_pictures;
+
+/// Both towers of CLIP in training.
+#[derive(Module, Debug)]
+pub struct ClipTowers {
+    /// The text tower.
+    pub text: TextEncoder,
+    /// The image tower.
+    pub image: ImageEncoder,
+    /// Logarithm of the inverse temperature.
+    pub logit_scale: Param<Tensor<1>>,
+}
+
+impl ClipTowers {
+    /// Towers with fresh weights, and the temperature of CLIP's paper, 0.07.
+    pub fn new(text: &TextEncoderConfig, image: &ImageEncoderConfig, device: &Device) -> Self {
+        Self {
+            text: text.init(device),
+            image: image.init(device),
+            logit_scale: Initializer::Constant { value: (1.0f64 / 0.07).ln() }.init([1], device),
+        }
+    }
+
+    /// The same towers, with the temperature where it may be; a training step may have led out.
+    #[must_use]
+    pub fn within_bounds(self) -> Self {
+        let clamp = |scale: Tensor<1>| {
+            let scale = Tensor::from_inner(scale.inner().clamp(0.0, MAX_LOGIT_SCALE));
+            scale.require_grad()
+        };
+        Self { logit_scale: self.logit_scale.map(clamp), ..self }
+    }
+}
+
+/// Contrastive training of CLIP, on scenes beside those that differ from them in one thing
+/// ([`contrasting_batch`]), half of the pictures worn ([`worn_pictures`]).
+#[derive(Debug)]
+pub struct ClipObjective {
+    /// Data and draws.
+    pub source: Source,
+    /// Reads the captions.
+    pub tokenizer: Tokenizer,
+    /// How the image tower wants its pictures.
+    pub image: ImageEncoderConfig,
+}
+
+/// Captions and their pictures.
+#[derive(Debug)]
+pub struct ClipBatch {
+    tokens: Tokens,
+    images: TensorData,
+}
+
+impl Objective for ClipObjective {
+    type Network = ClipTowers;
+    type Batch = ClipBatch;
+
+    fn batch(&self, step: u64) -> ClipBatch {
+        let Source { world, batch, seed, .. } = &self.source;
+        let samples = contrasting_batch(world, step, *batch);
+        let captions: Vec<&str> = samples.iter().map(|sample| sample.caption.as_str()).collect();
+        let side = self.image.image_size as u32;
+        ClipBatch {
+            tokens: self.tokenizer.encode(&captions),
+            images: worn_pictures(&samples, side, &mut Draws::new(*seed, step)),
+        }
+    }
+
+    fn loss(&self, towers: &ClipTowers, batch: ClipBatch) -> Tensor<1> {
+        let text = towers.text.forward(&batch.tokens, &self.source.device);
+        let images = preprocess(&self.image, self.source.tensor(batch.images));
+        let image = towers.image.forward(images);
+        contrastive_loss(image.0, text.pooled, towers.logit_scale.val())
+    }
+}

@@ -1,0 +1,88 @@
+//! The decoder.
+
+use std::ops::Range;
+
+use burn::tensor::{Tensor, TensorData};
+use unclip_clip::Tokens;
+use unclip_core::loss::training_loss;
+use unclip_core::{InvalidSetting, NoiseSchedule};
+use unclip_decoder::{Condition, Decoder, DecoderConfig};
+
+use super::frozen::FrozenClip;
+use super::source::{Noise, Objective, Source, captions};
+use crate::data::{kept, whole_pictures};
+use crate::worn_pictures;
+
+/// Training of the decoder. Each of its two inputs is dropped from some rows, so that it learns to
+/// draw from both, from either, and from none: a tenth has neither, a fifth the caption alone, a
+/// quarter the embedding alone. (The paper, section 2.1, drops 10 % of the embeddings and 50 % of
+/// the captions, and a twentieth of its rows have the caption alone; of many millions that is
+/// enough.) The embeddings are of pictures of which half are worn.
+#[derive(Debug)]
+pub struct DecoderObjective {
+    source: Source,
+    clip: FrozenClip,
+    config: DecoderConfig,
+    schedule: NoiseSchedule,
+}
+
+/// Pictures, and what they are drawn from.
+#[derive(Debug)]
+pub struct DecoderBatch {
+    images: TensorData,
+    /// The pictures whose embeddings the decoder gets.
+    worn: TensorData,
+    /// 0 in the rows whose embedding is dropped.
+    kept: TensorData,
+    tokens: Tokens,
+    noise: Noise,
+}
+
+impl DecoderObjective {
+    /// The objective of these data, this CLIP and these sizes.
+    ///
+    /// # Errors
+    /// A schedule that cannot be built.
+    pub fn new(
+        source: Source,
+        clip: FrozenClip,
+        config: DecoderConfig,
+    ) -> Result<Self, InvalidSetting> {
+        let schedule = config.diffusion.training_schedule()?;
+        Ok(Self { source, clip, config, schedule })
+    }
+}
+
+impl Objective for DecoderObjective {
+    type Network = Decoder;
+    type Batch = DecoderBatch;
+
+    fn batch(&self, step: u64) -> DecoderBatch {
+        let (samples, mut draws) = self.source.step(step);
+        let side = self.config.unet.image_size;
+        let lots: Vec<f32> = samples.iter().map(|_| draws.within(0.0..1.0)).collect();
+        let dropped = |range: Range<f32>| lots.iter().map(|lot| range.contains(lot)).collect();
+        let no_image: Vec<bool> = dropped(0.0..0.3);
+        let no_caption: Vec<bool> = dropped(0.2..0.55);
+        let worn = worn_pictures(&samples, self.clip.side(), &mut draws);
+        let shape = [samples.len(), DecoderConfig::CHANNELS, side, side];
+        DecoderBatch {
+            images: whole_pictures(&samples, side as u32),
+            worn,
+            kept: kept(&no_image),
+            tokens: self.clip.tokenizer.encode(&captions(&samples, &no_caption)),
+            noise: Noise::draw(shape, self.schedule.len(), &mut draws),
+        }
+    }
+
+    fn loss(&self, decoder: &Decoder, batch: DecoderBatch) -> Tensor<1> {
+        const MAX_SNR: f64 = 5.0;
+        let image = self.clip.embed_images(batch.worn);
+        let condition = Condition {
+            image: decoder.drop_images(&image, self.source.tensor(batch.kept)),
+            text: self.clip.embed_captions(&batch.tokens),
+        };
+        let noised = batch.noise.mixed(&self.schedule, self.source.tensor::<4>(batch.images));
+        training_loss(&self.config, decoder, &condition, &self.schedule, &noised, MAX_SNR).mean()
+    }
+}

@@ -1,0 +1,15 @@
+//! What each stage is trained to do on the shapes world: a step number to data, and data to a loss.
+
+mod clip;
+mod decoder;
+mod frozen;
+mod prior;
+mod source;
+mod upsampler;
+
+pub use clip::{ClipBatch, ClipObjective, ClipTowers};
+pub use decoder::{DecoderBatch, DecoderObjective};
+pub use frozen::FrozenClip;
+pub use prior::{PriorBatch, PriorObjective};
+pub use source::{Noise, Objective, Source};
+pub use upsampler::{UpsamplerBatch, UpsamplerObjective};

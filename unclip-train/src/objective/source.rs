@@ -1,0 +1,78 @@
+//! What an objective is, and what all of them share: where data and draws come from.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use unclip_core::NoiseSchedule;
+use unclip_core::loss::Noised;
+use unclip_shapes::{Sample, ShapesWorld};
+
+use crate::data::{Draws, mixed_batch};
+
+/// What a network is trained to do.
+pub trait Objective: Sync {
+    /// The network.
+    type Network;
+    /// The data and draws of a step, in the host's memory.
+    type Batch: Send;
+
+    /// The data and draws of a step, which follow from its number alone. Another thread may prepare
+    /// them while the device works on the step before.
+    fn batch(&self, step: u64) -> Self::Batch;
+
+    /// The loss of a step.
+    fn loss(&self, network: &Self::Network, batch: Self::Batch) -> Tensor<1>;
+}
+
+/// Where a step's data and draws come from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The pictures and captions.
+    pub world: ShapesWorld,
+    /// Items of a step.
+    pub batch: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Where tensors go.
+    pub device: Device,
+}
+
+impl Source {
+    pub(super) fn step(&self, step: u64) -> (Vec<Sample>, Draws) {
+        (mixed_batch(&self.world, step, self.batch), Draws::new(self.seed, step))
+    }
+
+    pub(super) fn tensor<const D: usize>(&self, values: TensorData) -> Tensor<D> {
+        Tensor::from_data(values, &self.device)
+    }
+}
+
+/// The captions of a batch, empty where dropped.
+pub(super) fn captions<'a>(samples: &'a [Sample], dropped: &[bool]) -> Vec<&'a str> {
+    let said = |(sample, &dropped): (&'a Sample, _)| if dropped { "" } else { &sample.caption };
+    samples.iter().zip(dropped).map(said).collect()
+}
+
+/// The noise of a batch, and how far each row is noised.
+#[derive(Debug, Clone)]
+pub struct Noise {
+    epsilon: TensorData,
+    indices: Vec<usize>,
+}
+
+impl Noise {
+    /// For a batch of this shape, at levels that are spread over a training schedule of `len`
+    /// timesteps.
+    pub fn draw<const D: usize>(shape: [usize; D], len: usize, draws: &mut Draws) -> Self {
+        let epsilon = draws.normal(shape);
+        Self { epsilon, indices: draws.spread(shape[0], len) }
+    }
+
+    /// A clean batch under this noise.
+    pub(super) fn mixed<const D: usize>(
+        self,
+        schedule: &NoiseSchedule,
+        x_0: Tensor<D>,
+    ) -> Noised<D> {
+        let epsilon = Tensor::from_data(self.epsilon, &x_0.device());
+        Noised::new(schedule, x_0, epsilon, self.indices)
+    }
+}

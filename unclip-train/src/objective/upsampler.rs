@@ -1,0 +1,139 @@
+//! An upsampler.
+
+use burn::tensor::{Tensor, TensorData};
+use unclip_core::loss::training_loss;
+use unclip_core::{InvalidSetting, NoiseSchedule};
+use unclip_shapes::{Region, Sample, Scene};
+use unclip_upsample::degrade::gaussian_blur;
+use unclip_upsample::{Upsampler, UpsamplerConfig};
+
+use super::source::{Noise, Objective, Source};
+use crate::data::{Draws, kept, pictures};
+
+/// Most grain of the small pictures, in standard deviations.
+const GRAIN: f32 = 0.06;
+
+/// Training of an upsampler on crops, most of them around the edge of an object, of which half are
+/// blurred (paper, section 2.3) and most have a grain: what comes out is sharp and clean.
+#[derive(Debug)]
+pub struct UpsamplerObjective {
+    source: Source,
+    config: UpsamplerConfig,
+    schedule: NoiseSchedule,
+    low_side: u32,
+    low_crop: u32,
+}
+
+/// Crops of small pictures as a decoder makes them, and the same crops large.
+#[derive(Debug)]
+pub struct UpsamplerBatch {
+    images: TensorData,
+    low_res: TensorData,
+    /// 0 in the rows that are blurred.
+    sharp: TensorData,
+    /// How loud each row's grain is, `[batch, 1]`.
+    grain: TensorData,
+    grains: TensorData,
+    noise: Noise,
+}
+
+impl UpsamplerObjective {
+    /// `low_side` is the side of whole small pictures, `low_crop` that of the crops.
+    ///
+    /// # Errors
+    /// A schedule that cannot be built, a crop larger than the picture, or a second network for the
+    /// last step: it learns from a discriminator, which is not here.
+    pub fn new(
+        source: Source,
+        config: UpsamplerConfig,
+        low_side: u32,
+        low_crop: u32,
+    ) -> Result<Self, InvalidSetting> {
+        if low_crop < 2 || low_crop > low_side {
+            return Err(InvalidSetting::new("crop", low_crop, format!("2 to {low_side}")));
+        }
+        if config.last_step_network {
+            let expected = "false: the network of the last step is trained with an adversarial \
+                            loss, which is not here; train an upsampler without one";
+            return Err(InvalidSetting::new("last_step_network", true, expected));
+        }
+        let schedule = config.diffusion.training_schedule()?;
+        Ok(Self { source, config, schedule, low_side, low_crop })
+    }
+
+    /// Where a crop begins: three of four lie around a point near the outline of an object, since
+    /// most of a picture is flat.
+    fn corner(&self, scene: &Scene, draws: &mut Draws) -> [u32; 2] {
+        let objects = scene.objects();
+        let object = &objects[draws.below(1, objects.len())[0]];
+        let anywhere = draws.chance(0.25);
+        let space = (self.low_side - self.low_crop) as f32;
+        object.center.map(|center| {
+            if anywhere {
+                return draws.within(0.0..space + 1.0).min(space) as u32;
+            }
+            let at = center + object.radius * draws.within(-1.2..1.2);
+            let corner = at * self.low_side as f32 - self.low_crop as f32 / 2.0;
+            corner.round().clamp(0.0, space) as u32
+        })
+    }
+
+    fn region(&self, [x, y]: [u32; 2], scale: u32) -> Region {
+        Region {
+            side: self.low_side * scale,
+            x: x * scale,
+            y: y * scale,
+            width: self.low_crop * scale,
+            height: self.low_crop * scale,
+        }
+    }
+
+    /// Small pictures, half of them blurred, most with some grain.
+    fn degraded(&self, low_res: TensorData, batch: [TensorData; 3]) -> Tensor<4> {
+        let [sharp, grain, grains] = batch;
+        let columns = |values| self.source.tensor::<2>(values).unsqueeze_dims::<4>(&[-1, -1]);
+        let low_res: Tensor<4> = self.source.tensor(low_res);
+        let blurred = gaussian_blur(low_res.clone(), 3, 0.6);
+        let mixed = blurred.clone() + (low_res - blurred) * columns(sharp);
+        mixed + self.source.tensor::<4>(grains) * columns(grain)
+    }
+}
+
+impl Objective for UpsamplerObjective {
+    type Network = Upsampler;
+    type Batch = UpsamplerBatch;
+
+    fn batch(&self, step: u64) -> UpsamplerBatch {
+        let (samples, mut draws) = self.source.step(step);
+        let n = samples.len();
+        let corners: Vec<[u32; 2]> =
+            samples.iter().map(|sample| self.corner(&sample.scene, &mut draws)).collect();
+        let crops = |scale: u32| {
+            let part = |(sample, &corner): (_, _)| {
+                let sample: &Sample = sample;
+                (&sample.scene, self.region(corner, scale))
+            };
+            pictures(&samples.iter().zip(&corners).map(part).collect::<Vec<_>>())
+        };
+        let shape = |side: usize| [n, UpsamplerConfig::CHANNELS, side, side];
+        let (low, high) = (self.low_crop as usize, self.low_crop as usize * self.config.factor);
+        let sharp = kept(&draws.chances(n, 0.5));
+        let loudness = |_| draws.within(-GRAIN / 3.0..GRAIN).max(0.0);
+        let grain: Vec<f32> = (0..n).map(loudness).collect();
+        UpsamplerBatch {
+            images: crops(self.config.factor as u32),
+            low_res: crops(1),
+            sharp,
+            grain: TensorData::new(grain, [n, 1]),
+            grains: draws.normal(shape(low)),
+            noise: Noise::draw(shape(high), self.schedule.len(), &mut draws),
+        }
+    }
+
+    fn loss(&self, upsampler: &Upsampler, batch: UpsamplerBatch) -> Tensor<1> {
+        let (schedule, images) = (&self.schedule, self.source.tensor::<4>(batch.images));
+        let low_res = self.degraded(batch.low_res, [batch.sharp, batch.grain, batch.grains]);
+        let noised = batch.noise.mixed(schedule, images);
+        training_loss(&self.config, upsampler, &low_res, schedule, &noised, f64::INFINITY).mean()
+    }
+}
