@@ -14,7 +14,7 @@ doc *args:
 
 # format all sources
 fmt:
-    cargo fmt --all
+    git ls-files -z '*.rs' | xargs -0 rustfmt --edition 2024
 
 # compute the fixtures anew (--check: compare only)
 fixtures *args:

@@ -31,7 +31,7 @@ pub struct Run<'a> {
     null: Option<TextEmbedding>,
     /// Steps done so far, and in all, if somebody knows.
     pub(crate) progress: (usize, Option<usize>),
-    /// The end of each caption that did not fit into the model's context, if any.
+    /// The end of each of the captions last encoded that did not fit into the model's context.
     pub dropped: Vec<Option<String>>,
     /// The end of the negative prompt that did not fit.
     pub dropped_negative: Option<String>,
@@ -74,7 +74,7 @@ impl<'a> Run<'a> {
     /// What guidance leads away from; the empty caption if nothing is said.
     #[must_use]
     pub fn with_negative_prompt(self, negative_prompt: &'a str) -> Self {
-        Self { negative_prompt, null: None, ..self }
+        Self { negative_prompt, null: None, dropped_negative: None, ..self }
     }
 
     /// How many steps will be taken in all, for [`Event::call_total`](crate::Event::call_total).

@@ -105,7 +105,7 @@ fn more_layers_than_tensors_are_refused_before_they_are_built() {
     for (stage, field) in cases {
         let model = Model::new();
         model.edit_config(stage, |json| *json.pointer_mut(field).unwrap() = json!(1024));
-        let field = field.replace("/config/", "").replace('/', ".");
+        let field = field.replace("/config/", ": ").replace('/', ".");
         let words = [&field, "is 1024, expected at most one layer for each of the"];
         refused(in_time(move || model.open()), &words);
     }
@@ -135,35 +135,55 @@ fn sizes_that_do_not_go_together_name_their_fields() {
             "prior",
             "/config/transformer/n_heads",
             json!(3),
-            "d_model is 8, expected a multiple of n_heads",
+            "config.json: transformer.d_model is 8, expected a multiple of n_heads",
         ),
-        ("prior", "/config/diffusion/steps", json!(101), "steps is 101, expected 1 to 100"),
+        (
+            "prior",
+            "/config/diffusion/steps",
+            json!(101),
+            "config.json: diffusion.steps is 101, expected 1 to 100",
+        ),
         (
             "prior",
             "/config/diffusion/variance",
             json!("learned_range"),
-            "the prior gives no variance",
+            "config.json: diffusion.variance is LearnedRange",
         ),
         ("decoder", "/config/unet/norm_groups", json!(3), "multiple of norm_groups, which is 3"),
         ("decoder", "/config/unet/d_head", json!(5), "multiple of d_head, which is 5"),
-        ("decoder", "/config/unet/image_size", json!(9), "image_size is 9, expected a multiple"),
+        (
+            "decoder",
+            "/config/unet/image_size",
+            json!(9),
+            "config.json: unet.image_size is 9, expected",
+        ),
         (
             "decoder",
             "/config/unet/attention_resolutions",
             json!([5]),
             "sides of levels, which are [8, 4]",
         ),
-        ("decoder", "/config/unet/block_out_channels", json!([]), "1 to 12 levels"),
+        (
+            "decoder",
+            "/config/unet/block_out_channels",
+            json!([]),
+            "config.json: unet.block_out_channels is",
+        ),
         (
             "decoder",
             "/config/unet/block_out_channels",
             json!(vec![1; 64]),
             "a list of 64, expected 1 to 12",
         ),
-        ("decoder", "/config/unet/in_channels", json!(4), "unet.in_channels is 4, expected 5"),
+        (
+            "decoder",
+            "/config/unet/in_channels",
+            json!(4),
+            "config.json: unet.in_channels is 4, expected 5",
+        ),
         ("decoder", "/config/unet/out_channels", json!(3), "unet.out_channels is 3, expected 6"),
         ("decoder", "/config/unet/d_context", json!(null), "unet.d_context is absent"),
-        ("upsampler.0", "/config/factor", json!(1), "factor is 1, expected 2 to 16"),
+        ("upsampler.0", "/config/factor", json!(1), "config.json: factor is 1, expected 2 to 16"),
         ("upsampler.0", "/config/factor", json!(17), "factor is 17, expected 2 to 16"),
         ("upsampler.0", "/config/unet/attention_resolutions", json!([16]), "fully convolutional"),
         ("image_encoder", "/config/patch_size", json!(3), "multiple of patch_size, which is 3"),
@@ -187,17 +207,25 @@ fn sizes_that_do_not_go_together_name_their_fields() {
 fn diffusion_settings_are_checked() {
     let cases = [
         ("num_train_timesteps", json!(0), "2 to 100000"),
-        ("num_train_timesteps", json!(1), "2 to 100000"),
+        (
+            "num_train_timesteps",
+            json!(1),
+            "config.json: diffusion.num_train_timesteps is 1, expected",
+        ),
         ("num_train_timesteps", json!(100_001), "2 to 100000"),
         ("guidance_scale", json!(-1.0), "a number from 0 to 1000"),
         ("guidance_scale", json!(1e30), "a number from 0 to 1000"),
         ("guidance_scale", json!("2"), "expected f64 at line"),
         ("guidance_scale", json!(null), "expected f64 at line"),
-        ("clamp", json!(0.0), "clamp is 0, expected a number from"),
+        ("clamp", json!(0.0), "config.json: diffusion.clamp is 0, expected a number from"),
         ("clamp", json!(-1.0), "clamp is -1, expected a number from"),
         ("sampler", json!("euler"), "expected ddpm, ddim or ddim:ETA, dpm_solver"),
         ("spacing", json!("evenly"), "expected even, leading"),
-        ("spacing", json!("10,10"), "steps is 3, expected 20, with spacing 10,10"),
+        (
+            "spacing",
+            json!("10,10"),
+            "config.json: diffusion.steps is 3, expected 20, with spacing 10,10",
+        ),
         ("set_alpha_to_one", json!("no"), "expected a boolean"),
         ("parameterization", json!("noise"), "expected one of"),
         (
@@ -206,9 +234,21 @@ fn diffusion_settings_are_checked() {
             "expected one of `linear`, `scaled_linear`, `squaredcos_cap_v2`",
         ),
         ("beta_schedule", json!({ "linear": { "start": 0.1 } }), "missing field `end`"),
-        ("beta_schedule", json!({ "linear": { "start": -0.1, "end": 0.2 } }), "beta of the first"),
-        ("beta_schedule", json!({ "linear": { "start": 0.1, "end": 1.0 } }), "beta of the last"),
-        ("beta_schedule", json!({ "linear": { "start": 0.2, "end": 0.1 } }), "beta of the last"),
+        (
+            "beta_schedule",
+            json!({ "linear": { "start": -0.1, "end": 0.2 } }),
+            "diffusion.beta_schedule.linear.start is -0.1",
+        ),
+        (
+            "beta_schedule",
+            json!({ "linear": { "start": 0.1, "end": 1.0 } }),
+            "diffusion.beta_schedule.linear.end is 1",
+        ),
+        (
+            "beta_schedule",
+            json!({ "linear": { "start": 0.2, "end": 0.1 } }),
+            "diffusion.beta_schedule.linear.end is 0.1",
+        ),
         ("beta_schedule", json!({ "linear": { "start": 0.9, "end": 0.99 } }), "fewer steps"),
     ];
     for (field, value, words) in cases {
@@ -230,14 +270,17 @@ fn schedules_that_cannot_be_inverted_are_refused() {
         (1e-4, f64::INFINITY),
         (0.02, 1e-4),
     ] {
-        refused(NoiseSchedule::new(linear(start, end), 1000), &["beta of the", "a number from"]);
+        refused(
+            NoiseSchedule::new(linear(start, end), 1000),
+            &["beta_schedule.linear.", "a number from"],
+        );
     }
     for n in [0, 1, 100_001, usize::MAX] {
         for betas in [linear(1e-4, 0.02), BetaSchedule::SquaredCosine] {
             refused(NoiseSchedule::new(betas, n), &[&n.to_string(), "2 to 100000"]);
         }
     }
-    let expected = ["signal that 100000 steps", "at least 1e-30"];
+    let expected = ["one whose 100000 steps leave", "at least 1e-30"];
     refused(NoiseSchedule::new(linear(1e-4, 0.02), 100_000), &expected);
     for n in [2, 1000, 100_000] {
         let schedule = NoiseSchedule::new(BetaSchedule::SquaredCosine, n).unwrap();

@@ -187,6 +187,26 @@ fn captions_that_are_too_long_are_cut_and_the_rest_is_reported() {
 }
 
 #[test]
+fn what_does_not_fit_is_told_for_each_caption_and_for_the_negative_prompt() {
+    let options = quick().with_negative_prompt("8 7 6 5 4 3 2 1");
+    let made = unclip().text_to_images(&["1 2", "1 2 3 4 5 6 7 8"], &options).unwrap();
+    assert_eq!(made.dropped, [None, Some("7 8".to_string())]);
+    assert_eq!(made.dropped_negative.as_deref(), Some("2 1"));
+    let options = options.with_prior(StageOptions::default());
+    let varied = unclip().image_variation(&[RgbImage::new(9, 9)], &options).unwrap();
+    assert_eq!(varied.dropped, Vec::<Option<String>>::new());
+    assert_eq!(varied.dropped_negative.as_deref(), Some("2 1"));
+    // another negative prompt, of which nothing is known yet
+    let mut run = unclip().run(&[1]).with_negative_prompt("8 7 6 5 4 3 2 1");
+    run.encode(&["1 2"]).unwrap();
+    assert_eq!(run.dropped_negative.as_deref(), Some("2 1"));
+    let mut run = run.with_negative_prompt("8");
+    assert_eq!(run.dropped_negative, None);
+    run.null().unwrap();
+    assert_eq!(run.dropped_negative, None);
+}
+
+#[test]
 fn enormous_captions_take_no_time() {
     let million = "a circle ".repeat(111_112);
     assert!(million.len() > 1_000_000);

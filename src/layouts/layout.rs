@@ -1,4 +1,4 @@
-//! What a layout is, and where one is written to.
+//! What a layout is, where one is written to, and how its tables of names are read.
 
 use std::path::{Path, PathBuf};
 

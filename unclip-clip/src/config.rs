@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
-use unclip_nn::TransformerConfig;
 use unclip_nn::checkpoint::KeyMap;
+use unclip_nn::{TransformerConfig, check};
 
 /// Sizes of a [`TextEncoder`](crate::TextEncoder).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,9 +25,9 @@ impl TextEncoderConfig {
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        InvalidSetting::check_size("vocab_size", self.vocab_size)?;
-        InvalidSetting::check_size("context_length", self.context_length)?;
-        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
+        check::size("vocab_size", self.vocab_size)?;
+        check::size("context_length", self.context_length)?;
+        check::size("d_embedding", self.d_embedding)?;
         if self.context_length < 3 {
             let expected = "at least 3: two marks and a token";
             return Err(InvalidSetting::new("context_length", self.context_length, expected));
@@ -78,15 +78,10 @@ impl ImageEncoderConfig {
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        InvalidSetting::check_size("image_size", self.image_size)?;
-        InvalidSetting::check_size("patch_size", self.patch_size)?;
-        InvalidSetting::check_multiple(
-            "image_size",
-            self.image_size,
-            "patch_size",
-            self.patch_size,
-        )?;
-        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
+        check::size("image_size", self.image_size)?;
+        check::size("patch_size", self.patch_size)?;
+        check::multiple("image_size", self.image_size, "patch_size", self.patch_size)?;
+        check::size("d_embedding", self.d_embedding)?;
         let usable = |v: &f32| v.is_finite() && *v > 1e-6;
         if !self.std.iter().all(usable) || !self.mean.iter().all(|v| v.is_finite()) {
             let found = format!("{:?} and {:?}", self.mean, self.std);

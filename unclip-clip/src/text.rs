@@ -42,7 +42,7 @@ impl StageConfig for TextEncoderConfig {
     }
 
     fn layers(&self) -> Layers {
-        self.transformer.layers()
+        self.transformer.layers().within("transformer")
     }
 
     fn init(&self, device: &Device) -> TextEncoder {

@@ -45,7 +45,7 @@ impl StageConfig for ImageEncoderConfig {
     }
 
     fn layers(&self) -> Layers {
-        self.transformer.layers()
+        self.transformer.layers().within("transformer")
     }
 
     fn init(&self, device: &Device) -> ImageEncoder {

@@ -48,18 +48,28 @@ impl BetaSchedule {
     /// `n` below 2 or above 100,000, or a linear schedule that leaves (0, 0.999].
     pub fn betas(&self, n: usize) -> Result<Vec<f64>, InvalidSetting> {
         if !(2..=100_000).contains(&n) {
-            return Err(InvalidSetting::new("number of training timesteps", n, "2 to 100000"));
+            return Err(InvalidSetting::new("num_train_timesteps", n, "2 to 100000"));
         }
         match *self {
-            Self::Linear { start, end } => rising_betas(start, end, n, |beta| beta, |beta| beta),
+            Self::Linear { start, end } => {
+                check_betas(start, end).map_err(|error| error.within("beta_schedule.linear"))?;
+                Ok(rising_betas(start, end, n, |beta| beta, |beta| beta))
+            }
             Self::ScaledLinear { start, end } => {
-                rising_betas(start, end, n, f64::sqrt, |root| root * root)
+                check_betas(start, end)
+                    .map_err(|error| error.within("beta_schedule.scaled_linear"))?;
+                Ok(rising_betas(start, end, n, f64::sqrt, |root| root * root))
             }
             Self::SquaredCosine => Ok((0..n)
                 .map(|i| (1.0 - cosine_alpha_bar(i + 1, n) / cosine_alpha_bar(i, n)).min(MAX_BETA))
                 .collect()),
         }
     }
+}
+
+fn check_betas(start: f64, end: f64) -> Result<(), InvalidSetting> {
+    InvalidSetting::check_range("start", start, 1e-12, MAX_BETA)?;
+    InvalidSetting::check_range("end", end, start, MAX_BETA)
 }
 
 /// Betas that rise linearly after `to`; `back` undoes it.
@@ -69,12 +79,10 @@ fn rising_betas(
     n: usize,
     to: fn(f64) -> f64,
     back: fn(f64) -> f64,
-) -> Result<Vec<f64>, InvalidSetting> {
-    InvalidSetting::check_range("beta of the first step", start, 1e-12, MAX_BETA)?;
-    InvalidSetting::check_range("beta of the last step", end, start, MAX_BETA)?;
+) -> Vec<f64> {
     let (start, end) = (to(start), to(end));
     let step = (end - start) / (n - 1) as f64;
-    Ok((0..n).map(|i| back(start + step * i as f64)).collect())
+    (0..n).map(|i| back(start + step * i as f64)).collect()
 }
 
 fn cosine_alpha_bar(i: usize, n: usize) -> f64 {
@@ -135,9 +143,9 @@ impl NoiseSchedule {
             })
             .collect();
         if alpha_bar < MIN_ALPHA_BAR {
-            let name = format!("signal that {n} steps of this beta schedule leave");
+            let found = format!("one whose {n} steps leave a signal of {alpha_bar:e}");
             let expected = format!("at least {MIN_ALPHA_BAR:e}: fewer steps or smaller betas");
-            return Err(InvalidSetting::new(name, format!("{alpha_bar:e}"), expected));
+            return Err(InvalidSetting::new("beta_schedule", found, expected));
         }
         Ok(Self { timesteps: (0..n).collect(), alpha_bars, end: 1.0 })
     }

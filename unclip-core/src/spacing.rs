@@ -88,8 +88,8 @@ impl Spacing {
             Self::Given(timesteps) => {
                 let last = timesteps.iter().max().copied().unwrap_or(0);
                 if last >= total {
-                    let expected = format!("less than {total}");
-                    return Err(InvalidSetting::new("timestep", last, expected));
+                    let expected = format!("timesteps less than {total}");
+                    return Err(InvalidSetting::new("spacing", self, expected));
                 }
                 Timesteps::new(timesteps.clone())
             }
@@ -101,8 +101,9 @@ fn leading(steps: usize, total: usize, offset: usize) -> Result<Timesteps, Inval
     let stride = total / steps;
     let last = offset.saturating_add((steps - 1) * stride);
     if last >= total {
-        let expected = format!("at most {}, with {steps} steps", total - 1 - (steps - 1) * stride);
-        return Err(InvalidSetting::new("offset of the spacing leading", offset, expected));
+        let most = total - 1 - (steps - 1) * stride;
+        let expected = format!("an offset of at most {most}, with {steps} steps");
+        return Err(InvalidSetting::new("spacing", Spacing::Leading { offset }, expected));
     }
     Timesteps::new((0..steps).map(|k| offset + k * stride).collect())
 }
@@ -144,8 +145,9 @@ fn sections(counts: &[usize], total: usize) -> Result<Timesteps, InvalidSetting>
     for (part, &count) in counts.iter().enumerate() {
         let size = size + usize::from(part < longer);
         if count == 0 || count > size {
-            let name = format!("steps in part {} of the spacing", part + 1);
-            return Err(InvalidSetting::new(name, count, format!("1 to {size}")));
+            let expected = format!("1 to {size} steps in part {}", part + 1);
+            let found = Spacing::Sections(counts.to_vec());
+            return Err(InvalidSetting::new("spacing", found, expected));
         }
         let stride = if count == 1 { 1.0 } else { (size - 1) as f64 / (count - 1) as f64 };
         // the reference adds up, which may round otherwise than multiplying
@@ -336,13 +338,14 @@ mod tests {
     #[test]
     fn what_a_rule_contradicts_is_refused() {
         assert_eq!(refused("10,10", 25), "steps is 25, expected 20, with spacing 10,10");
-        let expected = "steps in part 2 of the spacing is 0, expected 1 to 500";
+        let expected = "spacing is 10,0, expected 1 to 500 steps in part 2";
         assert_eq!(refused("10,0", 10), expected);
-        let expected = "steps in part 1 of the spacing is 501, expected 1 to 500";
+        let expected = "spacing is 501,1, expected 1 to 500 steps in part 1";
         assert_eq!(refused("501,1", 502), expected);
-        assert_eq!(refused("at:0,1000", 2), "timestep is 1000, expected less than 1000");
+        let expected = "spacing is at:0,1000, expected timesteps less than 1000";
+        assert_eq!(refused("at:0,1000", 2), expected);
         assert!(refused("at:5,5", 2).starts_with("timesteps is [5, 5], expected a strictly"));
-        let expected = "offset of the spacing leading is 100, expected at most 99, with 10 steps";
+        let expected = "spacing is leading:100, expected an offset of at most 99, with 10 steps";
         assert_eq!(refused("leading:100", 10), expected);
     }
 

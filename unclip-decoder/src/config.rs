@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::{DiffusionConfig, InvalidSetting};
-use unclip_nn::UNetConfig;
+use unclip_nn::{UNetConfig, check};
 
 /// Sizes of a [`Decoder`](crate::Decoder), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,14 +54,14 @@ impl DecoderConfig {
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
-        InvalidSetting::check_size("d_text", self.d_text)?;
-        InvalidSetting::check_size("image_tokens", self.image_tokens)?;
+        check::size("d_embedding", self.d_embedding)?;
+        check::size("d_text", self.d_text)?;
+        check::size("image_tokens", self.image_tokens)?;
         self.unet.validate().map_err(|error| error.within("unet"))?;
         if let Some(LayoutConfig { side, channels, d_hidden }) = self.layout {
-            InvalidSetting::check_size("layout.side", side)?;
-            InvalidSetting::check_size("layout.channels", channels)?;
-            InvalidSetting::check_size("layout.d_hidden", d_hidden)?;
+            check::size("layout.side", side)?;
+            check::size("layout.channels", channels)?;
+            check::size("layout.d_hidden", d_hidden)?;
             let image_size = self.unet.image_size;
             if !image_size.is_multiple_of(side) || !(image_size / side).is_power_of_two() {
                 let expected = format!("{image_size} divided by a power of two");
@@ -69,9 +69,9 @@ impl DecoderConfig {
             }
         }
         let channels_in = Self::CHANNELS + self.layout.map_or(0, |layout| layout.channels);
-        InvalidSetting::check_equal("unet.in_channels", self.unet.in_channels, channels_in)?;
+        check::equal("unet.in_channels", self.unet.in_channels, channels_in)?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        InvalidSetting::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         if self.unet.d_context.is_none() {
             return Err(InvalidSetting::new("unet.d_context", "absent", "the width of a token"));
         }

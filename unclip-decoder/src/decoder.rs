@@ -45,7 +45,7 @@ impl StageConfig for DecoderConfig {
     }
 
     fn layers(&self) -> Layers {
-        self.unet.layers()
+        self.unet.layers().within("unet")
     }
 
     fn init(&self, device: &Device) -> Decoder {

@@ -68,7 +68,8 @@ impl<'a> Matrix<'a> {
 
 /// Where a product goes.
 pub(super) trait Target {
-    /// The values of row `m`. What ends within a vector is written as far as it goes.
+    /// The values of row `m`. A row may end within a vector: then only its own values are read and
+    /// written.
     fn row(&mut self, m: usize) -> &mut [f32];
 
     /// `W` vectors from `column` on of `MR` rows from `m` on.
@@ -83,10 +84,11 @@ pub(super) trait Target {
         let mut values = [[simd.splat_f32s(0.0); W]; MR];
         for i in 0..MR {
             let row = &self.row(m + i)[column..];
-            let mut whole = [0.0; NR * LARGEST_VECTOR];
+            let mut whole;
             let row = match row.get(..width) {
                 Some(row) => row,
                 None => {
+                    whole = [0.0; NR * LARGEST_VECTOR];
                     whole[..row.len()].copy_from_slice(row);
                     &whole[..width]
                 }
@@ -133,7 +135,7 @@ pub(super) struct Dense<'a> {
 impl Target for Dense<'_> {
     #[inline(always)]
     fn row(&mut self, m: usize) -> &mut [f32] {
-        &mut self.data[m * self.stride..]
+        &mut self.data[m * self.stride..][..self.stride]
     }
 }
 

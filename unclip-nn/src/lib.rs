@@ -37,6 +37,7 @@
 
 mod attention;
 mod attention_block;
+pub mod check;
 pub mod checkpoint;
 #[cfg(feature = "flex")]
 #[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]

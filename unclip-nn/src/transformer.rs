@@ -8,7 +8,7 @@ use unclip_core::InvalidSetting;
 
 use crate::checkpoint::Layers;
 use crate::ops::{gelu, linear, quick_gelu};
-use crate::{Attention, KeysValues, LayerNorm};
+use crate::{Attention, KeysValues, LayerNorm, check};
 
 /// The nonlinearity between a block's two linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ fn default_norm_eps() -> f64 {
 impl TransformerConfig {
     /// How many layers there are, for a configuration in which this is the field `transformer`.
     pub fn layers(&self) -> Layers {
-        Layers { field: "transformer.n_layers", each: self.n_layers, levels: 1 }
+        Layers { field: "n_layers".into(), each: self.n_layers, levels: 1 }
     }
 
     /// Checks that the sizes go together.
@@ -64,12 +64,12 @@ impl TransformerConfig {
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        InvalidSetting::check_size("d_model", self.d_model)?;
-        InvalidSetting::check_layers("n_layers", self.n_layers)?;
-        InvalidSetting::check_size("n_heads", self.n_heads)?;
-        InvalidSetting::check_size("d_hidden", self.d_hidden)?;
-        InvalidSetting::check_epsilon("norm_eps", self.norm_eps)?;
-        InvalidSetting::check_multiple("d_model", self.d_model, "n_heads", self.n_heads)
+        check::size("d_model", self.d_model)?;
+        check::layers("n_layers", self.n_layers)?;
+        check::size("n_heads", self.n_heads)?;
+        check::size("d_hidden", self.d_hidden)?;
+        check::epsilon("norm_eps", self.norm_eps)?;
+        check::multiple("d_model", self.d_model, "n_heads", self.n_heads)
     }
 
     /// A norm as the blocks have them.

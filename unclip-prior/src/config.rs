@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::{DiffusionConfig, InvalidSetting};
-use unclip_nn::TransformerConfig;
+use unclip_nn::{TransformerConfig, check};
 
 /// Sizes of a [`DiffusionPrior`](crate::DiffusionPrior), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,9 +33,9 @@ impl DiffusionPriorConfig {
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        InvalidSetting::check_size("d_embedding", self.d_embedding)?;
-        InvalidSetting::check_size("d_text", self.d_text)?;
-        InvalidSetting::check_size("context_length", self.context_length)?;
+        check::size("d_embedding", self.d_embedding)?;
+        check::size("d_text", self.d_text)?;
+        check::size("context_length", self.context_length)?;
         self.transformer.validate().map_err(|error| error.within("transformer"))?;
         if self.diffusion.variance.is_learned() {
             let expected = "fixed_small or fixed_large: the prior gives no variance";

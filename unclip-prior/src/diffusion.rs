@@ -76,7 +76,7 @@ impl StageConfig for DiffusionPriorConfig {
     }
 
     fn layers(&self) -> Layers {
-        self.transformer.layers()
+        self.transformer.layers().within("transformer")
     }
 
     fn init(&self, device: &Device) -> DiffusionPrior {

@@ -9,7 +9,7 @@ const WAITING: usize = 2;
 /// The batches of consecutive steps.
 pub(crate) struct Ahead<'a, B> {
     make: &'a (dyn Fn(u64) -> B + Sync),
-    prepared: Option<Receiver<B>>,
+    prepared: Option<Receiver<(u64, B)>>,
 }
 
 impl<'a, B: Send + 'a> Ahead<'a, B> {
@@ -18,7 +18,8 @@ impl<'a, B: Send + 'a> Ahead<'a, B> {
         Self { make, prepared: None }
     }
 
-    /// Batches from `first` on that threads of their own prepare. They end when this is dropped.
+    /// Batches from `first` on that threads of their own prepare. The threads end when this is
+    /// dropped.
     pub(crate) fn on_threads<'s>(
         make: &'a (dyn Fn(u64) -> B + Sync),
         first: u64,
@@ -30,18 +31,31 @@ impl<'a, B: Send + 'a> Ahead<'a, B> {
         // not the threads that the trainer runs on: it would wait for batches on one of them
         let Ok(pool) = rayon::ThreadPoolBuilder::new().build() else { return Self::in_turn(make) };
         let (sender, receiver) = sync_channel(WAITING);
-        scope.spawn(move || {
-            let mut steps = first..;
-            pool.install(|| while steps.next().is_some_and(|n| sender.send(make(n)).is_ok()) {});
-        });
-        Self { make, prepared: Some(receiver) }
+        let prepare = move || {
+            pool.install(|| {
+                for step in first.. {
+                    if sender.send((step, make(step))).is_err() {
+                        break;
+                    }
+                }
+            });
+        };
+        match std::thread::Builder::new().spawn_scoped(scope, prepare) {
+            Ok(_) => Self { make, prepared: Some(receiver) },
+            Err(_) => Self::in_turn(make),
+        }
     }
 
     /// The batch of `step`, which is the one after the last that was asked for.
     pub(crate) fn next(&self, step: u64) -> B {
-        let prepared = self.prepared.as_ref().and_then(|batches| batches.recv().ok());
-        // where the threads have stopped, the reason shows here
-        prepared.unwrap_or_else(|| (self.make)(step))
+        match self.prepared.as_ref().map(Receiver::recv) {
+            Some(Ok((prepared, batch))) => {
+                assert_eq!(prepared, step, "batches are prepared step by step");
+                batch
+            }
+            // where the threads have stopped, the reason shows here
+            _ => (self.make)(step),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::TrainSettings;
 /// Steps of each stage.
 pub const CLIP_STEPS: u64 = 3_000;
 /// See [`CLIP_STEPS`].
-pub const PRIOR_STEPS: u64 = 6_000;
+pub const PRIOR_STEPS: u64 = 8_000;
 /// See [`CLIP_STEPS`].
 pub const DECODER_STEPS: u64 = 30_000;
 /// See [`CLIP_STEPS`].
@@ -114,7 +114,11 @@ pub fn decoder() -> DecoderConfig {
             d_time: Some(160),
             norm_eps: 1e-5,
         },
-        diffusion: diffusion(Parameterization::V, 3.0),
+        diffusion: DiffusionConfig {
+            sampler: Ddpm.into(),
+            steps: 50,
+            ..diffusion(Parameterization::V, 1.0)
+        },
     }
 }
 

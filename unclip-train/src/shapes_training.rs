@@ -288,7 +288,7 @@ impl ShapesTraining {
         };
         let make = |step| objective.batch(step);
         std::thread::scope(|scope| {
-            // where the CPU trains, it has no time for batches beside
+            // where the CPU trains, no core is free to prepare batches meanwhile
             let batches = if is_cpu(&self.device) {
                 Ahead::in_turn(&make)
             } else {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::{DiffusionConfig, InvalidSetting, Parameterization};
-use unclip_nn::UNetConfig;
+use unclip_nn::{UNetConfig, check};
 
 /// Sizes of an [`Upsampler`](crate::Upsampler), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,9 +37,9 @@ impl UpsamplerConfig {
             return Err(InvalidSetting::new("factor", self.factor, "2 to 16"));
         }
         self.unet.validate().map_err(|error| error.within("unet"))?;
-        InvalidSetting::check_equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
+        check::equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        InvalidSetting::check_equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         let kind = self.diffusion.parameterization;
         if self.residual
             && (kind != Parameterization::Sample || self.diffusion.variance.is_learned())

@@ -42,7 +42,7 @@ impl StageConfig for UpsamplerConfig {
     }
 
     fn layers(&self) -> Layers {
-        self.unet.layers()
+        self.unet.layers().within("unet")
     }
 
     fn init(&self, device: &Device) -> Upsampler {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use unclip_core::InvalidSetting;
 use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
+use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{Activation, TransformerConfig};
 

@@ -2,7 +2,10 @@
 //! published ones have. What their classes cannot hold is refused.
 
 use serde_json::{Value, json};
-use unclip_core::{BetaSchedule, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod, VarianceType};
+use unclip_core::{
+    BetaSchedule, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod,
+    VarianceType,
+};
 use unclip_nn::{Activation, Precision, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
@@ -30,9 +33,10 @@ pub(super) fn files(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Err
 
 /// Karlo's text states are as wide as its embeddings; there is one field for both.
 fn one_width(d_text: usize, d_embedding: usize) -> Result<(), InvalidSetting> {
-    if d_text == d_embedding { Ok(()) } else {
-        let expected =
-            format!("{d_embedding}, the width of embeddings: diffusers has no other");
+    if d_text == d_embedding {
+        Ok(())
+    } else {
+        let expected = format!("{d_embedding}, the width of embeddings: diffusers has no other");
         Err(InvalidSetting::new("d_text", d_text, expected))
     }
 }
@@ -212,7 +216,11 @@ fn scheduler(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
     require("diffusion.spacing", diffusion.spacing.to_string(), "even".into(), CLASS)?;
     require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, CLASS)?;
     let other = |field: &str, found: Value, expected: &str| {
-        Err(InvalidSetting::new(field, found, format!("{expected}: diffusers' {CLASS} has no other")))
+        Err(InvalidSetting::new(
+            field,
+            found,
+            format!("{expected}: diffusers' {CLASS} has no other"),
+        ))
     };
     let prediction = match diffusion.parameterization {
         Parameterization::Epsilon => "epsilon",

@@ -1,8 +1,8 @@
 //! CLIP's towers, its tokenizer and its preprocessing in transformers' words.
 
 use serde_json::{Value, json};
-use unclip_core::InvalidSetting;
 use unclip_clip::{Fit, Padding, TextEncoderConfig};
+use unclip_core::InvalidSetting;
 use unclip_nn::{Activation, Precision, TransformerConfig};
 
 use super::clip::EndMark;

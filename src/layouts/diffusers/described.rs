@@ -23,7 +23,9 @@ pub(super) fn require<T: PartialEq + Serialize>(
     expected: T,
     class: &str,
 ) -> Result<(), InvalidSetting> {
-    if found == expected { Ok(()) } else {
+    if found == expected {
+        Ok(())
+    } else {
         let expected = format!("{}: diffusers' {class} has no other", json!(expected));
         Err(InvalidSetting::new(field, json!(found), expected))
     }

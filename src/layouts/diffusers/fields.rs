@@ -34,11 +34,10 @@ impl Fields {
         LoadError::Config { path: self.path.clone(), source }
     }
 
-    /// The error for what our own checks found, with the names of the file for `names` of ours; the
-    /// file is flat where ours is nested.
+    /// The error for what our own checks found, with the names of the file for `names` of ours.
     pub(super) fn invalid(&self, error: &InvalidSetting, names: &[(&str, &str)]) -> LoadError {
-        let field = error.name.rsplit('.').next().unwrap_or_default();
-        let [field, expected] = [field, &error.expected].map(|text| renamed(text, names));
+        let [field, expected] =
+            [flat(&error.name), &error.expected].map(|text| renamed(text, names));
         self.error(&field, &error.found, &expected)
     }
 
@@ -86,7 +85,11 @@ impl Fields {
         expected: impl Into<Value>,
     ) -> Result<(), LoadError> {
         let expected = expected.into();
-        if self.rest.contains_key(name) { self.expect(name, expected) } else { Err(self.error(name, "absent", &expected.to_string())) }
+        if self.rest.contains_key(name) {
+            self.expect(name, expected)
+        } else {
+            Err(self.error(name, "absent", &expected.to_string()))
+        }
     }
 
     /// [`expect`](Self::expect) for several fields.
@@ -117,6 +120,11 @@ fn same(a: &Value, b: &Value) -> bool {
         (Some(a), Some(b)) => a == b,
         _ => a == b,
     }
+}
+
+/// The name of a field of ours in a file that is flat where ours is nested.
+pub(super) fn flat(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }
 
 /// A text with some of its words replaced.

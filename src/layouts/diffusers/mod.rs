@@ -25,13 +25,13 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use unclip_core::InvalidSetting;
 use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
 };
+use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights, load_config};
-use unclip_nn::Precision;
+use unclip_nn::{Precision, check};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
@@ -39,7 +39,7 @@ use super::clip_names::{image_tower, text_tower};
 use super::layout::{Layout, Writer};
 use crate::bundle::{Parts, agree, missing};
 use crate::{Bundle, Error, OpenOptions, StageId};
-use fields::Fields;
+use fields::{Fields, flat};
 use files::{INDEX, MODEL, NETWORK};
 use networks::Defaults;
 
@@ -141,8 +141,10 @@ fn stage<T: StageConfig>(
 ) -> Result<StageFiles<T>, LoadError> {
     let ours = config.layers().field;
     StageFiles::of(&folder.join("config.json"), config, weights).map_err(|error| match error {
-        LoadError::Config { path, source } if source.name == ours => {
-            LoadError::Config { path, source: InvalidSetting { name: layers.into(), ..source } }
+        LoadError::Config { path, source } => {
+            let name = if source.name == ours { layers } else { flat(&source.name) };
+            let name = name.to_string();
+            LoadError::Config { path, source: InvalidSetting { name, ..source } }
         }
         error => error,
     })
@@ -216,7 +218,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
     let mut fields = Fields::read(&projection.join("config.json"), Some(&["UnCLIPTextProjModel"]))?;
     let mut size = |name: &str| {
         let size = fields.take(name)?;
-        InvalidSetting::check_size(name, size).map_err(|error| fields.invalid(&error, &[]))?;
+        check::size(name, size).map_err(|error| fields.invalid(&error, &[]))?;
         Ok::<usize, LoadError>(size)
     };
     let config = DecoderConfig {
@@ -272,7 +274,7 @@ fn upsampler(folder: &Path) -> Result<Option<StageFiles<UpsamplerConfig>>, Error
                 let expected = format!("{} times the decoder's, which is {small}", error.expected);
                 InvalidSetting::new("sample_size", side, expected)
             }
-            _ => error,
+            name => InvalidSetting { name: flat(name).into(), ..error.clone() },
         };
         LoadError::Config { path: path.clone(), source }
     })?;

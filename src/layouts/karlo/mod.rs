@@ -27,8 +27,8 @@ use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
-use super::layout::Layout;
 use super::clip_names::{image_tower, text_tower};
+use super::layout::Layout;
 use crate::bundle::Parts;
 use crate::{Error, OpenOptions};
 use networks::{D_HEAD, DECODER_SIDE, FACTOR};
@@ -113,7 +113,11 @@ fn text_encoder(folder: &Path) -> Result<StageFiles<TextEncoderConfig>, Error> {
 fn image_encoder(folder: &Path, fit: Fit) -> Result<Option<StageFiles<ImageEncoderConfig>>, Error> {
     let weights = image_tower(weights(folder, CLIP)?)?;
     let of_images = |key: &String| key.starts_with("vision_model.") || key.starts_with("visual");
-    if weights.keys().iter().any(of_images) { stage(clip::image_encoder(&Shapes::of(&weights, ""), fit)?, weights).map(Some) } else { Ok(None) }
+    if weights.keys().iter().any(of_images) {
+        stage(clip::image_encoder(&Shapes::of(&weights, ""), fit)?, weights).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 fn prior(folder: &Path) -> Result<StageFiles<DiffusionPriorConfig>, Error> {

@@ -119,4 +119,3 @@ fn text_proj_name(key: &str) -> Option<String> {
     let (_, module) = TEXT_PROJ.iter().find(|(from, _)| *from == module)?;
     Some(format!("{module}.{leaf}"))
 }
-

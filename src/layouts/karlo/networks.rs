@@ -53,7 +53,11 @@ fn diffusion(
 
 /// A U-Net gives a variance if it gives twice the channels.
 fn variance(unet: &UNetConfig) -> VarianceType {
-    if unet.out_channels == 2 * DecoderConfig::CHANNELS { VarianceType::LearnedRange } else { VarianceType::FixedSmall }
+    if unet.out_channels == 2 * DecoderConfig::CHANNELS {
+        VarianceType::LearnedRange
+    } else {
+        VarianceType::FixedSmall
+    }
 }
 
 /// The prior.
@@ -122,7 +126,11 @@ pub(super) fn unet(
     let block_out_channels: Result<Vec<usize>, LoadError> =
         levels.clone().map(|level| channels(shapes, &block(level))).collect();
     let attention = levels.filter(|&level| shapes.has(&format!("{}.1.qkv.weight", block(level))));
-    let d_context = if shapes.has("middle_block.1.encoder_kv.weight") { Some(shapes.sides::<3>("middle_block.1.encoder_kv.weight")?[1]) } else { None };
+    let d_context = if shapes.has("middle_block.1.encoder_kv.weight") {
+        Some(shapes.sides::<3>("middle_block.1.encoder_kv.weight")?[1])
+    } else {
+        None
+    };
     let [outer, in_channels, ..] = shapes.sides::<4>("input_blocks.0.0.weight")?;
     let [out_channels, ..] = shapes.sides::<4>("out.2.weight")?;
     let [d_time, _] = shapes.sides("time_embed.0.weight")?;

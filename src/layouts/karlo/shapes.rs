@@ -20,10 +20,10 @@ impl<'a> Shapes<'a> {
     /// The error for a tensor, or for what was read off it.
     pub(super) fn error(&self, key: &str, found: impl ToString, expected: &str) -> LoadError {
         let key = format!("{}{key}", self.prefix);
-        self.config_error(InvalidSetting::new(key, found.to_string(), expected))
+        self.invalid(InvalidSetting::new(key, found.to_string(), expected))
     }
 
-    fn config_error(&self, source: InvalidSetting) -> LoadError {
+    fn invalid(&self, source: InvalidSetting) -> LoadError {
         LoadError::Config { path: self.weights.path().into(), source }
     }
 
@@ -53,7 +53,7 @@ impl<'a> Shapes<'a> {
 
     /// How a U-Net's blocks are numbered.
     pub(super) fn unet_names(&self, d_head: usize) -> Result<UNetNames, LoadError> {
-        UNetNames::of(self.weights, self.prefix, d_head).map_err(|error| self.config_error(error))
+        UNetNames::of(self.weights, self.prefix, d_head).map_err(|error| self.invalid(error))
     }
 
     /// How often `unit` goes into a size that was read off a tensor.
@@ -64,7 +64,9 @@ impl<'a> Shapes<'a> {
         unit: usize,
         what: &str,
     ) -> Result<usize, LoadError> {
-        if unit > 0 && size > 0 && size.is_multiple_of(unit) { Ok(size / unit) } else {
+        if unit > 0 && size > 0 && size.is_multiple_of(unit) {
+            Ok(size / unit)
+        } else {
             let found = format!("a tensor of the width {size}");
             Err(self.error(key, found, &format!("a multiple of {unit}, {what}")))
         }

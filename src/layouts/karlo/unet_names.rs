@@ -61,7 +61,11 @@ impl UNetNames {
     ///
     /// # Errors
     /// Blocks that do not form levels of one length.
-    pub(super) fn of(weights: &Weights, prefix: &str, d_head: usize) -> Result<Self, InvalidSetting> {
+    pub(super) fn of(
+        weights: &Weights,
+        prefix: &str,
+        d_head: usize,
+    ) -> Result<Self, InvalidSetting> {
         let [mut blocks, mut doubling] = [BTreeSet::new(), BTreeSet::new()];
         let side = format!("{prefix}output_blocks.");
         for key in weights.keys() {
@@ -76,7 +80,9 @@ impl UNetNames {
         let n_levels = doubling.len() + 1;
         let slots = blocks.len() / n_levels;
         let ends = (1..n_levels).map(|level| level * slots - 1);
-        if slots > 1 && blocks.into_iter().eq(0..n_levels * slots) && ends.eq(doubling.clone()) { Ok(Self { n_levels, num_res_blocks: slots - 1, d_head }) } else {
+        if slots > 1 && blocks.into_iter().eq(0..n_levels * slots) && ends.eq(doubling.clone()) {
+            Ok(Self { n_levels, num_res_blocks: slots - 1, d_head })
+        } else {
             let found = format!("blocks of which the numbers {doubling:?} double the picture");
             let expected = "levels of equally many blocks, of which the last one doubles";
             Err(InvalidSetting::new(side.trim_end_matches('.'), found, expected))
@@ -140,7 +146,11 @@ impl UNetNames {
         Some(match (side, place) {
             ("input_blocks", 0) => {
                 let (level, i) = (block.checked_sub(1)? / slots, (block - 1) % slots);
-                if i == self.num_res_blocks { format!("down_blocks.{level}.downsamplers.0") } else { format!("down_blocks.{level}.resnets.{i}") }
+                if i == self.num_res_blocks {
+                    format!("down_blocks.{level}.downsamplers.0")
+                } else {
+                    format!("down_blocks.{level}.resnets.{i}")
+                }
             }
             ("middle_block", 0) => "mid_block.resnets.0".into(),
             ("middle_block", 1 | 2) => "mid_block.resnets.1".into(),
@@ -176,7 +186,6 @@ impl UNetNames {
         Part { rows, shape: matrix, transposed: false }
     }
 }
-
 
 /// The number at the beginning of a path, and what follows it.
 fn number(path: &str) -> Option<(usize, &str)> {

@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn the_end_counts_half_in_a_short_step_and_all_in_a_long_one() {
-        for (h, want) in [(1e-9, 0.5), (9.9e-5, 0.5 + 9.9e-5 / 12.0), (1.1e-4, 0.5 + 1.1e-4 / 12.0)] {
+        for (h, want) in [(1e-9, 0.5), (9.9e-5, 0.5 + 9.9e-5 / 12.0), (1.1e-4, 0.5 + 1.1e-4 / 12.0)]
+        {
             assert!((weight_of_the_end(h) - want).abs() < 1e-9, "{h}");
         }
         // by Simpson's rule on e^u·u and e^u

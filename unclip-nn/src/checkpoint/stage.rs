@@ -40,10 +40,10 @@ pub trait StageConfig: Serialize + DeserializeOwned {
 }
 
 /// How many layers a configuration asks for: so many `each` of so many levels.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Layers {
     /// The field that says how many there are in a level.
-    pub field: &'static str,
+    pub field: String,
     /// Its value.
     pub each: usize,
     /// Number of levels.
@@ -51,6 +51,12 @@ pub struct Layers {
 }
 
 impl Layers {
+    /// The same, where the field is part of `parent`.
+    #[must_use]
+    pub fn within(self, parent: &str) -> Self {
+        Self { field: format!("{parent}.{}", self.field), ..self }
+    }
+
     /// Checks that a file with so many tensors can have them. Otherwise all layers would be built
     /// before it is found that they have no weights.
     fn check(&self, tensors: usize) -> Result<(), InvalidSetting> {
@@ -59,7 +65,7 @@ impl Layers {
             return Ok(());
         }
         let expected = format!("at most one layer for each of the {tensors} tensors there");
-        Err(InvalidSetting::new(self.field, self.each, expected))
+        Err(InvalidSetting::new(&self.field, self.each, expected))
     }
 }
 

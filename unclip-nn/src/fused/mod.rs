@@ -14,10 +14,10 @@ use std::sync::Arc;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor};
 use half::{bf16, f16};
 
-use crate::precision;
+use crate::{is_cpu, precision};
 pub(crate) use op::Op;
 
 /// An operation of `N` tensors, whichever it is.
@@ -95,7 +95,7 @@ impl FusedBackend for Flex {
 pub(crate) fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     let tracked = device.is_autodiff() && !cfg!(feature = "autodiff");
-    x.dtype() == DType::F32 && !tracked && device == Device::flex()
+    x.dtype() == DType::F32 && !tracked && is_cpu(&device)
 }
 
 /// An operation of one tensor; `E` is the rank of its result.

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
 
+use crate::check;
+
 use crate::checkpoint::Layers;
 
 /// Largest side of a patch.
@@ -110,7 +112,7 @@ impl UNetConfig {
     /// How many layers there are, for a configuration in which this is the field `unet`.
     pub fn layers(&self) -> Layers {
         let levels = self.block_out_channels.len();
-        Layers { field: "unet.num_res_blocks", each: self.num_res_blocks, levels }
+        Layers { field: "num_res_blocks".into(), each: self.num_res_blocks, levels }
     }
 
     /// Checks that the sizes go together.
@@ -129,10 +131,10 @@ impl UNetConfig {
             ("d_context", self.d_context.unwrap_or(1)),
         ];
         for (field, size) in sizes {
-            InvalidSetting::check_size(field, size)?;
+            check::size(field, size)?;
         }
-        InvalidSetting::check_layers("num_res_blocks", self.num_res_blocks)?;
-        InvalidSetting::check_epsilon("norm_eps", self.norm_eps)?;
+        check::layers("num_res_blocks", self.num_res_blocks)?;
+        check::epsilon("norm_eps", self.norm_eps)?;
         if self.patch_size > MAX_PATCH {
             let expected = format!("1 to {MAX_PATCH}");
             return Err(InvalidSetting::new("patch_size", self.patch_size, expected));
@@ -146,22 +148,22 @@ impl UNetConfig {
             let found = format!("a list of {}", self.block_out_channels.len());
             return Err(InvalidSetting::new(field, found, "1 to 12 levels"));
         }
-        InvalidSetting::check_multiple(
+        check::multiple(
             "image_size",
             self.image_size,
             "patch_size * 2^(levels - 1)",
             self.size_multiple(),
         )?;
         for &channels in &self.block_out_channels {
-            InvalidSetting::check_size(field, channels)?;
+            check::size(field, channels)?;
         }
         for level in self.levels() {
             let groups = self.norm_groups;
             for channels in level.down.iter().chain(&level.up).chain([&level.channels]) {
-                InvalidSetting::check_multiple(field, *channels, "norm_groups", groups)?;
+                check::multiple(field, *channels, "norm_groups", groups)?;
             }
             if level.attention {
-                InvalidSetting::check_multiple(field, level.channels, "d_head", self.d_head)?;
+                check::multiple(field, level.channels, "d_head", self.d_head)?;
             }
         }
         self.validate_attention()

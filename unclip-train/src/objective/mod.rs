@@ -11,5 +11,5 @@ pub use clip::{ClipBatch, ClipObjective, ClipTowers};
 pub use decoder::{DecoderBatch, DecoderObjective};
 pub use frozen::FrozenClip;
 pub use prior::{PriorBatch, PriorObjective};
-pub use source::{Noise, Objective, Source};
+pub use source::{Objective, Source};
 pub use upsampler::{UpsamplerBatch, UpsamplerObjective};

@@ -52,8 +52,8 @@ pub(super) fn captions<'a>(samples: &'a [Sample], dropped: &[bool]) -> Vec<&'a s
 }
 
 /// The noise of a batch, and how far each row is noised.
-#[derive(Debug, Clone)]
-pub struct Noise {
+#[derive(Debug)]
+pub(super) struct Noise {
     epsilon: TensorData,
     indices: Vec<usize>,
 }
@@ -61,7 +61,7 @@ pub struct Noise {
 impl Noise {
     /// For a batch of this shape, at levels that are spread over a training schedule of `len`
     /// timesteps.
-    pub fn draw<const D: usize>(shape: [usize; D], len: usize, draws: &mut Draws) -> Self {
+    pub(super) fn draw<const D: usize>(shape: [usize; D], len: usize, draws: &mut Draws) -> Self {
         let epsilon = draws.normal(shape);
         Self { epsilon, indices: draws.spread(shape[0], len) }
     }

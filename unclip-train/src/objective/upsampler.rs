@@ -10,7 +10,7 @@ use unclip_upsample::{Upsampler, UpsamplerConfig};
 use super::source::{Noise, Objective, Source};
 use crate::data::{Draws, kept, pictures};
 
-/// Most grain of the small pictures, in standard deviations.
+/// Standard deviation of the strongest grain of the small pictures.
 const GRAIN: f32 = 0.06;
 
 /// Training of an upsampler on crops, most of them around the edge of an object, of which half are
@@ -32,8 +32,8 @@ pub struct UpsamplerBatch {
     /// 0 in the rows that are blurred.
     sharp: TensorData,
     /// How loud each row's grain is, `[batch, 1]`.
+    loudness: TensorData,
     grain: TensorData,
-    grains: TensorData,
     noise: Noise,
 }
 
@@ -87,16 +87,6 @@ impl UpsamplerObjective {
             height: self.low_crop * scale,
         }
     }
-
-    /// Small pictures, half of them blurred, most with some grain.
-    fn degraded(&self, low_res: TensorData, batch: [TensorData; 3]) -> Tensor<4> {
-        let [sharp, grain, grains] = batch;
-        let columns = |values| self.source.tensor::<2>(values).unsqueeze_dims::<4>(&[-1, -1]);
-        let low_res: Tensor<4> = self.source.tensor(low_res);
-        let blurred = gaussian_blur(low_res.clone(), 3, 0.6);
-        let mixed = blurred.clone() + (low_res - blurred) * columns(sharp);
-        mixed + self.source.tensor::<4>(grains) * columns(grain)
-    }
 }
 
 impl Objective for UpsamplerObjective {
@@ -118,22 +108,26 @@ impl Objective for UpsamplerObjective {
         let shape = |side: usize| [n, UpsamplerConfig::CHANNELS, side, side];
         let (low, high) = (self.low_crop as usize, self.low_crop as usize * self.config.factor);
         let sharp = kept(&draws.chances(n, 0.5));
-        let loudness = |_| draws.within(-GRAIN / 3.0..GRAIN).max(0.0);
-        let grain: Vec<f32> = (0..n).map(loudness).collect();
+        let loudness: Vec<f32> =
+            (0..n).map(|_| draws.within(-GRAIN / 3.0..GRAIN).max(0.0)).collect();
         UpsamplerBatch {
             images: crops(self.config.factor as u32),
             low_res: crops(1),
             sharp,
-            grain: TensorData::new(grain, [n, 1]),
-            grains: draws.normal(shape(low)),
+            loudness: TensorData::new(loudness, [n, 1]),
+            grain: draws.normal(shape(low)),
             noise: Noise::draw(shape(high), self.schedule.len(), &mut draws),
         }
     }
 
     fn loss(&self, upsampler: &Upsampler, batch: UpsamplerBatch) -> Tensor<1> {
-        let (schedule, images) = (&self.schedule, self.source.tensor::<4>(batch.images));
-        let low_res = self.degraded(batch.low_res, [batch.sharp, batch.grain, batch.grains]);
-        let noised = batch.noise.mixed(schedule, images);
+        let (source, schedule) = (&self.source, &self.schedule);
+        let rows = |values| source.tensor::<2>(values).unsqueeze_dims::<4>(&[-1, -1]);
+        let sharp: Tensor<4> = source.tensor(batch.low_res);
+        let blurred = gaussian_blur(sharp.clone(), 3, 0.6);
+        let low_res = blurred.clone() + (sharp - blurred) * rows(batch.sharp);
+        let low_res = low_res + source.tensor::<4>(batch.grain) * rows(batch.loudness);
+        let noised = batch.noise.mixed(schedule, source.tensor::<4>(batch.images));
         training_loss(&self.config, upsampler, &low_res, schedule, &noised, f64::INFINITY).mean()
     }
 }
