@@ -4,6 +4,11 @@
 check:
     bash .ci/run
 
+# types of the cuda backend, before a release: its dependencies are too many for every change, and but
+# for its name it is the same code as wgpu's, which is tested
+cuda:
+    DOCS_RS=1 cargo check --no-default-features --features cuda --target-dir target/cuda
+
 # all tests
 test *args:
     cargo test --workspace --features train {{args}}

@@ -66,8 +66,7 @@ fn the_checks_find_what_they_look_for() {
 /// Every document of the repository.
 fn documents() -> Vec<std::path::PathBuf> {
     let is_document = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "md");
-    let folders = ["", "docs", "assets/shapes", "tools/reference"]
-        .map(|name| root().join(name));
+    let folders = ["", "docs", "assets/shapes", "tools/reference"].map(|name| root().join(name));
     folders.iter().flat_map(|folder| entries(folder)).filter(is_document).collect()
 }
 
