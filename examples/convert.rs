@@ -8,7 +8,8 @@
 //! newer versions want `sys.modules["unclip"] = diffusers.pipelines.deprecated.unclip.text_proj`
 //! before.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#[path = "shared/console.rs"]
+mod console;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,16 +43,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    console::run(run)
 }
 
-fn run(arguments: &Arguments) -> Result<(), unclip::Error> {
+fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let options = if arguments.as_diffusers {
         OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop) }
     } else {
@@ -60,6 +55,6 @@ fn run(arguments: &Arguments) -> Result<(), unclip::Error> {
     let bundle = Bundle::open_with(&arguments.model, &options)?;
     let device = unclip::device(&arguments.device)?;
     bundle.save(&arguments.layout, &arguments.out, arguments.precision, &device)?;
-    println!("{}", arguments.out.display());
+    console::say(arguments.out.display());
     Ok(())
 }

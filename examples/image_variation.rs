@@ -6,66 +6,140 @@
 //! The picture is embedded by CLIP and decoded again: what the embedding holds stays, the rest is
 //! drawn anew. Works with every model that has an image encoder.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
+#[path = "shared/console.rs"]
+mod console;
+#[path = "shared/memory.rs"]
+mod memory;
 mod pictures;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
-use clap::Parser;
-use unclip::Precision;
+use clap::{Parser, ValueEnum};
+use unclip::clip::Fit;
+use unclip::{GenerateOptions, Precision, ReadOptions, RgbImage};
 
-use pictures::{AnyError, Bars, Common};
+use console::AnyError;
+use pictures::places::Plan;
+use pictures::{Common, Work};
 
 /// Makes variations of pictures.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The pictures: PNG or JPEG files
+    /// The pictures: PNG, JPEG, WebP, GIF, BMP or TIFF files
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
+    /// How pictures are brought to the image encoder's square
+    #[arg(long, value_enum, requires = "model")]
+    fit: Option<FitArgument>,
+    /// What lies behind transparent pictures: white, black or a color as in ff8000
+    #[arg(long, value_name = "COLOR", default_value = "white")]
+    background: Color,
     #[command(flatten)]
     common: Common,
 }
 
-fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FitArgument {
+    Crop,
+    Squash,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Color([u8; 3]);
+
+impl FromStr for Color {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = match text {
+            "white" => "ffffff",
+            "black" => "000000",
+            _ => text.trim_start_matches('#'),
+        };
+        let expected = || "expected white, black, or six digits as in ff8000".to_string();
+        if digits.len() != 6 || !digits.is_ascii() {
+            return Err(expected());
         }
+        let [_, r, g, b] = u32::from_str_radix(digits, 16).map_err(|_| expected())?.to_be_bytes();
+        Ok(Self([r, g, b]))
     }
 }
 
+fn main() -> ExitCode {
+    console::run(run)
+}
+
 fn run(arguments: &Arguments) -> Result<(), AnyError> {
-    let common = &arguments.common;
-    // with several pictures, --out is a folder
-    let many = arguments.pictures.len() > 1 || common.out.as_ref().is_some_and(|out| out.is_dir());
-    let bundle = common.bundle()?;
-    let options = common.options()?;
-    common.check_out(many)?;
-    let pictures = arguments.pictures.iter().map(unclip::read_picture);
-    let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
-    let together = if common.is_one_batch() { pictures.len() } else { 1 };
-    let unclip = common.load(bundle, Precision::default(), pictures.len() > together)?;
-    let (mut costs, mut written) = (Vec::new(), 0);
-    for (pictures, paths) in pictures.chunks(together).zip(arguments.pictures.chunks(together)) {
-        let mut bars = Bars::default();
-        let mut generated =
-            unclip.observed(&mut |event| bars.show(event)).image_variation(pictures, &options)?;
-        bars.finish();
-        common.note_dropped(&generated);
-        for (i, picture) in generated.pictures.iter_mut().enumerate() {
-            let name = paths[i / options.n].file_name().unwrap_or_default();
-            picture.recipe.picture = Some(name.to_string_lossy().into_owned());
-        }
-        if let Some(path) = &common.trace {
-            generated.trace.save(path)?;
-        }
-        common.write(&generated, written, many)?;
-        written += generated.pictures.len();
-        costs.extend(generated.costs);
+    let Arguments { pictures: paths, common, .. } = arguments;
+    let fit = arguments.fit.map(|fit| match fit {
+        FitArgument::Crop => Fit::Crop,
+        FitArgument::Squash => Fit::Squash,
+    });
+    let recipes = common.recipes()?;
+    if recipes.iter().any(|recipe| recipe.picture.is_none()) {
+        return Err("a picture of a caption, not a variation: use text_to_image --from".into());
     }
-    common.write_reports(&costs)
+    let bundle = common.bundle(fit, recipes.first())?;
+    let asked = common.options()?;
+    let precision = recipes.first().map_or(Precision::default(), |recipe| recipe.precision);
+    let again = recipes.iter().map(|recipe| common.again(recipe, &asked, &bundle));
+    let mut all_options = again.collect::<Result<Vec<_>, _>>()?;
+    if all_options.is_empty() {
+        all_options.push(asked);
+    }
+    let was_sheet = all_options.len() > 1;
+    let plan = Plan {
+        file: "variation",
+        folder: "variations",
+        items: paths.len(),
+        n: if was_sheet { all_options.len() } else { all_options[0].n },
+        many: false,
+        was_sheet,
+        others: Vec::new(),
+        inputs: paths.iter().map(PathBuf::as_path).collect(),
+    };
+    let images = paths.iter().map(|path| read(path, arguments.background));
+    let images = images.collect::<Result<Vec<_>, _>>()?;
+    let together = if common.is_one_batch() { images.len() } else { 1 };
+    let reused = images.len() > together || was_sheet;
+    let mut work = common.begin(bundle, precision, reused, plan)?;
+    for (images, paths) in images.chunks(together).zip(paths.chunks(together)) {
+        let mut sheet = Vec::new();
+        for options in &all_options {
+            sheet.extend(vary(&mut work, common, (images, paths), options)?);
+        }
+        work.write(&sheet)?;
+    }
+    common.end(&work)
+}
+
+/// A picture as a viewer shows it. What of the file does not show is said.
+fn read(path: &PathBuf, Color(background): Color) -> Result<RgbImage, AnyError> {
+    let picture = ReadOptions::default().with_background(background).read(path)?;
+    for left_out in &picture.left_out {
+        console::note(format_args!("{}: {left_out}", path.display()));
+    }
+    Ok(picture.image)
+}
+
+/// Variations of some pictures, each with the name of its picture in the recipe.
+fn vary(
+    work: &mut Work,
+    common: &Common,
+    (images, paths): (&[RgbImage], &[PathBuf]),
+    options: &GenerateOptions,
+) -> Result<Vec<unclip::Picture>, AnyError> {
+    let mut made = work.make(common, |unclip| unclip.image_variation(images, options))?;
+    for (path, cropped) in paths.iter().zip(&made.cropped) {
+        if let Some(cropped) = cropped {
+            console::note(format_args!("{}: {cropped}", path.display()));
+        }
+    }
+    for (i, picture) in made.pictures.iter_mut().enumerate() {
+        let name = paths[i / options.n].file_name().unwrap_or_default();
+        picture.recipe.picture = Some(name.to_string_lossy().into_owned());
+    }
+    Ok(made.pictures)
 }

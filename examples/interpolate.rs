@@ -6,7 +6,8 @@
 //! ```
 //! `interpolate` below is the whole of it, on the public API (paper, section 3.2).
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#[path = "shared/console.rs"]
+mod console;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,16 +16,17 @@ use clap::Parser;
 use unclip::decoder::Condition;
 use unclip::image::imageops;
 use unclip::unclip_core::image::{to_rgb, to_tensor};
-use unclip::unclip_core::resize::bicubic;
+use unclip::unclip_core::resize::bicubic_8bit;
+use unclip::unclip_nn::checkpoint::check_place;
 use unclip::{
     Bundle, Ddim, Error, GenerateOptions, ImageEmbedding, Residency, RgbImage, StageOptions, Start,
-    Tensor, UnClip, device, read_picture, slerp, strip, write_png,
+    Tensor, UnClip, device, read_picture, slerp, strip, write_picture,
 };
 
 /// Draws the way from one picture to another, as a strip.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The first picture: PNG or JPEG
+    /// The first picture: a PNG, JPEG, WebP, GIF, BMP or TIFF file
     from: PathBuf,
     /// The last
     to: PathBuf,
@@ -58,8 +60,8 @@ fn interpolate(
     let side = unclip.bundle().decoder.config().unet.image_size;
 
     let images = unclip.embed_images(ends)?;
-    let small = ends.iter().map(|end| to_tensor(std::slice::from_ref(end), &unclip.device()));
-    let small = Tensor::cat(small.map(|end| bicubic(end, side, side)).collect(), 0);
+    let small = ends.each_ref().map(|end| bicubic_8bit(end, side as u32, side as u32));
+    let small = to_tensor(&small, &unclip.device());
     let mut run = unclip.run(&[0, 0]);
     let text = run.encode(&[""])?;
     let condition = Condition { image: images.clone(), text: text.repeat_rows(2) };
@@ -86,13 +88,7 @@ fn interpolate(
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    console::run(run)
 }
 
 /// The middle of a picture: both latents have to be of the same pixels.
@@ -103,7 +99,8 @@ fn square(picture: RgbImage) -> RgbImage {
     imageops::crop_imm(&picture, corner[0], corner[1], side, side).to_image()
 }
 
-fn run(arguments: &Arguments) -> Result<(), Error> {
+fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
+    check_place(&arguments.out)?;
     let bundle = match &arguments.model {
         Some(folder) => Bundle::open(folder)?,
         None => Bundle::shapes()?,
@@ -113,7 +110,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let mut decoder = StageOptions::default();
     decoder.steps = arguments.decoder_steps;
     let pictures = interpolate(&unclip, &ends, arguments.n as usize, decoder)?;
-    write_png(&arguments.out, &strip(&pictures))?;
-    println!("{}", arguments.out.display());
+    write_picture(&arguments.out, &strip(&pictures))?;
+    console::say(arguments.out.display());
     Ok(())
 }

@@ -6,7 +6,8 @@
 //! Writes `small.png` (the decoder's picture), `large.png` (after the upsamplers) and
 //! `reconstruction.png` (the small picture's own embedding, decoded again: a variation).
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#[path = "shared/console.rs"]
+mod console;
 
 use std::ops::ControlFlow;
 
@@ -14,10 +15,19 @@ use unclip::decoder::Condition;
 use unclip::unclip_core::image::to_rgb;
 use unclip::{Bundle, Event, GenerateOptions, Residency, UnClip};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let caption = std::env::args().nth(1);
-    let caption = caption.unwrap_or("a large red circle above a small blue square".into());
+/// Drives the stages of the shapes model one by one.
+#[derive(Debug, clap::Parser)]
+struct Arguments {
+    /// What the picture shows
+    #[arg(default_value = "a large red circle above a small blue square")]
+    caption: String,
+}
 
+fn main() -> std::process::ExitCode {
+    console::run(run)
+}
+
+fn run(Arguments { caption }: &Arguments) -> Result<(), console::AnyError> {
     // A model is a folder of stages, or the one inside the program. The device is yours to choose.
     let device = unclip::device("flex")?;
     let unclip = UnClip::new(Bundle::shapes()?, &device, Residency::OneByOne)?;
@@ -37,7 +47,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut run = unclip.run(&seeds).with_observer(&mut observer);
 
     // Caption → CLIP's text embedding: pooled [1, d], and one state for each token.
-    println!("{caption:?} is {} tokens", bundle.tokenizer.encode(&[&caption]).len(0));
+    console::say(format_args!(
+        "{caption:?} is {} tokens",
+        bundle.tokenizer.encode(&[caption]).len(0)
+    ));
     let text = run.encode(&[caption])?;
 
     // Text embedding → image embedding [1, d]: what CLIP might say of a picture of it.
@@ -47,19 +60,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let condition = Condition { image, text };
     let small = run.decode(&condition, &settings.decoder)?;
     let small_picture = to_rgb(small.clone()).remove(0);
-    unclip::write_png("small.png", &small_picture)?;
+    unclip::write_picture("small.png", &small_picture)?;
 
     // Small → large, through every upsampler.
     let large = run.upsample(small, &settings.upsamplers)?;
-    println!("the large picture is {:?}", large.dims());
-    unclip::write_png("large.png", &to_rgb(large).remove(0))?;
+    console::say(format_args!("the large picture is {:?}", large.dims()));
+    unclip::write_picture("large.png", &to_rgb(large).remove(0))?;
 
     // The other way in: a picture's own embedding, with the empty caption.
     let image = unclip.embed_images(&[small_picture])?;
     let text = run.encode(&[""])?;
     let again = run.decode(&Condition { image, text }, &settings.decoder)?;
-    unclip::write_png("reconstruction.png", &to_rgb(again).remove(0))?;
+    unclip::write_picture("reconstruction.png", &to_rgb(again).remove(0))?;
 
-    println!("{steps} reverse steps in all");
+    console::say(format_args!("{steps} reverse steps in all"));
     Ok(())
 }

@@ -13,9 +13,9 @@
 //!
 //! Peak memory is in bytes, before the first call and since; null where the system does not tell.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
-#[path = "pictures/memory.rs"]
+#[path = "shared/console.rs"]
+mod console;
+#[path = "shared/memory.rs"]
 mod memory;
 #[cfg(feature = "train")]
 #[path = "time_calls/training.rs"]
@@ -35,7 +35,7 @@ use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNois
 use unclip::unclip_nn::checkpoint::StageConfig;
 use unclip::{Bundle, GenerateOptions, Precision, Residency, Slot, StageId, UnClip};
 
-type AnyError = Box<dyn std::error::Error>;
+use console::AnyError;
 
 /// Times calls of one network, one for each line on standard input.
 #[derive(Debug, Parser)]
@@ -72,26 +72,21 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let run = || run(&arguments).map_err(|error| error.to_string());
-    let result = if arguments.pool { rayon::join(run, || ()).0 } else { run() };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    console::run(|arguments: &Arguments| {
+        let run = || run(arguments).map_err(|error| error.to_string());
+        if arguments.pool { rayon::join(run, || ()).0 } else { run() }
+    })
 }
 
 fn run(arguments: &Arguments) -> Result<(), AnyError> {
-    if arguments.batch == 0 || arguments.side == Some(0) {
-        return Err("batch and side must be at least 1".into());
+    if !(1..=4096).contains(&arguments.batch) {
+        return Err(format!("--batch is {}, expected 1 to 4096", arguments.batch).into());
     }
     let bundle = match &arguments.model {
         Some(folder) => Bundle::open(folder)?,
         None => Bundle::shapes()?,
     };
+    check_side(arguments, &bundle)?;
     #[cfg(feature = "train")]
     if arguments.train {
         return training::run(arguments, &bundle);
@@ -102,6 +97,37 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         "picture" => picture(arguments, bundle),
         stage => upsampler(arguments, &bundle, stage),
     }
+}
+
+/// Refuses a side that the network cannot take.
+fn check_side(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
+    let Some(side) = arguments.side else { return Ok(()) };
+    let decoder = bundle.decoder.config();
+    let expected = match arguments.stage.as_str() {
+        "prior" | "picture" => "none: this stage has no side".into(),
+        "decoder" if decoder.layout.is_some() => {
+            let own = decoder.unet.image_size;
+            if side == own {
+                return Ok(());
+            }
+            format!("{own}: this decoder has a layout of that size")
+        }
+        stage => {
+            let multiple = match stage {
+                "decoder" => decoder.unet.size_multiple(),
+                _ => {
+                    let config = bundle.upsamplers[place(bundle, stage)?].config();
+                    let (factor, multiple) = (config.factor, config.unet.size_multiple());
+                    if factor.is_multiple_of(multiple) { factor } else { factor * multiple }
+                }
+            };
+            if side > 0 && side <= 8192 && side.is_multiple_of(multiple) {
+                return Ok(());
+            }
+            format!("a multiple of {multiple}, at most 8192")
+        }
+    };
+    Err(format!("--side is {side}, expected {expected}").into())
 }
 
 fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {

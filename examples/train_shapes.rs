@@ -5,7 +5,8 @@
 //! ```
 //! A run that was interrupted goes on when the same command is given again.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#[path = "shared/console.rs"]
+mod console;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -59,17 +60,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     // on a thread of the pool: from another one, each of a step's thousand small operations on the
     // CPU would first have to wake the pool
-    let (result, ()) = rayon::join(|| run(&arguments).map_err(|error| error.to_string()), || ());
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    console::run(|arguments: &Arguments| {
+        rayon::join(|| run(arguments).map_err(|error| error.to_string()), || ()).0
+    })
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
@@ -119,8 +114,10 @@ fn train(
     training.train(stage, settings, &mut observer)?;
     bar.finish();
     if stage == TrainStage::Clip {
-        println!("own caption before those of every minimal change, {SCENES} scenes each");
-        print!("{}", training.clip_score(SCENES)?);
+        console::say(format_args!(
+            "own caption before those of every minimal change, {SCENES} scenes"
+        ));
+        console::say(training.clip_score(SCENES)?);
     }
     Ok(())
 }

@@ -3,13 +3,14 @@
 //! Opening reads and checks configurations and headers; weights are read when a stage is loaded. How
 //! the files of a model lie is the business of `layouts`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
 use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::Placement;
-use unclip_nn::checkpoint::StageFiles;
+use unclip_nn::checkpoint::{LoadError, StageFiles};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
@@ -98,6 +99,51 @@ impl Bundle {
     /// [`Error::MissingStage`] if the model has none.
     pub fn image_encoder(&self) -> Result<&Slot<ImageEncoderConfig>, Error> {
         self.image_encoder.as_ref().ok_or_else(|| missing(&self.origin, StageId::ImageEncoder))
+    }
+
+    /// The model's name: that of its folder, or what a hub calls it, where a hub's client made the
+    /// folder. The path is nobody else's business.
+    pub fn name(&self) -> String {
+        let real = self.origin.canonicalize().unwrap_or_else(|_| self.origin.clone());
+        let names: Vec<_> = real.iter().rev().map(|name| name.to_string_lossy()).collect();
+        match names.as_slice() {
+            [_, snapshots, hub, ..] if snapshots == "snapshots" && hub.starts_with("models--") => {
+                hub.trim_start_matches("models--").replace("--", "/")
+            }
+            [name, ..] => name.clone().into_owned(),
+            [] => String::new(),
+        }
+    }
+
+    /// How the model was opened, as far as it matters for a picture of a caption, or else of a
+    /// picture.
+    pub(crate) fn opened(&self, of_caption: bool) -> OpenOptions {
+        let encoder = self.image_encoder.as_ref().filter(|_| !of_caption);
+        let fit = encoder.map(|encoder| encoder.config().fit);
+        OpenOptions { padding: Some(self.tokenizer.padding()), fit }
+    }
+
+    /// Names of the weights of the stages that have a part in a picture of a caption, or else of a
+    /// picture.
+    pub(crate) fn fingerprints(
+        &self,
+        of_caption: bool,
+    ) -> Result<BTreeMap<String, String>, LoadError> {
+        let mut all = BTreeMap::new();
+        let mut add =
+            |id: StageId, fingerprint: &str| all.insert(id.to_string(), fingerprint.into());
+        add(StageId::TextEncoder, self.text_encoder.fingerprint()?);
+        if let Some(prior) = self.prior.as_ref().filter(|_| of_caption) {
+            add(StageId::Prior, prior.fingerprint()?);
+        }
+        if let Some(encoder) = self.image_encoder.as_ref().filter(|_| !of_caption) {
+            add(StageId::ImageEncoder, encoder.fingerprint()?);
+        }
+        add(StageId::Decoder, self.decoder.fingerprint()?);
+        for upsampler in &self.upsamplers {
+            add(upsampler.id(), upsampler.fingerprint()?);
+        }
+        Ok(all)
     }
 
     /// Side of the pictures that the last stage gives, in pixels.

@@ -8,13 +8,15 @@ use crate::Error;
 ///
 /// Names are those of the features that bring them: `flex` (the CPU), `wgpu`, `vulkan`,
 /// `metal`, `cuda`, `rocm`. A number picks among several of a kind; `wgpu:cpu` and `vulkan:cpu`
-/// pick a software implementation.
+/// pick a software implementation. `cpu` is `flex`; `gpu` the first device of the first backend of
+/// the program that finds one; `auto` that, or else the CPU.
 ///
 /// # Example
 /// ```
 /// assert!(unclip::device("flex").is_ok());
 /// let error = unclip::device("abacus").unwrap_err().to_string();
-/// assert_eq!(error, "device \"abacus\": expected flex, wgpu, vulkan, metal, cuda or rocm");
+/// assert_eq!(error, "device \"abacus\": expected cpu, gpu, auto, flex, wgpu, vulkan, \
+///     metal, cuda or rocm");
 /// ```
 ///
 /// # Errors
@@ -24,6 +26,12 @@ pub fn device(name: &str) -> Result<Device, Error> {
         Some((kind, index)) => (kind, Some(index)),
         None => (name, None),
     };
+    match kind {
+        "cpu" if index.is_none() => return device("flex"),
+        "gpu" if index.is_none() => return first_gpu(),
+        "auto" if index.is_none() => return first_gpu().or_else(|_| device("flex")),
+        _ => {}
+    }
     // without any backend nothing asks for it
     let _ = index;
     let refuse = |reason: String| Error::Device { name: name.into(), reason };
@@ -49,8 +57,20 @@ pub fn device(name: &str) -> Result<Device, Error> {
         "flex" | "wgpu" | "vulkan" | "metal" | "cuda" | "rocm" => Err(refuse(format!(
             "this program was built without it; build with `--features {kind}`"
         ))),
-        _ => Err(refuse("expected flex, wgpu, vulkan, metal, cuda or rocm".into())),
+        _ => Err(refuse("expected cpu, gpu, auto, flex, wgpu, vulkan, metal, cuda or rocm".into())),
     }
+}
+
+/// The first device of the first GPU backend that has one, the fastest kind of backend first.
+fn first_gpu() -> Result<Device, Error> {
+    let found =
+        ["cuda", "rocm", "metal", "vulkan", "wgpu"].into_iter().find_map(|kind| device(kind).ok());
+    found.ok_or_else(|| Error::Device {
+        name: "gpu".into(),
+        reason: "none was found by the backends of this program; each is a feature: \
+                 cuda, rocm, metal, vulkan, wgpu"
+            .into(),
+    })
 }
 
 /// The device at an index of those that are there.

@@ -46,6 +46,23 @@ pub enum Error {
         /// What the other has.
         found_second: String,
     },
+    /// Another model made a picture than the one that is to make it again.
+    #[error(
+        "the picture is of {made_by}, and {} is another model: its {stage} has the weights {found}, \
+         expected {weights}", model.display()
+    )]
+    OtherModel {
+        /// Name of the model that made the picture.
+        made_by: String,
+        /// Folder of the other one.
+        model: PathBuf,
+        /// The first stage in which they differ.
+        stage: String,
+        /// Fingerprint of that stage's weights in the model that made the picture.
+        weights: String,
+        /// And in the other.
+        found: String,
+    },
     /// The observer stopped the work. The pipeline can be used again.
     #[error("stopped in the {stage} after step {done} of {total}")]
     Stopped {

@@ -41,10 +41,11 @@ mod cost;
 mod device;
 mod error;
 mod event;
+mod finite;
 mod layouts;
 mod loops;
 mod options;
-mod picture;
+mod pictures;
 mod pipeline;
 mod recipe;
 mod recorded;
@@ -60,8 +61,11 @@ pub use device::device;
 pub use error::Error;
 pub use event::{Event, Observer};
 pub use options::{GenerateOptions, MAX_IMAGES, Settings, StageOptions, StageSettings};
-pub use picture::{Picture, grid, picture_from_bytes, read_picture, strip, write_png};
-pub use pipeline::{Generated, Observed, Residency, UnClip};
+pub use pictures::{
+    LeftOut, Picture, PictureFormat, ReadOptions, ReadPicture, Sheet, grid, picture_from_bytes,
+    read_picture, strip, write_picture,
+};
+pub use pipeline::{Cropped, Generated, Observed, Residency, UnClip};
 pub use recipe::Recipe;
 pub use recorded::RecordedNoise;
 pub use run::Run;

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use unclip_core::{Draw, Guide, Interrupted, NoiseSource, SeededNoise, StepEvent, invert, sample};
 
 use crate::bound::Diffuses;
+use crate::finite::finite;
 use crate::{Bound, Error, Event, Run, Slot, StageCost, StageSettings, Start};
 
 impl<'a> Run<'a> {
@@ -54,11 +55,11 @@ impl<'a> Run<'a> {
             schedule = schedule.cleanest(steps)?;
         }
         let mut sampler = bound.settings.sampler.start(bound.diffusion.variance);
+        // there is none for the last step
+        let draws = if bound.settings.sampler.draws_noise() { schedule.len() - 1 } else { 0 };
         let mut noise: Box<dyn NoiseSource> = match self.noise {
             None => Box::new(SeededNoise::new(self.seeds, bound.stage.noise_stream())),
-            Some(recorded) => {
-                Box::new(recorded.stage(bound.stage, schedule.len(), &bound.shape)?)
-            }
+            Some(recorded) => Box::new(recorded.stage(bound.stage, draws, &bound.shape)?),
         };
         // drawn even if another start is given, so that the steps' noise stays the same
         let initial = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
@@ -122,11 +123,6 @@ impl<'a> Run<'a> {
             flow
         };
         let stopped = |e: Interrupted| Error::Stopped { stage, done: e.done, total: e.total };
-        let sample = work(&mut listen).map_err(stopped)?;
-        if sample.clone().abs().max().into_scalar::<f32>().is_finite() {
-            Ok(sample)
-        } else {
-            Err(Error::NonFinite { stage })
-        }
+        finite(stage, work(&mut listen).map_err(stopped)?)
     }
 }

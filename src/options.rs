@@ -70,13 +70,20 @@ impl StageOptions {
     /// These choices, and where they leave something open, those of `other`.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
+        // what was chosen is not contradicted by what it replaces: steps by a list of others, or the
+        // other way round, no guidance by a range in which it acts
+        let lists = |spacing: &Spacing| spacing.steps();
+        let steps = self.steps.or(self.spacing.as_ref().and_then(lists));
+        let fits = |spacing: &Spacing| {
+            self.steps.is_none() || lists(spacing).is_none_or(|n| Some(n) == self.steps)
+        };
+        let range = other.guidance_range.filter(|_| self.guidance_scale != Some(1.0));
         Self {
-            // a spacing that lists its steps is not contradicted by what it replaces
-            steps: self.steps.or(self.spacing.as_ref().and_then(Spacing::steps)).or(other.steps),
+            steps: steps.or(other.steps),
             guidance_scale: self.guidance_scale.or(other.guidance_scale),
-            guidance_range: self.guidance_range.or(other.guidance_range),
+            guidance_range: self.guidance_range.or(range),
             sampler: self.sampler.or(other.sampler),
-            spacing: self.spacing.or(other.spacing),
+            spacing: self.spacing.or(other.spacing.filter(fits)),
         }
     }
 
@@ -206,6 +213,11 @@ impl GenerateOptions {
             let expected = "absent: upsamplers have no condition";
             return Err(InvalidSetting::new("upsampler guidance", found, expected).into());
         }
+        if bundle.upsamplers.is_empty() && *upsampler != StageOptions::default() {
+            let expected = "absent: the model has no upsampler";
+            let found = format!("{upsampler:?}");
+            return Err(InvalidSetting::new("upsampler options", found, expected).into());
+        }
         let prior = bundle.prior.as_ref();
         let prior = prior.map(|it| self.prior.resolve(it.id(), &it.config().diffusion));
         let decoder = &bundle.decoder;
@@ -263,6 +275,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Refuses a negative prompt that would do nothing.
+    pub(crate) fn check_negative_prompt(&self, prompt: &str) -> Result<(), InvalidSetting> {
+        let mut stages = self.prior.iter().chain([&self.decoder]);
+        if prompt.is_empty() || stages.any(|stage| stage.guidance_scale != 1.0) {
+            return Ok(());
+        }
+        let expected = "none: guidance leads away from it, and no stage has a guidance scale other \
+                        than 1";
+        Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected))
+    }
+
     /// Reverse steps of all stages together.
     pub(crate) fn steps(&self) -> usize {
         let stages = self.prior.iter().chain([&self.decoder]).chain(&self.upsamplers);

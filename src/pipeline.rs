@@ -1,15 +1,18 @@
 //! The assembled stages.
 
+use std::fmt;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
-use unclip_clip::preprocess;
+use unclip_clip::{Fit, ImageEncoderConfig, preprocess};
 use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 use unclip_decoder::Condition;
 use unclip_nn::Placement;
 
 use crate::bundle::missing;
+use crate::finite::finite;
+use crate::recipe::MadeBy;
 use crate::{
     Bundle, Error, GenerateOptions, Observer, Picture, Recipe, Run, Settings, StageCost, StageId,
     StageOptions, Trace,
@@ -47,10 +50,38 @@ pub struct Generated {
     pub dropped: Vec<Option<String>>,
     /// The end of the negative prompt that did not fit.
     pub dropped_negative: Option<String>,
+    /// What of each picture to be varied lies outside of the square that the image encoder sees, if
+    /// anything.
+    pub cropped: Vec<Option<Cropped>>,
     /// What each stage cost.
     pub costs: Vec<StageCost>,
     /// What went between the stages.
     pub trace: Trace,
+}
+
+/// What was cut from a picture: its `Display` says it in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cropped {
+    /// Width and height of the picture.
+    pub size: [u32; 2],
+    /// Side of the square in its middle that is seen.
+    pub side: u32,
+}
+
+impl fmt::Display for Cropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size: [width, height], side } = self;
+        write!(f, "of its {width} × {height} pixels, the {side} × {side} in the middle are seen")
+    }
+}
+
+impl Cropped {
+    /// What a tower cuts from a picture.
+    fn of(config: &ImageEncoderConfig, picture: &RgbImage) -> Option<Self> {
+        let (width, height) = picture.dimensions();
+        let is_cut = config.fit == Fit::Crop && width != height;
+        is_cut.then(|| Self { size: [width, height], side: width.min(height) })
+    }
 }
 
 impl Generated {
@@ -139,7 +170,7 @@ impl UnClip {
     /// let decoder = StageOptions::default().with_steps(50).with_guidance_scale(5.0);
     /// let options = GenerateOptions::default().with_seed(7).with_n(4).with_decoder(decoder);
     /// let made = unclip.text_to_image("a small green star", &options)?;
-    /// unclip::write_png("stars.png", &unclip::grid(&made.images()))?;
+    /// unclip::Sheet::grid(&made.pictures).save("stars.png")?;
     /// # Ok::<(), unclip::Error>(())
     /// ```
     ///
@@ -243,35 +274,44 @@ impl UnClip {
     /// A model without an image encoder, weights that cannot be read, no picture, or one that
     /// cannot be fitted into a square.
     pub fn embed_images(&self, pictures: &[RgbImage]) -> Result<ImageEmbedding, Error> {
-        Ok(self.embed(self.preprocess(pictures)?)?.0)
+        check_pictures(pictures)?;
+        Ok(self.embed(pictures)?.image)
     }
 
-    /// Pictures as the image encoder wants them.
-    fn preprocess(&self, pictures: &[RgbImage]) -> Result<Tensor<4>, Error> {
-        let config = self.bundle.image_encoder()?.config();
-        let sizes: Vec<(u32, u32)> = pictures.iter().map(|picture| picture.dimensions()).collect();
-        let usable = |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) / w.min(h) <= MAX_PROPORTION;
-        if sizes.is_empty() || !sizes.iter().all(usable) {
-            let expected = format!(
-                "at least one picture, with no side 0 and none more than {MAX_PROPORTION} times \
-                 the other"
-            );
-            return Err(InvalidSetting::new("pictures", format!("{sizes:?}"), expected).into());
-        }
-        // neighbors of one size go together
-        let pixels = pictures.chunk_by(|a, b| a.dimensions() == b.dimensions()).map(|pictures| {
-            preprocess(config, unclip_core::image::to_tensor(pictures, &self.placement.device))
-        });
-        Ok(Tensor::cat(pixels.collect(), 0))
-    }
-
-    fn embed(&self, pixels: Tensor<4>) -> Result<(ImageEmbedding, StageCost), Error> {
+    /// Pictures that were checked, to what the image encoder makes of them.
+    fn embed(&self, pictures: &[RgbImage]) -> Result<Embedded, Error> {
         let slot = self.bundle.image_encoder()?;
         let (tower, loading) = slot.network(&self.placement)?;
         let start = Instant::now();
-        let image = tower.forward(pixels);
-        Ok((image, StageCost::of_one_call(slot.id(), loading, start, &tower)))
+        let device = &self.placement.device;
+        let pixels = pictures.iter().map(|it| preprocess(slot.config(), it, device));
+        let pixels = Tensor::cat(pixels.collect(), 0);
+        let image = tower.forward(pixels.clone());
+        let cost = StageCost::of_one_call(slot.id(), loading, start, &tower);
+        Ok(Embedded { pixels, image: ImageEmbedding(finite(slot.id(), image.0)?), cost })
     }
+}
+
+/// What the image encoder makes of pictures.
+struct Embedded {
+    /// The pictures as it wants them.
+    pixels: Tensor<4>,
+    image: ImageEmbedding,
+    cost: StageCost,
+}
+
+/// Refuses pictures of which nothing would be left in a square.
+fn check_pictures(pictures: &[RgbImage]) -> Result<(), InvalidSetting> {
+    let sizes: Vec<(u32, u32)> = pictures.iter().map(|picture| picture.dimensions()).collect();
+    let usable = |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) / w.min(h) <= MAX_PROPORTION;
+    if sizes.is_empty() || !sizes.iter().all(usable) {
+        let expected = format!(
+            "at least one picture, with no side 0 and none more than {MAX_PROPORTION} times \
+                 the other"
+        );
+        return Err(InvalidSetting::new("pictures", format!("{sizes:?}"), expected));
+    }
+    Ok(())
 }
 
 /// A model with somebody who hears of every step; [`UnClip::observed`] makes it.
@@ -308,6 +348,7 @@ impl<'a> Observed<'a> {
         let Some(prior) = &settings.prior else {
             return Err(missing(&bundle.origin, StageId::Prior));
         };
+        settings.check_negative_prompt(&options.negative_prompt)?;
         let mut run = self.start(&seeds, options, settings.steps());
         let text = run.encode(captions)?.repeat_rows(options.n);
         let image = run.prior(&text, prior)?;
@@ -333,8 +374,9 @@ impl<'a> Observed<'a> {
         let seeds = options.seeds(pictures.len())?;
         let mut settings = options.resolve(&unclip.bundle)?;
         settings.prior = None;
-        let pixels = unclip.preprocess(pictures)?;
-        let (image, cost) = unclip.embed(pixels.clone())?;
+        settings.check_negative_prompt(&options.negative_prompt)?;
+        check_pictures(pictures)?;
+        let Embedded { pixels, image, cost } = unclip.embed(pictures)?;
         let rows = image.repeat_rows(options.n);
         let mut run = self.start(&seeds, options, settings.steps());
         run.costs.push(cost);
@@ -344,7 +386,10 @@ impl<'a> Observed<'a> {
         // nobody gave a caption
         run.dropped.clear();
         let condition = Condition { image: rows, text };
-        finish(run, &condition, (options, &settings), std::iter::repeat(""))
+        let encoder = unclip.bundle.image_encoder()?.config();
+        let cropped = pictures.iter().map(|picture| Cropped::of(encoder, picture)).collect();
+        let made = finish(run, &condition, (options, &settings), std::iter::repeat(""))?;
+        Ok(Generated { cropped, ..made })
     }
 
     fn start<'b>(self, seeds: &'b [u64], options: &'b GenerateOptions, steps: usize) -> Run<'b>
@@ -372,12 +417,20 @@ fn finish<'p>(
 ) -> Result<Generated, Error> {
     let pictures = run.decode(condition, &settings.decoder)?;
     let pictures = run.upsample(pictures, &settings.upsamplers)?;
-    let made_by = (run.bundle, run.placement.precision);
-    let recipe = |(prompt, &seed)| Recipe::new(made_by, options, settings, prompt, seed);
+    let made_by = MadeBy {
+        model: run.bundle.name(),
+        weights: run.bundle.fingerprints(settings.prior.is_some())?,
+        opened: run.bundle.opened(settings.prior.is_some()),
+        precision: run.placement.precision,
+    };
+    let recipe =
+        |(row, (prompt, &seed))| Recipe::new(&made_by, options, settings, prompt, (seed, row));
+    let recipes = prompts.zip(run.seeds).enumerate().map(recipe);
     Ok(Generated {
-        pictures: Picture::join(pictures, prompts.zip(run.seeds).map(recipe)),
+        pictures: Picture::join(pictures, recipes),
         dropped: run.dropped,
         dropped_negative: run.dropped_negative,
+        cropped: Vec::new(),
         costs: run.costs,
         trace: run.trace,
     })

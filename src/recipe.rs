@@ -1,9 +1,21 @@
 //! Everything that is needed to make a picture again, kept in its file.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use unclip_clip::{Fit, Padding};
 use unclip_nn::Precision;
 
-use crate::{Bundle, Error, GenerateOptions, Settings, StageOptions, StageSettings};
+use crate::{Bundle, Error, GenerateOptions, OpenOptions, Settings, StageOptions, StageSettings};
+
+/// What made pictures, as their recipes name it.
+#[derive(Debug, Clone)]
+pub(crate) struct MadeBy {
+    pub(crate) model: String,
+    pub(crate) weights: BTreeMap<String, String>,
+    pub(crate) opened: OpenOptions,
+    pub(crate) precision: Precision,
+}
 
 /// The recipe of one picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,16 +32,26 @@ pub struct Recipe {
     /// Name of the file that the noise came from, if it was not the seed's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<String>,
+    /// Which row of that file: see [`RecordedNoise::row`](crate::RecordedNoise::row).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_row: Option<usize>,
+    /// How captions were filled up, and a `!` read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Padding>,
+    /// How the picture that this is a variation of was brought into a square.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
     /// Number format in which the networks worked.
     #[serde(default)]
     pub precision: Precision,
     /// The seed of this picture.
     pub seed: u64,
-    /// Name of the model's folder.
+    /// The model's name ([`Bundle::name`]).
     pub model: String,
-    /// Fingerprint of the model's CLIP, by which [`check_model`](Self::check_model) notices
-    /// another model of the same name.
-    pub embedding_space: String,
+    /// Fingerprints of the weights of each stage that had a part in it, by which
+    /// [`check_model`](Self::check_model) notices another model of the same name.
+    #[serde(default)]
+    pub weights: BTreeMap<String, String>,
     /// Every stage.
     #[serde(flatten)]
     pub settings: Settings,
@@ -40,47 +62,62 @@ pub struct Recipe {
 impl Recipe {
     /// The recipe of a picture that a model makes of a caption, which is empty for variations.
     pub(crate) fn new(
-        (bundle, precision): (&Bundle, Precision),
+        made_by: &MadeBy,
         options: &GenerateOptions,
         settings: &Settings,
         prompt: &str,
-        seed: u64,
+        (seed, row): (u64, usize),
     ) -> Self {
-        // the folder's name and not its path, which is nobody else's business
-        let model = bundle.origin.file_name().unwrap_or(bundle.origin.as_os_str());
+        let MadeBy { model, weights, opened, precision } = made_by.clone();
         Self {
             prompt: prompt.into(),
             negative_prompt: options.negative_prompt.clone(),
             picture: None,
             noise: options.noise.as_ref().map(|noise| noise.name()),
+            noise_row: options.noise.as_ref().map(|noise| noise.first_row() + row),
+            padding: opened.padding,
+            fit: opened.fit,
             precision,
             seed,
-            model: model.to_string_lossy().into_owned(),
-            embedding_space: bundle.text_encoder.embedding_space().into(),
+            model,
+            weights,
             settings: settings.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
         }
     }
 
-    /// Checks that a model is the one that the picture was made with, as far as CLIP tells.
+    /// Checks that a model is the one that the picture was made with: that it has the same weights
+    /// in every stage that had a part in it. Recipes of version 0.1.0 and before name no weights.
     ///
     /// # Errors
-    /// [`Error::Incompatible`].
+    /// [`Error::Incompatible`]; weights that cannot be read.
     pub fn check_model(&self, bundle: &Bundle) -> Result<(), Error> {
-        let found = bundle.text_encoder.embedding_space();
-        if self.embedding_space == found {
+        let found = bundle.fingerprints(self.settings.prior.is_some())?;
+        if self.weights.is_empty() {
             return Ok(());
         }
-        Err(Error::Incompatible {
-            first: format!("the picture of {}", self.model),
-            second: bundle.origin.display().to_string(),
-            field: "embedding_space",
-            found_first: self.embedding_space.clone(),
-            found_second: found.into(),
-        })
+        let mut stages = self.weights.keys().chain(found.keys());
+        let of = |weights: &BTreeMap<String, String>, stage: &String| {
+            weights.get(stage).cloned().unwrap_or("absent".into())
+        };
+        match stages.find(|stage| self.weights.get(*stage) != found.get(*stage)) {
+            None => Ok(()),
+            Some(stage) => Err(Error::OtherModel {
+                made_by: self.model.clone(),
+                model: bundle.origin.clone(),
+                stage: stage.clone(),
+                weights: of(&self.weights, stage),
+                found: of(&found, stage),
+            }),
+        }
     }
 
-    /// The options that make this picture again.
+    /// How the model has to be opened for this picture.
+    pub fn open_options(&self) -> OpenOptions {
+        OpenOptions { padding: self.padding, fit: self.fit }
+    }
+
+    /// The options that make this picture again, but for noise from a file.
     pub fn options(&self) -> GenerateOptions {
         let Settings { prior, decoder, upsamplers } = &self.settings;
         GenerateOptions {

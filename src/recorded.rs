@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use unclip_core::{Draw, InvalidSetting, NoiseSource};
-use unclip_nn::checkpoint::{LoadError, Weights};
+use unclip_nn::checkpoint::Weights;
 
 use crate::{Error, StageId};
 
 /// Every Gaussian draw of a run, in a safetensors file.
 ///
 /// The draws of a stage are named `prior.initial`, `prior.step.0`, `prior.step.1` and so on, in the
-/// order in which they are drawn; there is none for the last step. The other stages are `decoder`,
+/// order in which they are drawn; there is none for the last step, and none for the steps of a
+/// sampler that draws nothing. The other stages are `decoder`,
 /// `upsampler.0`, `upsampler.1` and so on. Each has as many rows as there are pictures.
 /// # Example
 /// ```no_run
@@ -28,6 +29,8 @@ use crate::{Error, StageId};
 pub struct RecordedNoise {
     path: PathBuf,
     draws: Weights,
+    /// The one row of every draw that is taken; all of them if absent.
+    row: Option<usize>,
 }
 
 impl RecordedNoise {
@@ -37,7 +40,18 @@ impl RecordedNoise {
     /// A file that cannot be read or is no safetensors file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        Ok(Self { path: path.into(), draws: Weights::open(path)? })
+        Ok(Self { path: path.into(), draws: Weights::open(path)?, row: None })
+    }
+
+    /// The same noise, of which one picture takes a row: what made it one of several.
+    #[must_use]
+    pub fn row(self, row: usize) -> Self {
+        Self { row: Some(row), ..self }
+    }
+
+    /// The row that the first picture takes.
+    pub(crate) fn first_row(&self) -> usize {
+        self.row.unwrap_or(0)
     }
 
     /// Name of the file, for the settings that are kept with a picture.
@@ -45,7 +59,7 @@ impl RecordedNoise {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The draws of a stage of `steps` steps, each of the given shape.
+    /// The draws of a stage, the start and one for each of `steps` steps, each of the given shape.
     pub(crate) fn stage(
         &self,
         stage: StageId,
@@ -54,27 +68,36 @@ impl RecordedNoise {
     ) -> Result<StageNoise, Error> {
         let read = |draw: String| self.read(&format!("{stage}.{draw}"), shape);
         let initial = read("initial".into())?;
-        let steps = (0..steps.saturating_sub(1)).map(|k| read(format!("step.{k}")));
+        let steps = (0..steps).map(|k| read(format!("step.{k}")));
         Ok(StageNoise { initial, steps: steps.collect::<Result<_, _>>()? })
     }
 
     fn read(&self, key: &str, shape: &[usize]) -> Result<TensorData, Error> {
         let place = || format!("{key} in {}", self.path.display());
-        let expected = format!("{shape:?}: rows, then the shape of one sample");
+        let expected = match self.row {
+            None => format!("{shape:?}: rows, then the shape of one sample"),
+            Some(row) => format!("more than {row} rows, each {:?}", &shape[1..]),
+        };
+        let fits = |found: &[usize]| match self.row {
+            None => found == shape,
+            Some(row) => found.first().is_some_and(|&rows| rows > row) && found[1..] == shape[1..],
+        };
         match self.draws.shape(key) {
             None => return Err(InvalidSetting::new(place(), "absent", expected).into()),
-            Some(found) if found != shape => {
+            Some(found) if !fits(found) => {
                 return Err(InvalidSetting::new(place(), format!("{found:?}"), expected).into());
             }
             Some(_) => {}
         }
-        match self.draws.read(key)? {
-            Some(values) => Ok(TensorData::new(values, shape.to_vec())),
-            None => {
-                let message = format!("{key} is not of a floating-point format that is read");
-                Err(LoadError::Header { path: self.path.clone(), message }.into())
-            }
+        let Some(mut values) = self.draws.read(key)? else {
+            let found = self.draws.dtype(key).map_or(String::new(), |it| format!("{it:?}"));
+            return Err(InvalidSetting::new(place(), found, "F32, F16 or BF16").into());
+        };
+        if let Some(row) = self.row {
+            let len: usize = shape[1..].iter().product();
+            values = values[row * len..][..len].to_vec();
         }
+        Ok(TensorData::new(values, shape.to_vec()))
     }
 }
 

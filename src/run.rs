@@ -9,6 +9,7 @@ use unclip_nn::Placement;
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
+use crate::finite::finite;
 use crate::{
     Bound, Bundle, Error, Observer, RecordedNoise, StageCost, StageSettings, Start, Trace,
 };
@@ -111,6 +112,7 @@ impl<'a> Run<'a> {
         let tokens = self.bundle.tokenizer.encode(captions);
         let text = tower.forward(&tokens, &self.placement.device);
         self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &tower));
+        let text = TextEmbedding { pooled: finite(slot.id(), text.pooled)?, ..text };
         let dropped = (0..captions.len()).map(|row| tokens.dropped(row).map(String::from));
         Ok((text, dropped.collect()))
     }

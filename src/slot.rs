@@ -1,5 +1,6 @@
 //! The place of a stage in a model.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use unclip_nn::Placement;
@@ -13,11 +14,12 @@ pub struct Slot<T: StageConfig> {
     id: StageId,
     files: StageFiles<T>,
     resident: Option<T::Network>,
+    fingerprint: OnceLock<String>,
 }
 
 impl<T: StageConfig> Slot<T> {
     pub(crate) fn new(id: StageId, files: StageFiles<T>) -> Self {
-        Self { id, files, resident: None }
+        Self { id, files, resident: None, fingerprint: OnceLock::new() }
     }
 
     /// Which stage this is.
@@ -33,6 +35,20 @@ impl<T: StageConfig> Slot<T> {
     /// Fingerprint of the CLIP that it was trained with; empty where a layout has none.
     pub fn embedding_space(&self) -> &str {
         &self.files.manifest.embedding_space
+    }
+
+    /// A name for its weights that others do not share, the same in every layout.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn fingerprint(&self) -> Result<&str, LoadError> {
+        match self.fingerprint.get() {
+            Some(known) => Ok(known),
+            None => {
+                let found = self.files.fingerprint()?;
+                Ok(self.fingerprint.get_or_init(|| found))
+            }
+        }
     }
 
     /// Reads the weights anew, whether they are in memory or not.

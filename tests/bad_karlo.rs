@@ -193,8 +193,7 @@ fn more_levels_than_bits_are_refused() {
 
 #[test]
 fn configurations_that_are_no_objects_are_refused() {
-    let texts =
-        ["", "null", "[]", "{", "\u{feff}{}", &"[".repeat(100_000), &"{\"a\":".repeat(99_999)];
+    let texts = ["", "null", "[]", "{", &"[".repeat(100_000), &"{\"a\":".repeat(99_999)];
     for file in ["model_index.json", "decoder/config.json", "tokenizer/tokenizer_config.json"] {
         let model = Arc::new(Karlo::new("tiny"));
         for text in texts {

@@ -320,7 +320,7 @@ fn noise_that_does_not_fit_is_named() {
                 let at = find(tensors, key);
                 tensors[at].dtype = "I32".into();
             },
-            &[key, "floating-point format"],
+            &[key, "is I32, expected F32, F16 or BF16"],
         );
     }
 }

@@ -12,7 +12,7 @@ use unclip::unclip_core::{
 };
 use unclip::{
     Error, Event, GenerateOptions, Generated, MAX_IMAGES, Recipe, StageOptions, TimestepRange,
-    UnClip, device, grid, write_png,
+    UnClip, device, grid, write_picture,
 };
 
 use crate::support::{Model, in_time, names, refused};
@@ -334,13 +334,13 @@ fn a_model_without_an_image_encoder_says_so() {
 fn pictures_that_cannot_be_written_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let old = folder.path().join("old.png");
-    write_png(&old, &RgbImage::new(2, 2)).unwrap();
+    write_picture(&old, &RgbImage::new(2, 2)).unwrap();
     let bytes = std::fs::read(&old).unwrap();
-    refused(write_png(&old, &grid(&[])), &["old.png"]);
+    refused(write_picture(&old, &grid(&[])), &["old.png"]);
     assert_eq!(std::fs::read(&old).unwrap(), bytes);
     let missing = folder.path().join("nowhere").join("new.png");
-    refused(write_png(&missing, &RgbImage::new(2, 2)), &["nowhere/new.png", "not found"]);
-    refused(write_png(folder.path(), &RgbImage::new(2, 2)), &["this is a folder"]);
+    refused(write_picture(&missing, &RgbImage::new(2, 2)), &["nowhere/new.png", "not found"]);
+    refused(write_picture(folder.path(), &RgbImage::new(2, 2)), &["this is a folder"]);
     assert_eq!(names(folder.path()), ["old.png"]);
 }
 
@@ -369,7 +369,7 @@ fn pictures_without_a_recipe_say_so() {
         std::fs::write(&path, other).unwrap();
         refused(Recipe::read(&path), &["picture.png"]);
     }
-    write_png(&path, &RgbImage::new(2, 2)).unwrap();
+    write_picture(&path, &RgbImage::new(2, 2)).unwrap();
     refused(Recipe::read(&path), &["picture.png", "holds no recipe"]);
     for text in ["", "null", "{}", "{\"prompt\": 3}", &"[".repeat(100_000)] {
         png_with_text(&path, text, false);
@@ -431,8 +431,10 @@ fn a_recipe_from_elsewhere_is_checked_like_any_other_request() {
 fn devices_that_are_not_there_are_refused_by_name() {
     assert_eq!(device("flex").unwrap(), Device::flex());
     assert_eq!(device("flex:0").unwrap(), Device::flex());
-    let names = "expected flex, wgpu, vulkan, metal, cuda or rocm";
-    for name in ["", ":", "nonsense", "FLEX", "cpu", " flex", "flex ", "cuda0", "\0", ":0"] {
+    assert_eq!(device("cpu").unwrap(), Device::flex());
+    assert!(device("auto").is_ok());
+    let names = "expected cpu, gpu, auto, flex, wgpu, vulkan, metal, cuda or rocm";
+    for name in ["", ":", "nonsense", "FLEX", "cpu:1", " flex", "flex ", "cuda0", "\0", ":0"] {
         refused(device(name), &[&format!("device {name:?}"), names]);
     }
     for name in ["flex:7", "flex:x", "flex:", "flex:-1", "flex:0:0"] {

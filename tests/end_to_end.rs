@@ -13,10 +13,10 @@ use unclip::unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip::{
     Bundle, Ddim, Error, Event, GenerateOptions, Generated, Heun, Precision, Recipe, Residency,
     SamplerKind, Spacing, StageId, StageOptions, Start, TimestepRange, UnClip, grid,
-    picture_from_bytes, read_picture, strip, write_png,
+    picture_from_bytes, read_picture, strip, write_picture,
 };
 
-use crate::support::{Model, SPACE, STEPS};
+use crate::support::{Model, SPACE, STEPS, refused};
 
 const CAPTION: &str = "a red circle";
 
@@ -46,7 +46,10 @@ fn a_folder_gives_pictures() {
     assert_eq!(made.dropped, [None]);
     assert_eq!(made.dropped_negative, None);
     assert_eq!(second.recipe.seed, 6);
-    assert_eq!(first.recipe.embedding_space, SPACE);
+    assert_eq!(
+        first.recipe.weights.keys().collect::<Vec<_>>(),
+        ["decoder", "prior", "text_encoder", "upsampler.0", "upsampler.1"]
+    );
     let stages: Vec<StageId> = made.costs.iter().map(|cost| cost.stage).collect();
     let upsamplers = [StageId::Upsampler(0), StageId::Upsampler(1)];
     assert_eq!(stages[..3], [StageId::TextEncoder, StageId::Prior, StageId::Decoder]);
@@ -218,7 +221,7 @@ fn a_file_keeps_its_recipe() {
         assert_eq!(recipe, made.pictures[0].recipe);
         let pixels = read_picture(&path).unwrap();
         assert_eq!(pixels, made.pictures[0].image);
-        let bytes = made.pictures[0].to_png().unwrap();
+        let bytes = made.pictures[0].to_bytes(unclip::PictureFormat::Png).unwrap();
         assert_eq!(bytes, std::fs::read(&path).unwrap());
         assert_eq!(pixels, picture_from_bytes(&bytes).unwrap());
         let again = unclip.text_to_image(&recipe.prompt, &recipe.options()).unwrap();
@@ -256,7 +259,7 @@ fn a_written_file_replaces_another() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("picture.png");
     for side in [4, 2] {
-        write_png(&path, &RgbImage::new(side, side)).unwrap();
+        write_picture(&path, &RgbImage::new(side, side)).unwrap();
         assert_eq!(image::image_dimensions(&path).unwrap(), (side, side));
     }
     assert_eq!(crate::support::names(folder.path()), ["picture.png"]);
@@ -325,9 +328,47 @@ fn a_recipe_of_before_is_read() {
 }
 
 #[test]
+fn a_recipe_knows_its_model() {
+    let model = Model::new();
+    let made = generate(&model.load().unwrap(), &options(5, 1));
+    let recipe = &made.pictures[0].recipe;
+    recipe.check_model(&model.open().unwrap()).unwrap();
+    assert!(!recipe.weights.contains_key("image_encoder"));
+    model.edit_tensors("decoder", |tensors| tensors[0].bytes[..4].copy_from_slice(&[1, 2, 3, 63]));
+    let other = recipe.check_model(&model.open().unwrap());
+    refused(other, &["another model", "its decoder has the weights", &recipe.weights["decoder"]]);
+    let model = Model::new();
+    std::fs::remove_dir_all(model.path("upsampler.1")).unwrap();
+    let other = recipe.check_model(&model.open().unwrap());
+    refused(other, &["its upsampler.1 has the weights absent"]);
+}
+
+#[test]
+fn a_negative_prompt_that_would_do_nothing_is_refused() {
+    let unclip = Model::new().load().unwrap();
+    let idle = everywhere(StageOptions::default()).with_negative_prompt("a star");
+    let one = StageOptions::default().with_guidance_scale(1.0);
+    let words = ["negative prompt is \"a star\"", "no stage has a guidance scale other than 1"];
+    let both = idle.clone().with_prior(one.clone()).with_decoder(one.clone());
+    refused(unclip.text_to_image(CAPTION, &both), &words);
+    drop(unclip.text_to_image(CAPTION, &idle.clone().with_prior(one.clone())).unwrap());
+    let pictures = [RgbImage::new(8, 8)];
+    refused(unclip.image_variation(&pictures, &idle.with_decoder(one)), &words);
+}
+
+#[test]
 fn choices_go_before_those_that_they_replace() {
     let made = StageOptions::default().with_steps(25).with_sampler(Heun);
     let asked = StageOptions::default().with_spacing("2,1".parse().unwrap());
     let both = asked.or(made);
     assert_eq!((both.steps, both.sampler), (Some(3), Some(Heun.into())));
+    // and are not contradicted by them
+    let range = TimestepRange { from: 20, to: 60 };
+    let listed = StageOptions::default().with_spacing("2,1".parse().unwrap());
+    let made = listed.with_guidance_scale(2.0).with_guidance_range(range);
+    let asked = StageOptions::default().with_steps(7).with_guidance_scale(1.0);
+    let both = asked.or(made.clone());
+    assert_eq!((both.steps, both.spacing, both.guidance_range), (Some(7), None, None));
+    let both = StageOptions::default().with_steps(3).or(made);
+    assert_eq!((both.spacing.is_some(), both.guidance_range), (true, Some(range)));
 }

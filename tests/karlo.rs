@@ -11,8 +11,8 @@ use unclip::decoder::Condition;
 use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
 use unclip::unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
 use unclip::{
-    Bundle, GenerateOptions, RecordedNoise, Residency, StageOptions, Trace, UnClip, device,
-    read_picture,
+    Bundle, GenerateOptions, Precision, RecordedNoise, Residency, StageOptions, Trace, UnClip,
+    device, read_picture,
 };
 
 /// The prompts of the folder `tiny`: the padding token in one, the other too long.
@@ -63,6 +63,48 @@ fn the_prior_differs_from_diffusers_by_the_rounding_of_its_tables() {
     let differences = trace.differences(&expected, key);
     let worst = differences.last().copied().unwrap();
     assert!((1e-4..=1e-3).contains(&worst), "{worst:.1e}");
+}
+
+/// A picture of a batch from recorded noise is made again alone, from its row of that noise.
+#[test]
+fn a_row_of_recorded_noise_makes_its_picture_again() {
+    let unclip = open("flex", &fixture("tiny"));
+    let all = options("tiny.noise.safetensors").with_prior(steps(5));
+    let made = unclip.text_to_images(&PROMPTS, &all).unwrap();
+    for (row, picture) in made.pictures.iter().enumerate() {
+        assert_eq!(picture.recipe.noise.as_deref(), Some("tiny.noise.safetensors"));
+        assert_eq!(picture.recipe.noise_row, Some(row));
+        let noise = RecordedNoise::open(fixture("tiny.noise.safetensors")).unwrap().row(row);
+        let again = picture.recipe.options().with_noise(Arc::new(noise));
+        let again = unclip.text_to_image(&picture.recipe.prompt, &again).unwrap();
+        assert_eq!(again.pictures, std::slice::from_ref(picture));
+    }
+    let noise = RecordedNoise::open(fixture("tiny.noise.safetensors")).unwrap().row(9);
+    let error = unclip.text_to_image("", &all.with_noise(Arc::new(noise))).unwrap_err();
+    assert!(error.to_string().contains("more than 9 rows"), "{error}");
+}
+
+/// The same weights in another layout and format are the same model, and others are not.
+#[test]
+fn weights_are_known_by_their_fingerprint_in_every_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let prints = |bundle: &Bundle| {
+        let prior = bundle.prior().unwrap().fingerprint().unwrap().to_string();
+        let upsampler = bundle.upsamplers[0].fingerprint().unwrap().to_string();
+        let text = bundle.text_encoder.fingerprint().unwrap().to_string();
+        [text, prior, bundle.decoder.fingerprint().unwrap().to_string(), upsampler]
+    };
+    let bundle = Bundle::open(fixture("tiny")).unwrap();
+    let expected = prints(&bundle);
+    for (layout, format) in
+        [("native", Precision::F32), ("native", Precision::F16), ("diffusers", Precision::F16)]
+    {
+        let out = folder.path().join(format!("{layout}.{format}"));
+        bundle.save(layout, &out, format, &Device::flex()).unwrap();
+        assert_eq!(prints(&Bundle::open(&out).unwrap()), expected, "{layout}, {format}");
+    }
+    let other = Bundle::open(fixture("variation")).unwrap();
+    assert_ne!(other.upsamplers[0].fingerprint().unwrap(), expected[2]);
 }
 
 /// Compares both folders' traces.

@@ -17,6 +17,8 @@ mod bad_places;
 mod bad_requests;
 /// A tiny model from its folder to pictures, and back from the pictures to their recipes.
 mod end_to_end;
+/// Folders as today's tools and yesterday's write them.
+mod folders;
 /// Karlo's folders: what diffusers gives on them.
 mod karlo;
 /// Karlo's folders, damaged at random.
@@ -25,6 +27,10 @@ mod karlo_damage;
 mod karlo_write;
 /// Karlo in the files of its own code; CLIP in its three layouts.
 mod layouts;
+/// Pictures in files, as other programs make them and as this one does.
+mod pictures;
+/// The programs that people type.
+mod programs;
 /// The tiny model, and files to damage.
 mod support;
 /// The rules of the house: who imports whom, headers, sizes.

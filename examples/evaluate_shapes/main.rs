@@ -6,9 +6,9 @@
 //! A program reads the pictures, so the figures need no human and no other network. The same
 //! program's reading of *true* pictures is printed beside them: no figure can be trusted further.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
 mod cascade;
+#[path = "../shared/console.rs"]
+mod console;
 mod series;
 mod sight;
 mod variations;
@@ -109,16 +109,10 @@ fn is_right(sample: &Sample, picture: &RgbImage) -> bool {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    console::run(run)
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let evaluation = Evaluation::new(arguments)?;
     let mut report = vec![evaluation.settings()];
     for part in Part::value_variants() {
@@ -126,7 +120,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             continue;
         }
         let text = evaluation.part(*part)?;
-        evaluation.bar.suspend(|| println!("{text}"));
+        evaluation.bar.suspend(|| console::say(&text));
         report.push(text);
     }
     evaluation.bar.finish_and_clear();
@@ -192,7 +186,7 @@ impl Evaluation {
             self.decoder.sampler,
             self.decoder.guidance_scale,
         );
-        self.bar.suspend(|| println!("{text}"));
+        self.bar.suspend(|| console::say(&text));
         text
     }
 

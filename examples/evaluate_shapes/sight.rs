@@ -48,7 +48,7 @@ impl Evaluation {
 
     /// Embeddings of the true pictures of scenes.
     pub(crate) fn true_embedding(&self, scenes: &[Scene]) -> Result<ImageEmbedding, Error> {
-        let side = self.unclip.bundle().decoder.config().unet.image_size as u32;
+        let side = self.unclip.bundle().image_encoder()?.config().image_size as u32;
         let pictures: Vec<_> = scenes.iter().map(|scene| render(scene, side)).collect();
         self.unclip.embed_images(&pictures)
     }

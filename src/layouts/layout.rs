@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use unclip_clip::vocabulary_files;
 use unclip_nn::Precision;
-use unclip_nn::checkpoint::{LoadError, read_file, write_whole};
+use unclip_nn::checkpoint::{LoadError, write_whole};
 
 use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions};
@@ -63,11 +64,8 @@ impl Target<'_> {
 
     /// Copies vocabulary and merges, which have the same place in all layouts that are written.
     pub(super) fn copy_tokenizer(&self, bundle: &Bundle) -> Result<(), Error> {
-        const MAX_BYTES: u64 = 64 << 20;
-        for name in ["tokenizer/vocab.json", "tokenizer/merges.txt"] {
-            let bytes = read_file(&bundle.origin.join(name), MAX_BYTES)?;
-            write_whole(&self.place(name)?, &bytes)?;
-        }
-        Ok(())
+        let (vocab, merges) = vocabulary_files(&bundle.origin.join("tokenizer"))?;
+        write_whole(&self.place("tokenizer/vocab.json")?, &vocab)?;
+        Ok(write_whole(&self.place("tokenizer/merges.txt")?, &merges)?)
     }
 }

@@ -4,6 +4,7 @@
 //! A new one is a folder here, and its line in `layouts!`.
 
 mod clip_names;
+mod hub;
 mod layout;
 
 use std::path::Path;
@@ -27,7 +28,7 @@ macro_rules! layouts {
 layouts!(diffusers::Diffusers, karlo::Karlo, native::Native);
 
 impl Bundle {
-    /// Opens a folder: of this crate's own layout; of diffusers' (Karlo as it is published), which
+    /// Opens a folder, which may be one that a hub's client made: of this crate's own layout; of diffusers' (Karlo as it is published), which
     /// has a `model_index.json`; or of Karlo's own code, whose pickles have to be converted to
     /// safetensors first (`tools/convert_pickle.py`).
     ///
@@ -67,6 +68,8 @@ impl Bundle {
             let source = std::fs::read_dir(folder).err().unwrap_or(found);
             return Err(LoadError::Io { path: folder.into(), source }.into());
         }
+        let snapshot = hub::snapshot(folder)?;
+        let folder = snapshot.as_deref().unwrap_or(folder);
         let layout = LAYOUTS.iter().find(|layout| layout.recognizes(folder));
         let layout = layout.unwrap_or_else(|| unreachable!("the last recognizes every folder"));
         Self::of(folder, layout.open(folder, options)?)

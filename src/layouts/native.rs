@@ -114,15 +114,23 @@ fn stage<T: StageConfig>(folder: &Path, stage: StageId) -> Result<StageFiles<T>,
 
 /// upsampler.0, upsampler.1 and so on, without a gap.
 fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> {
-    let mut stages = Vec::new();
-    for place in 0..MAX_UPSAMPLERS {
-        match optional_stage(folder, StageId::Upsampler(place))? {
-            Some(stage) if stages.len() == place => stages.push(stage),
-            Some(_) => return Err(missing(folder, StageId::Upsampler(stages.len()))),
-            None => {}
+    let io = |source| LoadError::Io { path: folder.into(), source };
+    let mut places = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        if let Ok(StageId::Upsampler(place)) = name.to_string_lossy().parse() {
+            places.push(place);
         }
     }
-    Ok(stages)
+    places.sort_unstable();
+    if places.len() > MAX_UPSAMPLERS {
+        let expected = format!("at most {MAX_UPSAMPLERS}");
+        return Err(InvalidSetting::new("upsamplers", places.len(), expected).into());
+    }
+    match (0..).zip(&places).find(|(expected, place)| expected != *place) {
+        Some((expected, _)) => Err(missing(folder, StageId::Upsampler(expected))),
+        None => places.iter().map(|&place| stage(folder, StageId::Upsampler(place))).collect(),
+    }
 }
 
 /// A stage that is part of the program.

@@ -21,12 +21,14 @@ import fixtures_clip  # noqa: E402
 import fixtures_core  # noqa: E402
 import fixtures_decoder  # noqa: E402
 import fixtures_nn  # noqa: E402
+import fixtures_pictures  # noqa: E402
 import fixtures_prior  # noqa: E402
 import fixtures_upsample  # noqa: E402
 
 MODULES = (
     fixtures_core,
     fixtures_nn,
+    fixtures_pictures,
     fixtures_clip,
     fixtures_prior,
     fixtures_decoder,

@@ -67,6 +67,9 @@ pub struct ImageEncoderConfig {
     pub fit: Fit,
 }
 
+/// Largest side of the pictures that a tower reads; published ones read up to 448 pixels.
+const MAX_SIDE: usize = 4096;
+
 impl ImageEncoderConfig {
     /// Number of tokens: one per patch, and the class token.
     pub fn tokens(&self) -> usize {
@@ -80,6 +83,10 @@ impl ImageEncoderConfig {
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         check::size("image_size", self.image_size)?;
         check::size("patch_size", self.patch_size)?;
+        if self.image_size > MAX_SIDE {
+            let expected = format!("at most {MAX_SIDE}");
+            return Err(InvalidSetting::new("image_size", self.image_size, expected));
+        }
         check::multiple("image_size", self.image_size, "patch_size", self.patch_size)?;
         check::size("d_embedding", self.d_embedding)?;
         let usable = |v: &f32| v.is_finite() && *v > 1e-6;

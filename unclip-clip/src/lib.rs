@@ -9,16 +9,19 @@
 //! (Radford et al. 2021).
 
 mod config;
+mod error;
 pub mod loss;
 mod preprocess;
 mod text;
 mod tokenizer;
+mod tokenizer_json;
 mod tokens;
 mod vision;
 
 pub use config::{Fit, ImageEncoderConfig, TextEncoderConfig};
-pub use preprocess::preprocess;
+pub use error::TokenizerError;
+pub use preprocess::{preprocess, standardize};
 pub use text::TextEncoder;
-pub use tokenizer::{Padding, Tokenizer, TokenizerError, TokenizerOptions};
+pub use tokenizer::{Padding, Tokenizer, TokenizerOptions, vocabulary_files};
 pub use tokens::Tokens;
 pub use vision::ImageEncoder;

@@ -1,38 +1,66 @@
 //! Pictures as the image tower wants them.
 
-use burn::tensor::{Tensor, TensorData};
-use unclip_core::image::{to_rgb, to_tensor};
+use burn::tensor::{Device, Tensor, TensorData};
+use image::{GenericImageView, RgbImage};
+use unclip_core::image::to_tensor;
 use unclip_core::resize::{bicubic, bicubic_8bit};
 
 use crate::{Fit, ImageEncoderConfig};
 
-/// Brings pictures to the tower's size and distribution: antialiased bicubic resizing onto the
-/// 8-bit grid (what Pillow and torchvision do to 8-bit pictures), cropping, normalizing.
+/// Brings a picture to the tower's size and distribution: antialiased bicubic resizing onto the
+/// 8-bit grid (what Pillow and torchvision do to 8-bit pictures), cropping, [`standardize`].
+///
+/// A large picture is shrunk before it becomes a tensor: beside it, little memory is needed.
 ///
 /// # Shapes
-/// - `images`: `[batch, 3, height, width]` in [−1, 1]
-/// - result: `[batch, 3, image_size, image_size]`
-pub fn preprocess(config: &ImageEncoderConfig, images: Tensor<4>) -> Tensor<4> {
-    let side = config.image_size;
-    let [_, _, height, width] = images.dims();
-    let images = match config.fit {
-        _ if [height, width] == [side, side] => images,
-        Fit::Squash => to_8_bit(bicubic(images, side, side)),
+/// - result: `[1, 3, image_size, image_size]`
+///
+/// # Panics
+/// If the picture has no pixels.
+pub fn preprocess(config: &ImageEncoderConfig, picture: &RgbImage, device: &Device) -> Tensor<4> {
+    let side = config.image_size as u32;
+    let (width, height) = picture.dimensions();
+    let pixels = match config.fit {
+        _ if (width, height) == (side, side) => tensor(picture, device),
+        Fit::Squash => squashed(picture, side, device),
         Fit::Crop => {
-            let shorter = height.min(width);
+            let shorter = u64::from(width.min(height));
             // the longer side is truncated, not rounded, as torchvision does
-            let [tall, wide] = [height * side / shorter, width * side / shorter];
-            let resize = |image: &_| bicubic_8bit(image, wide as u32, tall as u32);
-            let resized: Vec<_> = to_rgb(images.clone()).iter().map(resize).collect();
-            let images = to_tensor(&resized, &images.device());
-            images.narrow(2, (tall - side) / 2, side).narrow(3, (wide - side) / 2, side)
+            let [wide, tall] =
+                [width, height].map(|old| (u64::from(old) * u64::from(side) / shorter) as u32);
+            let resized = bicubic_8bit(picture, wide, tall);
+            let middle = resized.view((wide - side) / 2, (tall - side) / 2, side, side);
+            tensor(&middle.to_image(), device)
         }
     };
+    standardize(config, pixels)
+}
+
+/// Pixels in the tower's distribution: `[batch, 3, height, width]`, from [−1, 1] to mean 0 and
+/// variance 1.
+pub fn standardize(config: &ImageEncoderConfig, images: Tensor<4>) -> Tensor<4> {
     let device = images.device();
     let per_channel = |values: [f32; 3]| -> Tensor<4> {
         Tensor::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &device)
     };
     ((images + 1.0) * 0.5 - per_channel(config.mean)) / per_channel(config.std)
+}
+
+fn tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
+    to_tensor(std::slice::from_ref(picture), device)
+}
+
+/// The whole picture as a square, by bands of rows.
+fn squashed(picture: &RgbImage, side: u32, device: &Device) -> Tensor<4> {
+    const BAND: usize = 512;
+    let (width, height) = picture.dimensions();
+    let bands = (0..height).step_by(BAND).map(|first| {
+        let rows = (height - first).min(BAND as u32);
+        let band = picture.view(0, first, width, rows).to_image();
+        bicubic(tensor(&band, device), rows as usize, side as usize)
+    });
+    let narrow = Tensor::cat(bands.collect(), 2);
+    to_8_bit(bicubic(narrow, side as usize, side as usize))
 }
 
 /// The nearest values that 8 bits can hold.

@@ -4,7 +4,7 @@
 //! padding, truncation, what was cut off) is decided here.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tokenizers::models::bpe::BPE;
@@ -13,10 +13,11 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
-use unclip_nn::checkpoint::{LoadError, read_file};
+use unclip_nn::checkpoint::read_file;
 
-use crate::Tokens;
-use crate::tokens::Row;
+use crate::error::TokenizerError;
+use crate::tokenizer_json::{self, WORDS};
+use crate::tokens::{Row, Tokens};
 
 /// Mark before a caption.
 const START: &str = "<|startoftext|>";
@@ -24,8 +25,6 @@ const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 /// The token with which Karlo fills a row up.
 const EXCLAMATION: &str = "!";
-/// How CLIP cuts a caption into words.
-const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 /// Characters of a caption that are looked at. No context is long enough for more.
 const MAX_CHARS: usize = 10_000;
 /// Entries of a vocabulary or merge list that are accepted.
@@ -33,22 +32,8 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// Bytes of a vocabulary or merge file that are accepted.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A tokenizer file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenizerError {
-    /// A file cannot be read.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A file can be read but not used.
-    #[error("{}: {message}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and where.
-        message: String,
-    },
-}
+/// What some editors put before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// With which token the rest of a row is filled. Padding is hidden from the prior and the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,16 +75,15 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `vocab.json` and `merges.txt` from a folder.
+    /// Reads `vocab.json` and `merges.txt` from a folder, or where they are not there
+    /// `tokenizer.json`, in which newer libraries keep both ([`vocabulary_files`]).
     ///
     /// # Errors
     /// A file that is missing, too large, malformed, or that contradicts the other; a context
     /// that has no room for a token.
     pub fn from_folder(folder: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
-        let read = |name: &str| -> Result<Vec<u8>, TokenizerError> {
-            Ok(read_file(&folder.join(name), MAX_BYTES)?)
-        };
-        Self::from_bytes(folder, &read("vocab.json")?, &read("merges.txt")?, options)
+        let (vocab, merges) = vocabulary_files(folder)?;
+        Self::from_bytes(folder, &vocab, &merges, options)
     }
 
     /// Takes the contents of `vocab.json` and `merges.txt`; `folder` stands in errors.
@@ -182,6 +166,22 @@ impl Tokenizer {
     }
 }
 
+/// The contents of a folder's `vocab.json` and `merges.txt`; where they are not there, those that
+/// its `tokenizer.json` stands for.
+///
+/// # Errors
+/// A file that is missing or too large; a `tokenizer.json` of another kind than CLIP's.
+pub fn vocabulary_files(folder: &Path) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
+    let read = |name: &str| -> Result<Vec<u8>, TokenizerError> {
+        Ok(read_file(&folder.join(name), MAX_BYTES)?)
+    };
+    let both = folder.join("tokenizer.json");
+    if !folder.join("vocab.json").exists() && both.exists() {
+        return tokenizer_json::split(&both, &read("tokenizer.json")?);
+    }
+    Ok((read("vocab.json")?, read("merges.txt")?))
+}
+
 /// The pipeline of Hugging Face's CLIP tokenizer.
 fn assemble(
     vocab: HashMap<String, u32>,
@@ -218,6 +218,7 @@ fn assemble(
 /// The vocabulary, with ids that are unique and without gaps.
 fn parse_vocab(path: &Path, json: &[u8]) -> Result<HashMap<String, u32>, TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
+    let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
     let vocab: HashMap<String, u32> =
         serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
     if vocab.len() > MAX_ENTRIES {
@@ -244,6 +245,7 @@ fn parse_merges(
     vocab: &HashMap<String, u32>,
 ) -> Result<Vec<(String, String)>, TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
     let mut merges = Vec::new();
     for (number, line) in text.lines().enumerate() {

@@ -119,6 +119,14 @@ impl Conditioner {
         Self { null_image: Param::from_tensor(mean), whitening: Some(whitening), ..self }
     }
 
+    /// Embeddings as everything here reads them: `[batch, d_embedding]`.
+    pub fn whitened(&self, image: &ImageEmbedding) -> Tensor<2> {
+        match &self.whitening {
+            Some(whitening) => whitening.forward(image.0.clone()),
+            None => image.0.clone(),
+        }
+    }
+
     /// The learned embedding that stands for no image, for a batch: `[batch, d_embedding]`.
     pub fn null_image(&self, batch: usize) -> ImageEmbedding {
         let null = self.null_image.val();
@@ -128,11 +136,7 @@ impl Conditioner {
 
     /// Projects a condition. Nothing here depends on the timestep.
     pub fn forward(&self, condition: &Condition) -> Bound {
-        let image = condition.image.0.clone();
-        let image = match &self.whitening {
-            Some(whitening) => whitening.forward(image),
-            None => image,
-        };
+        let image = self.whitened(&condition.image);
         let text = &condition.text;
         let batch = image.dims()[0];
         let emb = linear(&self.pooled_text_proj, text.pooled.clone())

@@ -109,6 +109,11 @@ impl Decoder {
         Self { text_proj: self.text_proj.with_whitening(whitening), ..self }
     }
 
+    /// Image embeddings as the decoder's layers read them: `[batch, d_embedding]`.
+    pub fn whitened(&self, image: &ImageEmbedding) -> Tensor<2> {
+        self.text_proj.whitened(image)
+    }
+
     /// Fixes a condition. All its projections are computed here, once for all steps.
     pub fn bind(&self, condition: &Condition) -> impl Network<4> + use<> {
         let Bound { emb, context, layout } = self.text_proj.forward(condition);

@@ -110,9 +110,12 @@ impl FromStr for Precision {
     type Err = InvalidSetting;
 
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
-        let all = [Self::F32, Self::F16, Self::BF16];
-        let found = all.into_iter().find(|precision| precision.to_string() == name);
-        found.ok_or_else(|| InvalidSetting::new("precision", name, "f32, f16 or bf16"))
+        match name.to_ascii_lowercase().as_str() {
+            "f32" | "fp32" | "float32" | "float" => Ok(Self::F32),
+            "f16" | "fp16" | "float16" | "half" => Ok(Self::F16),
+            "bf16" | "bfloat16" => Ok(Self::BF16),
+            _ => Err(InvalidSetting::new("precision", name, "f32, f16 or bf16")),
+        }
     }
 }
 
@@ -157,8 +160,11 @@ mod tests {
         for precision in [Precision::F32, Precision::F16, Precision::BF16] {
             assert_eq!(precision.to_string().parse::<Precision>().unwrap(), precision);
         }
-        let message = "fp16".parse::<Precision>().unwrap_err().to_string();
-        assert!(message.contains("fp16") && message.contains("f32, f16 or bf16"), "{message}");
+        for (name, here) in [("fp16", Precision::F16), ("FP32", Precision::F32)] {
+            assert_eq!(name.parse::<Precision>().unwrap(), here);
+        }
+        let message = "fp8".parse::<Precision>().unwrap_err().to_string();
+        assert!(message.contains("fp8") && message.contains("f32, f16 or bf16"), "{message}");
     }
 
     /// All numbers there are.

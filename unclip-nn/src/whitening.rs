@@ -30,9 +30,25 @@ impl Whitening {
     ///
     /// # Shapes
     /// - `mean`, `std`: `[1, d_embedding]`, `std` above 0
-    /// - `basis`: `[d_embedding, d_embedding]`, orthonormal columns
+    /// - `basis`: `[d_embedding, d_embedding]`, orthonormal columns if [`inverse`](Self::inverse) is
+    ///   to lead back
     pub fn new(mean: Tensor<2>, std: Tensor<2>, basis: Option<Tensor<2>>) -> Self {
         Self { mean: fixed(mean), std: fixed(std), basis: basis.map(fixed) }
+    }
+
+    /// The same whitening, followed by a rotation or reflection. There is no way back from it by
+    /// [`inverse`](Self::inverse).
+    ///
+    /// # Shapes
+    /// - `rotation`: `[d_embedding, d_embedding]`, orthonormal
+    ///
+    /// # Panics
+    /// Without a basis.
+    #[must_use]
+    pub fn turned(self, rotation: Tensor<2>) -> Self {
+        let basis = self.basis.expect("a whitening with a basis").val();
+        let basis = (basis / self.std.val()).matmul(rotation);
+        Self::new(self.mean.val(), self.std.val().ones_like(), Some(basis))
     }
 
     /// From embeddings to whitened ones: `[batch, d_embedding]`.

@@ -25,7 +25,7 @@ pub use ema::update_average;
 pub use error::TrainError;
 pub use settings::TrainSettings;
 pub use shapes_training::{ShapesTraining, TrainStage};
-pub use start::{principal_components, silenced, trainable};
+pub use start::{principal_components, silenced, trainable, whitening_towards};
 pub use trainer::{StepReport, Trainer};
 pub use unclip_shapes as shapes;
 pub use vocabulary::train_vocabulary;

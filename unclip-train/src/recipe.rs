@@ -19,6 +19,9 @@ pub const DECODER_STEPS: u64 = 30_000;
 pub const UPSAMPLER_STEPS: u64 = 6_000;
 /// Side of the decoder's pictures.
 pub const DECODER_SIDE: u32 = 32;
+/// Side of the pictures that CLIP sees: what shape a small object has is hard to tell at
+/// [`DECODER_SIDE`].
+pub const CLIP_SIDE: usize = 64;
 /// Positions of a caption; the longest of the shapes world has 21 tokens.
 pub const CONTEXT_LENGTH: usize = 24;
 /// Width of CLIP's space.
@@ -50,8 +53,8 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
 /// CLIP's image tower.
 pub fn image_encoder() -> ImageEncoderConfig {
     ImageEncoderConfig {
-        image_size: DECODER_SIDE as usize,
-        patch_size: 4,
+        image_size: CLIP_SIDE,
+        patch_size: 8,
         d_embedding: D_EMBEDDING,
         transformer: tower(4),
         mean: [0.5; 3],

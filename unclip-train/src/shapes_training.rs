@@ -2,13 +2,13 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
-use unclip_core::InvalidSetting;
+use unclip_core::{ImageEmbedding, InvalidSetting};
 use unclip_nn::checkpoint::{StageConfig, StageFiles, Weights, save_stage};
 use unclip_nn::{Precision, is_cpu};
 
@@ -22,7 +22,7 @@ use crate::objective::{
 use crate::vocabulary::copy_vocabulary;
 use crate::{
     ClipScore, StepReport, TrainError, TrainSettings, Trainer, principal_components, recipe,
-    silenced, train_vocabulary, trainable,
+    silenced, train_vocabulary, trainable, whitening_towards,
 };
 use unclip_shapes::ShapesWorld;
 
@@ -80,8 +80,9 @@ pub struct ShapesTraining {
     pub work: PathBuf,
     /// Folder of the bundle that is written, and read by later stages.
     pub bundle: PathBuf,
-    /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. CLIP's
-    /// temperature is not part of a bundle and starts fresh.
+    /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. A decoder may
+    /// have been trained with another CLIP: the embeddings of this one are then turned to where it
+    /// knew them. CLIP's temperature is not part of a bundle and starts fresh.
     pub from: Option<PathBuf>,
     /// Where the tensors are, without autodiff.
     pub device: Device,
@@ -192,9 +193,17 @@ impl ShapesTraining {
         let (clip, space) = self.clip()?;
         let config = recipe::decoder();
         self.device.seed(settings.seed);
-        let whitening = principal_components(typical_embeddings(&clip));
+        let embeddings = typical_embeddings(&clip);
+        let whitening = principal_components(embeddings.clone());
         let fresh = silenced(config.init(&self.device)).with_whitening(whitening);
-        let decoder = self.first("decoder", Some(&space), &config, fresh)?;
+        let first = self.first("decoder", None, &config, fresh)?;
+        let decoder = match self.other_clip(&space)? {
+            Some(other) => {
+                let places = first.whitened(&ImageEmbedding(typical_embeddings(&other)));
+                first.with_whitening(whitening_towards(places, embeddings))
+            }
+            None => first,
+        };
         let objective = DecoderObjective::new(self.source(&settings), clip, config.clone())?;
         let stage = (TrainStage::Decoder, space.as_str());
         let trainer = self.run(stage, settings, (decoder, free), observer, &objective)?;
@@ -245,6 +254,13 @@ impl ShapesTraining {
         let weights = Weights::open(&folder.join("model.safetensors"))?;
         let files = StageFiles::of(&folder.join("config.json"), config.clone(), weights)?;
         Ok(trainable(files.load(&self.device)?))
+    }
+
+    /// The CLIP of the bundle to start from, if it is another one.
+    fn other_clip(&self, space: &str) -> Result<Option<FrozenClip>, TrainError> {
+        let Some(folder) = &self.from else { return Ok(None) };
+        let (clip, found) = self.clip_of(folder)?;
+        Ok((found != space).then_some(clip))
     }
 
     /// Learns the vocabulary, or takes that of the bundle to start from, whose token numbers its
@@ -320,20 +336,28 @@ impl ShapesTraining {
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
+        Self::tokenizer_of(&self.bundle)
+    }
+
+    fn tokenizer_of(bundle: &Path) -> Result<Tokenizer, TrainError> {
         let options = TokenizerOptions {
             context_length: recipe::CONTEXT_LENGTH,
             ..TokenizerOptions::default()
         };
-        Ok(Tokenizer::from_folder(&self.bundle.join("tokenizer"), options)?)
+        Ok(Tokenizer::from_folder(&bundle.join("tokenizer"), options)?)
     }
 
     /// The CLIP of the bundle, and the name of its space.
     fn clip(&self) -> Result<(FrozenClip, String), TrainError> {
-        let open = |name: &str| self.bundle.join(name);
+        self.clip_of(&self.bundle)
+    }
+
+    fn clip_of(&self, bundle: &Path) -> Result<(FrozenClip, String), TrainError> {
+        let open = |name: &str| bundle.join(name);
         let text = StageFiles::<TextEncoderConfig>::open(&open("text_encoder"))?;
         let image = StageFiles::<ImageEncoderConfig>::open(&open("image_encoder"))?;
         let clip = FrozenClip {
-            tokenizer: self.tokenizer()?,
+            tokenizer: Self::tokenizer_of(bundle)?,
             text: text.load(&self.device)?,
             image: image.load(&self.device)?,
             image_config: image.manifest.config.clone(),

@@ -28,6 +28,20 @@ pub fn principal_components(embeddings: Tensor<2>) -> Whitening {
     Whitening::new(mean, std, Some(basis))
 }
 
+/// Whitening of some embeddings that puts each as close to its place in `places` as turning can
+/// (the orthogonal Procrustes problem): a network that knew those places has less to learn anew.
+///
+/// # Shapes
+/// - `places`: `[n, d_embedding]`, where another CLIP's embeddings of the same pictures lie when
+///   they are whitened
+/// - `embeddings`: `[n, d_embedding]`
+pub fn whitening_towards(places: Tensor<2>, embeddings: Tensor<2>) -> Whitening {
+    let whitening = principal_components(embeddings.clone());
+    let products = whitening.forward(embeddings).transpose().matmul(places);
+    let (left, _, right) = svd::<2, 1>(products, SWEEPS);
+    whitening.turned(left.matmul(right))
+}
+
 /// The last layer of each residual branch and of a whole U-Net.
 const LAST: [&str; 3] = ["conv2", "to_out", "conv_out"];
 
@@ -130,6 +144,22 @@ mod tests {
         }
         let back = values(whitening.inverse(white));
         assert!(back.iter().zip(values(cloud)).all(|(a, b)| (a - b).abs() < 1e-3));
+    }
+
+    #[test]
+    fn another_view_of_the_same_pictures_falls_where_the_first_fell() {
+        let device = Device::flex();
+        let (n, d) = (2000, 6);
+        let mut draws = Draws::new(1, 2);
+        let mut noise = |shape| Tensor::<2>::from_data(draws.normal(shape), &device);
+        let first = noise([n, d]);
+        let other = first.clone().matmul(noise([d, d])) - 2.0;
+        let places = principal_components(first.clone()).forward(first);
+        let before = principal_components(other.clone()).forward(other.clone());
+        let after = whitening_towards(places.clone(), other.clone()).forward(other);
+        let far = |a: Tensor<2>| (a - places.clone()).powf_scalar(2.0).mean().into_scalar::<f32>();
+        assert!(far(before) > 0.5);
+        assert!(far(after.clone()) < 0.01, "{}", far(after));
     }
 
     /// Counts the weights that take gradients, and those that do not.

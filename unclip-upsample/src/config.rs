@@ -48,6 +48,11 @@ impl UpsamplerConfig {
             let expected = "false, or a network that predicts the sample and no variance";
             return Err(InvalidSetting::new("residual", found, expected));
         }
+        if self.diffusion.guidance_scale != 1.0 {
+            let expected = "1: an upsampler has no condition to be guided by";
+            let found = self.diffusion.guidance_scale;
+            return Err(InvalidSetting::new("diffusion.guidance_scale", found, expected));
+        }
         if !self.unet.attention_resolutions.is_empty() {
             let found = format!("{:?}", self.unet.attention_resolutions);
             let expected = "empty: an upsampler is fully convolutional";

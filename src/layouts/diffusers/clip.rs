@@ -10,19 +10,60 @@ use unclip_nn::{Activation, TransformerConfig};
 
 use super::fields::Fields;
 
-/// Fields of training and of other tasks.
-const IGNORED: [&str; 11] = [
+/// Fields of training, of other tasks, and of what a call returns beside the embedding.
+const IGNORED: [&str; 51] = [
     "architectures",
     "attention_dropout",
     "dropout",
+    "hidden_dropout",
     "initializer_factor",
     "initializer_range",
+    "logit_scale_init_value",
     "model_type",
     "torch_dtype",
     "dtype",
     "transformers_version",
     "return_dict",
+    "use_return_dict",
+    "output_hidden_states",
+    "output_attentions",
+    "use_cache",
+    "torchscript",
+    "use_bfloat16",
+    "gradient_checkpointing",
+    "chunk_size_feed_forward",
+    "tie_word_embeddings",
+    "tie_encoder_decoder",
+    "problem_type",
+    "finetuning_task",
+    "task_specific_params",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "tokenizer_class",
     "bos_token_id",
+    "sep_token_id",
+    // how transformers' text generation works
+    "max_length",
+    "min_length",
+    "do_sample",
+    "early_stopping",
+    "num_beams",
+    "num_beam_groups",
+    "diversity_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "num_return_sequences",
+    "output_scores",
+    "return_dict_in_generate",
+    "remove_invalid_values",
+    "tf_legacy_loss",
 ];
 
 /// Our names of fields, and transformers'.
@@ -46,6 +87,12 @@ fn tower(fields: &mut Fields) -> Result<TransformerConfig, LoadError> {
         }
     };
     fields.ignore(&IGNORED);
+    fields.expect_all([
+        ("is_decoder", false.into()),
+        ("is_encoder_decoder", false.into()),
+        ("add_cross_attention", false.into()),
+        ("pruned_heads", json!({})),
+    ])?;
     Ok(TransformerConfig {
         d_model: fields.take("hidden_size")?,
         n_layers: fields.take("num_hidden_layers")?,
@@ -147,7 +194,25 @@ fn image_processor(folder: &Path, side: usize) -> Result<([f32; 3], [f32; 3]), L
         }
     }
     let statistics = (fields.take("image_mean")?, fields.take("image_std")?);
-    fields.ignore(&["image_processor_type", "feature_extractor_type", "processor_class"]);
+    for name in ["do_pad", "default_to_square", "use_square_size"] {
+        // null is no
+        let found: Option<Value> = fields.take_optional(name)?;
+        if let Some(found) = found.filter(|found| *found != json!(false)) {
+            return Err(fields.error(name, found, "false"));
+        }
+    }
+    fields.ignore(&[
+        "image_processor_type",
+        "feature_extractor_type",
+        "processor_class",
+        // what a call is given and gives back, and where it works
+        "data_format",
+        "input_data_format",
+        "return_tensors",
+        "device",
+        "disable_grouping",
+        "pad_size",
+    ]);
     fields.finish()?;
     Ok(statistics)
 }

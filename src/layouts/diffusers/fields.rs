@@ -105,9 +105,15 @@ impl Fields {
         self.rest.retain(|name, _| !names.contains(&name.as_str()));
     }
 
-    /// Checks that nothing is left.
+    /// Checks that nothing is left that says anything. What is null is left to a default, which is
+    /// what is built here; a list of nulls is a part of a pipeline that this one does without.
     pub(super) fn finish(self) -> Result<(), LoadError> {
-        match self.rest.iter().next() {
+        let says_nothing = |value: &Value| match value {
+            Value::Null => true,
+            Value::Array(parts) => !parts.is_empty() && parts.iter().all(Value::is_null),
+            _ => false,
+        };
+        match self.rest.iter().find(|(_, value)| !says_nothing(value)) {
             None => Ok(()),
             Some((name, value)) => Err(self.error(name, value, "no such field")),
         }

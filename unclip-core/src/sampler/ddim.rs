@@ -5,10 +5,8 @@ use burn::tensor::Tensor;
 use super::method::{Known, Reverse, Sampler, SamplerKind, SamplingMethod, Stepped};
 use crate::{InvalidSetting, VarianceType};
 
-pub(super) const KNOWN: Known = Known {
-    spellings: "ddim or ddim:ETA",
-    parse: |name, parameter| (name == "ddim").then(|| parse(parameter)),
-};
+pub(super) const KNOWN: Known =
+    Known { spellings: "ddim or ddim:ETA", names: &["ddim"], parse: |parameter| parse(parameter) };
 
 /// DDIM (Song et al. 2021, eq. 12). `eta` 0 is deterministic, 1 has the variance of DDPM.
 ///
@@ -40,6 +38,10 @@ impl SamplingMethod for Ddim {
 
     fn validate(&self) -> Result<(), InvalidSetting> {
         InvalidSetting::check_range(NAME, self.eta, 0.0, 1.0)
+    }
+
+    fn draws_noise(&self) -> bool {
+        self.eta != 0.0
     }
 
     fn start(&self, _: VarianceType) -> Box<dyn Sampler> {

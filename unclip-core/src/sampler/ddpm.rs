@@ -5,10 +5,8 @@ use burn::tensor::Tensor;
 use super::method::{Known, Reverse, Sampler, SamplingMethod, Stepped, plain};
 use crate::{Prediction, Step, VarianceType};
 
-pub(super) const KNOWN: Known = Known {
-    spellings: "ddpm",
-    parse: |name, parameter| (name == "ddpm").then(|| plain(Ddpm, parameter)),
-};
+pub(super) const KNOWN: Known =
+    Known { spellings: "ddpm", names: &["ddpm"], parse: |parameter| plain(Ddpm, parameter) };
 
 /// DDPM (Ho et al. 2020, eq. 6 and 7): the posterior mean of (x_0, x_t), plus noise of the
 /// variance Σ that the network was trained for.

@@ -7,7 +7,8 @@ use crate::{InvalidSetting, Step, VarianceType};
 
 pub(super) const KNOWN: Known = Known {
     spellings: "dpm_solver or dpm_solver:published",
-    parse: |name, parameter| (name == "dpm_solver").then(|| parse(parameter)),
+    names: &["dpm_solver", "dpm_solver++", "dpm++", "dpm++_2m", "dpmpp", "dpmpp_2m"],
+    parse: |parameter| parse(parameter),
 };
 
 /// DPM-Solver++(2M) (Lu et al. 2022, "DPM-Solver++", algorithm 2): the diffusion equation solved
@@ -40,6 +41,10 @@ fn parse(parameter: Option<&str>) -> Result<SamplerKind, InvalidSetting> {
 impl SamplingMethod for DpmSolver {
     fn spelling(&self) -> String {
         if self.published { "dpm_solver:published".into() } else { "dpm_solver".into() }
+    }
+
+    fn draws_noise(&self) -> bool {
+        false
     }
 
     fn start(&self, _: VarianceType) -> Box<dyn Sampler> {

@@ -6,10 +6,8 @@ use super::dpm_solver::{exponential_step, lambda};
 use super::method::{Known, Reverse, Sampler, SamplingMethod, Stepped, plain};
 use crate::VarianceType;
 
-pub(super) const KNOWN: Known = Known {
-    spellings: "heun",
-    parse: |name, parameter| (name == "heun").then(|| plain(Heun, parameter)),
-};
+pub(super) const KNOWN: Known =
+    Known { spellings: "heun", names: &["heun"], parse: |parameter| plain(Heun, parameter) };
 
 /// Heun's method: a step of first order to see what x_0 will be at its end, then the step again
 /// with x_0 on the line between both (Karras et al. 2022, algorithm 1, use it for diffusion). The
@@ -25,6 +23,10 @@ pub struct Heun;
 impl SamplingMethod for Heun {
     fn spelling(&self) -> String {
         "heun".into()
+    }
+
+    fn draws_noise(&self) -> bool {
+        false
     }
 
     fn start(&self, _: VarianceType) -> Box<dyn Sampler> {

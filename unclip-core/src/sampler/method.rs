@@ -119,6 +119,11 @@ pub trait SamplingMethod: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether its steps draw noise, apart from the start.
+    fn draws_noise(&self) -> bool {
+        true
+    }
+
     /// A sampler at the beginning of a run, for a network of this variance.
     fn start(&self, variance: VarianceType) -> Box<dyn Sampler>;
 }
@@ -127,12 +132,11 @@ pub trait SamplingMethod: fmt::Debug + Send + Sync {
 pub(super) struct Known {
     /// Its spellings, for people.
     pub(super) spellings: &'static str,
-    /// The method of a name and, after a colon, its parameter. `None` if the name is another's.
-    pub(super) parse: fn(&str, Option<&str>) -> Option<Parsed>,
+    /// Its name here, and what others call it, in small letters with `_` for spaces.
+    pub(super) names: &'static [&'static str],
+    /// The method with the parameter that followed a colon.
+    pub(super) parse: fn(Option<&str>) -> Result<SamplerKind, InvalidSetting>,
 }
-
-/// A method, or what is wrong with its parameter.
-pub(super) type Parsed = Result<SamplerKind, InvalidSetting>;
 
 /// A sampling method as a value of options and configurations: one that is known by name
 /// (`ddpm`, `ddim`, `ddim:0.5`, `dpm_solver`, `dpm_solver:published`, `heun`), or one's own.
@@ -147,6 +151,11 @@ impl SamplerKind {
     /// Names the first that cannot be used.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         self.0.validate()
+    }
+
+    /// Whether its steps draw noise, apart from the start.
+    pub fn draws_noise(&self) -> bool {
+        self.0.draws_noise()
     }
 
     /// A sampler at the beginning of a run, for a network of this variance.

@@ -35,11 +35,14 @@ impl std::str::FromStr for SamplerKind {
             Some((name, parameter)) => (name, Some(parameter)),
             None => (spelling, None),
         };
-        let known = METHODS.iter().find_map(|known| (known.parse)(name, parameter));
-        known.unwrap_or_else(|| {
-            let known: Vec<_> = METHODS.iter().map(|known| known.spellings).collect();
-            Err(InvalidSetting::new("sampler", spelling, known.join(", ")))
-        })
+        let name = name.to_ascii_lowercase().replace([' ', '-'], "_");
+        match METHODS.iter().find(|known| known.names.contains(&name.as_str())) {
+            Some(known) => (known.parse)(parameter),
+            None => {
+                let known: Vec<_> = METHODS.iter().map(|known| known.spellings).collect();
+                Err(InvalidSetting::new("sampler", spelling, known.join(", ")))
+            }
+        }
     }
 }
 
@@ -118,6 +121,11 @@ mod tests {
             assert_eq!(serde_json::from_str::<SamplerKind>(&json).unwrap(), kind);
         }
         assert_eq!("ddim:0".parse::<SamplerKind>().unwrap().to_string(), "ddim");
+        for (name, here) in
+            [("DDIM", "ddim"), ("DPM++ 2M", "dpm_solver"), ("dpmpp-2m", "dpm_solver")]
+        {
+            assert_eq!(name.parse::<SamplerKind>().unwrap().to_string(), here);
+        }
     }
 
     #[test]

@@ -10,6 +10,17 @@ use crate::Precision;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// A link to a file that is not there.
+    #[error(
+        "{}: a link to {}, which is not there: a download that was interrupted or cleared away; \
+         download the model again", path.display(), target.display()
+    )]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
     /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -1,7 +1,7 @@
 //! Opening what a user calls a file, which may be anything.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use super::LoadError;
@@ -13,7 +13,12 @@ use super::LoadError;
 /// A file that is missing, not regular, or that cannot be read.
 pub fn open_file(path: &Path) -> Result<(File, u64), LoadError> {
     let io = |source| LoadError::Io { path: path.into(), source };
-    let metadata = std::fs::metadata(path).map_err(io)?;
+    let metadata = std::fs::metadata(path).map_err(|error| match std::fs::read_link(path) {
+        Ok(target) if error.kind() == ErrorKind::NotFound => {
+            LoadError::DanglingLink { path: path.into(), target }
+        }
+        _ => io(error),
+    })?;
     expect_regular(path, &metadata)?;
     Ok((File::open(path).map_err(io)?, metadata.len()))
 }

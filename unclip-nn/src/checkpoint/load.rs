@@ -29,6 +29,8 @@ pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
 /// # Errors
 /// Not JSON, or fields that are missing, unknown or of the wrong type.
 pub fn parse_config<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T, LoadError> {
+    // some editors put a byte-order mark before a text
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     serde_json::from_slice(json).map_err(|source| LoadError::Json { path: path.into(), source })
 }
 

@@ -18,6 +18,6 @@ pub use error::{LoadError, Mismatch};
 pub use file::{open_file, read_file};
 pub use key_map::KeyMap;
 pub use load::{load_config, load_weights, parse_config};
-pub use save::{save_part, save_tensors, save_weights, write_folder, write_whole};
+pub use save::{check_place, save_part, save_tensors, save_weights, write_folder, write_whole};
 pub use stage::{Layers, Manifest, StageConfig, StageFiles, save_config, save_stage};
 pub use weights::{Part, Rows, Weights};

@@ -1,7 +1,7 @@
 //! From a module into a file, whole or not at all.
 
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -46,8 +46,8 @@ pub fn save_part<M: Module>(
     // the order in which safetensors itself writes
     tensors.sort_by(|a, b| a.key.cmp(&b.key));
     let io = |source| LoadError::Io { path: path.into(), source };
-    let file = temporary(path)?;
-    let mut writer = BufWriter::new(&file);
+    let file = Pending::begin(path)?;
+    let mut writer = BufWriter::new(&file.file);
     writer.write_all(&header(path, &tensors, format)?).map_err(io)?;
     for tensor in &tensors {
         // one after the other: no second copy of the module
@@ -61,7 +61,7 @@ pub fn save_part<M: Module>(
     }
     writer.flush().map_err(io)?;
     drop(writer);
-    persist(file, path)
+    file.finish()
 }
 
 /// Length and header of a safetensors file.
@@ -110,15 +110,26 @@ pub fn save_tensors(
     write_whole(path, &safetensors::serialize(views, None).map_err(damaged)?)
 }
 
-/// Writes a file so that it is there whole or not at all: beside its place, then moved.
+/// Writes a file so that it is there whole or not at all: beside its place, then moved. A link stays
+/// a link, and what it leads to is written.
 ///
 /// # Errors
 /// [`LoadError::Io`], with the path that was asked for; [`LoadError::NotAFile`] if something else
 /// than a file stands there.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
-    let mut file = temporary(path)?;
-    file.write_all(bytes).map_err(|source| LoadError::Io { path: path.into(), source })?;
-    persist(file, path)
+    let mut pending = Pending::begin(path)?;
+    let written = pending.file.write_all(bytes);
+    written.map_err(|source| LoadError::Io { path: path.into(), source })?;
+    pending.finish()
+}
+
+/// Checks that [`write_whole`] would find a place for a file: what takes long to make should not be
+/// lost at the end. Leaves nothing behind.
+///
+/// # Errors
+/// As [`write_whole`].
+pub fn check_place(path: &Path) -> Result<(), LoadError> {
+    Pending::begin(path).map(drop)
 }
 
 /// Lets `fill` write a folder, which is there whole or not at all: beside its place, then moved.
@@ -176,13 +187,47 @@ fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-/// A file beside a place where one may be put.
-fn temporary(path: &Path) -> Result<NamedTempFile, LoadError> {
-    if let Ok(metadata) = std::fs::metadata(path) {
-        // moving a file onto a device would replace the device
-        expect_regular(path, &metadata)?;
+/// A file that lies beside its place until it is whole.
+struct Pending<'a> {
+    file: NamedTempFile,
+    /// Where it goes: what `path` leads to if that is a link.
+    target: PathBuf,
+    /// The place as it was asked for.
+    path: &'a Path,
+}
+
+impl<'a> Pending<'a> {
+    fn begin(path: &'a Path) -> Result<Self, LoadError> {
+        if let Ok(metadata) = std::fs::metadata(path) {
+            // moving a file onto a device would replace the device
+            expect_regular(path, &metadata)?;
+        }
+        let target = followed(path);
+        let file = builder(0o644).tempfile_in(parent(&target));
+        Ok(Self { file: file.map_err(|error| unnamed(path, &error))?, target, path })
     }
-    builder(0o644).tempfile_in(parent(path)).map_err(|error| unnamed(path, &error))
+
+    /// Moves the file to its place.
+    fn finish(self) -> Result<(), LoadError> {
+        let Self { file, target, path } = self;
+        let io = |source| LoadError::Io { path: path.into(), source };
+        file.as_file().sync_all().map_err(io)?;
+        file.persist(target).map_err(|error| io(error.error))?;
+        Ok(())
+    }
+}
+
+/// What a link leads to, also one that leads to nothing yet. A path that is no link stays as it is.
+fn followed(path: &Path) -> PathBuf {
+    const MOST: usize = 40;
+    let mut target = path.to_path_buf();
+    for _ in 0..MOST {
+        match std::fs::read_link(&target) {
+            Ok(next) => target = parent(&target).join(next),
+            Err(_) => return target,
+        }
+    }
+    path.to_path_buf()
 }
 
 /// A folder beside a place.
@@ -193,14 +238,6 @@ fn temporary_folder(path: &Path) -> Result<TempDir, LoadError> {
 /// The error of something temporary without its name, which means nothing to anybody.
 fn unnamed(path: &Path, error: &std::io::Error) -> LoadError {
     LoadError::Io { path: path.into(), source: error.kind().into() }
-}
-
-/// Moves a temporary file to its place.
-fn persist(file: NamedTempFile, path: &Path) -> Result<(), LoadError> {
-    let io = |source| LoadError::Io { path: path.into(), source };
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    Ok(())
 }
 
 /// A parameter on its way into a file.

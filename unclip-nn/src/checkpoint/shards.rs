@@ -1,7 +1,7 @@
 //! Weights in several files, which an index lists.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -17,24 +17,63 @@ struct Index {
 
 impl Weights {
     /// Opens the weights `name` in a folder: `name.safetensors`, or the shards that
-    /// `name.safetensors.index.json` lists.
+    /// `name.safetensors.index.json` lists. Where there is neither, the only variant of them that
+    /// lies there (`name.fp16.safetensors`, `name.safetensors.index.fp16.json`).
     ///
     /// # Errors
-    /// As [`open`](Self::open), and an index that names a file outside the folder, that cannot be
-    /// read, or that contradicts its shards. A pickle in the place of the weights is refused as
-    /// what it is.
+    /// As [`open`](Self::open), several variants, and an index that names a file outside the folder,
+    /// that cannot be read, or that contradicts its shards. A pickle in the place of the weights is
+    /// refused as what it is.
     pub fn open_in(folder: &Path, name: &str) -> Result<Self, LoadError> {
         let file = |end: &str| folder.join(format!("{name}{end}"));
         let (single, index) = (file(".safetensors"), file(".safetensors.index.json"));
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
         // the names that diffusers and transformers give to pickles
         let pickles = [file(".bin"), folder.join(format!("pytorch_{name}.bin"))];
-        match pickles.into_iter().find(|path| path.exists()) {
-            _ if single.exists() => Self::open(&single),
-            _ if index.exists() => open(folder, &index),
-            Some(pickle) => Self::open(&pickle),
-            None => Self::open(&single),
+        if is_there(&single) {
+            return Self::open(&single);
+        }
+        if is_there(&index) {
+            return open(folder, &index);
+        }
+        match (variants(folder, name).as_slice(), pickles.into_iter().find(|it| is_there(it))) {
+            ([only], _) if only.extension().is_some_and(|it| it == "json") => open(folder, only),
+            ([only], _) => Self::open(only),
+            ([], Some(pickle)) => Self::open(&pickle),
+            ([], None) => Self::open(&single),
+            (several, _) => {
+                let names = several.iter().filter_map(|path| path.file_name());
+                let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+                let message = format!(
+                    "several variants and none without a name ({}), expected one: leave only one \
+                     of them in the folder",
+                    names.join(", ")
+                );
+                Err(LoadError::Header { path: single, message })
+            }
         }
     }
+}
+
+/// Files of weights, or indices of their shards, with the name of a variant in theirs.
+fn variants(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let is_variant = |file: &str| {
+        let rest = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        rest.is_some_and(|rest| {
+            let single = rest.strip_suffix(".safetensors");
+            let index = rest.strip_prefix("safetensors.index.");
+            let index = index.and_then(|rest| rest.strip_suffix(".json"));
+            // a shard is of the index beside it
+            single.or(index).is_some_and(|variant| {
+                !variant.is_empty() && !variant.contains('.') && !variant.contains("-of-")
+            })
+        })
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let found = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_variant));
+    let mut found: Vec<PathBuf> = found.map(|entry| entry.path()).collect();
+    found.sort_unstable();
+    found
 }
 
 /// Opens every shard that an index lists, and checks that they hold what it says.

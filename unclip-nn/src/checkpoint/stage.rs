@@ -140,6 +140,14 @@ impl<T: StageConfig> StageFiles<T> {
         Ok(Self { manifest, weights })
     }
 
+    /// A name for the weights that others do not share ([`Weights::fingerprint`]).
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn fingerprint(&self) -> Result<String, LoadError> {
+        self.weights.fingerprint()
+    }
+
     /// Builds the network and reads its weights.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use half::f16;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -175,6 +176,25 @@ impl Weights {
         entry.file.info(&entry.key).map(|(_, dtype)| dtype)
     }
 
+    /// A name for these weights that other weights do not share: a hash of every tensor's name,
+    /// shape, first and last value, the values as f16 has them. So the same weights have the same
+    /// name in all files, whatever their layout and format, if they come through f16.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds NaN or infinite values.
+    pub fn fingerprint(&self) -> Result<String, LoadError> {
+        let mut hash = Fnv::default();
+        for (key, entry) in &self.tensors {
+            hash.add(key.as_bytes());
+            entry.shape.iter().for_each(|&size| hash.add(&(size as u64).to_le_bytes()));
+            // the corners of a matrix stay where they are when it is transposed
+            for value in entry.corners()? {
+                hash.add(&f16::from_f32(value).to_bits().to_le_bytes());
+            }
+        }
+        Ok(format!("{:016x}", hash.0))
+    }
+
     /// Reads a floating-point tensor as f32, and checks that it is finite. `None` if there is none
     /// of this name, or if it has another number format.
     ///
@@ -193,6 +213,22 @@ impl Entry {
         self.file.path()
     }
 
+    /// The first and the last value; none of a tensor that is empty or of another number format.
+    fn corners(&self) -> Result<Vec<f32>, LoadError> {
+        let Some((stored, _)) = self.file.info(&self.key) else {
+            return Ok(Vec::new());
+        };
+        let ranges = self.part.ranges(stored);
+        let ends = ranges.first().zip(ranges.last());
+        let Some((first, last)) =
+            ends.filter(|(first, last)| !first.is_empty() && !last.is_empty())
+        else {
+            return Ok(Vec::new());
+        };
+        let ends = [first.start..first.start + 1, last.end - 1..last.end];
+        Ok(self.file.read(&self.key, &ends)?.unwrap_or_default())
+    }
+
     fn read(&self) -> Result<Option<Vec<f32>>, LoadError> {
         let Some((stored, _)) = self.file.info(&self.key) else {
             return Ok(None);
@@ -204,6 +240,23 @@ impl Entry {
         } else {
             values
         })
+    }
+}
+
+/// The hash FNV-1a of 64 bits: the same in every version of this library.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
     }
 }
 

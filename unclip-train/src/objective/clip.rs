@@ -4,7 +4,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_clip::loss::{MAX_LOGIT_SCALE, contrastive_loss};
 use unclip_clip::{
-    ImageEncoder, ImageEncoderConfig, TextEncoder, TextEncoderConfig, Tokenizer, Tokens, preprocess,
+    ImageEncoder, ImageEncoderConfig, TextEncoder, TextEncoderConfig, Tokenizer, Tokens,
+    standardize,
 };
 
 use super::source::{Objective, Source};
@@ -79,7 +80,7 @@ impl Objective for ClipObjective {
 
     fn loss(&self, towers: &ClipTowers, batch: ClipBatch) -> Tensor<1> {
         let text = towers.text.forward(&batch.tokens, &self.source.device);
-        let images = preprocess(&self.image, self.source.tensor(batch.images));
+        let images = standardize(&self.image, self.source.tensor(batch.images));
         let image = towers.image.forward(images);
         contrastive_loss(image.0, text.pooled, towers.logit_scale.val())
     }

@@ -1,7 +1,7 @@
 //! A trained CLIP, which the other stages learn from.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use unclip_clip::{ImageEncoder, ImageEncoderConfig, TextEncoder, Tokenizer, Tokens, preprocess};
+use unclip_clip::{ImageEncoder, ImageEncoderConfig, TextEncoder, Tokenizer, Tokens, standardize};
 use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_shapes::{Region, Sample, Scene, ShapesWorld};
 
@@ -37,7 +37,7 @@ impl FrozenClip {
     /// Embeddings of pictures, `[batch, 3, height, width]` in [−1, 1].
     pub fn embed_images(&self, images: TensorData) -> ImageEmbedding {
         let images: Tensor<4> = Tensor::from_data(images, &self.device);
-        self.image.forward(preprocess(&self.image_config, images))
+        self.image.forward(standardize(&self.image_config, images))
     }
 
     /// Embeddings of the pictures of samples.

@@ -1,0 +1,42 @@
+//! Captions as people have them in files.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::console::AnyError;
+
+/// The most that a file of captions may hold.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// The captions of a text file, one on a line, or of standard input if its name is `-`. Empty lines
+/// are passed over.
+pub(crate) fn read(path: &Path) -> Result<Vec<String>, AnyError> {
+    let refused = |message: String| -> AnyError { format!("{}: {message}", path.display()).into() };
+    let bytes = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        bytes
+    } else {
+        unclip::unclip_nn::checkpoint::read_file(path, MAX_BYTES)?
+    };
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(refused(format!("expected at most {MAX_BYTES} bytes of captions")));
+    }
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(refused("is UTF-16, expected UTF-8: save it as that".into()));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        refused(format!("line {line} is not UTF-8, expected that: save it as UTF-8"))
+    })?;
+    if text.contains('\0') {
+        return Err(refused("holds zero bytes, expected a text".into()));
+    }
+    let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
+    let captions: Vec<String> = lines.map(String::from).collect();
+    if captions.is_empty() {
+        return Err(refused("holds no caption, expected one on each line".into()));
+    }
+    Ok(captions)
+}

@@ -1,0 +1,89 @@
+//! What programs say and how they end. Nothing that cannot be printed ends the work: a reader who
+//! has seen enough closes the pipe, and the pictures are made all the same.
+
+#![allow(dead_code, reason = "each program uses a part of it")]
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+pub(crate) type AnyError = Box<dyn std::error::Error>;
+
+/// What other programs call an option, and what it is here.
+const ELSEWHERE: [(&[&str], &str); 13] = [
+    (&["prompt", "p", "text"], "the caption stands without a name: \"a large red circle\""),
+    (&["negative", "negative_prompt", "neg"], "--negative-prompt"),
+    (
+        &["steps", "num-inference-steps", "ddim_steps", "s"],
+        "--prior-steps, --decoder-steps and --upsampler-steps: each stage has its own",
+    ),
+    (
+        &["cfg", "cfg-scale", "guidance", "guidance-scale", "scale"],
+        "--prior-guidance and --decoder-guidance: each stage has its own",
+    ),
+    (
+        &["sampler", "scheduler"],
+        "--prior-sampler, --decoder-sampler and --upsampler-sampler: each stage has its own",
+    ),
+    (&["spacing"], "--prior-spacing, --decoder-spacing and --upsampler-spacing"),
+    (&["output", "o", "outdir", "output-dir"], "--out"),
+    (&["num-images", "n_samples", "batch-size", "count"], "--n"),
+    (&["width", "height", "w", "H", "W", "size"], "none: the model's upsamplers set the size"),
+    (&["gpu", "cuda", "cpu"], "--device, as in --device cuda"),
+    (&["fp16", "half", "dtype"], "--precision, as in --precision f16"),
+    (&["image", "init-img", "input", "i"], "image_variation: its pictures stand without a name"),
+    (&["ckpt", "checkpoint", "m"], "--model, with the folder of a model"),
+];
+
+/// Reads the command line. What is wrong with it is said, and where other programs call an option
+/// differently, what it is called here.
+pub(crate) fn parse<T: Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|error| {
+        let _ = error.print();
+        if let Some(here) = hint(&error) {
+            note(format_args!("here that is {here}"));
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    })
+}
+
+fn hint(error: &clap::Error) -> Option<&'static str> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let name = argument.trim_start_matches('-');
+    let name = name.split_once('=').map_or(name, |(name, _)| name);
+    let spelled = |known: &&str| known.replace('_', "-") == name.replace('_', "-");
+    ELSEWHERE.iter().find(|(names, _)| names.iter().any(spelled)).map(|&(_, here)| here)
+}
+
+/// Runs a program to its end: what went wrong is said.
+pub(crate) fn run<T: Parser, E: Display>(program: impl FnOnce(&T) -> Result<(), E>) -> ExitCode {
+    let arguments = match parse::<T>() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match program(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line of a program's result.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line about what happened on the way.
+pub(crate) fn note(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "note: {line}");
+}

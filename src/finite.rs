@@ -1,0 +1,17 @@
+//! Values that are not finite are an error of the stage that gave them.
+
+use burn::tensor::Tensor;
+
+use crate::{Error, StageId};
+
+/// What a stage gave, if it is finite.
+pub(crate) fn finite<const D: usize>(
+    stage: StageId,
+    values: Tensor<D>,
+) -> Result<Tensor<D>, Error> {
+    if values.clone().abs().max().into_scalar::<f32>().is_finite() {
+        Ok(values)
+    } else {
+        Err(Error::NonFinite { stage })
+    }
+}

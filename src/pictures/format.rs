@@ -1,0 +1,132 @@
+//! Pictures to bytes, in the formats in which they are written.
+
+use std::fmt;
+use std::path::Path;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::webp::WebPEncoder;
+use image::{ExtendedColorType, ImageEncoder, RgbImage};
+use unclip_core::InvalidSetting;
+
+use super::recipes;
+use crate::Recipe;
+
+/// A format in which pictures are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PictureFormat {
+    /// Without loss.
+    Png,
+    /// With loss.
+    Jpeg {
+        /// 1 to 100.
+        quality: u8,
+    },
+    /// WebP without loss.
+    WebP,
+}
+
+impl PictureFormat {
+    /// Quality of a JPEG where none is asked for.
+    pub const QUALITY: u8 = 90;
+
+    /// The format that a file's name ends in: `png`, `jpg` or `jpeg`, `webp`, in any case of
+    /// letters. A name without an ending means PNG.
+    ///
+    /// # Errors
+    /// Another ending.
+    pub fn of(path: impl AsRef<Path>) -> Result<Self, InvalidSetting> {
+        let path = path.as_ref();
+        let Some(ending) = path.extension() else { return Ok(Self::Png) };
+        match ending.to_string_lossy().to_ascii_lowercase().as_str() {
+            "png" => Ok(Self::Png),
+            "jpg" | "jpeg" => Ok(Self::Jpeg { quality: Self::QUALITY }),
+            "webp" => Ok(Self::WebP),
+            _ => {
+                let expected = "a name that ends in .png, .jpg, .jpeg or .webp";
+                Err(InvalidSetting::new("format of a picture", path.display(), expected))
+            }
+        }
+    }
+
+    /// The same with a quality, if it has any.
+    ///
+    /// # Errors
+    /// A quality outside 1 to 100, or one for a format without loss.
+    pub fn with_quality(self, quality: u8) -> Result<Self, InvalidSetting> {
+        match self {
+            Self::Jpeg { .. } if (1..=100).contains(&quality) => Ok(Self::Jpeg { quality }),
+            Self::Jpeg { .. } => Err(InvalidSetting::new("quality", quality, "1 to 100")),
+            lossless => {
+                let expected = format!("none: {lossless} is written without loss");
+                Err(InvalidSetting::new("quality", quality, expected))
+            }
+        }
+    }
+
+    /// The ending of its files.
+    pub const fn ending(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg { .. } => "jpg",
+            Self::WebP => "webp",
+        }
+    }
+
+    /// A picture as a file's bytes, with its recipes inside.
+    pub(super) fn encode(
+        self,
+        image: &RgbImage,
+        recipes: &[Recipe],
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        let json = recipes::to_json(recipes)?;
+        let mut bytes = Vec::new();
+        match self {
+            Self::Png => encode_png(&mut bytes, image, json)?,
+            Self::Jpeg { quality } => {
+                let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
+                encode_with_exif(encoder, image, json)?;
+            }
+            Self::WebP => encode_with_exif(WebPEncoder::new_lossless(&mut bytes), image, json)?,
+        }
+        Ok(bytes)
+    }
+}
+
+impl fmt::Display for PictureFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Png => "PNG",
+            Self::Jpeg { .. } => "JPEG",
+            Self::WebP => "WebP",
+        })
+    }
+}
+
+fn encode_png(
+    bytes: &mut Vec<u8>,
+    image: &RgbImage,
+    json: Option<String>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut encoder = png::Encoder::new(bytes, image.width(), image.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.add_text_chunk("Software".into(), recipes::SOFTWARE.into())?;
+    if let Some(json) = json {
+        encoder.add_itxt_chunk(recipes::KEYWORD.into(), json)?;
+    }
+    encoder.write_header()?.write_image_data(image.as_raw())?;
+    Ok(())
+}
+
+fn encode_with_exif(
+    mut encoder: impl ImageEncoder,
+    image: &RgbImage,
+    json: Option<String>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    if let Some(json) = json {
+        encoder.set_exif_metadata(recipes::to_exif(&json)?)?;
+    }
+    let (width, height) = image.dimensions();
+    Ok(encoder.write_image(image.as_raw(), width, height, ExtendedColorType::Rgb8)?)
+}

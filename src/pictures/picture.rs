@@ -1,0 +1,82 @@
+//! A picture and its recipe, as one.
+
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use image::RgbImage;
+use unclip_nn::checkpoint::write_whole;
+
+use super::error::picture_error;
+use super::format::PictureFormat;
+use crate::{Error, Recipe};
+
+/// A picture and how it was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture {
+    /// The pixels.
+    pub image: RgbImage,
+    /// Everything that is needed to make it again, alone.
+    pub recipe: Recipe,
+}
+
+impl Picture {
+    /// Pictures from `[batch, 3, height, width]` in [−1, 1], each with its recipe.
+    pub(crate) fn join(pixels: Tensor<4>, recipes: impl Iterator<Item = Recipe>) -> Vec<Self> {
+        let images = unclip_core::image::to_rgb(pixels).into_iter();
+        images.zip(recipes).map(|(image, recipe)| Self { image, recipe }).collect()
+    }
+
+    /// Writes the picture in the format that the name ends in ([`PictureFormat::of`]), with the
+    /// recipe inside, whole or not at all; [`Recipe::read`] gets it back, unless a sampler of one's
+    /// own made the picture.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use unclip::{GenerateOptions, Recipe, UnClip, device};
+    ///
+    /// let unclip = UnClip::shapes(&device("flex")?)?;
+    /// unclip.text_to_image("a pink ring", &GenerateOptions::default())?.pictures[0].save("a.png")?;
+    ///
+    /// let recipe = Recipe::read("a.png")?;
+    /// let again = unclip.text_to_image(&recipe.prompt, &recipe.options())?;
+    /// assert_eq!(again.pictures[0].recipe, recipe);
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A name of another format, [`Error::Picture`] if the picture cannot be encoded,
+    /// [`Error::Load`] if the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        self.save_as(path, PictureFormat::of(path)?)
+    }
+
+    /// The same in a format.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn save_as(&self, path: impl AsRef<Path>, format: PictureFormat) -> Result<(), Error> {
+        let path = path.as_ref();
+        let bytes = format.encode(&self.image, std::slice::from_ref(&self.recipe));
+        Ok(write_whole(path, &bytes.map_err(|error| picture_error(path, error))?)?)
+    }
+
+    /// The bytes of such a file.
+    ///
+    /// # Errors
+    /// [`Error::Picture`] if the picture cannot be encoded.
+    pub fn to_bytes(&self, format: PictureFormat) -> Result<Vec<u8>, Error> {
+        let bytes = format.encode(&self.image, std::slice::from_ref(&self.recipe));
+        bytes.map_err(|error| picture_error("picture", error))
+    }
+}
+
+/// Writes pixels without a recipe in the format that the name ends in, whole or not at all.
+///
+/// # Errors
+/// As [`Picture::save`].
+pub fn write_picture(path: impl AsRef<Path>, image: &RgbImage) -> Result<(), Error> {
+    let path = path.as_ref();
+    let bytes = PictureFormat::of(path)?.encode(image, &[]);
+    Ok(write_whole(path, &bytes.map_err(|error| picture_error(path, error))?)?)
+}

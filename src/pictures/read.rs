@@ -1,0 +1,263 @@
+//! Pictures from files, as a viewer shows them.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::path::Path;
+
+use image::codecs::gif::GifDecoder;
+use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
+use image::{
+    AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
+};
+use unclip_nn::checkpoint::open_file;
+
+use super::color::Profile;
+use super::error::picture_error;
+use crate::Error;
+
+/// The formats that are read.
+const FORMATS: &str = "PNG, JPEG, WebP, GIF, BMP or TIFF";
+/// The longest side of a picture, and the most memory that it may take when it is decoded.
+const MAX_SIDE: u32 = 1 << 14;
+const MAX_BYTES: u64 = 3 << 29;
+
+/// How pictures are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadOptions {
+    /// The color on which a transparent picture lies; white by default.
+    pub background: [u8; 3],
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { background: [255; 3] }
+    }
+}
+
+/// A picture as a viewer shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadPicture {
+    /// The pixels, in sRGB.
+    pub image: RgbImage,
+    /// What of the file does not show in them.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What of a picture's file does not show in the pixels that were read. Its `Display` says it in
+/// words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeftOut {
+    /// All frames or pages but the first.
+    LaterFrames,
+    /// The color profile, for a reason.
+    ColorProfile(String),
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LaterFrames => write!(f, "only the first of several frames is read"),
+            Self::ColorProfile(reason) => write!(f, "its color profile is not applied: {reason}"),
+        }
+    }
+}
+
+impl ReadOptions {
+    /// The same with another color behind transparent pictures.
+    #[must_use]
+    pub const fn with_background(self, background: [u8; 3]) -> Self {
+        Self { background }
+    }
+
+    /// Reads a PNG, JPEG, WebP, GIF, BMP or TIFF file as a viewer shows it: turned as the file says,
+    /// its colors brought to sRGB where it says what they are, transparency laid on the background.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use unclip::ReadOptions;
+    ///
+    /// let read = ReadOptions::default().with_background([0; 3]).read("sticker.webp")?;
+    /// for left_out in &read.left_out {
+    ///     eprintln!("note: sticker.webp: {left_out}");
+    /// }
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is no picture, damaged, of
+    /// another format, longer than 16,384 pixels on a side, or larger than 1.5 GiB when decoded.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<ReadPicture, Error> {
+        let path = path.as_ref();
+        let (file, _) = open_file(path)?;
+        self.decode(BufReader::new(file)).map_err(|message| picture_error(path, message))
+    }
+
+    /// The same from memory, a file's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Picture`], as [`read`](Self::read).
+    pub fn from_bytes(&self, bytes: &[u8]) -> Result<ReadPicture, Error> {
+        self.decode(Cursor::new(bytes)).map_err(|message| picture_error("picture", message))
+    }
+
+    fn decode(&self, mut bytes: impl BufRead + Seek) -> Result<ReadPicture, String> {
+        let format = format(&mut bytes)?;
+        let mut left_out = Vec::new();
+        if has_more_frames(format, &mut bytes)? {
+            left_out.push(LeftOut::LaterFrames);
+        }
+        let tagged = match format {
+            ImageFormat::Png => Profile::of_png(&mut bytes),
+            ImageFormat::Tiff => Profile::of_tiff(&mut bytes),
+            _ => Ok(None),
+        };
+        rewind(&mut bytes)?;
+        let reader = ImageReader::with_format(&mut bytes, format);
+        let mut decoder = reader.into_decoder().map_err(text)?;
+        check_size(&decoder)?;
+        let orientation = decoder.orientation().map_err(text)?;
+        let embedded = decoder.icc_profile().map_err(text)?.map(|icc| Profile::of_icc(&icc));
+        decoder.set_limits(limits()).map_err(text)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(text)?;
+        let profile = embedded.map_or(tagged, |profile| profile.map(Some));
+        match profile.and_then(|profile| profile.map_or(Ok(()), |it| it.apply(&mut image))) {
+            Ok(()) => {}
+            Err(reason) => left_out.push(LeftOut::ColorProfile(reason)),
+        }
+        let mut image = DynamicImage::ImageRgb8(flattened(image, self.background));
+        image.apply_orientation(orientation);
+        Ok(ReadPicture { image: image.into_rgb8(), left_out })
+    }
+}
+
+/// Reads a picture as [`ReadOptions::read`] does by default.
+///
+/// # Errors
+/// As [`ReadOptions::read`].
+pub fn read_picture(path: impl AsRef<Path>) -> Result<RgbImage, Error> {
+    Ok(ReadOptions::default().read(path)?.image)
+}
+
+/// The same from memory, a file's bytes.
+///
+/// # Errors
+/// [`Error::Picture`], as [`ReadOptions::read`].
+pub fn picture_from_bytes(bytes: &[u8]) -> Result<RgbImage, Error> {
+    Ok(ReadOptions::default().from_bytes(bytes)?.image)
+}
+
+fn text(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
+fn rewind(bytes: &mut impl Seek) -> Result<(), String> {
+    bytes.rewind().map_err(text)
+}
+
+/// The format, by the first bytes.
+pub(super) fn format(bytes: &mut (impl BufRead + Seek)) -> Result<ImageFormat, String> {
+    let beginning = bytes.fill_buf().map_err(text)?;
+    let refused = |found: String| format!("{found}, expected {FORMATS}");
+    if beginning.is_empty() {
+        return Err(refused("an empty file".into()));
+    }
+    let known = image::guess_format(beginning).ok();
+    match known.filter(ImageFormat::reading_enabled) {
+        Some(format) => Ok(format),
+        None => Err(refused(match foreign(beginning) {
+            Some(name) => format!("a file of the format {name}"),
+            None => "not a picture of a known format".into(),
+        })),
+    }
+}
+
+/// Formats that are not read, by name.
+fn foreign(beginning: &[u8]) -> Option<&'static str> {
+    const BRANDS: [(&[u8], &str); 6] = [
+        (b"heic", "HEIC"),
+        (b"heix", "HEIC"),
+        (b"mif1", "HEIF"),
+        (b"avif", "AVIF"),
+        (b"avis", "AVIF"),
+        (b"crx ", "CR3"),
+    ];
+    const STARTS: [(&[u8], &str); 9] = [
+        (b"<svg", "SVG"),
+        (b"<?xml", "XML or SVG"),
+        (b"%PDF", "PDF"),
+        (b"8BPS", "PSD"),
+        (b"gimp xcf", "XCF"),
+        (b"\0\0\x01\0", "ICO"),
+        (b"\x76\x2f\x31\x01", "OpenEXR"),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    ];
+    if beginning.get(4..8) == Some(b"ftyp") {
+        let brand = beginning.get(8..12)?;
+        return BRANDS.iter().find(|(known, _)| brand == *known).map(|&(_, name)| name);
+    }
+    STARTS.iter().find(|(start, _)| beginning.starts_with(start)).map(|&(_, name)| name)
+}
+
+fn check_size(decoder: &impl ImageDecoder) -> Result<(), String> {
+    let (width, height) = decoder.dimensions();
+    if width.max(height) > MAX_SIDE {
+        return Err(format!("{width} × {height} pixels, expected at most {MAX_SIDE} on a side"));
+    }
+    if decoder.total_bytes() > MAX_BYTES {
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        let (found, most) = (gib(decoder.total_bytes()), gib(MAX_BYTES));
+        return Err(format!("{found:.1} GiB when decoded, expected at most {most:.1}"));
+    }
+    Ok(())
+}
+
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
+    limits.max_alloc = Some(2 * MAX_BYTES);
+    limits
+}
+
+/// Whether the file holds more pictures than the one that is read.
+fn has_more_frames(format: ImageFormat, bytes: &mut (impl BufRead + Seek)) -> Result<bool, String> {
+    rewind(bytes)?;
+    let bytes = &mut *bytes;
+    // a file that cannot be read is refused by the one that reads it
+    let more = match format {
+        ImageFormat::Gif => {
+            GifDecoder::new(bytes).is_ok_and(|it| it.into_frames().nth(1).is_some())
+        }
+        ImageFormat::WebP => WebPDecoder::new(bytes).is_ok_and(|it| it.has_animation()),
+        ImageFormat::Png => {
+            PngDecoder::new(bytes).is_ok_and(|it| it.is_apng().is_ok_and(|animated| animated))
+        }
+        ImageFormat::Tiff => tiff::decoder::Decoder::new(bytes).is_ok_and(|it| it.more_images()),
+        _ => false,
+    };
+    Ok(more)
+}
+
+/// A picture without transparency: what is seen of it on a background.
+fn flattened(image: DynamicImage, background: [u8; 3]) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let image = image.into_rgba8();
+    let (width, height) = image.dimensions();
+    // in place: a large picture is there once
+    let mut bytes = image.into_raw();
+    for at in 0..(width as usize * height as usize) {
+        let alpha = u32::from(bytes[4 * at + 3]);
+        for channel in 0..3 {
+            let (over, under) = (bytes[4 * at + channel], background[channel]);
+            let mixed = u32::from(over) * alpha + u32::from(under) * (255 - alpha);
+            bytes[3 * at + channel] = ((mixed + 127) / 255) as u8;
+        }
+    }
+    bytes.truncate(3 * width as usize * height as usize);
+    RgbImage::from_raw(width, height, bytes).unwrap_or_else(|| unreachable!("three bytes a pixel"))
+}

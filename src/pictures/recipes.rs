@@ -1,0 +1,215 @@
+//! Recipes inside of pictures: where they are written, and wherever another program may have put
+//! them since.
+
+use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::path::Path;
+
+use exif::experimental::Writer;
+use exif::{Field, In, Reader, Tag, Value};
+use image::{ImageDecoder, ImageFormat, ImageReader};
+use serde_json::Value as Json;
+use unclip_nn::checkpoint::open_file;
+
+use super::error::picture_error;
+use super::read;
+use crate::{Error, Recipe};
+
+/// What wrote the file.
+pub(super) const SOFTWARE: &str = concat!("unclip ", env!("CARGO_PKG_VERSION"));
+/// Name of the PNG text chunk that holds recipes as JSON.
+pub(super) const KEYWORD: &str = "unclip";
+/// What the text in other formats begins with, where a comment may be anybody's.
+const MARK: &str = "unclip: ";
+/// The most text that is taken for a recipe.
+const MAX_TEXT: usize = 16 << 20;
+
+/// As JSON; none of no recipe. The first of several is whole, and of each further one there is what
+/// differs from the first, by the rules of a JSON merge patch (RFC 7396).
+pub(super) fn to_json(recipes: &[Recipe]) -> Result<Option<String>, serde_json::Error> {
+    let all: Vec<Json> = recipes.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+    Ok(match all.as_slice() {
+        [] => None,
+        [only] => Some(only.to_string()),
+        [first, others @ ..] => {
+            let others = others.iter().map(|other| difference(first, other));
+            let list: Vec<Json> = std::iter::once(first.clone()).chain(others).collect();
+            Some(Json::from(list).to_string())
+        }
+    })
+}
+
+fn from_json(text: &str) -> Result<Vec<Recipe>, serde_json::Error> {
+    if !text.trim_start().starts_with('[') {
+        return Ok(vec![serde_json::from_str(text)?]);
+    }
+    let list: Vec<Json> = serde_json::from_str(text)?;
+    let first = list.first().cloned().unwrap_or_default();
+    let whole = |patch: Json| serde_json::from_value(patched(first.clone(), patch));
+    list.into_iter().map(whole).collect()
+}
+
+/// The patch that leads from one value to another.
+fn difference(from: &Json, to: &Json) -> Json {
+    let (Json::Object(from), Json::Object(to)) = (from, to) else { return to.clone() };
+    let removed = from.keys().filter(|key| !to.contains_key(*key));
+    let removed = removed.map(|key| (key.clone(), Json::Null));
+    let changed = to.iter().filter(|(key, value)| from.get(*key) != Some(value));
+    let changed = changed.map(|(key, value)| {
+        let patch = from.get(key).map_or_else(|| value.clone(), |old| difference(old, value));
+        (key.clone(), patch)
+    });
+    Json::Object(removed.chain(changed).collect())
+}
+
+fn patched(value: Json, patch: Json) -> Json {
+    let Json::Object(patch) = patch else { return patch };
+    let mut map = match value {
+        Json::Object(map) => map,
+        _ => serde_json::Map::new(),
+    };
+    for (key, part) in patch {
+        if part.is_null() {
+            map.remove(&key);
+        } else {
+            let old = map.remove(&key).unwrap_or_default();
+            map.insert(key, patched(old, part));
+        }
+    }
+    Json::Object(map)
+}
+
+/// An Exif block whose user comment is the text.
+pub(super) fn to_exif(json: &str) -> Result<Vec<u8>, exif::Error> {
+    let comment = [b"ASCII\0\0\0", MARK.as_bytes(), ascii(json).as_bytes()].concat();
+    let field = |tag, value| Field { tag, ifd_num: In::PRIMARY, value };
+    let software = field(Tag::Software, Value::Ascii(vec![SOFTWARE.into()]));
+    let comment = field(Tag::UserComment, Value::Undefined(comment, 0));
+    let mut writer = Writer::new();
+    writer.push_field(&software);
+    writer.push_field(&comment);
+    let mut block = Cursor::new(Vec::new());
+    writer.write(&mut block, true)?;
+    Ok(block.into_inner())
+}
+
+/// The same JSON in ASCII alone.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            text.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
+}
+
+impl Recipe {
+    /// The recipe in a file that [`Picture::save`](crate::Picture::save) wrote, or another program
+    /// that kept it.
+    ///
+    /// # Errors
+    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture, holds no
+    /// recipe, or holds several, as a sheet does.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let mut recipes = Self::read_all(path)?;
+        match (recipes.pop(), recipes.len()) {
+            (Some(recipe), 0) => Ok(recipe),
+            (_, others) => {
+                let message = format!("holds {} recipes, expected one", others + 1);
+                Err(picture_error(path, message))
+            }
+        }
+    }
+
+    /// The recipes of all pictures in a file: those of a sheet, in the order of its pictures, or
+    /// one.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_all(path: impl AsRef<Path>) -> Result<Vec<Self>, Error> {
+        let path = path.as_ref();
+        let (file, _) = open_file(path)?;
+        let mut file = BufReader::new(file);
+        let refused = |message: String| picture_error(path, message);
+        let texts = texts(&mut file).map_err(refused)?;
+        match texts.first() {
+            Some(text) => from_json(text).map_err(|error| refused(error.to_string())),
+            None => Err(refused(
+                "holds no recipe: it was not made by this library, or a program that wrote it \
+                 since left the recipe out"
+                    .into(),
+            )),
+        }
+    }
+}
+
+/// The texts in a picture that are recipes.
+fn texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
+    let format = read::format(file)?;
+    let mut texts = Vec::new();
+    if format == ImageFormat::Png {
+        texts = png_texts(file)?;
+        file.rewind().map_err(|error| error.to_string())?;
+    }
+    let decoder = ImageReader::with_format(file, format).into_decoder();
+    let block = decoder.and_then(|mut it| it.exif_metadata()).map_err(|error| error.to_string())?;
+    texts.extend(block.into_iter().filter_map(comment));
+    Ok(texts)
+}
+
+/// Text chunks of any kind with our keyword, before the pixels or after them.
+fn png_texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
+    let text = |error: png::DecodingError| error.to_string();
+    let mut reader = png::Decoder::new(file).read_info().map_err(text)?;
+    // what is wrong with the pixels is no matter here
+    let _ = reader.finish();
+    let info = reader.info();
+    let mut texts = Vec::new();
+    for chunk in info.utf8_text.iter().filter(|chunk| chunk.keyword == KEYWORD) {
+        // other programs may have compressed it, without a bound
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT).map_err(text)?;
+        texts.push(chunk.get_text().map_err(text)?);
+    }
+    for chunk in info.compressed_latin1_text.iter().filter(|chunk| chunk.keyword == KEYWORD) {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT).map_err(text)?;
+        texts.push(chunk.get_text().map_err(text)?);
+    }
+    let latin1 = info.uncompressed_latin1_text.iter();
+    texts.extend(latin1.filter(|chunk| chunk.keyword == KEYWORD).map(|it| it.text.clone()));
+    Ok(texts)
+}
+
+/// The recipe in the user comment of an Exif block.
+fn comment(block: Vec<u8>) -> Option<String> {
+    let block = match block.strip_prefix(b"Exif\0\0") {
+        Some(rest) => rest.to_vec(),
+        None => block,
+    };
+    let exif = Reader::new().read_raw(block).ok()?;
+    let Value::Undefined(bytes, _) = &exif.get_field(Tag::UserComment, In::PRIMARY)?.value else {
+        return None;
+    };
+    let (code, text) = bytes.split_at_checked(8)?;
+    let text = match code {
+        b"UNICODE\0" => utf_16(text, exif.little_endian())?,
+        _ => String::from_utf8(text.to_vec()).ok()?,
+    };
+    text.trim_end_matches('\0').strip_prefix(MARK).map(String::from)
+}
+
+fn utf_16(bytes: &[u8], is_little_endian: bool) -> Option<String> {
+    let unit = |pair: &[u8]| {
+        let pair = [pair[0], pair[1]];
+        if is_little_endian { u16::from_le_bytes(pair) } else { u16::from_be_bytes(pair) }
+    };
+    let units: Vec<u16> = bytes.chunks_exact(2).map(unit).collect();
+    String::from_utf16(&units).ok()
+}

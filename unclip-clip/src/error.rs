@@ -1,0 +1,22 @@
+//! What is wrong with a tokenizer's files.
+
+use std::path::PathBuf;
+
+use unclip_nn::checkpoint::LoadError;
+
+/// A tokenizer file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A file can be read but not used.
+    #[error("{}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+}
