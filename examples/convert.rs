@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long, value_name = "FORMAT", default_value_t)]
     precision: Precision,
     /// Device by which the weights pass
-    #[arg(long, default_value = "flex")]
+    #[arg(long, default_value = "cpu")]
     device: String,
     /// Let `!` in a caption be padding and pictures be cropped, as diffusers has it, where the
     /// model's own code does otherwise

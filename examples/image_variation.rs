@@ -98,6 +98,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         many: false,
         was_sheet,
         others: Vec::new(),
+        model: None,
         inputs: paths.iter().map(PathBuf::as_path).collect(),
     };
     let images = paths.iter().map(|path| read(path, arguments.background));

@@ -9,7 +9,7 @@
 #[path = "shared/console.rs"]
 mod console;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,8 +19,9 @@ use unclip::unclip_core::image::{to_rgb, to_tensor};
 use unclip::unclip_core::resize::bicubic_8bit;
 use unclip::unclip_nn::checkpoint::check_place;
 use unclip::{
-    Bundle, Ddim, Error, GenerateOptions, ImageEmbedding, Residency, RgbImage, StageOptions, Start,
-    Tensor, UnClip, device, read_picture, slerp, strip, write_picture,
+    Bundle, Cropped, Ddim, Error, GenerateOptions, ImageEmbedding, PictureFormat, ReadOptions,
+    ReadPicture, Residency, RgbImage, StageOptions, Start, Tensor, UnClip, device, slerp, strip,
+    write_picture,
 };
 
 /// Draws the way from one picture to another, as a strip.
@@ -42,8 +43,8 @@ struct Arguments {
     /// Reverse steps of the decoder, and as many back to noise
     #[arg(long)]
     decoder_steps: Option<usize>,
-    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
-    #[arg(long, default_value = "flex")]
+    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "cpu")]
     device: String,
 }
 
@@ -92,20 +93,37 @@ fn main() -> ExitCode {
 }
 
 /// The middle of a picture: both latents have to be of the same pixels.
-fn square(picture: RgbImage) -> RgbImage {
+fn square(path: &Path) -> Result<RgbImage, Error> {
+    let ReadPicture { image: picture, left_out } = ReadOptions::default().read(path)?;
+    for left_out in left_out {
+        console::note(format_args!("{}: {left_out}", path.display()));
+    }
     let (width, height) = picture.dimensions();
     let side = width.min(height);
+    if width != height {
+        let cropped = Cropped { size: [width, height], side };
+        console::note(format_args!("{}: {cropped}", path.display()));
+    }
     let corner = [(width - side) / 2, (height - side) / 2];
-    imageops::crop_imm(&picture, corner[0], corner[1], side, side).to_image()
+    Ok(imageops::crop_imm(&picture, corner[0], corner[1], side, side).to_image())
 }
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
+    PictureFormat::of(&arguments.out)?;
     check_place(&arguments.out)?;
+    if let Ok(out) = arguments.out.canonicalize()
+        && [&arguments.from, &arguments.to]
+            .iter()
+            .any(|end| end.canonicalize().is_ok_and(|it| it == out))
+    {
+        let out = arguments.out.display();
+        return Err(format!("{out}: is an end of the path: choose another --out").into());
+    }
     let bundle = match &arguments.model {
         Some(folder) => Bundle::open(folder)?,
         None => Bundle::shapes()?,
     };
-    let ends = [read_picture(&arguments.from)?, read_picture(&arguments.to)?].map(square);
+    let ends = [square(&arguments.from)?, square(&arguments.to)?];
     let unclip = UnClip::new(bundle, &device(&arguments.device)?, Residency::Resident)?;
     let mut decoder = StageOptions::default();
     decoder.steps = arguments.decoder_steps;

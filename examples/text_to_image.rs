@@ -59,6 +59,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         many: arguments.prompts.is_some(),
         was_sheet,
         others: Vec::new(),
+        model: None,
         inputs: arguments.prompts.as_deref().into_iter().collect(),
     };
     let mut work = common.begin(bundle, precision, calls.len() > 1, plan)?;

@@ -56,8 +56,8 @@ struct Arguments {
     /// Seed of the inputs
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
-    #[arg(long, default_value = "flex")]
+    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "cpu")]
     device: String,
     /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
     #[arg(long, value_name = "FORMAT", default_value_t)]

@@ -48,8 +48,8 @@ struct Arguments {
     /// Folder of a bundle whose weights each stage starts from, instead of fresh ones
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
-    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
-    #[arg(long, default_value = "flex")]
+    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "cpu")]
     device: String,
     /// Stop each stage after so many minutes; the same command goes on later
     #[arg(long)]

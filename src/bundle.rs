@@ -108,7 +108,7 @@ impl Bundle {
         let names: Vec<_> = real.iter().rev().map(|name| name.to_string_lossy()).collect();
         match names.as_slice() {
             [_, snapshots, hub, ..] if snapshots == "snapshots" && hub.starts_with("models--") => {
-                hub.trim_start_matches("models--").replace("--", "/")
+                hub.replacen("models--", "", 1).replace("--", "/")
             }
             [name, ..] => name.clone().into_owned(),
             [] => String::new(),

@@ -26,15 +26,18 @@ pub fn device(name: &str) -> Result<Device, Error> {
         Some((kind, index)) => (kind, Some(index)),
         None => (name, None),
     };
-    match kind {
-        "cpu" if index.is_none() => return device("flex"),
-        "gpu" if index.is_none() => return first_gpu(),
-        "auto" if index.is_none() => return first_gpu().or_else(|_| device("flex")),
+    let refuse = |reason: String| Error::Device { name: name.into(), reason };
+    match (kind, index) {
+        ("cpu", None) => return device("flex"),
+        ("gpu", None) => return first_gpu(),
+        ("auto", None) => return first_gpu().or_else(|_| device("flex")),
+        ("cpu" | "gpu" | "auto", Some(_)) => {
+            return Err(refuse(format!("{kind} takes no index: name a backend, as in wgpu:1")));
+        }
         _ => {}
     }
     // without any backend nothing asks for it
     let _ = index;
-    let refuse = |reason: String| Error::Device { name: name.into(), reason };
     match kind {
         #[cfg(feature = "flex")]
         "flex" => match index {

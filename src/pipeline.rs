@@ -51,7 +51,7 @@ pub struct Generated {
     /// The end of the negative prompt that did not fit.
     pub dropped_negative: Option<String>,
     /// What of each picture to be varied lies outside of the square that the image encoder sees, if
-    /// anything.
+    /// anything; of captions there is none.
     pub cropped: Vec<Option<Cropped>>,
     /// What each stage cost.
     pub costs: Vec<StageCost>,
@@ -349,11 +349,12 @@ impl<'a> Observed<'a> {
             return Err(missing(&bundle.origin, StageId::Prior));
         };
         settings.check_negative_prompt(&options.negative_prompt)?;
+        let made_by = MadeBy::of(bundle, self.unclip.placement.precision, true)?;
         let mut run = self.start(&seeds, options, settings.steps());
         let text = run.encode(captions)?.repeat_rows(options.n);
         let image = run.prior(&text, prior)?;
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
-        finish(run, &Condition { image, text }, (options, &settings), prompts)
+        finish(run, &Condition { image, text }, (&made_by, options, &settings), prompts)
     }
 
     /// See [`UnClip::image_variation`].
@@ -376,6 +377,7 @@ impl<'a> Observed<'a> {
         settings.prior = None;
         settings.check_negative_prompt(&options.negative_prompt)?;
         check_pictures(pictures)?;
+        let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, false)?;
         let Embedded { pixels, image, cost } = unclip.embed(pictures)?;
         let rows = image.repeat_rows(options.n);
         let mut run = self.start(&seeds, options, settings.steps());
@@ -388,7 +390,7 @@ impl<'a> Observed<'a> {
         let condition = Condition { image: rows, text };
         let encoder = unclip.bundle.image_encoder()?.config();
         let cropped = pictures.iter().map(|picture| Cropped::of(encoder, picture)).collect();
-        let made = finish(run, &condition, (options, &settings), std::iter::repeat(""))?;
+        let made = finish(run, &condition, (&made_by, options, &settings), std::iter::repeat(""))?;
         Ok(Generated { cropped, ..made })
     }
 
@@ -412,19 +414,13 @@ impl<'a> Observed<'a> {
 fn finish<'p>(
     mut run: Run<'_>,
     condition: &Condition,
-    (options, settings): (&GenerateOptions, &Settings),
+    (made_by, options, settings): (&MadeBy, &GenerateOptions, &Settings),
     prompts: impl Iterator<Item = &'p str>,
 ) -> Result<Generated, Error> {
     let pictures = run.decode(condition, &settings.decoder)?;
     let pictures = run.upsample(pictures, &settings.upsamplers)?;
-    let made_by = MadeBy {
-        model: run.bundle.name(),
-        weights: run.bundle.fingerprints(settings.prior.is_some())?,
-        opened: run.bundle.opened(settings.prior.is_some()),
-        precision: run.placement.precision,
-    };
     let recipe =
-        |(row, (prompt, &seed))| Recipe::new(&made_by, options, settings, prompt, (seed, row));
+        |(row, (prompt, &seed))| Recipe::new(made_by, options, settings, prompt, (seed, row));
     let recipes = prompts.zip(run.seeds).enumerate().map(recipe);
     Ok(Generated {
         pictures: Picture::join(pictures, recipes),

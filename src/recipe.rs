@@ -17,6 +17,18 @@ pub(crate) struct MadeBy {
     pub(crate) precision: Precision,
 }
 
+impl MadeBy {
+    /// Reads what is needed of the weights: before any work, since it may fail.
+    pub(crate) fn of(
+        bundle: &Bundle,
+        precision: Precision,
+        of_caption: bool,
+    ) -> Result<Self, Error> {
+        let (model, opened) = (bundle.name(), bundle.opened(of_caption));
+        Ok(Self { model, weights: bundle.fingerprints(of_caption)?, opened, precision })
+    }
+}
+
 /// The recipe of one picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -90,12 +102,12 @@ impl Recipe {
     /// in every stage that had a part in it. Recipes of version 0.1.0 and before name no weights.
     ///
     /// # Errors
-    /// [`Error::Incompatible`]; weights that cannot be read.
+    /// [`Error::OtherModel`]; weights that cannot be read.
     pub fn check_model(&self, bundle: &Bundle) -> Result<(), Error> {
-        let found = bundle.fingerprints(self.settings.prior.is_some())?;
         if self.weights.is_empty() {
             return Ok(());
         }
+        let found = bundle.fingerprints(self.settings.prior.is_some())?;
         let mut stages = self.weights.keys().chain(found.keys());
         let of = |weights: &BTreeMap<String, String>, stage: &String| {
             weights.get(stage).cloned().unwrap_or("absent".into())

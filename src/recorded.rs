@@ -78,6 +78,10 @@ impl RecordedNoise {
             None => format!("{shape:?}: rows, then the shape of one sample"),
             Some(row) => format!("more than {row} rows, each {:?}", &shape[1..]),
         };
+        if self.row.is_some() && shape[0] != 1 {
+            let name = "pictures from one row of recorded noise";
+            return Err(InvalidSetting::new(name, shape[0], "1").into());
+        }
         let fits = |found: &[usize]| match self.row {
             None => found == shape,
             Some(row) => found.first().is_some_and(|&rows| rows > row) && found[1..] == shape[1..],

@@ -37,7 +37,8 @@ impl<T: StageConfig> Slot<T> {
         &self.files.manifest.embedding_space
     }
 
-    /// A name for its weights that others do not share, the same in every layout.
+    /// A name for its weights, the same in every layout
+    /// ([`Weights::fingerprint`](unclip_nn::checkpoint::Weights::fingerprint)).
     ///
     /// # Errors
     /// Weights that cannot be read.

@@ -433,8 +433,9 @@ fn devices_that_are_not_there_are_refused_by_name() {
     assert_eq!(device("flex:0").unwrap(), Device::flex());
     assert_eq!(device("cpu").unwrap(), Device::flex());
     assert!(device("auto").is_ok());
+    refused(device("cpu:1"), &["cpu takes no index"]);
     let names = "expected cpu, gpu, auto, flex, wgpu, vulkan, metal, cuda or rocm";
-    for name in ["", ":", "nonsense", "FLEX", "cpu:1", " flex", "flex ", "cuda0", "\0", ":0"] {
+    for name in ["", ":", "nonsense", "FLEX", " flex", "flex ", "cuda0", "\0", ":0"] {
         refused(device(name), &[&format!("device {name:?}"), names]);
     }
     for name in ["flex:7", "flex:x", "flex:", "flex:-1", "flex:0:0"] {

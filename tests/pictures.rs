@@ -82,6 +82,16 @@ fn what_is_no_picture_is_named() {
     let long = folder.path().join("long.png");
     image::GrayImage::new(16_385, 1).save(&long).unwrap();
     refused(read_picture(&long), &["long.png", "16385 × 1 pixels", "at most 16384 on a side"]);
+    // what claims to be large is refused before it is drawn: a screen, and a frame
+    let gif = |screen: [u8; 4], frame: [u8; 4]| {
+        let frame = [&b"\x2c\0\0\0\0"[..], &frame, b"\0\x02\x02\x44\x01\0"].concat();
+        let head = [&b"GIF89a"[..], &screen, b"\x80\0\0\0\0\0\xff\xff\xff"].concat();
+        [&head[..], &frame, &frame, b"\x3b"].concat()
+    };
+    let (huge, small) = ([0xff; 4], [1, 0, 1, 0]);
+    refused(picture_from_bytes(&gif(huge, small)), &["65535 × 65535 pixels"]);
+    assert!(picture_from_bytes(&gif(small, huge)).is_err());
+    drop(picture_from_bytes(&gif(small, small)).unwrap());
     let whole = std::fs::read(fixture("adobe.png")).unwrap();
     refused(picture_from_bytes(&whole[..whole.len() / 2]), &["picture"]);
 }
@@ -141,6 +151,23 @@ fn every_format_holds_the_recipe() {
 }
 
 #[test]
+fn a_recipe_that_is_too_long_for_a_jpeg_is_refused() {
+    let mut picture = pictures().remove(0);
+    picture.recipe.prompt = "ü".repeat(20_000);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jpg");
+    refused(picture.save(&path), &["a.jpg", "its recipe takes 120", "write a PNG or WebP"]);
+    assert!(!path.exists());
+    for name in ["a.png", "a.webp"] {
+        let path = folder.path().join(name);
+        picture.save(&path).unwrap();
+        assert_eq!(Recipe::read(&path).unwrap(), picture.recipe);
+    }
+    let quality = PictureFormat::Jpeg { quality: 0 };
+    refused(picture.save_as(&path, quality), &["quality is 0, expected 1 to 100"]);
+}
+
+#[test]
 fn a_sheet_holds_all_recipes() {
     let (folder, pictures) = (tempfile::tempdir().unwrap(), pictures());
     for name in ["sheet.png", "sheet.jpg", "sheet.webp"] {
@@ -193,4 +220,20 @@ fn a_recipe_is_found_where_other_programs_put_it() {
     encoder.write_header().unwrap().write_image_data(&[0; 4]).unwrap();
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(Recipe::read(&path).unwrap(), picture.recipe, "tEXt");
+    // beside a text of somebody else's; none at all; too many
+    let text = |texts: &[String]| {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 2, 2);
+        texts.iter().for_each(|it| encoder.add_text_chunk(keyword(), it.clone()).unwrap());
+        encoder.write_header().unwrap().write_image_data(&[0; 4]).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+    };
+    let json = serde_json::to_string(&picture.recipe).unwrap();
+    text(&["mine".into(), json.replace('ü', "u")]);
+    drop(Recipe::read(&path).unwrap());
+    text(&["[]".into()]);
+    refused(Recipe::read(&path), &["again.png", "holds no recipe"]);
+    let long = json.replace("a pink ring", &"x".repeat(1 << 20));
+    text(&[format!("[{long}{}]", ",{}".repeat(5000))]);
+    refused(Recipe::read(&path), &["again.png", "more recipes than a picture can have"]);
 }

@@ -312,7 +312,10 @@ fn every_option_has_a_help_text() {
         let options = help.out.iter().enumerate();
         for (at, line) in options.filter(|(_, line)| line.trim_start().starts_with("--")) {
             let own = line.trim_start().split("  ").nth(1).is_some();
-            let next = help.out.get(at + 1).is_some_and(|next| !next.trim().is_empty());
+            let next = help
+                .out
+                .get(at + 1)
+                .is_some_and(|next| !next.trim().is_empty() && !next.trim_start().starts_with('-'));
             assert!(own || next, "{name}: {line}");
         }
     }

@@ -1,34 +1,36 @@
 //! The whole pipeline on a GPU backend against the CPU. Needs a Vulkan driver; a software one
 //! (Mesa's) will do.
 
+use std::sync::LazyLock;
+
 use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip, device};
 
 use crate::karlo::{Saved, Tolerance, agrees_with_diffusers, calls_agree_with_diffusers};
 
-/// So many steps of prior and decoder, and of each upsampler.
-fn options(steps: usize, upsampler_steps: usize) -> GenerateOptions {
+/// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are long
+/// enough for every kernel and short enough that rounding does not grow into another picture.
+fn trace(name: &str, precision: Precision) -> Saved {
     let stage = |steps| StageOptions::default().with_steps(steps);
-    let options = GenerateOptions::default().with_seed(3).with_prior(stage(steps));
-    options.with_decoder(stage(steps)).with_upsampler(stage(upsampler_steps))
+    let options = GenerateOptions::default().with_seed(3).with_prior(stage(2));
+    let options = options.with_decoder(stage(2)).with_upsampler(stage(1));
+    let (device, bundle) = (device(name).unwrap(), Bundle::shapes().unwrap());
+    let unclip = UnClip::new(bundle, (&device, precision), Residency::OneByOne).unwrap();
+    let caption = "a large red circle above a small blue square";
+    Saved::of(&unclip.text_to_image(caption, &options).unwrap().trace)
 }
 
-/// Two reverse steps a stage are long enough for every kernel and short enough that rounding does
-/// not grow into another picture.
+/// The same in f32 on the CPU, which is the other side of two tests.
+fn on_the_cpu() -> &'static Saved {
+    static TRACE: LazyLock<Saved> = LazyLock::new(|| trace("flex", Precision::F32));
+    &TRACE
+}
+
 #[test]
 fn wgpu_gives_the_numbers_that_flex_gives() {
-    let options = options(2, 1);
-    let trace = |name: &str| {
-        let device = device(name).unwrap();
-        let unclip = UnClip::new(Bundle::shapes().unwrap(), &device, Residency::OneByOne).unwrap();
-        let caption = "a large red circle above a small blue square";
-        Saved::of(&unclip.text_to_image(caption, &options).unwrap().trace)
-    };
-    let (here, there) = (trace("flex"), trace("wgpu:cpu"));
-    there.agrees_with(&here, "shapes", TOLERANCE);
+    trace("wgpu:cpu", Precision::F32).agrees_with(on_the_cpu(), "shapes", TOLERANCE);
 }
 
-/// The first calls of each network in 16 bits, if the driver has them: a few roundings to three
-/// digits from f32.
+/// In 16 bits, if the driver has them: a few roundings to three digits from f32.
 #[test]
 fn wgpu_computes_in_16_bits() {
     let device = device("wgpu:cpu").unwrap();
@@ -39,15 +41,7 @@ fn wgpu_computes_in_16_bits() {
         assert!(message.contains("precision is f16"), "{message}");
         return;
     }
-    let options = options(1, 1);
-    let trace = |precision: Precision| {
-        let place = (&device, precision);
-        let unclip = UnClip::new(Bundle::shapes().unwrap(), place, Residency::OneByOne).unwrap();
-        let caption = "a large red circle above a small blue square";
-        Saved::of(&unclip.text_to_image(caption, &options).unwrap().trace)
-    };
-    let (wide, narrow) = (trace(Precision::F32), trace(Precision::F16));
-    narrow.agrees_with(&wide, "f16", IN_16_BITS);
+    trace("wgpu:cpu", Precision::F16).agrees_with(on_the_cpu(), "f16", IN_16_BITS);
 }
 
 const IN_16_BITS: Tolerance =

@@ -58,8 +58,8 @@ struct Arguments {
     /// Pictures made at once, 1 to 64
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=64))]
     batch: u64,
-    /// flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
-    #[arg(long, default_value = "flex")]
+    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "cpu")]
     device: String,
     /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
     #[arg(long, value_name = "FORMAT", default_value_t)]
@@ -113,6 +113,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
+    if let Some(path) = &arguments.out {
+        unclip::unclip_nn::checkpoint::check_place(path)?;
+    }
     let evaluation = Evaluation::new(arguments)?;
     let mut report = vec![evaluation.settings()];
     for part in Part::value_variants() {

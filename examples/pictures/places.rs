@@ -1,5 +1,6 @@
 //! Where results go. Everything is checked before any work.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -59,6 +60,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) was_sheet: bool,
     /// Other files that will be written.
     pub(crate) others: Vec<&'a Path>,
+    /// Folder of the model, into which nothing is written.
+    pub(crate) model: Option<&'a Path>,
     /// Files that are read.
     pub(crate) inputs: Vec<&'a Path>,
 }
@@ -75,6 +78,13 @@ impl Output {
             (None, Some(name)) => PictureFormat::of(name)?,
             (None, None) => PictureFormat::Png,
         };
+        if let (Some(_), Some(name)) = (self.format, named)
+            && name.extension().is_some()
+            && PictureFormat::of(name)?.ending() != format.ending()
+        {
+            let name = name.display();
+            return Err(format!("{name}: --format is {format}, expected what the name says").into());
+        }
         let format = match self.quality {
             Some(quality) => format.with_quality(quality)?,
             None => format,
@@ -100,26 +110,26 @@ fn is_folder(path: &Path) -> bool {
 
 impl Places {
     fn check(&self, plan: &Plan<'_>) -> Result<(), AnyError> {
-        let mut places = self.files(plan);
+        let places = self.files(plan);
         if self.is_folder {
             check_folder(&self.out)?;
-        }
-        if !self.is_folder || self.out.is_dir() {
+        } else {
             places.iter().try_for_each(|place| check_place(place))?;
         }
         plan.others.iter().try_for_each(|place| check_place(place))?;
-        places.extend(plan.others.iter().map(|&place| place.into()));
-        let mut taken: Vec<PathBuf> =
-            plan.inputs.iter().filter_map(|input| input.canonicalize().ok()).collect();
-        for place in places {
-            let real = place.canonicalize().unwrap_or_else(|_| absolute(&place));
-            if taken.contains(&real) {
-                let place = place.display();
-                let message = "is read or written otherwise, expected a place of its own: \
-                               choose another --out";
-                return Err(format!("{place}: {message}").into());
+        let model = plan.model.and_then(|model| model.canonicalize().ok());
+        let inputs = plan.inputs.iter().filter_map(|input| input.canonicalize().ok());
+        let mut taken: HashSet<PathBuf> = inputs.collect();
+        for place in places.iter().map(PathBuf::as_path).chain(plan.others.iter().copied()) {
+            let real = place.canonicalize().unwrap_or_else(|_| absolute(place));
+            let place = place.display();
+            if model.as_ref().is_some_and(|model| real.starts_with(model)) {
+                return Err(format!("{place}: is in the model's folder, expected another").into());
             }
-            taken.push(real);
+            if !taken.insert(real) {
+                let message = "is read or written otherwise, expected a place of its own";
+                return Err(format!("{place}: {message}: choose another").into());
+            }
         }
         Ok(())
     }

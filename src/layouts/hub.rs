@@ -21,23 +21,26 @@ pub(super) fn snapshot(folder: &Path) -> Result<Option<PathBuf>, Error> {
     let main = folder.join("refs").join("main");
     if main.exists() {
         let name = read_file(&main, MAX_BYTES)?;
-        let path = snapshots.join(String::from_utf8_lossy(&name).trim());
-        if path.is_dir() {
+        let name = String::from_utf8_lossy(&name).trim().to_string();
+        let path = snapshots.join(&name);
+        let is_plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric());
+        if is_plain && path.is_dir() {
             return Ok(Some(path));
         }
+        let expected = format!("the name of a folder in {}", snapshots.display());
+        let (found, main) = (format!("{name:?}"), main.display().to_string());
+        return Err(InvalidSetting::new(main, found, expected).into());
     }
     let io = |source| LoadError::Io { path: snapshots.clone(), source };
     let entries = std::fs::read_dir(&snapshots).map_err(io)?.flatten();
-    let mut found: Vec<PathBuf> =
+    let found: Vec<PathBuf> =
         entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-    match (found.pop(), found.len()) {
-        (Some(only), 0) => Ok(Some(only)),
-        (_, others) => {
+    match found.as_slice() {
+        [only] => Ok(Some(only.clone())),
+        others => {
             let name = format!("revisions in {}", snapshots.display());
-            let (found, expected) =
-                (others, "one, or one of the name in refs/main: name its folder");
-            let found = if others == 0 { found } else { found + 1 };
-            Err(InvalidSetting::new(name, found, expected).into())
+            let expected = "one, or one of the name in refs/main: name its folder";
+            Err(InvalidSetting::new(name, others.len(), expected).into())
         }
     }
 }

@@ -28,9 +28,10 @@ macro_rules! layouts {
 layouts!(diffusers::Diffusers, karlo::Karlo, native::Native);
 
 impl Bundle {
-    /// Opens a folder, which may be one that a hub's client made: of this crate's own layout; of diffusers' (Karlo as it is published), which
-    /// has a `model_index.json`; or of Karlo's own code, whose pickles have to be converted to
-    /// safetensors first (`tools/convert_pickle.py`).
+    /// Opens a folder of this crate's own layout; of diffusers' (Karlo as it is published), which has
+    /// a `model_index.json`; or of Karlo's own code, whose pickles have to be converted to safetensors
+    /// first (`tools/convert_pickle.py`). A hub client's folder (`models--…`) stands for the revision
+    /// in it.
     ///
     /// ```text
     /// tokenizer/      vocab.json, merges.txt

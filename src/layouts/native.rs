@@ -118,7 +118,10 @@ fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> 
     let mut places = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let name = entry.map_err(io)?.file_name();
-        if let Ok(StageId::Upsampler(place)) = name.to_string_lossy().parse() {
+        let name = name.to_string_lossy();
+        if let Ok(stage @ StageId::Upsampler(place)) = name.parse()
+            && stage.to_string() == name
+        {
             places.push(place);
         }
     }

@@ -23,15 +23,25 @@ impl Profile {
         ColorProfile::new_from_slice(bytes).map(Self).map_err(|error| error.to_string())
     }
 
-    /// Of the chunks in which a PNG describes its colors without an ICC profile, in the order of
-    /// precedence of its third edition: cICP, sRGB, gAMA with cHRM.
-    pub(super) fn of_png(bytes: &mut (impl BufRead + Seek)) -> Result<Option<Self>, String> {
+    /// Of the chunks in which a PNG describes its colors, in the order of precedence of its third
+    /// edition: cICP, then `embedded`, its ICC profile, then sRGB, then gAMA with cHRM.
+    pub(super) fn of_png(
+        bytes: &mut (impl BufRead + Seek),
+        embedded: Option<Result<Self, String>>,
+    ) -> Result<Option<Self>, String> {
+        const MAX_BYTES: usize = 64 << 20;
         bytes.rewind().map_err(|error| error.to_string())?;
+        let limits = png::Limits { bytes: MAX_BYTES };
         // a file that cannot be read is refused by the one that reads it
-        let Ok(reader) = png::Decoder::new(bytes).read_info() else { return Ok(None) };
+        let Ok(reader) = png::Decoder::new_with_limits(bytes, limits).read_info() else {
+            return embedded.transpose();
+        };
         let info = reader.info();
         if let Some(points) = info.coding_independent_code_points {
             return of_code_points(points).map(Some);
+        }
+        if embedded.is_some() {
+            return embedded.transpose();
         }
         match (info.srgb, info.gama_chunk) {
             (None, Some(gamma)) => Ok(of_gamma(gamma.into_value(), info.chrm_chunk)),

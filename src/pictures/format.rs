@@ -8,8 +8,14 @@ use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use unclip_core::InvalidSetting;
 
+use unclip_nn::checkpoint::write_whole;
+
+use super::error::picture_error;
 use super::recipes;
-use crate::Recipe;
+use crate::{Error, Recipe};
+
+/// The longest Exif block of a JPEG: a segment counts its bytes by 16 bits, its name among them.
+const MAX_JPEG_EXIF: usize = (1 << 16) - 16;
 
 /// A format in which pictures are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +90,14 @@ impl PictureFormat {
         match self {
             Self::Png => encode_png(&mut bytes, image, json)?,
             Self::Jpeg { quality } => {
+                self.with_quality(quality)?;
                 let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
-                encode_with_exif(encoder, image, json)?;
+                encode_with_exif(encoder, image, json, MAX_JPEG_EXIF)?;
             }
-            Self::WebP => encode_with_exif(WebPEncoder::new_lossless(&mut bytes), image, json)?,
+            Self::WebP => {
+                let encoder = WebPEncoder::new_lossless(&mut bytes);
+                encode_with_exif(encoder, image, json, usize::MAX)?;
+            }
         }
         Ok(bytes)
     }
@@ -101,6 +111,17 @@ impl fmt::Display for PictureFormat {
             Self::WebP => "WebP",
         })
     }
+}
+
+/// Writes a file, whole or not at all.
+pub(super) fn write(
+    path: &Path,
+    format: PictureFormat,
+    image: &RgbImage,
+    recipes: &[Recipe],
+) -> Result<(), Error> {
+    let bytes = format.encode(image, recipes).map_err(|error| picture_error(path, error))?;
+    Ok(write_whole(path, &bytes)?)
 }
 
 fn encode_png(
@@ -123,9 +144,10 @@ fn encode_with_exif(
     mut encoder: impl ImageEncoder,
     image: &RgbImage,
     json: Option<String>,
+    most: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(json) = json {
-        encoder.set_exif_metadata(recipes::to_exif(&json)?)?;
+        encoder.set_exif_metadata(recipes::to_exif(&json, most)?)?;
     }
     let (width, height) = image.dimensions();
     Ok(encoder.write_image(image.as_raw(), width, height, ExtendedColorType::Rgb8)?)

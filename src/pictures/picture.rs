@@ -4,10 +4,9 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use image::RgbImage;
-use unclip_nn::checkpoint::write_whole;
 
 use super::error::picture_error;
-use super::format::PictureFormat;
+use super::format::{self, PictureFormat};
 use crate::{Error, Recipe};
 
 /// A picture and how it was made.
@@ -56,9 +55,7 @@ impl Picture {
     /// # Errors
     /// As [`save`](Self::save).
     pub fn save_as(&self, path: impl AsRef<Path>, format: PictureFormat) -> Result<(), Error> {
-        let path = path.as_ref();
-        let bytes = format.encode(&self.image, std::slice::from_ref(&self.recipe));
-        Ok(write_whole(path, &bytes.map_err(|error| picture_error(path, error))?)?)
+        format::write(path.as_ref(), format, &self.image, std::slice::from_ref(&self.recipe))
     }
 
     /// The bytes of such a file.
@@ -77,6 +74,5 @@ impl Picture {
 /// As [`Picture::save`].
 pub fn write_picture(path: impl AsRef<Path>, image: &RgbImage) -> Result<(), Error> {
     let path = path.as_ref();
-    let bytes = PictureFormat::of(path)?.encode(image, &[]);
-    Ok(write_whole(path, &bytes.map_err(|error| picture_error(path, error))?)?)
+    format::write(path, PictureFormat::of(path)?, image, &[])
 }

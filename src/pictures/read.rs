@@ -4,12 +4,9 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
-use image::codecs::gif::GifDecoder;
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
-use image::{
-    AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
-};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use unclip_nn::checkpoint::open_file;
 
 use super::color::Profile;
@@ -18,6 +15,14 @@ use crate::Error;
 
 /// The formats that are read.
 const FORMATS: &str = "PNG, JPEG, WebP, GIF, BMP or TIFF";
+const KNOWN: [ImageFormat; 6] = [
+    ImageFormat::Png,
+    ImageFormat::Jpeg,
+    ImageFormat::WebP,
+    ImageFormat::Gif,
+    ImageFormat::Bmp,
+    ImageFormat::Tiff,
+];
 /// The longest side of a picture, and the most memory that it may take when it is decoded.
 const MAX_SIDE: u32 = 1 << 14;
 const MAX_BYTES: u64 = 3 << 29;
@@ -106,23 +111,21 @@ impl ReadOptions {
     fn decode(&self, mut bytes: impl BufRead + Seek) -> Result<ReadPicture, String> {
         let format = format(&mut bytes)?;
         let mut left_out = Vec::new();
+        let mut decoder = decoder(format, &mut bytes)?;
+        let orientation = decoder.orientation().map_err(text)?;
+        let embedded = decoder.icc_profile().map_err(text)?.map(|icc| Profile::of_icc(&icc));
+        drop(decoder);
         if has_more_frames(format, &mut bytes)? {
             left_out.push(LeftOut::LaterFrames);
         }
-        let tagged = match format {
-            ImageFormat::Png => Profile::of_png(&mut bytes),
+        let profile = match format {
+            ImageFormat::Png => Profile::of_png(&mut bytes, embedded),
             ImageFormat::Tiff => Profile::of_tiff(&mut bytes),
-            _ => Ok(None),
+            _ => embedded.transpose(),
         };
         rewind(&mut bytes)?;
-        let reader = ImageReader::with_format(&mut bytes, format);
-        let mut decoder = reader.into_decoder().map_err(text)?;
-        check_size(&decoder)?;
-        let orientation = decoder.orientation().map_err(text)?;
-        let embedded = decoder.icc_profile().map_err(text)?.map(|icc| Profile::of_icc(&icc));
-        decoder.set_limits(limits()).map_err(text)?;
+        let decoder = self::decoder(format, &mut bytes)?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(text)?;
-        let profile = embedded.map_or(tagged, |profile| profile.map(Some));
         match profile.and_then(|profile| profile.map_or(Ok(()), |it| it.apply(&mut image))) {
             Ok(()) => {}
             Err(reason) => left_out.push(LeftOut::ColorProfile(reason)),
@@ -131,6 +134,20 @@ impl ReadOptions {
         image.apply_orientation(orientation);
         Ok(ReadPicture { image: image.into_rgb8(), left_out })
     }
+}
+
+/// A decoder of a picture that is not too large, within limits.
+fn decoder<'a>(
+    format: ImageFormat,
+    bytes: &'a mut (impl BufRead + Seek),
+) -> Result<impl ImageDecoder + 'a, String> {
+    rewind(bytes)?;
+    let mut reader = ImageReader::with_format(bytes, format);
+    reader.limits(limits());
+    let mut decoder = reader.into_decoder().map_err(text)?;
+    check_size(&decoder)?;
+    decoder.set_limits(limits()).map_err(text)?;
+    Ok(decoder)
 }
 
 /// Reads a picture as [`ReadOptions::read`] does by default.
@@ -165,7 +182,7 @@ pub(super) fn format(bytes: &mut (impl BufRead + Seek)) -> Result<ImageFormat, S
         return Err(refused("an empty file".into()));
     }
     let known = image::guess_format(beginning).ok();
-    match known.filter(ImageFormat::reading_enabled) {
+    match known.filter(|format| KNOWN.contains(format)) {
         Some(format) => Ok(format),
         None => Err(refused(match foreign(beginning) {
             Some(name) => format!("a file of the format {name}"),
@@ -216,24 +233,31 @@ fn check_size(decoder: &impl ImageDecoder) -> Result<(), String> {
 }
 
 fn limits() -> Limits {
-    let mut limits = Limits::default();
-    (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
+    // sides have their own check, whose message says more
+    let mut limits = Limits::no_limits();
     limits.max_alloc = Some(2 * MAX_BYTES);
     limits
 }
 
-/// Whether the file holds more pictures than the one that is read.
+/// Whether the file, whose size was checked, holds more pictures than the one that is read.
 fn has_more_frames(format: ImageFormat, bytes: &mut (impl BufRead + Seek)) -> Result<bool, String> {
     rewind(bytes)?;
     let bytes = &mut *bytes;
     // a file that cannot be read is refused by the one that reads it
     let more = match format {
         ImageFormat::Gif => {
-            GifDecoder::new(bytes).is_ok_and(|it| it.into_frames().nth(1).is_some())
+            // counted without being drawn: a frame may claim any size
+            let mut options = gif::DecodeOptions::new();
+            options.skip_frame_decoding(true);
+            options.read_info(bytes).is_ok_and(|mut it| {
+                let mut is_there = || it.next_frame_info().is_ok_and(|frame| frame.is_some());
+                is_there() && is_there()
+            })
         }
         ImageFormat::WebP => WebPDecoder::new(bytes).is_ok_and(|it| it.has_animation()),
         ImageFormat::Png => {
-            PngDecoder::new(bytes).is_ok_and(|it| it.is_apng().is_ok_and(|animated| animated))
+            let decoder = PngDecoder::with_limits(bytes, limits());
+            decoder.is_ok_and(|it| it.is_apng().is_ok_and(|animated| animated))
         }
         ImageFormat::Tiff => tiff::decoder::Decoder::new(bytes).is_ok_and(|it| it.more_images()),
         _ => false,

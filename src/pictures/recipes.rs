@@ -7,6 +7,7 @@ use std::path::Path;
 use exif::experimental::Writer;
 use exif::{Field, In, Reader, Tag, Value};
 use image::{ImageDecoder, ImageFormat, ImageReader};
+use serde::de::Error as _;
 use serde_json::Value as Json;
 use unclip_nn::checkpoint::open_file;
 
@@ -44,6 +45,10 @@ fn from_json(text: &str) -> Result<Vec<Recipe>, serde_json::Error> {
     }
     let list: Vec<Json> = serde_json::from_str(text)?;
     let first = list.first().cloned().unwrap_or_default();
+    // each of many recipes may be as long as the first
+    if list.len().saturating_mul(first.to_string().len()) > MAX_TEXT {
+        return Err(serde_json::Error::custom("more recipes than a picture can have"));
+    }
     let whole = |patch: Json| serde_json::from_value(patched(first.clone(), patch));
     list.into_iter().map(whole).collect()
 }
@@ -78,8 +83,8 @@ fn patched(value: Json, patch: Json) -> Json {
     Json::Object(map)
 }
 
-/// An Exif block whose user comment is the text.
-pub(super) fn to_exif(json: &str) -> Result<Vec<u8>, exif::Error> {
+/// An Exif block of at most so many bytes, whose user comment is the text.
+pub(super) fn to_exif(json: &str, most: usize) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let comment = [b"ASCII\0\0\0", MARK.as_bytes(), ascii(json).as_bytes()].concat();
     let field = |tag, value| Field { tag, ifd_num: In::PRIMARY, value };
     let software = field(Tag::Software, Value::Ascii(vec![SOFTWARE.into()]));
@@ -89,7 +94,13 @@ pub(super) fn to_exif(json: &str) -> Result<Vec<u8>, exif::Error> {
     writer.push_field(&comment);
     let mut block = Cursor::new(Vec::new());
     writer.write(&mut block, true)?;
-    Ok(block.into_inner())
+    match block.get_ref().len() {
+        found if found > most => Err(format!(
+            "its recipe takes {found} bytes, and the format holds {most}: write a PNG or WebP"
+        )
+        .into()),
+        _ => Ok(block.into_inner()),
+    }
 }
 
 /// The same JSON in ASCII alone.
@@ -117,35 +128,40 @@ impl Recipe {
     /// recipe, or holds several, as a sheet does.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let mut recipes = Self::read_all(path)?;
-        match (recipes.pop(), recipes.len()) {
-            (Some(recipe), 0) => Ok(recipe),
-            (_, others) => {
-                let message = format!("holds {} recipes, expected one", others + 1);
+        match Self::read_all(path)?.as_slice() {
+            [recipe] => Ok(recipe.clone()),
+            several => {
+                let message = format!("holds {} recipes, expected one", several.len());
                 Err(picture_error(path, message))
             }
         }
     }
 
     /// The recipes of all pictures in a file: those of a sheet, in the order of its pictures, or
-    /// one.
+    /// one. They are looked for in the text chunks of a PNG, and in the Exif comment of a PNG, JPEG
+    /// or WebP file.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture or holds no
+    /// recipe.
     pub fn read_all(path: impl AsRef<Path>) -> Result<Vec<Self>, Error> {
         let path = path.as_ref();
         let (file, _) = open_file(path)?;
         let mut file = BufReader::new(file);
         let refused = |message: String| picture_error(path, message);
-        let texts = texts(&mut file).map_err(refused)?;
-        match texts.first() {
-            Some(text) => from_json(text).map_err(|error| refused(error.to_string())),
-            None => Err(refused(
-                "holds no recipe: it was not made by this library, or a program that wrote it \
-                 since left the recipe out"
-                    .into(),
-            )),
+        // of several texts, those of other programs may be no recipes
+        let mut wrong =
+            "holds no recipe: it was not made by this library, or a program that wrote \
+                         it since left the recipe out"
+                .to_string();
+        for text in texts(&mut file).map_err(refused)? {
+            match from_json(&text) {
+                Ok(recipes) if !recipes.is_empty() => return Ok(recipes),
+                Ok(_) => {}
+                Err(error) => wrong = error.to_string(),
+            }
         }
+        Err(refused(wrong))
     }
 }
 
@@ -160,6 +176,7 @@ fn texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
     let decoder = ImageReader::with_format(file, format).into_decoder();
     let block = decoder.and_then(|mut it| it.exif_metadata()).map_err(|error| error.to_string())?;
     texts.extend(block.into_iter().filter_map(comment));
+    texts.retain(|text| text.len() <= MAX_TEXT);
     Ok(texts)
 }
 
@@ -194,8 +211,10 @@ fn comment(block: Vec<u8>) -> Option<String> {
         None => block,
     };
     let exif = Reader::new().read_raw(block).ok()?;
-    let Value::Undefined(bytes, _) = &exif.get_field(Tag::UserComment, In::PRIMARY)?.value else {
-        return None;
+    // some programs write it as bytes
+    let bytes = match &exif.get_field(Tag::UserComment, In::PRIMARY)?.value {
+        Value::Undefined(bytes, _) | Value::Byte(bytes) => bytes,
+        _ => return None,
     };
     let (code, text) = bytes.split_at_checked(8)?;
     let text = match code {

@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use image::RgbImage;
-use unclip_nn::checkpoint::write_whole;
 
-use super::error::picture_error;
-use super::format::PictureFormat;
+use super::format::{self, PictureFormat};
 use super::picture::Picture;
 use crate::{Error, Recipe};
 
@@ -53,9 +51,7 @@ impl Sheet {
     /// # Errors
     /// As [`Picture::save`].
     pub fn save_as(&self, path: impl AsRef<Path>, format: PictureFormat) -> Result<(), Error> {
-        let path = path.as_ref();
-        let bytes = format.encode(&self.image, &self.recipes);
-        Ok(write_whole(path, &bytes.map_err(|error| picture_error(path, error))?)?)
+        format::write(path.as_ref(), format, &self.image, &self.recipes)
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{Fit, ImageEncoderConfig};
 /// Brings a picture to the tower's size and distribution: antialiased bicubic resizing onto the
 /// 8-bit grid (what Pillow and torchvision do to 8-bit pictures), cropping, [`standardize`].
 ///
-/// A large picture is shrunk before it becomes a tensor: beside it, little memory is needed.
+/// A large picture is shrunk before it becomes a tensor: beside it, little memory is needed, unless
+/// one of its sides is many times the other.
 ///
 /// # Shapes
 /// - result: `[1, 3, image_size, image_size]`

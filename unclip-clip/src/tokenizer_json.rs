@@ -54,8 +54,8 @@ struct Added {
     content: String,
 }
 
-/// The `vocab.json` and the `merges.txt` that the file stands for. Everything else in it has to be
-/// as it is in CLIP's: that is what is built here.
+/// The `vocab.json` and the `merges.txt` that the file stands for. The options of its model, the kinds
+/// of its other steps and the pattern of its words have to be CLIP's: that is what is built here.
 pub(crate) fn split(path: &Path, json: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
     let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
@@ -101,7 +101,7 @@ impl File {
         let words = self.pre_tokenizer.pointer("/pretokenizers/0/pattern/Regex");
         let words = words.and_then(Value::as_str).unwrap_or("absent");
         // newer versions write the marks into the pattern, which are tokens before it is applied
-        let plain = words.trim_start_matches(r"<\|startoftext\|>|<\|endoftext\|>|");
+        let plain = words.strip_prefix(r"<\|startoftext\|>|<\|endoftext\|>|").unwrap_or(words);
         expect("pre_tokenizer's pattern", json!(plain), json!(WORDS))?;
         let known = |added: &&Added| self.model.vocab.get(&added.content) != Some(&added.id);
         match self.added_tokens.iter().find(known) {

@@ -9,6 +9,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::{ImageEmbedding, InvalidSetting};
+use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{StageConfig, StageFiles, Weights, save_stage};
 use unclip_nn::{Precision, is_cpu};
 
@@ -256,11 +257,22 @@ impl ShapesTraining {
         Ok(trainable(files.load(&self.device)?))
     }
 
-    /// The CLIP of the bundle to start from, if it is another one.
+    /// The CLIP that the decoder to start from was trained with, if that is another one than the
+    /// bundle's: it has to be beside that decoder.
     fn other_clip(&self, space: &str) -> Result<Option<FrozenClip>, TrainError> {
         let Some(folder) = &self.from else { return Ok(None) };
-        let (clip, found) = self.clip_of(folder)?;
-        Ok((found != space).then_some(clip))
+        let decoder = StageFiles::<DecoderConfig>::open(&folder.join("decoder"))?;
+        let known = decoder.manifest.embedding_space;
+        if known == space {
+            return Ok(None);
+        }
+        match self.clip_of(folder)? {
+            (clip, found) if found == known => Ok(Some(clip)),
+            (_, found) => {
+                let name = "CLIP beside the decoder to start from";
+                Err(InvalidSetting::new(name, found, format!("{known}, the decoder's")).into())
+            }
+        }
     }
 
     /// Learns the vocabulary, or takes that of the bundle to start from, whose token numbers its

@@ -105,8 +105,8 @@ impl Fields {
         self.rest.retain(|name, _| !names.contains(&name.as_str()));
     }
 
-    /// Checks that nothing is left that says anything. What is null is left to a default, which is
-    /// what is built here; a list of nulls is a part of a pipeline that this one does without.
+    /// Checks that nothing is left that says anything. Unknown fields that are null are passed over; a
+    /// list of nulls is a part of a pipeline that this one does without.
     pub(super) fn finish(self) -> Result<(), LoadError> {
         let says_nothing = |value: &Value| match value {
             Value::Null => true,

@@ -10,10 +10,21 @@ use crate::Precision;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// Several variants of the same weights, and none without a name.
+    #[error(
+        "{}: there are several variants ({found}), expected one: leave only one in the folder",
+        path.display()
+    )]
+    Variants {
+        /// The file that would have been read first.
+        path: PathBuf,
+        /// Names of the files.
+        found: String,
+    },
     /// A link to a file that is not there.
     #[error(
-        "{}: a link to {}, which is not there: a download that was interrupted or cleared away; \
-         download the model again", path.display(), target.display()
+        "{}: a link to {}, which is not there: it was moved or cleared away, or its download was \
+         interrupted", path.display(), target.display()
     )]
     DanglingLink {
         /// The link.

@@ -1,6 +1,6 @@
 //! From a module into a file, whole or not at all.
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -198,9 +198,17 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     fn begin(path: &'a Path) -> Result<Self, LoadError> {
-        if let Ok(metadata) = std::fs::metadata(path) {
+        match std::fs::metadata(path) {
             // moving a file onto a device would replace the device
-            expect_regular(path, &metadata)?;
+            Ok(metadata) => expect_regular(path, &metadata)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // a name that is too long, links in a circle, a folder that may not be entered
+            Err(source) => return Err(LoadError::Io { path: path.into(), source }),
+        }
+        let ends_so = path.to_string_lossy().ends_with(std::path::is_separator);
+        if ends_so || path.file_name().is_none() {
+            let source = std::io::Error::new(ErrorKind::InvalidInput, "expected a file's name");
+            return Err(LoadError::Io { path: path.into(), source });
         }
         let target = followed(path);
         let file = builder(0o644).tempfile_in(parent(&target));

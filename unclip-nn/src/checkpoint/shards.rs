@@ -44,12 +44,7 @@ impl Weights {
             (several, _) => {
                 let names = several.iter().filter_map(|path| path.file_name());
                 let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
-                let message = format!(
-                    "several variants and none without a name ({}), expected one: leave only one \
-                     of them in the folder",
-                    names.join(", ")
-                );
-                Err(LoadError::Header { path: single, message })
+                Err(LoadError::Variants { path: single, found: names.join(", ") })
             }
         }
     }

@@ -140,7 +140,7 @@ impl<T: StageConfig> StageFiles<T> {
         Ok(Self { manifest, weights })
     }
 
-    /// A name for the weights that others do not share ([`Weights::fingerprint`]).
+    /// A name for the weights ([`Weights::fingerprint`]).
     ///
     /// # Errors
     /// Weights that cannot be read.

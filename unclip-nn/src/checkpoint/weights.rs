@@ -176,9 +176,9 @@ impl Weights {
         entry.file.info(&entry.key).map(|(_, dtype)| dtype)
     }
 
-    /// A name for these weights that other weights do not share: a hash of every tensor's name,
-    /// shape, first and last value, the values as f16 has them. So the same weights have the same
-    /// name in all files, whatever their layout and format, if they come through f16.
+    /// A name for these weights: a hash of every tensor's name, shape, first and last value, the values
+    /// as f16 has them. The same weights have the same name in every layout, in f32 and f16; others
+    /// have another, unless they differ in nothing but the inside of tensors.
     ///
     /// # Errors
     /// The file cannot be read, or holds NaN or infinite values.
