@@ -147,6 +147,9 @@ fn places_are_checked_before_any_work() {
         .refused(&["in/00000.png", "of its own"]);
     fs::remove_dir_all(place.path("in")).unwrap();
     assert_eq!(names(place.0.path()), before);
+    fs::create_dir_all(place.path("out/00001.png")).unwrap();
+    place.text_to_image(&["x", "--n", "2", "--out", "out"]).refused(&["00001.png", "a folder"]);
+    assert_eq!(names(&place.path("out")), ["00001.png"]);
 }
 
 #[cfg(unix)]

@@ -113,9 +113,10 @@ impl Places {
         let places = self.files(plan);
         if self.is_folder {
             check_folder(&self.out)?;
-        } else {
-            places.iter().try_for_each(|place| check_place(place))?;
         }
+        // a new file of a folder that was checked has its place; something else may stand there
+        let unknown = |place: &&PathBuf| !self.is_folder || place.symlink_metadata().is_ok();
+        places.iter().filter(unknown).try_for_each(|place| check_place(place))?;
         plan.others.iter().try_for_each(|place| check_place(place))?;
         let model = plan.model.and_then(|model| model.canonicalize().ok());
         let inputs = plan.inputs.iter().filter_map(|input| input.canonicalize().ok());

@@ -123,7 +123,6 @@ impl ReadOptions {
             ImageFormat::Tiff => Profile::of_tiff(&mut bytes),
             _ => embedded.transpose(),
         };
-        rewind(&mut bytes)?;
         let decoder = self::decoder(format, &mut bytes)?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(text)?;
         match profile.and_then(|profile| profile.map_or(Ok(()), |it| it.apply(&mut image))) {
