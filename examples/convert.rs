@@ -20,6 +20,7 @@ use unclip::{Bundle, OpenOptions, Precision};
 
 /// Writes a model in another layout.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Arguments {
     /// Folder of a model: this project's layout, diffusers' or Karlo's own
     #[arg(long, value_name = "DIR")]

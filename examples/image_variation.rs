@@ -12,13 +12,13 @@ mod console;
 mod memory;
 mod pictures;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
 use unclip::clip::Fit;
-use unclip::{GenerateOptions, Precision, ReadOptions, RgbImage};
+use unclip::{Bundle, Device, GenerateOptions, Precision, ReadOptions, RgbImage};
 
 use console::AnyError;
 use pictures::places::Plan;
@@ -26,6 +26,7 @@ use pictures::{Common, Work};
 
 /// Makes variations of pictures.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Arguments {
     /// The pictures: PNG, JPEG, WebP, GIF, BMP or TIFF files
     #[arg(required = true)]
@@ -33,7 +34,7 @@ struct Arguments {
     /// How pictures are brought to the image encoder's square
     #[arg(long, value_enum, requires = "model")]
     fit: Option<FitArgument>,
-    /// What lies behind transparent pictures: white, black or a color as in ff8000
+    /// What lies behind transparent pictures: white, black or a color as in ff8000 or f80
     #[arg(long, value_name = "COLOR", default_value = "white")]
     background: Color,
     #[command(flatten)]
@@ -54,15 +55,19 @@ impl FromStr for Color {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = match text {
-            "white" => "ffffff",
-            "black" => "000000",
-            _ => text.trim_start_matches('#'),
+            "white" => "fff",
+            "black" => "000",
+            _ => text.strip_prefix('#').unwrap_or(text),
         };
+        // each of three digits stands for two
+        let each = if digits.len() == 3 { 2 } else { 1 };
+        let digits: String =
+            digits.chars().flat_map(|digit| std::iter::repeat_n(digit, each)).collect();
         let expected = || "expected white, black, or six digits as in ff8000".to_string();
-        if digits.len() != 6 || !digits.is_ascii() {
+        if digits.len() != 6 || !digits.chars().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(expected());
         }
-        let [_, r, g, b] = u32::from_str_radix(digits, 16).map_err(|_| expected())?.to_be_bytes();
+        let [_, r, g, b] = u32::from_str_radix(&digits, 16).map_err(|_| expected())?.to_be_bytes();
         Ok(Self([r, g, b]))
     }
 }
@@ -101,7 +106,9 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         model: None,
         inputs: paths.iter().map(PathBuf::as_path).collect(),
     };
-    let images = paths.iter().map(|path| read(path, arguments.background));
+    let (device, Color(background)) = (common.device()?, arguments.background);
+    let options = ReadOptions::default().with_background(background);
+    let images = paths.iter().map(|path| read(path, &options, &bundle, &device));
     let images = images.collect::<Result<Vec<_>, _>>()?;
     let together = if common.is_one_batch() { images.len() } else { 1 };
     let reused = images.len() > together || was_sheet;
@@ -116,13 +123,24 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     common.end(&work)
 }
 
-/// A picture as a viewer shows it. What of the file does not show is said.
-fn read(path: &PathBuf, Color(background): Color) -> Result<RgbImage, AnyError> {
-    let picture = ReadOptions::default().with_background(background).read(path)?;
+/// What a model sees of a picture. What of the file does not show is said.
+fn read(
+    path: &Path,
+    options: &ReadOptions,
+    bundle: &Bundle,
+    device: &Device,
+) -> Result<RgbImage, AnyError> {
+    let name = path.display();
+    let picture = options.read(path)?;
     for left_out in &picture.left_out {
-        console::note(format_args!("{}: {left_out}", path.display()));
+        console::note(format_args!("{name}: {left_out}"));
     }
-    Ok(picture.image)
+    let fitted = bundle.fit(&picture.image, device);
+    let (image, cropped) = fitted.map_err(|error| format!("{name}: {error}"))?;
+    if let Some(cropped) = cropped {
+        console::note(format_args!("{name}: {cropped}"));
+    }
+    Ok(image)
 }
 
 /// Variations of some pictures, each with the name of its picture in the recipe.
@@ -133,11 +151,6 @@ fn vary(
     options: &GenerateOptions,
 ) -> Result<Vec<unclip::Picture>, AnyError> {
     let mut made = work.make(common, |unclip| unclip.image_variation(images, options))?;
-    for (path, cropped) in paths.iter().zip(&made.cropped) {
-        if let Some(cropped) = cropped {
-            console::note(format_args!("{}: {cropped}", path.display()));
-        }
-    }
     for (i, picture) in made.pictures.iter_mut().enumerate() {
         let name = paths[i / options.n].file_name().unwrap_or_default();
         picture.recipe.picture = Some(name.to_string_lossy().into_owned());

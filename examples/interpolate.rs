@@ -26,6 +26,7 @@ use unclip::{
 
 /// Draws the way from one picture to another, as a strip.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Arguments {
     /// The first picture: a PNG, JPEG, WebP, GIF, BMP or TIFF file
     from: PathBuf,

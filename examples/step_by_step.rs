@@ -17,6 +17,7 @@ use unclip::{Bundle, Event, GenerateOptions, Residency, UnClip};
 
 /// Drives the stages of the shapes model one by one.
 #[derive(Debug, clap::Parser)]
+#[command(version)]
 struct Arguments {
     /// What the picture shows
     #[arg(default_value = "a large red circle above a small blue square")]

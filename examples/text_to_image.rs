@@ -28,6 +28,7 @@ guided_stage!(PriorArguments, "prior");
 
 /// Makes pictures of captions.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Arguments {
     /// What the picture shows; "" gives a picture of anything
     #[arg(required_unless_present_any = ["prompts", "from"], conflicts_with = "from")]
@@ -103,8 +104,8 @@ fn request(
     let options = common.options()?.with_prior(arguments.prior.options());
     if let Some(first) = recipes.first() {
         if let Some(picture) = recipes.iter().find_map(|recipe| recipe.picture.as_ref()) {
-            let message = format!("a variation of {picture}, not a picture of a caption");
-            return Err(format!("{message}: use image_variation {picture} --from").into());
+            let message = format!("a variation of {picture:?}, not a picture of a caption");
+            return Err(format!("{message}: use image_variation PICTURE --from").into());
         }
         let (precision, was_sheet) = (first.precision, recipes.len() > 1);
         let call = |recipe: Recipe| -> Result<Call, AnyError> {

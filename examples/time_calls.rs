@@ -39,6 +39,7 @@ use console::AnyError;
 
 /// Times calls of one network, one for each line on standard input.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Arguments {
     /// Folder of a model: this project's layout, diffusers' or the original Karlo's [default: the
     /// shapes model inside the program]

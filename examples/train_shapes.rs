@@ -22,6 +22,7 @@ const SCENES: usize = 500;
 
 /// Trains any stage of the shapes model, or all of them.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Arguments {
     /// clip, prior, decoder, upsampler.0, upsampler.1, or all
     #[arg(long, default_value = "all")]

@@ -48,7 +48,7 @@ pub enum Error {
     },
     /// Another model made a picture than the one that is to make it again.
     #[error(
-        "the picture is of {made_by}, and {} is another model: its {stage} has the weights {found}, \
+        "the picture is of {made_by:?}, and {} is another model: its {stage} has the weights {found}, \
          expected {weights}; take the model that made it, in f32 or f16", model.display()
     )]
     OtherModel {

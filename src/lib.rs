@@ -51,6 +51,7 @@ mod recipe;
 mod recorded;
 mod run;
 mod slot;
+mod square;
 mod stage_id;
 mod trace;
 
@@ -65,11 +66,12 @@ pub use pictures::{
     LeftOut, Picture, PictureFormat, ReadOptions, ReadPicture, Sheet, grid, picture_from_bytes,
     read_picture, strip, write_picture,
 };
-pub use pipeline::{Cropped, Generated, Observed, Residency, UnClip};
+pub use pipeline::{Generated, Observed, Residency, UnClip};
 pub use recipe::Recipe;
 pub use recorded::RecordedNoise;
 pub use run::Run;
 pub use slot::Slot;
+pub use square::Cropped;
 pub use stage_id::StageId;
 pub use trace::Trace;
 

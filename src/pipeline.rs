@@ -1,11 +1,10 @@
 //! The assembled stages.
 
-use std::fmt;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
-use unclip_clip::{Fit, ImageEncoderConfig, preprocess};
+use unclip_clip::preprocess;
 use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 use unclip_decoder::Condition;
 use unclip_nn::Placement;
@@ -13,14 +12,11 @@ use unclip_nn::Placement;
 use crate::bundle::missing;
 use crate::finite::finite;
 use crate::recipe::MadeBy;
+use crate::square::check_pictures;
 use crate::{
-    Bundle, Error, GenerateOptions, Observer, Picture, Recipe, Run, Settings, StageCost, StageId,
-    StageOptions, Trace,
+    Bundle, Cropped, Error, GenerateOptions, Observer, Picture, Recipe, Run, Settings, StageCost,
+    StageId, StageOptions, Trace,
 };
-
-/// How many times longer than the other one side of a picture may be; nothing of it would be left
-/// in a square.
-const MAX_PROPORTION: u32 = 16;
 
 /// Whether networks stay in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,31 +53,6 @@ pub struct Generated {
     pub costs: Vec<StageCost>,
     /// What went between the stages.
     pub trace: Trace,
-}
-
-/// What was cut from a picture: its `Display` says it in words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cropped {
-    /// Width and height of the picture.
-    pub size: [u32; 2],
-    /// Side of the square in its middle that is seen.
-    pub side: u32,
-}
-
-impl fmt::Display for Cropped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { size: [width, height], side } = self;
-        write!(f, "of its {width} × {height} pixels, the {side} × {side} in the middle are seen")
-    }
-}
-
-impl Cropped {
-    /// What a tower cuts from a picture.
-    fn of(config: &ImageEncoderConfig, picture: &RgbImage) -> Option<Self> {
-        let (width, height) = picture.dimensions();
-        let is_cut = config.fit == Fit::Crop && width != height;
-        is_cut.then(|| Self { size: [width, height], side: width.min(height) })
-    }
 }
 
 impl Generated {
@@ -298,20 +269,6 @@ struct Embedded {
     pixels: Tensor<4>,
     image: ImageEmbedding,
     cost: StageCost,
-}
-
-/// Refuses pictures of which nothing would be left in a square.
-fn check_pictures(pictures: &[RgbImage]) -> Result<(), InvalidSetting> {
-    let sizes: Vec<(u32, u32)> = pictures.iter().map(|picture| picture.dimensions()).collect();
-    let usable = |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) / w.min(h) <= MAX_PROPORTION;
-    if sizes.is_empty() || !sizes.iter().all(usable) {
-        let expected = format!(
-            "at least one picture, with no side 0 and none more than {MAX_PROPORTION} times \
-                 the other"
-        );
-        return Err(InvalidSetting::new("pictures", format!("{sizes:?}"), expected));
-    }
-    Ok(())
 }
 
 /// A model with somebody who hears of every step; [`UnClip::observed`] makes it.

@@ -207,6 +207,22 @@ fn what_does_not_fit_is_told_for_each_caption_and_for_the_negative_prompt() {
 }
 
 #[test]
+fn variations_of_the_square_that_is_seen_are_those_of_the_picture() {
+    let unclip = unclip();
+    let picture = RgbImage::from_fn(40, 9, |x, y| image::Rgb([6 * x as u8, 28 * y as u8, 50]));
+    let (square, cropped) = unclip.bundle().fit(&picture, &unclip.device()).unwrap();
+    let cropped = cropped.unwrap();
+    assert_eq!((cropped.size, cropped.side), ([40, 9], 9));
+    let options = quick().with_prior(StageOptions::default());
+    let of = |picture: &RgbImage| {
+        let picture = std::slice::from_ref(picture);
+        unclip.image_variation(picture, &options).unwrap().images()
+    };
+    assert_eq!(of(&picture), of(&square));
+    refused(unclip.bundle().fit(&RgbImage::new(17, 1), &unclip.device()), &["(17, 1)", "16 times"]);
+}
+
+#[test]
 fn enormous_captions_take_no_time() {
     let million = "a circle ".repeat(111_112);
     assert!(million.len() > 1_000_000);

@@ -59,7 +59,7 @@ fn another_tokenizer_in_one_file_is_refused() {
         (
             "/model/merges/0",
             json!(["qq", "zz"]),
-            &["merges.txt", "\"qq\" is not in the vocabulary"],
+            &["tokenizer.json", "\"qq\" is not in the vocabulary"],
         ),
     ];
     for (place, value, words) in changes {
@@ -108,6 +108,25 @@ fn fields_that_ask_for_nothing_are_accepted() {
         let model = Karlo::new("variation");
         model.edit(file, |json| json[field] = value);
         refused(model.open(), &[file, field]);
+    }
+}
+
+#[test]
+fn what_often_lies_in_the_place_of_a_text_is_named() {
+    let kinds: [(&[u8], &[&str]); 2] = [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", &["git lfs pull"]),
+        (b"<!DOCTYPE html><html>", &["HTML", "download the file itself"]),
+    ];
+    let (karlo, own) = (Karlo::new("tiny"), Model::new());
+    for (bytes, words) in kinds {
+        for name in ["model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt"] {
+            let before = fs::read(karlo.path(name)).unwrap();
+            fs::write(karlo.path(name), bytes).unwrap();
+            refused(karlo.open(), &[&[name], words].concat());
+            fs::write(karlo.path(name), before).unwrap();
+        }
+        fs::write(own.path("decoder/config.json"), bytes).unwrap();
+        refused(own.open(), &[&["decoder/config.json"], words].concat());
     }
 }
 

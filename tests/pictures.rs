@@ -97,6 +97,32 @@ fn what_is_no_picture_is_named() {
 }
 
 #[test]
+fn a_jpeg_whose_file_ends_too_early_is_told() {
+    let picture = RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 9]));
+    let mut whole = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut whole, image::ImageFormat::Jpeg).unwrap();
+    let whole = whole.into_inner();
+    let left_out = |bytes: &[u8]| ReadOptions::default().from_bytes(bytes).unwrap().left_out;
+    assert_eq!(left_out(&whole), []);
+    // what other programs put behind the end is no part of the picture
+    assert_eq!(left_out(&[&whole[..], b"trailer"].concat()), []);
+    let [LeftOut::End] = left_out(&whole[..whole.len() * 2 / 3])[..] else { panic!("not told") };
+}
+
+#[test]
+fn a_profile_that_is_too_large_is_told() {
+    let mut bytes = Vec::new();
+    let mut info = png::Info::with_size(1, 1);
+    info.icc_profile = Some(vec![0; 80 << 20].into());
+    let encoder = png::Encoder::with_info(&mut bytes, info).unwrap();
+    encoder.write_header().unwrap().write_image_data(&[1]).unwrap();
+    assert!(bytes.len() < 1 << 20, "{}", bytes.len());
+    let read = ReadOptions::default().from_bytes(&bytes).unwrap();
+    let [LeftOut::ColorProfile(reason)] = &read.left_out[..] else { panic!("{read:?}") };
+    assert_eq!(reason, "it is damaged or too large");
+}
+
+#[test]
 fn a_profile_that_cannot_be_applied_is_told() {
     let whole = std::fs::read(fixture("adobe.webp")).unwrap();
     let at = whole.windows(4).position(|part| part == b"acsp").unwrap();
@@ -175,6 +201,8 @@ fn a_sheet_holds_all_recipes() {
         let sheet = Sheet::grid(&pictures);
         sheet.save(&path).unwrap();
         assert_eq!(Recipe::read_all(&path).unwrap(), sheet.recipes, "{name}");
+        let bytes = sheet.to_bytes(PictureFormat::of(&path).unwrap()).unwrap();
+        assert_eq!(Recipe::all_from_bytes(&bytes).unwrap(), sheet.recipes, "{name}");
         refused(Recipe::read(&path), &[name, "holds 4 recipes, expected one"]);
     }
     let strip = Sheet::strip(&pictures[..1]);
@@ -229,6 +257,12 @@ fn a_recipe_is_found_where_other_programs_put_it() {
         std::fs::write(&path, &bytes).unwrap();
     };
     let json = serde_json::to_string(&picture.recipe).unwrap();
+    // of a version that can do more, and of one that spelled out what it left alone
+    let with = |field: &str| json.replacen('{', &format!("{{{field},"), 1);
+    text(&[with(r#""control_picture":"a.png""#)]);
+    refused(Recipe::read(&path), &["again.png", "control_picture", "does not know"]);
+    text(&[with(r#""control_picture":null,"masks":[]"#)]);
+    assert_eq!(Recipe::read(&path).unwrap(), picture.recipe);
     text(&["mine".into(), json.replace('ü', "u")]);
     drop(Recipe::read(&path).unwrap());
     text(&["[]".into()]);

@@ -104,7 +104,7 @@ fn results_go_where_they_were_asked_for() {
     place.text_to_image(&["a pink ring", "--out", "a.jpg", "--quality", "50"]).wrote(&["a.jpg"]);
     assert!(fs::read(place.path("a.jpg")).unwrap().starts_with(b"\xff\xd8"));
     place
-        .text_to_image(&["a pink ring", "--out", "old", "--format", "webp"])
+        .text_to_image(&["a pink ring", "--out", "old", "--format", "WebP"])
         .wrote(&["old/00000.webp"]);
     // a picture's name is never that of what is read
     place.image_variation(&["picture.png"]).wrote(&["variation.png"]);
@@ -120,7 +120,8 @@ fn places_are_checked_before_any_work() {
     fs::write(place.path("file"), "a text").unwrap();
     place.text_to_image(&["x", "--out", "picture.png"]).wrote(&["picture.png"]);
     let before = names(place.0.path());
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 10] = [
+        (&["x", "--out", "-"], &["files", "./-"]),
         (&["x", "--out", "missing/a.png"], &["missing/a.png", "not found"]),
         (&["x", "--out", "a.gif"], &["a.gif", ".png, .jpg, .jpeg or .webp"]),
         (&["x", "--out", "file/"], &["file", "no folder"]),
@@ -165,6 +166,10 @@ fn links_and_devices_stay_what_they_are() {
         read_picture(place.path("real/a.png")).unwrap();
     }
     assert_eq!(names(&place.path("real")), ["a.png"]);
+    // a link that leads where another result goes
+    symlink("a.json", place.path("b.png")).unwrap();
+    let both = ["x", "--out", "b.png", "--timings", "a.json"];
+    place.text_to_image(&both).refused(&["a.json", "a place of its own"]);
     place.text_to_image(&["x", "--out", "/dev/stdout"]).refused(&["a pipe", "regular file"]);
     place.text_to_image(&["x", "--out", "/dev/null"]).refused(&["a device", "regular file"]);
 }
@@ -187,7 +192,7 @@ fn sheets_are_made_again() {
     assert_eq!(a, b);
     place
         .text_to_image(&["--from", "variation.png"])
-        .refused(&["image_variation picture.png --from"]);
+        .refused(&["a variation of \"picture.png\"", "image_variation PICTURE --from"]);
     let other = ["picture.png", "--from", "picture.png", "--out", "a.png"];
     place.image_variation(&other).refused(&["text_to_image --from"]);
 }
@@ -221,10 +226,11 @@ fn files_of_captions_are_texts_as_people_have_them() {
     let prompts: Vec<String> =
         both.iter().map(|name| Recipe::read(place.path(name)).unwrap().prompt).collect();
     assert_eq!(prompts, ["a pink ring", "a blue square"]);
-    let cases: [(&[u8], &[&str]); 5] = [
+    let cases: [(&[u8], &[&str]); 6] = [
         (b"", &["b.txt", "holds no caption"]),
         (b"\n \n\t\n", &["b.txt", "holds no caption"]),
         (b"\xff\xfea\0", &["b.txt", "UTF-16", "save it as"]),
+        (b"\xff\xfe\0\0a\0\0\0", &["b.txt", "UTF-32", "save it as"]),
         (b"fine\n\xe9t\xe9\n", &["b.txt", "line 2 is not UTF-8"]),
         (b"a\0b\0", &["b.txt", "zero bytes"]),
     ];
@@ -285,6 +291,10 @@ fn words_of_other_programs_are_understood_or_get_a_hint() {
         ("--negative", "--negative-prompt"),
         ("--num_images", "--n"),
         ("--width", "the model's upsamplers set the size"),
+        ("-n", "--n"),
+        ("--num_images_per_prompt", "--n"),
+        ("--strength", "what its picture's embedding holds"),
+        ("red", "several words stand in quotes"),
     ] {
         place.text_to_image(&["x", word]).refused(&["unexpected argument", "here that is", hint]);
     }
@@ -305,6 +315,44 @@ fn what_is_no_picture_is_refused_by_name() {
     let seen = "of its 12 × 8 pixels, the 8 × 8 in the middle are seen";
     assert!(made.err.contains(seen), "{}", made.err);
     place.image_variation(&["a.png", "--background", "orange"]).refused(&["six digits"]);
+    place
+        .image_variation(&[clear.to_str().unwrap(), "--background", "#f80"])
+        .wrote(&["variation.png"]);
+    let long = place.path("long.png");
+    image::RgbImage::new(340, 20).save(&long).unwrap();
+    place.image_variation(&["long.png"]).refused(&["long.png", "(340, 20)", "16 times"]);
+}
+
+#[test]
+fn what_is_no_folder_of_a_model_is_named() {
+    let place = Place::new();
+    fs::write(place.path("model.ckpt"), "weights").unwrap();
+    for (model, word) in [
+        ("model.ckpt", "this is a file"),
+        ("https://example.org/karlo", "this is an address"),
+        ("~/karlo", "the shell has not replaced ~"),
+        ("kakaobrain/karlo-v1-alpha", "on a hub"),
+        ("missing", "No such file"),
+    ] {
+        place.text_to_image(&["x", "--model", model]).refused(&[model, word]);
+        place.run("convert", &["--model", model, "--out", "new"]).refused(&[model, word]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_keeps_its_permissions_and_a_read_only_one_its_contents() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let path = place.path("a.png");
+    let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    fs::write(&path, "old").unwrap();
+    set(0o444);
+    place.text_to_image(&["x", "--out", "a.png"]).refused(&["a.png", "read-only"]);
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    set(0o600);
+    place.text_to_image(&["x", "--out", "a.png"]).wrote(&["a.png"]);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]

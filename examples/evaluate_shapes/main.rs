@@ -27,6 +27,7 @@ use unclip::{Bundle, Error, GenerateOptions, Precision, Residency, StageSettings
 
 /// Runs the checker over pictures of a shapes model and prints the report.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Arguments {
     /// Captions of each kind, 1 to 100,000
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]

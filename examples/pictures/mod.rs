@@ -14,8 +14,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use unclip::clip::{Fit, Padding};
 use unclip::{
-    Bundle, GenerateOptions, Generated, OpenOptions, Precision, Recipe, RecordedNoise, Residency,
-    StageCost, UnClip,
+    Bundle, Device, GenerateOptions, Generated, OpenOptions, Precision, Recipe, RecordedNoise,
+    Residency, StageCost, UnClip,
 };
 
 use crate::console::{AnyError, note};
@@ -110,6 +110,10 @@ impl Common {
         Ok(self.from.as_ref().map(Recipe::read_all).transpose()?.unwrap_or_default())
     }
 
+    pub(crate) fn device(&self) -> Result<Device, unclip::Error> {
+        unclip::device(&self.device)
+    }
+
     /// The model that was asked for, opened as for this recipe, if it is not said otherwise.
     pub(crate) fn bundle(
         &self,
@@ -157,7 +161,7 @@ impl Common {
         }
         options.noise = match (&recipe.noise, &self.noise) {
             (Some(name), None) => {
-                return Err(format!("its noise came from {name}; give that by --noise").into());
+                return Err(format!("its noise came from {name:?}; give that by --noise").into());
             }
             (Some(_), Some(path)) => {
                 let row = recipe.noise_row.unwrap_or(0);
@@ -187,7 +191,7 @@ impl Common {
     ) -> Result<Work, AnyError> {
         let resident = reused || self.stages_resident;
         let residency = if resident { Residency::Resident } else { Residency::OneByOne };
-        let device = unclip::device(&self.device)?;
+        let device = self.device()?;
         let (timings, trace) = (self.timings.as_deref(), self.trace.as_deref());
         plan.others.extend(timings.into_iter().chain(trace));
         plan.inputs.extend(self.from.as_deref().into_iter().chain(self.noise.as_deref()));

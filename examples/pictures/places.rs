@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
-use unclip::unclip_nn::checkpoint::check_place;
+use clap::Args;
+use unclip::unclip_nn::checkpoint::{check_place, followed};
 use unclip::{Picture, PictureFormat, Sheet};
 
 use crate::console::{AnyError, say};
@@ -18,20 +18,12 @@ pub(crate) struct Output {
     /// Also write all pictures as one sheet; alone it replaces the single files
     #[arg(long)]
     grid: bool,
-    /// Format of the pictures [default: what the name of --out ends in, else png]
-    #[arg(long, value_enum)]
-    format: Option<Format>,
+    /// png, jpeg or webp [default: what the name of --out ends in, else png]
+    #[arg(long)]
+    format: Option<PictureFormat>,
     /// Quality of JPEG files, 1 to 100 [default: 90]
     #[arg(long, value_name = "N")]
     quality: Option<u8>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
-    Png,
-    #[value(alias = "jpg")]
-    Jpeg,
-    Webp,
 }
 
 /// Places for the pictures of a program.
@@ -71,10 +63,12 @@ impl Output {
     pub(crate) fn places(&self, plan: &Plan<'_>) -> Result<Places, AnyError> {
         let is_folder = plan.many || plan.items > 1 || self.out.as_deref().is_some_and(is_folder);
         let named = self.out.as_deref().filter(|_| !is_folder);
+        if named == Some(Path::new("-")) {
+            let message = "pictures are written to files, expected the name of one";
+            return Err(format!("-: {message}; ./- is a file of that name").into());
+        }
         let format = match (self.format, named) {
-            (Some(Format::Png), _) => PictureFormat::Png,
-            (Some(Format::Jpeg), _) => PictureFormat::Jpeg { quality: PictureFormat::QUALITY },
-            (Some(Format::Webp), _) => PictureFormat::WebP,
+            (Some(format), _) => format,
             (None, Some(name)) => PictureFormat::of(name)?,
             (None, None) => PictureFormat::Png,
         };
@@ -212,8 +206,9 @@ fn check_folder(folder: &Path) -> Result<(), AnyError> {
     Ok(check_place(&nearest.join("picture"))?)
 }
 
-/// Where something would be that is not there yet.
+/// Where something would be that is not there yet, also through a link.
 fn absolute(path: &Path) -> PathBuf {
+    let path = &followed(path);
     let parent = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = parent.canonicalize().unwrap_or_else(|_| parent.into());
     parent.join(path.file_name().unwrap_or_default())

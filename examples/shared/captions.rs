@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
+use unclip::unclip_nn::checkpoint::{read_file, without_mark};
+
 use crate::console::AnyError;
 
 /// The most that a file of captions may hold.
@@ -17,15 +19,21 @@ pub(crate) fn read(path: &Path) -> Result<Vec<String>, AnyError> {
         std::io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
         bytes
     } else {
-        unclip::unclip_nn::checkpoint::read_file(path, MAX_BYTES)?
+        read_file(path, MAX_BYTES)?
     };
     if bytes.len() as u64 > MAX_BYTES {
         return Err(refused(format!("expected at most {MAX_BYTES} bytes of captions")));
     }
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err(refused("is UTF-16, expected UTF-8: save it as that".into()));
+    const MARKS: [(&[u8], &str); 4] = [
+        (b"\xff\xfe\0\0", "UTF-32"),
+        (b"\0\0\xfe\xff", "UTF-32"),
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+    ];
+    if let Some((_, found)) = MARKS.iter().find(|(mark, _)| bytes.starts_with(mark)) {
+        return Err(refused(format!("is {found}, expected UTF-8: save it as that")));
     }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let bytes = without_mark(&bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
         refused(format!("line {line} is not UTF-8, expected that: save it as UTF-8"))

@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 pub(crate) type AnyError = Box<dyn std::error::Error>;
 
 /// What other programs call an option, and what it is here.
-const ELSEWHERE: [(&[&str], &str); 13] = [
+const ELSEWHERE: [(&[&str], &str); 15] = [
     (&["prompt", "p", "text"], "the caption stands without a name: \"a large red circle\""),
     (&["negative", "negative_prompt", "neg"], "--negative-prompt"),
     (
@@ -30,7 +30,9 @@ const ELSEWHERE: [(&[&str], &str); 13] = [
     ),
     (&["spacing"], "--prior-spacing, --decoder-spacing and --upsampler-spacing"),
     (&["output", "o", "outdir", "output-dir"], "--out"),
-    (&["num-images", "n_samples", "batch-size", "count"], "--n"),
+    (&["num-images", "num-images-per-prompt", "n_samples", "batch-size", "count", "n"], "--n"),
+    (&["strength"], "none: a variation keeps what its picture's embedding holds"),
+    (&["eta"], "a part of a sampler's name, as in --decoder-sampler ddim:0.5"),
     (&["width", "height", "w", "H", "W", "size"], "none: the model's upsamplers set the size"),
     (&["gpu", "cuda", "cpu"], "--device, as in --device cuda"),
     (&["fp16", "half", "dtype"], "--precision, as in --precision f16"),
@@ -57,6 +59,9 @@ fn hint(error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
+    if !argument.starts_with('-') {
+        return Some("one argument: several words stand in quotes, as in \"a large red circle\"");
+    }
     let name = argument.trim_start_matches('-');
     let name = name.split_once('=').map_or(name, |(name, _)| name);
     let spelled = |known: &&str| known.replace('_', "-") == name.replace('_', "-");

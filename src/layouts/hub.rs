@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use unclip_core::InvalidSetting;
-use unclip_nn::checkpoint::{LoadError, read_file};
+use unclip_nn::checkpoint::{LoadError, read_text};
 
 use crate::Error;
 
@@ -20,7 +20,7 @@ pub(super) fn snapshot(folder: &Path) -> Result<Option<PathBuf>, Error> {
     }
     let main = folder.join("refs").join("main");
     if main.exists() {
-        let name = read_file(&main, MAX_BYTES)?;
+        let name = read_text(&main, MAX_BYTES)?;
         let name = String::from_utf8_lossy(&name).trim().to_string();
         let path = snapshots.join(&name);
         let is_plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric());

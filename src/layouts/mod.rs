@@ -65,9 +65,7 @@ impl Bundle {
     pub fn open_with(folder: impl AsRef<Path>, options: &OpenOptions) -> Result<Self, Error> {
         let folder = folder.as_ref();
         if !folder.is_dir() {
-            let found = std::io::Error::other("no such folder; expected a model's");
-            let source = std::fs::read_dir(folder).err().unwrap_or(found);
-            return Err(LoadError::Io { path: folder.into(), source }.into());
+            return Err(no_folder(folder));
         }
         let snapshot = hub::snapshot(folder)?;
         let folder = snapshot.as_deref().unwrap_or(folder);
@@ -114,4 +112,28 @@ impl Bundle {
         let write = known.writer(self, format)?;
         write_folder(folder.as_ref(), |folder| write(&Target { folder, format, device }))
     }
+}
+
+/// What is wrong with something that should be a model's folder and is none.
+fn no_folder(path: &Path) -> Error {
+    let name = path.to_string_lossy();
+    let is_name = |part: &str| !part.is_empty() && !part.starts_with('.');
+    let is_on_hub = name.split_once('/').is_some_and(|(owner, model)| {
+        is_name(owner) && is_name(model) && !model.contains('/') && !Path::new(owner).exists()
+    });
+    let remedy = match () {
+        () if path.is_file() => "this is a file: give the folder of the whole model",
+        () if name.contains("://") => "this is an address: download the model, and give its folder",
+        () if name.starts_with('~') => "the shell has not replaced ~: write the path out",
+        () if is_on_hub => {
+            "there is none of this name; if it is a model's name on a hub, download it (hf download \
+             NAME --local-dir FOLDER), and give that folder"
+        }
+        () => {
+            let found = std::io::Error::other("no such folder; expected a model's");
+            let source = std::fs::read_dir(path).err().unwrap_or(found);
+            return LoadError::Io { path: path.into(), source }.into();
+        }
+    };
+    InvalidSetting::new("model", name, format!("a folder; {remedy}")).into()
 }

@@ -1,7 +1,6 @@
 //! What a file says of its colors, and the way from there to sRGB.
 
-use std::io::BufRead;
-use std::io::Seek;
+use std::io::{BufRead, ErrorKind, Seek, SeekFrom};
 use std::sync::Arc;
 
 use image::{DynamicImage, Rgb};
@@ -33,15 +32,18 @@ impl Profile {
         bytes.rewind().map_err(|error| error.to_string())?;
         let limits = png::Limits { bytes: MAX_BYTES };
         // a file that cannot be read is refused by the one that reads it
-        let Ok(reader) = png::Decoder::new_with_limits(bytes, limits).read_info() else {
+        let Ok(reader) = png::Decoder::new_with_limits(&mut *bytes, limits).read_info() else {
             return embedded.transpose();
         };
-        let info = reader.info();
+        let info = reader.info().clone();
         if let Some(points) = info.coding_independent_code_points {
             return of_code_points(points).map(Some);
         }
         if embedded.is_some() {
             return embedded.transpose();
+        }
+        if png_has(bytes, b"iCCP").map_err(|error| error.to_string())? {
+            return Err("it is damaged or too large".into());
         }
         match (info.srgb, info.gama_chunk) {
             (None, Some(gamma)) => Ok(of_gamma(gamma.into_value(), info.chrm_chunk)),
@@ -144,6 +146,27 @@ fn in_place<V: Copy + Default>(
         transform.transform(from, to).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// Whether a PNG has such a chunk before its pixels. The decoder passes over a profile that it cannot
+/// read.
+fn png_has(file: &mut (impl BufRead + Seek), name: &[u8; 4]) -> std::io::Result<bool> {
+    const SIGNATURE: u64 = 8;
+    const CHECKSUM: i64 = 4;
+    file.seek(SeekFrom::Start(SIGNATURE))?;
+    loop {
+        let mut head = [0; 8];
+        match file.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let [a, b, c, d, found @ ..] = head;
+        if found == *name || found == *b"IDAT" {
+            return Ok(found == *name);
+        }
+        file.seek_relative(i64::from(u32::from_be_bytes([a, b, c, d])) + CHECKSUM)?;
+    }
 }
 
 fn samples_8(image: &mut DynamicImage) -> &mut [u8] {

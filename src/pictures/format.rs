@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::WebPEncoder;
@@ -44,14 +45,18 @@ impl PictureFormat {
     pub fn of(path: impl AsRef<Path>) -> Result<Self, InvalidSetting> {
         let path = path.as_ref();
         let Some(ending) = path.extension() else { return Ok(Self::Png) };
-        match ending.to_string_lossy().to_ascii_lowercase().as_str() {
-            "png" => Ok(Self::Png),
-            "jpg" | "jpeg" => Ok(Self::Jpeg { quality: Self::QUALITY }),
-            "webp" => Ok(Self::WebP),
-            _ => {
-                let expected = "a name that ends in .png, .jpg, .jpeg or .webp";
-                Err(InvalidSetting::new("format of a picture", path.display(), expected))
-            }
+        Self::named(&ending.to_string_lossy()).ok_or_else(|| {
+            let expected = "a name that ends in .png, .jpg, .jpeg or .webp";
+            InvalidSetting::new("format of a picture", path.display(), expected)
+        })
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "png" => Some(Self::Png),
+            "jpg" | "jpeg" => Some(Self::Jpeg { quality: Self::QUALITY }),
+            "webp" => Some(Self::WebP),
+            _ => None,
         }
     }
 
@@ -103,6 +108,16 @@ impl PictureFormat {
     }
 }
 
+impl FromStr for PictureFormat {
+    type Err = InvalidSetting;
+
+    /// `png`, `jpeg` or `jpg`, `webp`, in any case of letters.
+    fn from_str(name: &str) -> Result<Self, InvalidSetting> {
+        let invalid = || InvalidSetting::new("format of a picture", name, "png, jpeg or webp");
+        Self::named(name).ok_or_else(invalid)
+    }
+}
+
 impl fmt::Display for PictureFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -111,6 +126,15 @@ impl fmt::Display for PictureFormat {
             Self::WebP => "WebP",
         })
     }
+}
+
+/// The bytes of a file.
+pub(super) fn to_bytes(
+    format: PictureFormat,
+    image: &RgbImage,
+    recipes: &[Recipe],
+) -> Result<Vec<u8>, Error> {
+    format.encode(image, recipes).map_err(|error| picture_error("picture", error))
 }
 
 /// Writes a file, whole or not at all.

@@ -3,6 +3,7 @@
 mod color;
 mod error;
 mod format;
+mod jpeg;
 mod picture;
 mod read;
 mod recipes;

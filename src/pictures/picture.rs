@@ -5,7 +5,6 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use image::RgbImage;
 
-use super::error::picture_error;
 use super::format::{self, PictureFormat};
 use crate::{Error, Recipe};
 
@@ -63,8 +62,7 @@ impl Picture {
     /// # Errors
     /// [`Error::Picture`] if the picture cannot be encoded.
     pub fn to_bytes(&self, format: PictureFormat) -> Result<Vec<u8>, Error> {
-        let bytes = format.encode(&self.image, std::slice::from_ref(&self.recipe));
-        bytes.map_err(|error| picture_error("picture", error))
+        format::to_bytes(format, &self.image, std::slice::from_ref(&self.recipe))
     }
 }
 

@@ -11,6 +11,7 @@ use unclip_nn::checkpoint::open_file;
 
 use super::color::Profile;
 use super::error::picture_error;
+use super::jpeg;
 use crate::Error;
 
 /// The formats that are read.
@@ -57,6 +58,8 @@ pub struct ReadPicture {
 pub enum LeftOut {
     /// All frames or pages but the first.
     LaterFrames,
+    /// The end of a JPEG whose file ends too early, as that of a download that was interrupted.
+    End,
     /// The color profile, for a reason.
     ColorProfile(String),
 }
@@ -65,6 +68,7 @@ impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LaterFrames => write!(f, "only the first of several frames is read"),
+            Self::End => write!(f, "the file ends before its picture does: its end may be gray"),
             Self::ColorProfile(reason) => write!(f, "its color profile is not applied: {reason}"),
         }
     }
@@ -118,6 +122,9 @@ impl ReadOptions {
         if has_more_frames(format, &mut bytes)? {
             left_out.push(LeftOut::LaterFrames);
         }
+        if format == ImageFormat::Jpeg && !jpeg::has_end(&mut bytes).map_err(text)? {
+            left_out.push(LeftOut::End);
+        }
         let profile = match format {
             ImageFormat::Png => Profile::of_png(&mut bytes, embedded),
             ImageFormat::Tiff => Profile::of_tiff(&mut bytes),
@@ -141,11 +148,13 @@ fn decoder<'a>(
     bytes: &'a mut (impl BufRead + Seek),
 ) -> Result<impl ImageDecoder + 'a, String> {
     rewind(bytes)?;
+    const MAX_HEADER: u64 = 64 << 20;
     let mut reader = ImageReader::with_format(bytes, format);
-    reader.limits(limits());
+    // of what comes before the pixels, a profile may be compressed without a bound
+    reader.limits(limits(MAX_HEADER));
     let mut decoder = reader.into_decoder().map_err(text)?;
     check_size(&decoder)?;
-    decoder.set_limits(limits()).map_err(text)?;
+    decoder.set_limits(limits(2 * MAX_BYTES)).map_err(text)?;
     Ok(decoder)
 }
 
@@ -231,10 +240,10 @@ fn check_size(decoder: &impl ImageDecoder) -> Result<(), String> {
     Ok(())
 }
 
-fn limits() -> Limits {
+fn limits(bytes: u64) -> Limits {
     // sides have their own check, whose message says more
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(2 * MAX_BYTES);
+    limits.max_alloc = Some(bytes);
     limits
 }
 
@@ -255,7 +264,7 @@ fn has_more_frames(format: ImageFormat, bytes: &mut (impl BufRead + Seek)) -> Re
         }
         ImageFormat::WebP => WebPDecoder::new(bytes).is_ok_and(|it| it.has_animation()),
         ImageFormat::Png => {
-            let decoder = PngDecoder::with_limits(bytes, limits());
+            let decoder = PngDecoder::with_limits(bytes, limits(MAX_BYTES));
             decoder.is_ok_and(|it| it.is_apng().is_ok_and(|animated| animated))
         }
         ImageFormat::Tiff => tiff::decoder::Decoder::new(bytes).is_ok_and(|it| it.more_images()),

@@ -7,6 +7,7 @@ use std::path::Path;
 use exif::experimental::Writer;
 use exif::{Field, In, Reader, Tag, Value};
 use image::{ImageDecoder, ImageFormat, ImageReader};
+use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value as Json;
 use unclip_nn::checkpoint::open_file;
@@ -41,7 +42,9 @@ pub(super) fn to_json(recipes: &[Recipe]) -> Result<Option<String>, serde_json::
 
 fn from_json(text: &str) -> Result<Vec<Recipe>, serde_json::Error> {
     if !text.trim_start().starts_with('[') {
-        return Ok(vec![serde_json::from_str(text)?]);
+        // as what it has to be first: such errors tell the line
+        let recipe = serde_json::from_str(text)?;
+        return Ok(vec![known(recipe, &serde_json::from_str(text)?)?]);
     }
     let list: Vec<Json> = serde_json::from_str(text)?;
     let first = list.first().cloned().unwrap_or_default();
@@ -49,8 +52,46 @@ fn from_json(text: &str) -> Result<Vec<Recipe>, serde_json::Error> {
     if list.len().saturating_mul(first.to_string().len()) > MAX_TEXT {
         return Err(serde_json::Error::custom("more recipes than a picture can have"));
     }
-    let whole = |patch: Json| serde_json::from_value(patched(first.clone(), patch));
+    let whole = |patch: Json| {
+        let json = patched(first.clone(), patch);
+        known(Recipe::deserialize(&json)?, &json)
+    };
     list.into_iter().map(whole).collect()
+}
+
+/// The recipe of which every part is known: one of a newer version may ask for what this one would
+/// leave out.
+fn known(recipe: Recipe, json: &Json) -> Result<Recipe, serde_json::Error> {
+    match unknown(json, &serde_json::to_value(&recipe)?) {
+        None => Ok(recipe),
+        Some(name) => {
+            let (by, ours) = (&recipe.version, env!("CARGO_PKG_VERSION"));
+            let message = format!(
+                "its recipe holds {name:?}, which version {ours} does not know; unclip {by} wrote \
+                 it: make it again with that version"
+            );
+            Err(serde_json::Error::custom(message))
+        }
+    }
+}
+
+/// The first field that says something and that is not in `ours`.
+fn unknown(json: &Json, ours: &Json) -> Option<String> {
+    let (Json::Object(json), Json::Object(ours)) = (json, ours) else { return None };
+    json.iter().find_map(|(name, value)| match ours.get(name) {
+        Some(other) => unknown(value, other),
+        None => (!says_nothing(value)).then(|| name.clone()),
+    })
+}
+
+fn says_nothing(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::String(text) => text.is_empty(),
+        Json::Array(list) => list.is_empty(),
+        Json::Object(map) => map.is_empty(),
+        Json::Bool(_) | Json::Number(_) => false,
+    }
 }
 
 /// The patch that leads from one value to another.
@@ -147,21 +188,31 @@ impl Recipe {
     pub fn read_all(path: impl AsRef<Path>) -> Result<Vec<Self>, Error> {
         let path = path.as_ref();
         let (file, _) = open_file(path)?;
-        let mut file = BufReader::new(file);
-        let refused = |message: String| picture_error(path, message);
+        Self::find(BufReader::new(file)).map_err(|message| picture_error(path, message))
+    }
+
+    /// The same from memory, a file's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Picture`], as [`read_all`](Self::read_all).
+    pub fn all_from_bytes(bytes: &[u8]) -> Result<Vec<Self>, Error> {
+        Self::find(Cursor::new(bytes)).map_err(|message| picture_error("picture", message))
+    }
+
+    fn find(mut file: impl BufRead + Seek) -> Result<Vec<Self>, String> {
         // of several texts, those of other programs may be no recipes
         let mut wrong =
             "holds no recipe: it was not made by this library, or a program that wrote \
                          it since left the recipe out"
                 .to_string();
-        for text in texts(&mut file).map_err(refused)? {
+        for text in texts(&mut file)? {
             match from_json(&text) {
                 Ok(recipes) if !recipes.is_empty() => return Ok(recipes),
                 Ok(_) => {}
                 Err(error) => wrong = error.to_string(),
             }
         }
-        Err(refused(wrong))
+        Err(wrong)
     }
 }
 

@@ -53,6 +53,14 @@ impl Sheet {
     pub fn save_as(&self, path: impl AsRef<Path>, format: PictureFormat) -> Result<(), Error> {
         format::write(path.as_ref(), format, &self.image, &self.recipes)
     }
+
+    /// The bytes of such a file.
+    ///
+    /// # Errors
+    /// [`Error::Picture`] if the picture cannot be encoded.
+    pub fn to_bytes(&self, format: PictureFormat) -> Result<Vec<u8>, Error> {
+        format::to_bytes(format, &self.image, &self.recipes)
+    }
 }
 
 /// Pictures side by side in rows, as square as possible, with a gray line between them.

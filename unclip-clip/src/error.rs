@@ -1,6 +1,6 @@
 //! What is wrong with a tokenizer's files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use unclip_nn::checkpoint::LoadError;
 
@@ -19,4 +19,14 @@ pub enum TokenizerError {
         /// What is wrong, and where.
         message: String,
     },
+}
+
+impl TokenizerError {
+    /// The same of another file.
+    pub(crate) fn at(self, file: &Path) -> Self {
+        match self {
+            Self::Invalid { message, .. } => Self::Invalid { path: file.into(), message },
+            other @ Self::Load(_) => other,
+        }
+    }
 }

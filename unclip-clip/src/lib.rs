@@ -20,7 +20,7 @@ mod vision;
 
 pub use config::{Fit, ImageEncoderConfig, TextEncoderConfig};
 pub use error::TokenizerError;
-pub use preprocess::{preprocess, standardize};
+pub use preprocess::{fitted, preprocess, standardize};
 pub use text::TextEncoder;
 pub use tokenizer::{Padding, Tokenizer, TokenizerOptions, vocabulary_files};
 pub use tokens::Tokens;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{GenericImageView, RgbImage};
-use unclip_core::image::to_tensor;
+use unclip_core::image::{to_rgb, to_tensor};
 use unclip_core::resize::{bicubic, bicubic_8bit};
 
 use crate::{Fit, ImageEncoderConfig};
@@ -19,10 +19,19 @@ use crate::{Fit, ImageEncoderConfig};
 /// # Panics
 /// If the picture has no pixels.
 pub fn preprocess(config: &ImageEncoderConfig, picture: &RgbImage, device: &Device) -> Tensor<4> {
+    standardize(config, tensor(&fitted(config, picture, device), device))
+}
+
+/// The square that the tower sees of a picture, as 8-bit pixels: the first half of [`preprocess`],
+/// which leaves such a square as it is.
+///
+/// # Panics
+/// If the picture has no pixels.
+pub fn fitted(config: &ImageEncoderConfig, picture: &RgbImage, device: &Device) -> RgbImage {
     let side = config.image_size as u32;
     let (width, height) = picture.dimensions();
-    let pixels = match config.fit {
-        _ if (width, height) == (side, side) => tensor(picture, device),
+    match config.fit {
+        _ if (width, height) == (side, side) => picture.clone(),
         Fit::Squash => squashed(picture, side, device),
         Fit::Crop => {
             let shorter = u64::from(width.min(height));
@@ -30,11 +39,9 @@ pub fn preprocess(config: &ImageEncoderConfig, picture: &RgbImage, device: &Devi
             let [wide, tall] =
                 [width, height].map(|old| (u64::from(old) * u64::from(side) / shorter) as u32);
             let resized = bicubic_8bit(picture, wide, tall);
-            let middle = resized.view((wide - side) / 2, (tall - side) / 2, side, side);
-            tensor(&middle.to_image(), device)
+            resized.view((wide - side) / 2, (tall - side) / 2, side, side).to_image()
         }
-    };
-    standardize(config, pixels)
+    }
 }
 
 /// Pixels in the tower's distribution: `[batch, 3, height, width]`, from [−1, 1] to mean 0 and
@@ -52,7 +59,7 @@ fn tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
 }
 
 /// The whole picture as a square, by bands of rows.
-fn squashed(picture: &RgbImage, side: u32, device: &Device) -> Tensor<4> {
+fn squashed(picture: &RgbImage, side: u32, device: &Device) -> RgbImage {
     const BAND: usize = 512;
     let (width, height) = picture.dimensions();
     let bands = (0..height).step_by(BAND).map(|first| {
@@ -61,10 +68,6 @@ fn squashed(picture: &RgbImage, side: u32, device: &Device) -> Tensor<4> {
         bicubic(tensor(&band, device), rows as usize, side as usize)
     });
     let narrow = Tensor::cat(bands.collect(), 2);
-    to_8_bit(bicubic(narrow, side as usize, side as usize))
-}
-
-/// The nearest values that 8 bits can hold.
-fn to_8_bit(images: Tensor<4>) -> Tensor<4> {
-    ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round() / 127.5 - 1.0
+    let square = to_rgb(bicubic(narrow, side as usize, side as usize));
+    square.into_iter().next().unwrap_or_else(|| unreachable!("one picture"))
 }

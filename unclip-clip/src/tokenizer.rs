@@ -4,7 +4,7 @@
 //! padding, truncation, what was cut off) is decided here.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokenizers::models::bpe::BPE;
@@ -13,7 +13,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
-use unclip_nn::checkpoint::read_file;
+use unclip_nn::checkpoint::read_text;
 
 use crate::error::TokenizerError;
 use crate::tokenizer_json::{self, WORDS};
@@ -31,9 +31,6 @@ const MAX_CHARS: usize = 10_000;
 const MAX_ENTRIES: usize = 1_000_000;
 /// Bytes of a vocabulary or merge file that are accepted.
 const MAX_BYTES: u64 = 64 << 20;
-
-/// What some editors put before a text.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// With which token the rest of a row is filled. Padding is hidden from the prior and the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +80,12 @@ impl Tokenizer {
     /// that has no room for a token.
     pub fn from_folder(folder: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
         let (vocab, merges) = vocabulary_files(folder)?;
-        Self::from_bytes(folder, &vocab, &merges, options)
+        let tokenizer = Self::from_bytes(folder, &vocab, &merges, options);
+        // what is wrong with the two is wrong in the one that they came from
+        tokenizer.map_err(|error| match single_file(folder) {
+            Some(file) => error.at(&file),
+            None => error,
+        })
     }
 
     /// Takes the contents of `vocab.json` and `merges.txt`; `folder` stands in errors.
@@ -173,13 +175,18 @@ impl Tokenizer {
 /// A file that is missing or too large; a `tokenizer.json` of another kind than CLIP's.
 pub fn vocabulary_files(folder: &Path) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
     let read = |name: &str| -> Result<Vec<u8>, TokenizerError> {
-        Ok(read_file(&folder.join(name), MAX_BYTES)?)
+        Ok(read_text(&folder.join(name), MAX_BYTES)?)
     };
-    let both = folder.join("tokenizer.json");
-    if !folder.join("vocab.json").exists() && both.exists() {
-        return tokenizer_json::split(&both, &read("tokenizer.json")?);
+    match single_file(folder) {
+        Some(file) => tokenizer_json::split(&file, &read("tokenizer.json")?),
+        None => Ok((read("vocab.json")?, read("merges.txt")?)),
     }
-    Ok((read("vocab.json")?, read("merges.txt")?))
+}
+
+/// The one file that is read in place of two, if it is.
+fn single_file(folder: &Path) -> Option<PathBuf> {
+    let file = folder.join("tokenizer.json");
+    (!folder.join("vocab.json").exists() && file.exists()).then_some(file)
 }
 
 /// The pipeline of Hugging Face's CLIP tokenizer.
@@ -218,7 +225,6 @@ fn assemble(
 /// The vocabulary, with ids that are unique and without gaps.
 fn parse_vocab(path: &Path, json: &[u8]) -> Result<HashMap<String, u32>, TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
-    let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
     let vocab: HashMap<String, u32> =
         serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
     if vocab.len() > MAX_ENTRIES {
@@ -245,7 +251,6 @@ fn parse_merges(
     vocab: &HashMap<String, u32>,
 ) -> Result<Vec<(String, String)>, TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
-    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
     let mut merges = Vec::new();
     for (number, line) in text.lines().enumerate() {

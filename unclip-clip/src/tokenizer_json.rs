@@ -58,7 +58,6 @@ struct Added {
 /// of its other steps and the pattern of its words have to be CLIP's: that is what is built here.
 pub(crate) fn split(path: &Path, json: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
-    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     let file: File = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
     file.check().map_err(invalid)?;
     let vocab =

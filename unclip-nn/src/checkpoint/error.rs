@@ -59,12 +59,14 @@ pub enum LoadError {
         limit: u64,
     },
     /// The file is of a known kind that is not read here.
-    #[error("{}: this is {found}, expected a safetensors file; {remedy}", path.display())]
+    #[error("{}: this is {found}, expected {expected}; {remedy}", path.display())]
     WrongKind {
         /// The file.
         path: PathBuf,
         /// What it looks like.
         found: &'static str,
+        /// What belongs there.
+        expected: &'static str,
         /// What to do about it.
         remedy: &'static str,
     },

@@ -38,6 +38,45 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
     Ok(bytes)
 }
 
+/// Reads a text file of at most `limit` bytes, without the byte-order mark that some editors put
+/// before it.
+///
+/// # Errors
+/// As [`read_file`], and [`LoadError::WrongKind`] for what often lies there instead: a git-LFS
+/// pointer, or the page about the file.
+pub fn read_text(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
+    let bytes = read_file(path, limit)?;
+    refuse(path, &bytes, &[POINTER, PAGE], "the file itself")?;
+    Ok(without_mark(&bytes).to_vec())
+}
+
+/// A text without the byte-order mark that some editors put before it.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// The first bytes of a kind of file, what it is, and what to do about it.
+pub(super) type Kind = (&'static [u8], &'static str, &'static str);
+pub(super) const POINTER: Kind =
+    (b"version https://git-lfs", "a git-LFS pointer", "run `git lfs pull` where it came from");
+pub(super) const PAGE: Kind =
+    (b"<", "an HTML or XML page", "download the file itself, not the page about it");
+
+/// Refuses a file that begins as one of these kinds.
+pub(super) fn refuse(
+    path: &Path,
+    start: &[u8],
+    kinds: &[Kind],
+    expected: &'static str,
+) -> Result<(), LoadError> {
+    match kinds.iter().find(|(magic, ..)| start.starts_with(magic)) {
+        Some(&(_, found, remedy)) => {
+            Err(LoadError::WrongKind { path: path.into(), found, expected, remedy })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Refuses folders, pipes and devices.
 pub(super) fn expect_regular(path: &Path, metadata: &Metadata) -> Result<(), LoadError> {
     let found = match () {

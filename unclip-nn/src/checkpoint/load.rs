@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 
 use super::weights::transpose;
-use super::{KeyMap, LoadError, Mismatch, Weights, read_file};
+use super::{KeyMap, LoadError, Mismatch, Weights, read_text};
 use crate::{Placement, Precision};
 
 /// Configurations beyond this size are refused unread.
@@ -21,7 +21,7 @@ pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// A file that is missing, not regular, larger than 1 MiB, not JSON, or with fields that are
 /// missing, unknown or of the wrong type.
 pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    parse_config(path, &read_file(path, MAX_CONFIG_BYTES)?)
+    parse_config(path, &read_text(path, MAX_CONFIG_BYTES)?)
 }
 
 /// Parses a JSON configuration that is already in memory; `path` stands in errors.
@@ -29,8 +29,6 @@ pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
 /// # Errors
 /// Not JSON, or fields that are missing, unknown or of the wrong type.
 pub fn parse_config<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T, LoadError> {
-    // some editors put a byte-order mark before a text
-    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     serde_json::from_slice(json).map_err(|source| LoadError::Json { path: path.into(), source })
 }
 

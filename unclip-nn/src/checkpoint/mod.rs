@@ -15,9 +15,11 @@ mod weights;
 mod weights_file;
 
 pub use error::{LoadError, Mismatch};
-pub use file::{open_file, read_file};
+pub use file::{open_file, read_file, read_text, without_mark};
 pub use key_map::KeyMap;
 pub use load::{load_config, load_weights, parse_config};
-pub use save::{check_place, save_part, save_tensors, save_weights, write_folder, write_whole};
+pub use save::{
+    check_place, followed, save_part, save_tensors, save_weights, write_folder, write_whole,
+};
 pub use stage::{Layers, Manifest, StageConfig, StageFiles, save_config, save_stage};
 pub use weights::{Part, Rows, Weights};

@@ -47,7 +47,7 @@ pub fn save_part<M: Module>(
     tensors.sort_by(|a, b| a.key.cmp(&b.key));
     let io = |source| LoadError::Io { path: path.into(), source };
     let file = Pending::begin(path)?;
-    let mut writer = BufWriter::new(&file.file);
+    let mut writer = BufWriter::new(file.file.as_file());
     writer.write_all(&header(path, &tensors, format)?).map_err(io)?;
     for tensor in &tensors {
         // one after the other: no second copy of the module
@@ -111,14 +111,15 @@ pub fn save_tensors(
 }
 
 /// Writes a file so that it is there whole or not at all: beside its place, then moved. A link stays
-/// a link, and what it leads to is written.
+/// a link, and what it leads to is written; a file that is replaced hands its permissions on.
 ///
 /// # Errors
-/// [`LoadError::Io`], with the path that was asked for; [`LoadError::NotAFile`] if something else
-/// than a file stands there.
+/// [`LoadError::Io`], with the path that was asked for, also if a read-only file stands there;
+/// [`LoadError::NotAFile`] if something else than a file does.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
     let mut pending = Pending::begin(path)?;
-    let written = pending.file.write_all(bytes);
+    // by the file itself, whose errors do not speak of its temporary name
+    let written = pending.file.as_file_mut().write_all(bytes);
     written.map_err(|source| LoadError::Io { path: path.into(), source })?;
     pending.finish()
 }
@@ -198,21 +199,36 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     fn begin(path: &'a Path) -> Result<Self, LoadError> {
-        match std::fs::metadata(path) {
+        let refused = |kind, why: &str| LoadError::Io {
+            path: path.into(),
+            source: std::io::Error::new(kind, why),
+        };
+        let permissions = match std::fs::metadata(path) {
             // moving a file onto a device would replace the device
-            Ok(metadata) => expect_regular(path, &metadata)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Ok(metadata) => {
+                expect_regular(path, &metadata)?;
+                Some(metadata.permissions())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             // a name that is too long, links in a circle, a folder that may not be entered
             Err(source) => return Err(LoadError::Io { path: path.into(), source }),
+        };
+        if permissions.as_ref().is_some_and(std::fs::Permissions::readonly) {
+            let why = "the file there is read-only; expected another name, or one that may change";
+            return Err(refused(ErrorKind::PermissionDenied, why));
         }
         let ends_so = path.to_string_lossy().ends_with(std::path::is_separator);
         if ends_so || path.file_name().is_none() {
-            let source = std::io::Error::new(ErrorKind::InvalidInput, "expected a file's name");
-            return Err(LoadError::Io { path: path.into(), source });
+            return Err(refused(ErrorKind::InvalidInput, "expected a file's name"));
         }
         let target = followed(path);
         let file = builder(0o644).tempfile_in(parent(&target));
-        Ok(Self { file: file.map_err(|error| unnamed(path, &error))?, target, path })
+        let file = file.map_err(|error| unnamed(path, &error))?;
+        if let Some(permissions) = permissions {
+            let io = |source| LoadError::Io { path: path.into(), source };
+            file.as_file().set_permissions(permissions).map_err(io)?;
+        }
+        Ok(Self { file, target, path })
     }
 
     /// Moves the file to its place.
@@ -226,7 +242,7 @@ impl<'a> Pending<'a> {
 }
 
 /// What a link leads to, also one that leads to nothing yet. A path that is no link stays as it is.
-fn followed(path: &Path) -> PathBuf {
+pub fn followed(path: &Path) -> PathBuf {
     const MOST: usize = 40;
     let mut target = path.to_path_buf();
     for _ in 0..MOST {

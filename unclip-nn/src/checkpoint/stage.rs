@@ -10,7 +10,7 @@ use unclip_core::InvalidSetting;
 
 use super::load::MAX_CONFIG_BYTES;
 use super::{
-    KeyMap, LoadError, Weights, load_weights, parse_config, read_file, save_weights, write_whole,
+    KeyMap, LoadError, Weights, load_weights, parse_config, read_text, save_weights, write_whole,
 };
 use crate::{Placement, Precision};
 
@@ -99,7 +99,7 @@ impl<T: StageConfig> StageFiles<T> {
     /// Missing or damaged files, another version, another stage, sizes that cannot be used.
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let path = folder.join("config.json");
-        let manifest = check(&path, &read_file(&path, MAX_CONFIG_BYTES)?)?;
+        let manifest = check(&path, &read_text(&path, MAX_CONFIG_BYTES)?)?;
         Self::new(&path, manifest, Weights::open(&folder.join("model.safetensors"))?)
     }
 

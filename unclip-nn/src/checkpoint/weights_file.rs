@@ -16,6 +16,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 
+use super::file::{Kind, PAGE, POINTER, refuse};
 use super::{LoadError, open_file};
 use crate::precision::widen;
 
@@ -192,19 +193,16 @@ fn refuse_other_kinds(path: &Path, start: &[u8]) -> Result<(), LoadError> {
     const PICKLE: &str = "convert it with tools/convert_pickle.py in a place where you trust it: \
                           pickles run code when they are opened";
     const SHARDED: &str = "give the folder that it lies in";
-    const KINDS: [(&[u8], &str, &str); 9] = [
-        (b"version https://git-lfs", "a git-LFS pointer", "run `git lfs pull` where it came from"),
+    const KINDS: [Kind; 9] = [
+        POINTER,
         (b"PK\x03\x04", "a zip archive, probably a PyTorch pickle", PICKLE),
         (b"\x80\x02", "a pickle", PICKLE),
         (b"\x80\x03", "a pickle", PICKLE),
         (b"\x80\x04", "a pickle", PICKLE),
         (b"\x80\x05", "a pickle", PICKLE),
         (b"GGUF", "a GGUF file", "download the safetensors version"),
-        (b"<", "an HTML or XML page", "download the file itself, not the page about it"),
+        PAGE,
         (b"{", "a JSON file, perhaps the index of a model in shards", SHARDED),
     ];
-    match KINDS.into_iter().find(|(magic, ..)| start.starts_with(magic)) {
-        Some((_, found, remedy)) => Err(LoadError::WrongKind { path: path.into(), found, remedy }),
-        None => Ok(()),
-    }
+    refuse(path, start, &KINDS, "a safetensors file")
 }

@@ -1,0 +1,71 @@
+//! What the image encoder sees of a picture.
+
+use std::fmt;
+
+use burn::tensor::Device;
+use image::RgbImage;
+use unclip_clip::{Fit, ImageEncoderConfig, fitted};
+use unclip_core::InvalidSetting;
+
+use crate::{Bundle, Error};
+
+/// How many times longer than the other one side of a picture may be; nothing of it would be left
+/// in a square.
+const MAX_PROPORTION: u32 = 16;
+
+/// What was cut from a picture: its `Display` says it in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cropped {
+    /// Width and height of the picture.
+    pub size: [u32; 2],
+    /// Side of the square in its middle that is seen.
+    pub side: u32,
+}
+
+impl fmt::Display for Cropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size: [width, height], side } = self;
+        write!(f, "of its {width} × {height} pixels, the {side} × {side} in the middle are seen")
+    }
+}
+
+impl Cropped {
+    /// What a tower cuts from a picture.
+    pub(crate) fn of(config: &ImageEncoderConfig, picture: &RgbImage) -> Option<Self> {
+        let (width, height) = picture.dimensions();
+        let is_cut = config.fit == Fit::Crop && width != height;
+        is_cut.then(|| Self { size: [width, height], side: width.min(height) })
+    }
+}
+
+impl Bundle {
+    /// The square that the image encoder sees of a picture, and what that leaves out. Variations of
+    /// the square are those of the picture: where there are many, the large ones need not be kept.
+    ///
+    /// # Errors
+    /// A model without an image encoder; a picture with a side of 0, or more than 16 times as long
+    /// as the other.
+    pub fn fit(
+        &self,
+        picture: &RgbImage,
+        device: &Device,
+    ) -> Result<(RgbImage, Option<Cropped>), Error> {
+        let config = self.image_encoder()?.config();
+        check_pictures(std::slice::from_ref(picture))?;
+        Ok((fitted(config, picture, device), Cropped::of(config, picture)))
+    }
+}
+
+/// Refuses pictures of which nothing would be left in a square.
+pub(crate) fn check_pictures(pictures: &[RgbImage]) -> Result<(), InvalidSetting> {
+    let sizes: Vec<(u32, u32)> = pictures.iter().map(|picture| picture.dimensions()).collect();
+    let usable = |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) / w.min(h) <= MAX_PROPORTION;
+    if sizes.is_empty() || !sizes.iter().all(usable) {
+        let expected = format!(
+            "at least one picture, with no side 0 and none more than {MAX_PROPORTION} times \
+                 the other"
+        );
+        return Err(InvalidSetting::new("pictures", format!("{sizes:?}"), expected));
+    }
+    Ok(())
+}
