@@ -1,12 +1,11 @@
-//! A model's folder to one in another layout: diffusers', or this project's own.
+//! Converts a model's folder to another layout: diffusers', or this project's own.
 //!
 //! ```text
 //! cargo run --release --example convert -- --model DIR --out DIR2 --precision f16
 //! ```
 //! Reads every layout that the other examples read. diffusers' `UnCLIPPipeline.from_pretrained`
-//! opens what is written; its published index calls the module of one class `unclip`, so that
-//! newer versions want `sys.modules["unclip"] = diffusers.pipelines.deprecated.unclip.text_proj`
-//! before.
+//! opens what is written. The published index calls the module of one class `unclip`, so newer
+//! versions first need `sys.modules["unclip"] = diffusers.pipelines.deprecated.unclip.text_proj`.
 
 #[path = "shared/console.rs"]
 mod console;
@@ -25,20 +24,20 @@ struct Arguments {
     /// Folder of a model: this project's layout, diffusers' or Karlo's own
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Folder to write; nothing may be there
+    /// Folder to write, which must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// diffusers or native: the layout to write
+    /// Layout to write: diffusers or native
     #[arg(long, value_name = "NAME", default_value = "diffusers")]
     layout: String,
-    /// f32, f16 or bf16: number format of the weights
+    /// Number format of the weights: f32, f16 or bf16
     #[arg(long, value_name = "FORMAT", default_value_t)]
     precision: Precision,
-    /// Device by which the weights pass
+    /// Device through which the weights pass
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Let `!` in a caption be padding and pictures be cropped, as diffusers has it, where the
-    /// model's own code does otherwise
+    /// Read `!` in a caption as padding and crop pictures, as diffusers does, even if the model's
+    /// own code does otherwise
     #[arg(long)]
     as_diffusers: bool,
 }

@@ -1,4 +1,4 @@
-//! A picture to variations of it.
+//! Makes variations of a picture.
 //!
 //! ```text
 //! cargo run --release --example image_variation -- picture.png --n 4 --grid
@@ -31,10 +31,10 @@ struct Arguments {
     /// The pictures: PNG, JPEG, WebP, GIF, BMP or TIFF files
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
-    /// How pictures are brought to the image encoder's square
+    /// How pictures are fitted to the image encoder's square
     #[arg(long, value_enum, requires = "model")]
     fit: Option<FitArgument>,
-    /// What lies behind transparent pictures: white, black or a color as in ff8000 or f80
+    /// Color behind transparent pictures: white, black, or one as in ff8000 or f80
     #[arg(long, value_name = "COLOR", default_value = "white")]
     background: Color,
     #[command(flatten)]
@@ -123,7 +123,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     common.end(&work)
 }
 
-/// What a model sees of a picture. What of the file does not show is said.
+/// The part of a picture that the model sees; notes what is left out.
 fn read(
     path: &Path,
     options: &ReadOptions,

@@ -1,4 +1,4 @@
-//! Drives the stages by hand: the documentation of what goes between them.
+//! Drives the stages by hand, to show what passes between them.
 //!
 //! ```text
 //! cargo run --release --example step_by_step -- "a small green star in the top left"

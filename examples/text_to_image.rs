@@ -1,4 +1,4 @@
-//! A caption to a picture.
+//! Makes a picture of a caption.
 //!
 //! ```text
 //! cargo run --release --example text_to_image -- "a large red circle above a small blue square"
@@ -30,11 +30,11 @@ guided_stage!(PriorArguments, "prior");
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// What the picture shows; "" gives a picture of anything
+    /// What the picture shows; "" gives an arbitrary picture
     #[arg(required_unless_present_any = ["prompts", "from"], conflicts_with = "from")]
     prompt: Option<String>,
-    /// File of captions, one on a line, or - for standard input; writes 00000.png, 00001.png, …
-    /// into the folder --out
+    /// File of captions, one per line, or - for standard input; writes 00000.png, 00001.png, … into
+    /// the folder --out
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "from"])]
     prompts: Option<PathBuf>,
     #[command(flatten)]

@@ -1,17 +1,18 @@
-//! Times one network of a model, call by call: for every line on standard input one call, and one
-//! line of JSON with what it took. So a script can time calls of two programs in turn
+//! Times one network of a model, call by call: each line on standard input makes one call, whose
+//! cost is printed as one line of JSON. This lets a script time calls of two programs in turn
 //! (`tools/compare`).
 //!
 //! ```text
 //! yes | head -5 | cargo run --release --example time_calls -- --stage decoder --batch 2
 //! ```
-//! The first line says what it took to load the network, and to compute what is the same in every
-//! step of a picture (what the network makes of captions and embeddings): `{"loading": seconds,
-//! "binding": seconds, "parameters": n, "peak_memory": n}`. Each further one is of a call:
-//! `{"seconds": s, "peak_memory": n}`. A call is what a reverse step asks of the network, its result
-//! read back to the host. With `--train` it is a training step.
+//! The first line of output says what it took to load the network, and to compute what is the same
+//! in every step of a picture (what the network makes of captions and embeddings):
+//! `{"loading": seconds, "binding": seconds, "parameters": n, "peak_memory": n}`. Each further line
+//! is for one call: `{"seconds": s, "peak_memory": n}`. A call is the network's part of a reverse
+//! step, with the result read back to the host. With `--train` it is a training step.
 //!
-//! Peak memory is in bytes, before the first call and since; null where the system does not tell.
+//! Peak memory is in bytes, up to the first call and since then; null if the system does not report
+//! it.
 
 #[path = "shared/console.rs"]
 mod console;
@@ -42,13 +43,13 @@ use console::AnyError;
 #[command(version)]
 struct Arguments {
     /// Folder of a model: this project's layout, diffusers' or the original Karlo's [default: the
-    /// shapes model inside the program]
+    /// built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// prior, decoder, upsampler.0, upsampler.1, …; or picture: one call makes whole pictures
     #[arg(long)]
     stage: String,
-    /// Rows of a call; guidance makes two of each picture
+    /// Rows of a call; guidance takes two for each picture
     #[arg(long, default_value_t = 1)]
     batch: usize,
     /// Side of the pictures that the network sees, if not the model's own
@@ -60,10 +61,11 @@ struct Arguments {
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
+    /// Number format in which networks compute: f32, f16 or bf16; on flex, 16 bits only save memory
     #[arg(long, value_name = "FORMAT", default_value_t)]
     precision: Precision,
-    /// Call from a thread of the pool, so that a profiler sees on each stack who asked for the work
+    /// Call from a thread of the pool, so that each stack in a profiler shows who asked for the
+    /// work
     #[arg(long)]
     pool: bool,
     /// A call is a training step: forward, backward, clipping, AdamW, averaging
@@ -197,7 +199,7 @@ fn low_side(arguments: &Arguments, bundle: &Bundle, place: usize) -> usize {
     }
 }
 
-/// Loads a network; and the time that it took.
+/// Loads a network, and returns the time that it took.
 fn load<T: StageConfig>(
     slot: &Slot<T>,
     arguments: &Arguments,

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release --features train --example train_shapes
 //! ```
-//! A run that was interrupted goes on when the same command is given again.
+//! An interrupted run continues when the same command is given again.
 
 #[path = "shared/console.rs"]
 mod console;
@@ -17,7 +17,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use unclip::train::{ShapesTraining, StepReport, TrainStage};
 
-/// Scenes on which a trained CLIP is tried.
+/// Number of scenes on which a trained CLIP is tested.
 const SCENES: usize = 500;
 
 /// Trains any stage of the shapes model, or all of them.
@@ -27,23 +27,23 @@ struct Arguments {
     /// clip, prior, decoder, upsampler.0, upsampler.1, or all
     #[arg(long, default_value = "all")]
     stage: String,
-    /// Training steps of each stage, if not the recipe's. A run that is made longer goes on from
+    /// Training steps of each stage, if not the recipe's. A run that is extended continues from
     /// where its learning rate began to fall
     #[arg(long)]
     steps: Option<u64>,
-    /// Items of a step, if not the recipe's
+    /// Items per step, if not the recipe's
     #[arg(long)]
     batch: Option<usize>,
     /// Peak learning rate, if not the recipe's
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Seed of weights, data and noise
+    /// Seed for weights, data and noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder of checkpoints and loss curves
+    /// Folder for checkpoints and loss curves
     #[arg(long, default_value = "out/shapes")]
     out: PathBuf,
-    /// Folder of the bundle that is written
+    /// Folder to write the bundle to
     #[arg(long, default_value = "out/shapes/bundle")]
     model: PathBuf,
     /// Folder of a bundle whose weights each stage starts from, instead of fresh ones
@@ -52,7 +52,7 @@ struct Arguments {
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Stop each stage after so many minutes; the same command goes on later
+    /// Stop each stage after this many minutes; the same command continues it later
     #[arg(long)]
     minutes: Option<f64>,
     /// Seconds between two checkpoints

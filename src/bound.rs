@@ -6,9 +6,8 @@ use unclip_nn::checkpoint::StageConfig;
 
 use crate::{Error, StageId, StageSettings};
 
-/// A stage whose network is there and whose condition is fixed: [`Run::sample`](crate::Run::sample) and
-/// [`Run::invert`](crate::Run::invert)
-/// take it, or it is called by hand.
+/// A stage with its network loaded and its condition fixed, to pass to
+/// [`Run::sample`](crate::Run::sample) or [`Run::invert`](crate::Run::invert), or to call by hand.
 pub struct Bound<'a, T: StageConfig, const D: usize> {
     pub(crate) stage: StageId,
     pub(crate) config: &'a T,
@@ -22,15 +21,15 @@ pub struct Bound<'a, T: StageConfig, const D: usize> {
 }
 
 impl<T: StageConfig, const D: usize> Bound<'_, T, D> {
-    /// Predicts the clean sample, guidance and range included.
+    /// Predicts the clean sample, with guidance and clamping applied.
     pub fn denoiser(&self) -> &dyn Denoiser<D> {
         &*self.denoiser
     }
 
-    /// The steps that were chosen.
+    /// The schedule of the chosen steps.
     ///
     /// # Errors
-    /// Settings of another stage, whose steps this one does not have.
+    /// Settings that belong to another stage and ask for steps that this one does not have.
     pub fn schedule(&self) -> Result<NoiseSchedule, Error> {
         Ok(self.diffusion.schedule(self.settings.steps, &self.settings.spacing)?)
     }
@@ -41,13 +40,20 @@ impl<T: StageConfig, const D: usize> Bound<'_, T, D> {
     }
 }
 
-/// Where sampling starts. By default at pure noise, drawn from the seeds.
+/// Where sampling starts: by default at pure noise drawn from the seeds.
 #[derive(Debug, Clone, Default)]
 pub struct Start<const D: usize> {
-    /// A sample that is as noisy as the first step wants it, in place of the seeds' noise: what
-    /// [`Run::invert`](crate::Run::invert) gives, say.
+    /// A sample as noisy as the first step expects, in place of the seeds' noise; for example, what
+    /// [`Run::invert`](crate::Run::invert) returns.
     pub x_t: Option<Tensor<D>>,
-    /// How many of the steps are taken, the cleanest ones; all of them if nothing is said.
+    /// A clean sample in place of `x_t`: the seeds' noise is added to it, as much as the first of the
+    /// steps wants.
+    pub x_0: Option<Tensor<D>>,
+    /// The sample one step cleaner than `x_t`, of an exact inversion
+    /// ([`Run::invert_exactly`](crate::Run::invert_exactly)). The steps are then those that undo it,
+    /// whatever the sampler.
+    pub x_prev: Option<Tensor<D>>,
+    /// How many of the steps to take, counted from the cleanest; all of them by default.
     pub steps: Option<usize>,
 }
 

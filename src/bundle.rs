@@ -1,7 +1,7 @@
-//! A model on disk, or inside the program: its stages, opened and checked for belonging together.
+//! A model on disk or inside the program: its stages, opened and checked to fit together.
 //!
-//! Opening reads and checks configurations and headers; weights are read when a stage is loaded. How
-//! the files of a model lie is the business of `layouts`.
+//! Opening reads and checks configurations and headers; weights are read when a stage is loaded.
+//! How a model's files are laid out is the business of `layouts`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,18 +19,18 @@ use crate::{Error, Slot, StageId};
 /// Largest side of a picture, in pixels.
 const MAX_SIDE: usize = 1 << 13;
 
-/// An opened model, checked for being complete and of one piece.
+/// An opened model, checked to be complete and consistent.
 #[derive(Debug)]
 pub struct Bundle {
     /// Where it came from.
     pub origin: PathBuf,
-    /// Reads captions.
+    /// Turns captions into tokens.
     pub tokenizer: Tokenizer,
     /// CLIP's text tower.
     pub text_encoder: Slot<TextEncoderConfig>,
-    /// CLIP's image tower, if the model has it.
+    /// CLIP's image tower, if the model has one.
     pub image_encoder: Option<Slot<ImageEncoderConfig>>,
-    /// The prior, if the model has it; only tasks that start from a picture do without.
+    /// The prior, if the model has one; only tasks that start from a picture work without it.
     pub prior: Option<Slot<DiffusionPriorConfig>>,
     /// The decoder.
     pub decoder: Slot<DecoderConfig>,
@@ -49,13 +49,13 @@ pub(crate) struct Parts {
     pub(crate) upsamplers: Vec<StageFiles<UpsamplerConfig>>,
 }
 
-/// What is read differently by different implementations of the same model. `None` is what the
-/// model's own folder says, or else what its layout's own code does.
+/// Settings on which implementations of the same model differ. `None` means what the model's own
+/// folder says, or else what its layout's own code does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// With which token a caption is filled up, and how a `!` in it is read.
+    /// Which token pads a caption, and how a `!` in it is read.
     pub padding: Option<Padding>,
-    /// How pictures are brought to the image encoder's square.
+    /// How pictures are fitted to the image encoder's square.
     pub fit: Option<Fit>,
 }
 
@@ -101,8 +101,8 @@ impl Bundle {
         self.image_encoder.as_ref().ok_or_else(|| missing(&self.origin, StageId::ImageEncoder))
     }
 
-    /// The model's name: that of its folder, or what a hub calls it, where a hub's client made the
-    /// folder. The path is nobody else's business.
+    /// The model's name: its name on a hub if a hub client made its folder, else the folder's name.
+    /// The rest of the path stays private.
     pub fn name(&self) -> String {
         let real = self.origin.canonicalize().unwrap_or_else(|_| self.origin.clone());
         let names: Vec<_> = real.iter().rev().map(|name| name.to_string_lossy()).collect();
@@ -146,7 +146,18 @@ impl Bundle {
         Ok(all)
     }
 
-    /// Side of the pictures that the last stage gives, in pixels.
+    /// Names of the weights to which latents mean something: those of CLIP's image tower, if there is
+    /// one, and of the decoder.
+    pub(crate) fn latent_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
+        let mut all = BTreeMap::new();
+        if let Some(encoder) = &self.image_encoder {
+            all.insert(encoder.id().to_string(), encoder.fingerprint()?.into());
+        }
+        all.insert(self.decoder.id().to_string(), self.decoder.fingerprint()?.into());
+        Ok(all)
+    }
+
+    /// Side of the final pictures, in pixels.
     pub fn image_size(&self) -> usize {
         let factors = self.upsamplers.iter().map(|stage| stage.config().factor);
         self.decoder.config().unet.image_size * factors.product::<usize>()

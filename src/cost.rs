@@ -12,12 +12,12 @@ use crate::StageId;
 pub struct StageCost {
     /// The stage.
     pub stage: StageId,
-    /// Time to load it, nothing if it was in memory.
+    /// Time to load it; zero if it was already in memory.
     pub loading: Duration,
-    /// Time for what is the same in every call: what the network makes of captions and embeddings.
+    /// Time to compute what is the same in every call, from captions and embeddings.
     pub binding: Duration,
-    /// Time of each step, network calls included: Heun's method makes two, the others one. An
-    /// encoder has one.
+    /// Time of each step, including its network calls (Heun's method makes two, the others one). An
+    /// encoder has a single entry.
     pub calls: Vec<Duration>,
     /// Number of parameters.
     pub parameters: usize,

@@ -4,12 +4,12 @@ use burn::tensor::Device;
 
 use crate::Error;
 
-/// The device of a name such as `flex`, `cuda` or `vulkan:1`.
+/// The device with a name such as `flex`, `cuda` or `vulkan:1`.
 ///
-/// Names are those of the features that bring them: `flex` (the CPU), `wgpu`, `vulkan`,
-/// `metal`, `cuda`, `rocm`. A number picks among several of a kind; `wgpu:cpu` and `vulkan:cpu`
-/// pick a software implementation. `cpu` is `flex`; `gpu` the first device of the first backend of
-/// the program that finds one; `auto` that, or else the CPU.
+/// Names match the features that provide them: `flex` (the CPU), `wgpu`, `vulkan`, `metal`, `cuda`,
+/// `rocm`. A number picks among several of a kind; `wgpu:cpu` and `vulkan:cpu` pick a software
+/// implementation. `cpu` means `flex`; `gpu` is the first device of the program's first backend
+/// that finds one; `auto` is that, or else the CPU.
 ///
 /// # Example
 /// ```
@@ -20,7 +20,7 @@ use crate::Error;
 /// ```
 ///
 /// # Errors
-/// A name that is unknown, a feature that is off, a device that is not there.
+/// The name is unknown, its feature is off, or there is no such device.
 pub fn device(name: &str) -> Result<Device, Error> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => (kind, Some(index)),

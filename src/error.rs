@@ -39,14 +39,14 @@ pub enum Error {
         first: String,
         /// The other.
         second: String,
-        /// In what they differ.
+        /// The field in which they differ.
         field: &'static str,
-        /// What the one has.
+        /// Its value in the first stage.
         found_first: String,
-        /// What the other has.
+        /// Its value in the second stage.
         found_second: String,
     },
-    /// Another model made a picture than the one that is to make it again.
+    /// The model that should make a picture again is not the one that made it.
     #[error(
         "the picture is of {made_by:?}, and {} is another model: its {stage} has the weights {found}, \
          expected {weights}; take the model that made it, in f32 or f16", model.display()
@@ -54,26 +54,26 @@ pub enum Error {
     OtherModel {
         /// Name of the model that made the picture.
         made_by: String,
-        /// Folder of the other one.
+        /// Folder of the model that should make it again.
         model: PathBuf,
         /// The first stage in which they differ.
         stage: String,
         /// Fingerprint of that stage's weights in the model that made the picture.
         weights: String,
-        /// And in the other.
+        /// The same in the model that should make it again.
         found: String,
     },
     /// The observer stopped the work. The pipeline can be used again.
     #[error("stopped in the {stage} after step {done} of {total}")]
     Stopped {
-        /// Where.
+        /// The stage that was stopped.
         stage: StageId,
         /// Steps of that stage that were done.
         done: usize,
         /// Steps of that stage that were planned.
         total: usize,
     },
-    /// A stage gave values that are not finite.
+    /// A stage produced values that are not finite.
     #[error("the {stage} gave values that are not finite; try f32, another seed, or less guidance")]
     NonFinite {
         /// The stage.
@@ -84,7 +84,7 @@ pub enum Error {
     Device {
         /// The name that was given.
         name: String,
-        /// Why not.
+        /// Why it cannot be used.
         reason: String,
     },
     /// A picture cannot be read or written.

@@ -1,4 +1,4 @@
-//! Values that are not finite are an error of the stage that gave them.
+//! Rejects values that are not finite, naming the stage that produced them.
 
 use burn::tensor::Tensor;
 

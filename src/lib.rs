@@ -1,13 +1,13 @@
-//! unCLIP (DALL·E 2) in Rust: a caption to a picture through CLIP's space.
+//! unCLIP (DALL·E 2) in Rust: from a caption to a picture through CLIP's embedding space.
 //!
-//! The system is that of *Hierarchical Text-Conditional Image Generation with CLIP Latents*
-//! (Ramesh et al. 2022): CLIP embeds the caption, a **prior** turns that into the embedding of a
-//! picture, a diffusion **decoder** turns the embedding into a small picture, and **upsamplers**
-//! make it large. It runs on [burn](https://burn.dev): on the CPU by default, on GPUs by the
-//! features `wgpu`, `vulkan`, `metal`, `cuda` and `rocm`. The device is a value, not a type.
+//! The system is that of *Hierarchical Text-Conditional Image Generation with CLIP Latents* (Ramesh
+//! et al. 2022): CLIP embeds the caption, a **prior** turns that into the embedding of a picture, a
+//! diffusion **decoder** turns the embedding into a small picture, and **upsamplers** make it
+//! large. It runs on [burn](https://burn.dev): on the CPU by default, on GPUs with the features
+//! `wgpu`, `vulkan`, `metal`, `cuda` and `rocm`. The device is a value, not a type.
 //!
 //! # A picture
-//! A small model that knows colored shapes is part of the crate (feature `bundled`):
+//! The crate includes a small model of colored shapes (feature `bundled`):
 //! ```no_run
 //! use unclip::{GenerateOptions, UnClip, device};
 //!
@@ -22,14 +22,14 @@
 //! Other models are folders: see [`Bundle`]. [`UnClip::run`] drives the stages one by one.
 //!
 //! # Promises
-//! * What comes from outside (files, captions, options) is checked, and answered with an [`Error`]
-//!   that names the thing, what was found and what was expected.
-//! * The same seed gives the same picture, whatever the batch it is made in.
-//! * [`UnClip`] can be shared between threads, stopped at any step by an [observer](UnClip::observed), and used
-//!   again afterwards.
+//! * Everything that comes from outside (files, captions, options) is checked; an [`Error`] names
+//!   what is wrong, what was found and what was expected.
+//! * The same seed gives the same picture, regardless of the batch it is made in.
+//! * [`UnClip`] can be shared between threads, stopped at any step by an
+//!   [observer](UnClip::observed), and used again afterwards.
 //! * The library does not print, touch the network, or pick a device.
 //!
-//! A backend may still panic when it runs out of memory; that is beyond this crate.
+//! A backend may still panic when it runs out of memory; that is beyond this crate's control.
 //!
 //! # Crates
 //! `unclip_core` holds the mathematics of diffusion, `unclip_nn` the layers, [`clip`], [`prior`],
@@ -39,11 +39,14 @@ mod bound;
 mod bundle;
 mod cost;
 mod device;
+mod edit;
 mod error;
 mod event;
 mod finite;
+mod latents;
 mod layouts;
 mod loops;
+mod manipulate;
 mod options;
 mod pictures;
 mod pipeline;
@@ -59,12 +62,14 @@ pub use bound::{Bound, Start};
 pub use bundle::{Bundle, OpenOptions};
 pub use cost::StageCost;
 pub use device::device;
+pub use edit::Subject;
 pub use error::Error;
 pub use event::{Event, Observer};
+pub use latents::Latents;
 pub use options::{GenerateOptions, MAX_IMAGES, Settings, StageOptions, StageSettings};
 pub use pictures::{
-    LeftOut, Picture, PictureFormat, ReadOptions, ReadPicture, Sheet, grid, picture_from_bytes,
-    read_picture, strip, write_picture,
+    LeftOut, Picture, PictureFormat, ReadOptions, ReadPicture, Sheet, grid, is_animation,
+    picture_from_bytes, read_picture, strip, write_animation, write_picture,
 };
 pub use pipeline::{Generated, Observed, Residency, UnClip};
 pub use recipe::Recipe;
@@ -79,8 +84,8 @@ pub use burn::tensor::{Device, Tensor};
 pub use image::RgbImage;
 pub use unclip_clip as clip;
 pub use unclip_core::{
-    BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting, SamplerKind,
-    Spacing, TextEmbedding, TimestepRange, slerp,
+    Belm, BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting, Resampling,
+    SamplerKind, Spacing, TextEmbedding, TimestepRange, slerp,
 };
 pub use unclip_decoder as decoder;
 pub use unclip_nn::{Placement, Precision};

@@ -1,9 +1,12 @@
-//! The loops of a bound stage, forward and back: noise, steps, costs, and who hears of them.
+//! The loops of a bound stage, forward and back: noise, steps, costs and observers.
 
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use unclip_core::{Draw, Guide, Interrupted, NoiseSource, SeededNoise, StepEvent, invert, sample};
+use unclip_core::{
+    Draw, ExactStart, Guide, Interrupted, InvalidSetting, Kept, NoiseSource, Resampling,
+    SeededNoise, StepEvent, inpaint, invert, invert_exactly, sample,
+};
 
 use crate::bound::Diffuses;
 use crate::finite::finite;
@@ -36,14 +39,14 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The reverse loop of a stage, and what it gives to the next.
+    /// Runs the reverse loop of a stage, and returns what it hands to the next stage.
     ///
     /// # Errors
-    /// A stop; values that are not finite; recorded noise of another shape; more steps than there
-    /// are.
+    /// The observer stopped the work; values are not finite; recorded noise has another shape;
+    /// `start` asks for more steps than there are.
     ///
     /// # Panics
-    /// If there is not one row for each seed, or if the start has another shape than the sample.
+    /// If there is not one row for each seed, or if the start's shape differs from the sample's.
     #[expect(private_bounds, reason = "the two public traits in one word")]
     pub fn sample<T: Diffuses<D>, const D: usize>(
         &mut self,
@@ -54,17 +57,28 @@ impl<'a> Run<'a> {
         if let Some(steps) = start.steps {
             schedule = schedule.cleanest(steps)?;
         }
-        let mut sampler = bound.settings.sampler.start(bound.diffusion.variance);
+        let (kind, x_prev) = (&bound.settings.sampler, start.x_prev);
         // there is none for the last step
-        let draws = if bound.settings.sampler.draws_noise() { schedule.len() - 1 } else { 0 };
+        let draws = if kind.draws_noise() && x_prev.is_none() { schedule.len() - 1 } else { 0 };
         let mut noise: Box<dyn NoiseSource> = match self.noise {
             None => Box::new(SeededNoise::new(self.seeds, bound.stage.noise_stream())),
             Some(recorded) => Box::new(recorded.stage(bound.stage, draws, &bound.shape)?),
         };
         // drawn even if another start is given, so that the steps' noise stays the same
         let initial = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
-        let x_t = start.x_t.unwrap_or(initial);
+        let x_t = match (start.x_t, start.x_0) {
+            (Some(x_t), _) => x_t,
+            (None, Some(x_0)) => {
+                let noisiest = vec![schedule.len() - 1; bound.shape[0]];
+                schedule.add_noise(x_0, initial, &noisiest)
+            }
+            (None, None) => initial,
+        };
         assert_eq!(x_t.dims(), bound.shape, "the start is of the sample's shape");
+        let mut sampler = match x_prev {
+            Some(x_prev) => ExactStart { x_t: x_t.clone(), x_prev }.sampler(),
+            None => kind.start(bound.diffusion.variance),
+        };
         let denoiser = bound.denoiser();
         let x_0 = self.listen(bound, |listen| {
             sample(denoiser, &mut *sampler, &schedule, x_t, &mut *noise, listen)
@@ -72,11 +86,11 @@ impl<'a> Run<'a> {
         Ok(bound.config.output(&bound.network, x_0))
     }
 
-    /// The way back: the noise from which deterministic DDIM with the same condition gives this
-    /// output again, the better the more steps there are.
+    /// Runs a stage backward: returns the noise from which deterministic DDIM with the same
+    /// condition reproduces this output. More steps make it more accurate.
     ///
     /// # Errors
-    /// A stop; values that are not finite.
+    /// The observer stopped the work; values are not finite.
     #[expect(private_bounds, reason = "the two public traits in one word")]
     pub fn invert<T: Diffuses<D>, const D: usize>(
         &mut self,
@@ -86,6 +100,74 @@ impl<'a> Run<'a> {
         let x_0 = bound.config.sample_of(&bound.network, output);
         let schedule = bound.schedule()?;
         self.listen(bound, |listen| invert(bound.denoiser(), &schedule, x_0, listen))
+    }
+
+    /// The exact way back: the start from which the same steps, except for the noisiest, give this
+    /// output again to the last digits ([`invert_exactly`]).
+    ///
+    /// # Errors
+    /// Fewer than three steps; a stop; values that are not finite.
+    #[expect(private_bounds, reason = "the two public traits in one word")]
+    pub fn invert_exactly<T: Diffuses<D>, const D: usize>(
+        &mut self,
+        bound: &Bound<'_, T, D>,
+        output: &T::Output,
+    ) -> Result<Start<D>, Error> {
+        let x_0 = bound.config.sample_of(&bound.network, output);
+        let schedule = bound.schedule()?;
+        if schedule.len() < 3 {
+            let name = format!("steps of the {} for an exact inversion", bound.stage);
+            return Err(InvalidSetting::new(name, schedule.len(), "at least 3").into());
+        }
+        let steps = schedule.len() - 1;
+        let schedule = schedule.cleanest(steps)?;
+        let mut x_prev = None;
+        let x_t = self.listen(bound, |listen| {
+            let start = invert_exactly(bound.denoiser(), &schedule, x_0, listen)?;
+            x_prev = Some(start.x_prev);
+            Ok(start.x_t)
+        })?;
+        Ok(Start { x_t: Some(x_t), x_prev, steps: Some(steps), ..Start::default() })
+    }
+
+    /// As [`sample`](Self::sample), with a part that stays as it is ([`inpaint`]).
+    ///
+    /// # Errors
+    /// A sampler other than DDPM and DDIM, which may remember steps that are undone here; recorded
+    /// noise; a resampling that cannot be walked; a stop; values that are not finite.
+    ///
+    /// # Panics
+    /// If there is not one row for each seed, or if what is kept has another shape than the sample.
+    #[expect(private_bounds, reason = "the two public traits in one word")]
+    pub fn inpaint<T: Diffuses<D>, const D: usize>(
+        &mut self,
+        bound: &Bound<'_, T, D>,
+        kept: &Kept<D>,
+        resampling: Resampling,
+    ) -> Result<T::Output, Error> {
+        resampling.validate()?;
+        let kind = &bound.settings.sampler;
+        let name = kind.to_string();
+        if !["ddpm", "ddim"].contains(&name.split(':').next().unwrap_or_default()) {
+            let expected = "ddpm or ddim: others remember steps, which are undone here";
+            return Err(InvalidSetting::new("sampler of an inpainting", name, expected).into());
+        }
+        if let Some(recorded) = self.noise {
+            let expected = "absent: an inpainting draws more than a file of noise holds";
+            return Err(InvalidSetting::new("recorded noise", recorded.name(), expected).into());
+        }
+        assert_eq!(kept.x_0.dims(), bound.shape, "what is kept is of the sample's shape");
+        assert_eq!(kept.mask.dims(), bound.shape, "a mask for every value");
+        let schedule = bound.schedule()?;
+        let mut noise: Box<dyn NoiseSource> =
+            Box::new(SeededNoise::new(self.seeds, bound.stage.noise_stream()));
+        let x_t = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
+        let mut sampler = kind.start(bound.diffusion.variance);
+        let (denoiser, plan) = (bound.denoiser(), (&schedule, resampling));
+        let x_0 = self.listen(bound, |listen| {
+            inpaint(denoiser, &mut *sampler, plan, x_t, kept, &mut *noise, listen)
+        })?;
+        Ok(bound.config.output(&bound.network, x_0))
     }
 
     /// Runs a loop, whose steps are counted, timed and told.

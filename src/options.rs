@@ -1,4 +1,4 @@
-//! What a user may choose, and what it becomes for a given model.
+//! User options, and the settings that they become for a given model.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use unclip_core::{
 
 use crate::{Bundle, Error, RecordedNoise, StageId};
 
-/// Pictures that one call makes at most.
+/// Largest number of pictures that one call makes.
 pub const MAX_IMAGES: usize = 64;
 
-/// Choices for one stage. What is `None` is taken from the model.
+/// Options for one stage. Fields that are `None` are taken from the model.
 ///
 /// # Example
 /// ```
@@ -29,15 +29,15 @@ pub const MAX_IMAGES: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct StageOptions {
-    /// Number of reverse steps. A `spacing` that lists its steps says it itself.
+    /// Number of reverse steps. A `spacing` that lists its steps implies it.
     pub steps: Option<usize>,
-    /// How far the condition is followed; 1 disables guidance, 0 ignores the condition.
+    /// How strongly the condition is followed; 1 disables guidance, 0 ignores the condition.
     pub guidance_scale: Option<f64>,
-    /// Noise levels at which guidance acts; at all of them if nothing is said.
+    /// Noise levels at which guidance acts; all of them by default.
     pub guidance_range: Option<TimestepRange>,
     /// Which sampler takes the steps.
     pub sampler: Option<SamplerKind>,
-    /// At which timesteps.
+    /// The rule that picks the timesteps.
     pub spacing: Option<Spacing>,
 }
 
@@ -61,13 +61,14 @@ impl StageOptions {
         with_guidance_scale: guidance_scale: f64 = |scale| Some(scale);
         /// Sets [`guidance_range`](Self::guidance_range).
         with_guidance_range: guidance_range: TimestepRange = |range| Some(range);
-        /// Sets [`sampler`](Self::sampler): a name's, a method of `unclip_core`, or one's own.
+        /// Sets [`sampler`](Self::sampler): parsed from a name, a method of `unclip_core`, or your
+        /// own.
         with_sampler: sampler: impl Into<SamplerKind> = |sampler| Some(sampler.into());
         /// Sets [`spacing`](Self::spacing).
         with_spacing: spacing: Spacing = |spacing| Some(spacing);
     }
 
-    /// These choices, and where they leave something open, those of `other`.
+    /// These options, with those of `other` where they leave something open.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         // what was chosen is not contradicted by what it replaces: steps by a list of others, or the
@@ -87,10 +88,10 @@ impl StageOptions {
         }
     }
 
-    /// Fills what is open from the stage's configuration. `stage` names it in errors.
+    /// Fills in what is open from the stage's configuration. `stage` names the stage in errors.
     ///
     /// # Errors
-    /// A number of steps, a spacing or a range that the stage's schedule does not have; a guidance
+    /// A number of steps, a spacing or a range that does not fit the stage's schedule; a guidance
     /// scale that is not a number from 0 to 1000.
     pub fn resolve(
         &self,
@@ -126,19 +127,18 @@ impl StageOptions {
     }
 }
 
-/// Choices for a picture.
+/// Options for making pictures.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GenerateOptions {
     /// Seed of the first picture; picture k has the seed `seed + k`, wrapping.
     pub seed: u64,
-    /// Number of pictures of each caption (or variations of each picture), 1 to [`MAX_IMAGES`] in
-    /// all.
+    /// Number of pictures per caption (or variations per picture), 1 to [`MAX_IMAGES`] in all.
     pub n: usize,
-    /// A caption of what the picture should not be: guidance leads away from it. By default the
-    /// empty caption, away from pictures of anything.
+    /// A caption of what the picture should not show: guidance leads away from it. The default is
+    /// the empty caption, which stands for any picture.
     pub negative_prompt: String,
-    /// Noise from a file, in place of the seed's.
+    /// Noise from a file, in place of the seeds' noise.
     pub noise: Option<Arc<RecordedNoise>>,
     /// The prior.
     pub prior: StageOptions,
@@ -180,10 +180,11 @@ impl GenerateOptions {
         with_upsampler: upsampler: StageOptions = |upsampler| upsampler;
     }
 
-    /// Seeds of the pictures: of all that belong to the first caption, then of the next.
+    /// Seeds of the pictures: first those of the first caption's pictures, then of the next
+    /// caption's.
     ///
     /// # Errors
-    /// No caption; no picture, or more than [`MAX_IMAGES`].
+    /// No caption; or the number of pictures is 0 or more than [`MAX_IMAGES`].
     pub fn seeds(&self, captions: usize) -> Result<Vec<u64>, InvalidSetting> {
         if captions == 0 {
             return Err(InvalidSetting::new("captions or pictures", 0, "at least 1"));
@@ -199,10 +200,10 @@ impl GenerateOptions {
         Ok((0..captions).flat_map(|_| seeds.clone()).collect())
     }
 
-    /// Fills what is open from the model, and checks everything.
+    /// Fills in what is open from the model, and checks everything.
     ///
     /// # Errors
-    /// The first option that is out of range.
+    /// Names the first option that cannot be used.
     pub fn resolve(&self, bundle: &Bundle) -> Result<Settings, Error> {
         let upsampler = &self.upsampler;
         if upsampler.guidance_scale.is_some() || upsampler.guidance_range.is_some() {
@@ -231,7 +232,7 @@ impl GenerateOptions {
     }
 }
 
-/// Choices for one stage with nothing left open: kept with the picture.
+/// Settings of one stage with nothing left open, as kept with the picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StageSettings {
@@ -239,12 +240,12 @@ pub struct StageSettings {
     pub steps: usize,
     /// Guidance scale.
     pub guidance_scale: f64,
-    /// Noise levels at which guidance acts; at all of them if absent.
+    /// Noise levels at which guidance acts; all of them if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance_range: Option<TimestepRange>,
     /// Sampler.
     pub sampler: SamplerKind,
-    /// At which timesteps.
+    /// The rule that picks the timesteps.
     #[serde(default, skip_serializing_if = "Spacing::is_even")]
     pub spacing: Spacing,
 }
@@ -261,11 +262,11 @@ impl From<StageSettings> for StageOptions {
     }
 }
 
-/// Choices for every stage with nothing left open.
+/// Settings of every stage, with nothing left open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The prior, if it has a part in this.
+    /// The prior, if it is used.
     pub prior: Option<StageSettings>,
     /// The decoder.
     pub decoder: StageSettings,

@@ -15,16 +15,16 @@ use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
     Bundle, Cropped, Error, GenerateOptions, Observer, Picture, Recipe, Run, Settings, StageCost,
-    StageId, StageOptions, Trace,
+    StageId, StageOptions, Start, Trace,
 };
 
 /// Whether networks stay in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residency {
-    /// All of them, for many pictures.
+    /// All of them stay, which suits many pictures.
     Resident,
-    /// Each is loaded when its turn comes and dropped afterwards, for little memory. There is never
-    /// a second one beside it.
+    /// Each is loaded when its turn comes and dropped afterwards, which saves memory: no two are
+    /// ever loaded at once.
     OneByOne,
 }
 
@@ -42,20 +42,32 @@ pub struct UnClip {
 pub struct Generated {
     /// The pictures, each with its recipe.
     pub pictures: Vec<Picture>,
-    /// The end of each caption that did not fit into the model's context, if any.
+    /// For each caption, the end that did not fit into the model's context, if any.
     pub dropped: Vec<Option<String>>,
     /// The end of the negative prompt that did not fit.
     pub dropped_negative: Option<String>,
-    /// What of each picture to be varied lies outside of the square that the image encoder sees, if
-    /// anything; of captions there is none.
+    /// For each picture to be varied, how it was cropped to the square that the image encoder sees,
+    /// if it was; empty for captions.
     pub cropped: Vec<Option<Cropped>>,
     /// What each stage cost.
     pub costs: Vec<StageCost>,
-    /// What went between the stages.
+    /// What the stages passed to each other.
     pub trace: Trace,
 }
 
 impl Generated {
+    /// Pictures, and what their run has to tell.
+    pub(crate) fn of(pictures: Vec<Picture>, run: Run<'_>) -> Self {
+        Self {
+            pictures,
+            dropped: run.dropped,
+            dropped_negative: run.dropped_negative,
+            cropped: Vec::new(),
+            costs: run.costs,
+            trace: run.trace,
+        }
+    }
+
     /// The pictures alone.
     pub fn images(&self) -> Vec<RgbImage> {
         self.pictures.iter().map(|picture| picture.image.clone()).collect()
@@ -63,12 +75,12 @@ impl Generated {
 }
 
 impl UnClip {
-    /// Takes an opened model to a device, and perhaps to another number format than f32: see
+    /// Places an opened model on a device, optionally in a number format other than f32: see
     /// [`Placement`].
     ///
     /// # Errors
-    /// A number format that the device does not compute in; weights that cannot be read, if they
-    /// are to stay in memory.
+    /// The device does not compute in the number format; weights that are to stay in memory cannot
+    /// be read.
     pub fn new(
         mut bundle: Bundle,
         placement: impl Into<Placement>,
@@ -86,7 +98,7 @@ impl UnClip {
         Ok(Self { bundle, placement })
     }
 
-    /// The shapes model that is part of the program, kept in memory.
+    /// The bundled shapes model, kept in memory.
     ///
     /// # Errors
     /// See [`Bundle::shapes`].
@@ -100,12 +112,12 @@ impl UnClip {
         &self.bundle
     }
 
-    /// Where the networks are.
+    /// The device that the networks run on.
     pub fn device(&self) -> Device {
         self.placement.device.clone()
     }
 
-    /// The same model, with somebody who hears of every step and may stop the work:
+    /// The same model with an observer, which is called after every step and may stop the work.
     ///
     /// ```no_run
     /// use std::ops::ControlFlow;
@@ -124,14 +136,14 @@ impl UnClip {
         Observed { unclip: self, observer: Some(observer) }
     }
 
-    fn quietly(&self) -> Observed<'_> {
+    pub(crate) fn quietly(&self) -> Observed<'_> {
         Observed { unclip: self, observer: None }
     }
 
-    /// A caption to pictures.
+    /// Makes pictures of a caption.
     ///
-    /// The empty caption gives a picture of anything. A caption that is too long is cut, and
-    /// [`Generated::dropped`] tells what was lost.
+    /// The empty caption gives arbitrary pictures. A caption that is too long is cut, and
+    /// [`Generated::dropped`] says what was lost.
     ///
     /// # Example
     /// ```no_run
@@ -146,8 +158,8 @@ impl UnClip {
     /// ```
     ///
     /// # Errors
-    /// Options out of range, before anything is computed; weights that cannot be read; values that
-    /// are not finite.
+    /// Options that are out of range, before anything is computed; weights that cannot be read;
+    /// values that are not finite.
     pub fn text_to_image(
         &self,
         caption: &str,
@@ -156,8 +168,8 @@ impl UnClip {
         self.quietly().text_to_image(caption, options)
     }
 
-    /// Several captions to pictures in one batch: all pictures of the first, then of the next. Each
-    /// caption's pictures have the seeds that they would have alone.
+    /// Makes pictures of several captions in one batch: all pictures of the first, then of the
+    /// next. Each caption's pictures have the seeds that they would have alone.
     ///
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image), and no caption.
@@ -169,10 +181,11 @@ impl UnClip {
         self.quietly().text_to_images(captions, options)
     }
 
-    /// Pictures to variations of them: each is embedded, and decoded again from noise. What the
-    /// embedding holds stays (things, style), what it does not hold changes (places, details).
+    /// Makes variations of pictures: each is embedded, and decoded again from noise. What the
+    /// embedding holds (things, style) stays; what it does not hold (places, details) changes.
     ///
-    /// All variations of the first picture, then of the next. Pictures may differ in size.
+    /// All variations of the first picture come first, then those of the next. Pictures may differ
+    /// in size.
     ///
     /// # Example
     /// ```no_run
@@ -186,7 +199,7 @@ impl UnClip {
     ///
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image); a model without an image encoder; a picture that
-    /// cannot be fitted into a square; options of the prior, which has no part in this.
+    /// cannot be fitted into a square; options of the prior, which is not used.
     pub fn image_variation(
         &self,
         pictures: &[RgbImage],
@@ -195,7 +208,7 @@ impl UnClip {
         self.quietly().image_variation(pictures, options)
     }
 
-    /// Drives the stages one by one: a picture for each seed.
+    /// Starts a run that drives the stages one by one, with one picture for each seed.
     ///
     /// # Example
     /// ```no_run
@@ -216,10 +229,10 @@ impl UnClip {
         Run::new(&self.bundle, &self.placement, seeds)
     }
 
-    /// The embeddings that CLIP gives captions, one row each.
+    /// CLIP's embeddings of captions, one row each.
     ///
     /// # Example
-    /// How alike captions and pictures are, as CLIP sees it:
+    /// How similar captions and pictures are, according to CLIP:
     /// ```no_run
     /// use unclip::unclip_core::normalize;
     /// use unclip::{UnClip, device, read_picture};
@@ -239,7 +252,7 @@ impl UnClip {
         Ok(tower.forward(&self.bundle.tokenizer.encode(captions), &self.placement.device))
     }
 
-    /// The embeddings that CLIP gives pictures, one row each: the other way into the decoder.
+    /// CLIP's embeddings of pictures, one row each: the other way into the decoder.
     ///
     /// # Errors
     /// A model without an image encoder, weights that cannot be read, no picture, or one that
@@ -250,7 +263,7 @@ impl UnClip {
     }
 
     /// Pictures that were checked, to what the image encoder makes of them.
-    fn embed(&self, pictures: &[RgbImage]) -> Result<Embedded, Error> {
+    pub(crate) fn embed(&self, pictures: &[RgbImage]) -> Result<Embedded, Error> {
         let slot = self.bundle.image_encoder()?;
         let (tower, loading) = slot.network(&self.placement)?;
         let start = Instant::now();
@@ -264,16 +277,16 @@ impl UnClip {
 }
 
 /// What the image encoder makes of pictures.
-struct Embedded {
+pub(crate) struct Embedded {
     /// The pictures as it wants them.
-    pixels: Tensor<4>,
-    image: ImageEmbedding,
-    cost: StageCost,
+    pub(crate) pixels: Tensor<4>,
+    pub(crate) image: ImageEmbedding,
+    pub(crate) cost: StageCost,
 }
 
-/// A model with somebody who hears of every step; [`UnClip::observed`] makes it.
+/// A model with an observer, made by [`UnClip::observed`].
 pub struct Observed<'a> {
-    unclip: &'a UnClip,
+    pub(crate) unclip: &'a UnClip,
     observer: Option<&'a mut Observer<'a>>,
 }
 
@@ -311,7 +324,12 @@ impl<'a> Observed<'a> {
         let text = run.encode(captions)?.repeat_rows(options.n);
         let image = run.prior(&text, prior)?;
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
-        finish(run, &Condition { image, text }, (&made_by, options, &settings), prompts)
+        finish(
+            run,
+            (&Condition { image, text }, Start::default()),
+            (&made_by, options, &settings),
+            prompts,
+        )
     }
 
     /// See [`UnClip::image_variation`].
@@ -347,11 +365,21 @@ impl<'a> Observed<'a> {
         let condition = Condition { image: rows, text };
         let encoder = unclip.bundle.image_encoder()?.config();
         let cropped = pictures.iter().map(|picture| Cropped::of(encoder, picture)).collect();
-        let made = finish(run, &condition, (&made_by, options, &settings), std::iter::repeat(""))?;
+        let made = finish(
+            run,
+            (&condition, Start::default()),
+            (&made_by, options, &settings),
+            std::iter::repeat(""),
+        )?;
         Ok(Generated { cropped, ..made })
     }
 
-    fn start<'b>(self, seeds: &'b [u64], options: &'b GenerateOptions, steps: usize) -> Run<'b>
+    pub(crate) fn start<'b>(
+        self,
+        seeds: &'b [u64],
+        options: &'b GenerateOptions,
+        steps: usize,
+    ) -> Run<'b>
     where
         'a: 'b,
     {
@@ -368,23 +396,17 @@ impl<'a> Observed<'a> {
 }
 
 /// What every task ends with: from a condition to pictures, each with its recipe.
-fn finish<'p>(
+pub(crate) fn finish<'p>(
     mut run: Run<'_>,
-    condition: &Condition,
+    (condition, start): (&Condition, Start<4>),
     (made_by, options, settings): (&MadeBy, &GenerateOptions, &Settings),
     prompts: impl Iterator<Item = &'p str>,
 ) -> Result<Generated, Error> {
-    let pictures = run.decode(condition, &settings.decoder)?;
+    let pictures = run.decode_from(start, condition, &settings.decoder)?;
     let pictures = run.upsample(pictures, &settings.upsamplers)?;
     let recipe =
         |(row, (prompt, &seed))| Recipe::new(made_by, options, settings, prompt, (seed, row));
     let recipes = prompts.zip(run.seeds).enumerate().map(recipe);
-    Ok(Generated {
-        pictures: Picture::join(pictures, recipes),
-        dropped: run.dropped,
-        dropped_negative: run.dropped_negative,
-        cropped: Vec::new(),
-        costs: run.costs,
-        trace: run.trace,
-    })
+    let pictures = Picture::join(pictures, recipes);
+    Ok(Generated::of(pictures, run))
 }

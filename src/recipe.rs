@@ -35,7 +35,7 @@ impl MadeBy {
 pub struct Recipe {
     /// The caption.
     pub prompt: String,
-    /// What guidance led away from.
+    /// The caption that guidance led away from.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub negative_prompt: String,
     /// Name of the picture that this is a variation of.
@@ -47,24 +47,28 @@ pub struct Recipe {
     /// Which row of that file: see [`RecordedNoise::row`](crate::RecordedNoise::row).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise_row: Option<usize>,
-    /// How captions were filled up, and a `!` read.
+    /// Whether it was drawn from [`Latents`](crate::Latents), which a recipe does not hold: it is not
+    /// enough then to make the picture again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub latents: bool,
+    /// How captions were padded, and a `!` was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub padding: Option<Padding>,
-    /// How the picture that this is a variation of was brought into a square.
+    /// How the picture that this is a variation of was fitted to a square.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<Fit>,
-    /// Number format in which the networks worked.
+    /// Number format that the networks computed in.
     #[serde(default)]
     pub precision: Precision,
     /// The seed of this picture.
     pub seed: u64,
     /// The model's name ([`Bundle::name`]).
     pub model: String,
-    /// Fingerprints of the weights of each stage that had a part in it, by which
-    /// [`check_model`](Self::check_model) notices another model of the same name.
+    /// Fingerprint of the weights of each stage used, by which [`check_model`](Self::check_model)
+    /// detects another model of the same name.
     #[serde(default)]
     pub weights: BTreeMap<String, String>,
-    /// Every stage.
+    /// Settings of every stage.
     #[serde(flatten)]
     pub settings: Settings,
     /// Version of this library.
@@ -87,6 +91,7 @@ impl Recipe {
             picture: None,
             noise: options.noise.as_ref().map(|noise| noise.name()),
             noise_row: options.noise.as_ref().map(|noise| noise.first_row() + row),
+            latents: false,
             padding: opened.padding,
             fit: opened.fit,
             precision,
@@ -98,8 +103,8 @@ impl Recipe {
         }
     }
 
-    /// Checks that a model is the one that the picture was made with: that it has the same weights
-    /// in every stage that had a part in it. Recipes of version 0.1.0 and before name no weights.
+    /// Checks that a model is the one that made the picture, by the weights of every stage used.
+    /// Recipes of version 0.1.0 and before name no weights.
     ///
     /// # Errors
     /// [`Error::OtherModel`]; weights that cannot be read.
@@ -124,12 +129,12 @@ impl Recipe {
         }
     }
 
-    /// How the model has to be opened for this picture.
+    /// The options with which to open the model for this picture.
     pub fn open_options(&self) -> OpenOptions {
         OpenOptions { padding: self.padding, fit: self.fit }
     }
 
-    /// The options that make this picture again, but for noise from a file.
+    /// The options that make this picture again, except for noise from a file.
     pub fn options(&self) -> GenerateOptions {
         let Settings { prior, decoder, upsamplers } = &self.settings;
         GenerateOptions {

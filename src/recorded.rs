@@ -1,4 +1,4 @@
-//! Noise from a file, so that another implementation can be given the same.
+//! Noise from a file, so that another implementation can use the same.
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,10 @@ use crate::{Error, StageId};
 /// Every Gaussian draw of a run, in a safetensors file.
 ///
 /// The draws of a stage are named `prior.initial`, `prior.step.0`, `prior.step.1` and so on, in the
-/// order in which they are drawn; there is none for the last step, and none for the steps of a
-/// sampler that draws nothing. The other stages are `decoder`,
-/// `upsampler.0`, `upsampler.1` and so on. Each has as many rows as there are pictures.
+/// order in which they are drawn. The last step has none, and neither have the steps of a sampler
+/// that draws nothing. The other stages are `decoder`, `upsampler.0`, `upsampler.1` and so on. Each
+/// draw has one row per picture.
+///
 /// # Example
 /// ```no_run
 /// use std::sync::Arc;
@@ -37,13 +38,13 @@ impl RecordedNoise {
     /// Opens a file. Draws are read when their stage begins.
     ///
     /// # Errors
-    /// A file that cannot be read or is no safetensors file.
+    /// The file cannot be read or is not a safetensors file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Ok(Self { path: path.into(), draws: Weights::open(path)?, row: None })
     }
 
-    /// The same noise, of which one picture takes a row: what made it one of several.
+    /// The same noise reduced to one row, to make one picture of a batch again on its own.
     #[must_use]
     pub fn row(self, row: usize) -> Self {
         Self { row: Some(row), ..self }

@@ -1,4 +1,4 @@
-//! The stages one by one.
+//! Driving the stages one by one.
 
 use std::time::Instant;
 
@@ -14,13 +14,13 @@ use crate::{
     Bound, Bundle, Error, Observer, RecordedNoise, StageCost, StageSettings, Start, Trace,
 };
 
-/// One batch of pictures on its way through the stages; [`UnClip::run`](crate::UnClip::run) makes
-/// it.
+/// One batch of pictures on its way through the stages, made by
+/// [`UnClip::run`](crate::UnClip::run).
 ///
-/// Each method is one stage. What goes between them can be looked at, kept, and replaced: that is
-/// what variations, interpolations and the like are made of. [`bind_prior`](Self::bind_prior) and
-/// its like stop halfway, with the condition fixed: for other starts than pure noise, for the way
-/// back to noise, and for loops of one's own.
+/// Each method is one stage. What passes between them can be inspected, kept and replaced, which is
+/// how to build variations, interpolations and the like. [`bind_prior`](Self::bind_prior) and its
+/// siblings stop once the condition is fixed: for starts other than pure noise, for inversion to
+/// noise, and for loops of your own.
 pub struct Run<'a> {
     pub(crate) bundle: &'a Bundle,
     pub(crate) placement: &'a Placement,
@@ -32,13 +32,13 @@ pub struct Run<'a> {
     null: Option<TextEmbedding>,
     /// Steps done so far, and in all, if somebody knows.
     pub(crate) progress: (usize, Option<usize>),
-    /// The end of each of the captions last encoded that did not fit into the model's context.
+    /// For each of the captions last encoded, the end that did not fit into the model's context.
     pub dropped: Vec<Option<String>>,
     /// The end of the negative prompt that did not fit.
     pub dropped_negative: Option<String>,
     /// What each stage has cost so far.
     pub costs: Vec<StageCost>,
-    /// What each stage has given so far, if it was driven by `prior`, `decode` or `upsample`.
+    /// What each stage has produced so far, if it was driven by `prior`, `decode` or `upsample`.
     pub trace: Trace,
 }
 
@@ -60,32 +60,33 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Lets somebody hear of every step, who may stop the work.
+    /// Adds an observer, which is called after every step and may stop the work.
     #[must_use]
     pub fn with_observer(self, observer: &'a mut Observer<'a>) -> Self {
         Self { observer: Some(observer), ..self }
     }
 
-    /// Takes the noise from a file, whatever the seeds.
+    /// Takes the noise from a file instead of the seeds.
     #[must_use]
     pub fn with_noise(self, noise: &'a RecordedNoise) -> Self {
         Self { noise: Some(noise), ..self }
     }
 
-    /// What guidance leads away from; the empty caption if nothing is said.
+    /// Sets the caption that guidance leads away from; by default the empty one.
     #[must_use]
     pub fn with_negative_prompt(self, negative_prompt: &'a str) -> Self {
         Self { negative_prompt, null: None, dropped_negative: None, ..self }
     }
 
-    /// How many steps will be taken in all, for [`Event::call_total`](crate::Event::call_total).
+    /// Announces how many steps will be taken in all, for
+    /// [`Event::call_total`](crate::Event::call_total).
     #[must_use]
     pub fn with_steps(self, total: usize) -> Self {
         Self { progress: (0, Some(total)), ..self }
     }
 
-    /// Captions to embeddings, one row each. The negative prompt goes with them, so that the text
-    /// encoder is needed once.
+    /// Embeds captions, one row each. The negative prompt is embedded with them, so that the text
+    /// encoder runs only once.
     ///
     /// # Errors
     /// No caption; weights that cannot be read.
@@ -117,7 +118,7 @@ impl<'a> Run<'a> {
         Ok((text, dropped.collect()))
     }
 
-    /// Embeddings of the negative prompt: the null condition, one row for each seed.
+    /// Embeds the negative prompt: the null condition, one row for each seed.
     ///
     /// # Errors
     /// Weights that cannot be read.
@@ -133,10 +134,10 @@ impl<'a> Run<'a> {
         Ok(self.null.insert(null).repeat_rows(self.seeds.len()))
     }
 
-    /// Text embeddings to image embeddings: `[seeds, d_embedding]`.
+    /// Runs the prior: text embeddings to image embeddings, `[seeds, d_embedding]`.
     ///
     /// # Errors
-    /// Weights that cannot be read, a stop, values that are not finite.
+    /// Weights that cannot be read, a stop by the observer, or values that are not finite.
     ///
     /// # Panics
     /// If there is not one row for each seed.
@@ -152,10 +153,11 @@ impl<'a> Run<'a> {
         Ok(image)
     }
 
-    /// Image embeddings and captions to small pictures: `[seeds, 3, side, side]` in [−1, 1].
+    /// Runs the decoder: image embeddings and captions to small pictures, `[seeds, 3, side, side]`
+    /// in [−1, 1].
     ///
     /// # Errors
-    /// Weights that cannot be read, a stop, values that are not finite.
+    /// Weights that cannot be read, a stop by the observer, or values that are not finite.
     ///
     /// # Panics
     /// If there is not one row for each seed.
@@ -164,17 +166,33 @@ impl<'a> Run<'a> {
         condition: &Condition,
         settings: &StageSettings,
     ) -> Result<Tensor<4>, Error> {
+        self.decode_from(Start::default(), condition, settings)
+    }
+
+    /// The same from another start than the seeds' noise.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode); more steps than there are.
+    ///
+    /// # Panics
+    /// As [`decode`](Self::decode); if the start has another shape than the pictures.
+    pub fn decode_from(
+        &mut self,
+        start: Start<4>,
+        condition: &Condition,
+        settings: &StageSettings,
+    ) -> Result<Tensor<4>, Error> {
         let bound = self.bind_decoder(condition, settings)?;
-        let pictures = self.sample(&bound, Start::default())?;
+        let pictures = self.sample(&bound, start)?;
         self.trace.text = Some(condition.text.clone());
         self.trace.decoder = Some(pictures.clone());
         Ok(pictures)
     }
 
-    /// Small pictures to large ones, through as many upsamplers as there are settings for.
+    /// Runs as many upsamplers as there are settings for: small pictures to large ones.
     ///
     /// # Errors
-    /// Weights that cannot be read, a stop, values that are not finite.
+    /// Weights that cannot be read, a stop by the observer, or values that are not finite.
     ///
     /// # Panics
     /// If there are more settings than upsamplers.
@@ -219,7 +237,7 @@ impl<'a> Run<'a> {
         self.bind(slot, condition, settings, null.as_ref())
     }
 
-    /// Loads the upsampler in this place and fixes its small pictures, one for each seed.
+    /// Loads the upsampler at this place and fixes its small pictures, one for each seed.
     ///
     /// # Errors
     /// Weights that cannot be read.

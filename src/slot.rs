@@ -27,17 +27,17 @@ impl<T: StageConfig> Slot<T> {
         self.id
     }
 
-    /// Its sizes, and how it works.
+    /// Its configuration: sizes, and how it works.
     pub fn config(&self) -> &T {
         &self.files.manifest.config
     }
 
-    /// Fingerprint of the CLIP that it was trained with; empty where a layout has none.
+    /// Fingerprint of the CLIP that it was trained with; empty if the layout records none.
     pub fn embedding_space(&self) -> &str {
         &self.files.manifest.embedding_space
     }
 
-    /// A name for its weights, the same in every layout
+    /// Fingerprint of its weights, the same in every layout
     /// ([`Weights::fingerprint`](unclip_nn::checkpoint::Weights::fingerprint)).
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl<T: StageConfig> Slot<T> {
         }
     }
 
-    /// Reads the weights anew, whether they are in memory or not.
+    /// Loads the network from its files, even if it is already in memory.
     ///
     /// # Errors
     /// Weights that cannot be read.

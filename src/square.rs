@@ -9,16 +9,16 @@ use unclip_core::InvalidSetting;
 
 use crate::{Bundle, Error};
 
-/// How many times longer than the other one side of a picture may be; nothing of it would be left
-/// in a square.
+/// How many times longer than the other one side of a picture may be. Beyond that, too little of it
+/// would be left in a square.
 const MAX_PROPORTION: u32 = 16;
 
-/// What was cut from a picture: its `Display` says it in words.
+/// How a picture was cropped; its `Display` says so in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cropped {
     /// Width and height of the picture.
     pub size: [u32; 2],
-    /// Side of the square in its middle that is seen.
+    /// Side of the square in the middle that the encoder sees.
     pub side: u32,
 }
 
@@ -39,12 +39,23 @@ impl Cropped {
 }
 
 impl Bundle {
-    /// The square that the image encoder sees of a picture, and what that leaves out. Variations of
-    /// the square are those of the picture: where there are many, the large ones need not be kept.
+    /// The same square as small as the decoder's pictures: what an inversion starts from.
     ///
     /// # Errors
-    /// A model without an image encoder; a picture with a side of 0, or more than 16 times as long
-    /// as the other.
+    /// As [`fit`](Self::fit).
+    pub fn fit_small(&self, picture: &RgbImage, device: &Device) -> Result<RgbImage, Error> {
+        let encoder = self.image_encoder()?.config();
+        check_pictures(std::slice::from_ref(picture))?;
+        let image_size = self.decoder.config().unet.image_size;
+        Ok(fitted(&ImageEncoderConfig { image_size, ..encoder.clone() }, picture, device))
+    }
+
+    /// The square of a picture that the image encoder sees, and what it leaves out. Variations of
+    /// the square are those of the picture, so that large pictures need not be kept.
+    ///
+    /// # Errors
+    /// A model without an image encoder; a picture with a side of 0, or with one side more than 16
+    /// times the other.
     pub fn fit(
         &self,
         picture: &RgbImage,
@@ -59,7 +70,8 @@ impl Bundle {
 /// Refuses pictures of which nothing would be left in a square.
 pub(crate) fn check_pictures(pictures: &[RgbImage]) -> Result<(), InvalidSetting> {
     let sizes: Vec<(u32, u32)> = pictures.iter().map(|picture| picture.dimensions()).collect();
-    let usable = |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) / w.min(h) <= MAX_PROPORTION;
+    let usable =
+        |&(w, h): &(u32, u32)| w.min(h) > 0 && w.max(h) <= w.min(h).saturating_mul(MAX_PROPORTION);
     if sizes.is_empty() || !sizes.iter().all(usable) {
         let expected = format!(
             "at least one picture, with no side 0 and none more than {MAX_PROPORTION} times \

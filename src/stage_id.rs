@@ -1,12 +1,12 @@
-//! Which stage is meant, in one spelling everywhere.
+//! Names of stages, spelled the same everywhere.
 
 use std::fmt;
 use std::str::FromStr;
 
 use unclip_core::InvalidSetting;
 
-/// A stage of the pipeline. Folders of a model, traces, recorded noise, costs, progress and errors
-/// all spell it alike: `text_encoder`, `image_encoder`, `prior`, `decoder`, `upsampler.0`, and so
+/// A stage of the pipeline. Model folders, traces, recorded noise, costs, progress and errors all
+/// spell it the same: `text_encoder`, `image_encoder`, `prior`, `decoder`, `upsampler.0`, and so
 /// on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageId {
@@ -18,7 +18,7 @@ pub enum StageId {
     Prior,
     /// Image embeddings to small pictures.
     Decoder,
-    /// Small pictures to larger ones, by its place in the cascade.
+    /// Small pictures to larger ones, with its place in the cascade, from 0.
     Upsampler(usize),
 }
 

@@ -1,4 +1,4 @@
-//! What went between the stages of a run.
+//! What the stages of a run passed to each other.
 
 use std::path::Path;
 
@@ -8,26 +8,26 @@ use unclip_nn::checkpoint::save_tensors;
 
 use crate::{Error, StageId};
 
-/// What the stages of a run gave to each other. To compare it with another implementation's, or to
-/// go on from the middle.
+/// What the stages of a run passed to each other, for comparison with another implementation or for
+/// continuing from the middle.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
     /// The pictures as the image encoder saw them, if there were any: `[batch, 3, side, side]`.
     pub pixels: Option<Tensor<4>>,
-    /// What the image encoder made of them: `[batch, d_embedding]`.
+    /// The image encoder's embeddings of them: `[batch, d_embedding]`.
     pub image: Option<ImageEmbedding>,
     /// The captions' embedding, one row for each picture.
     pub text: Option<TextEmbedding>,
-    /// The prior's answer.
+    /// The prior's image embeddings.
     pub prior: Option<ImageEmbedding>,
     /// The decoder's pictures, `[batch, 3, height, width]` in [−1, 1].
     pub decoder: Option<Tensor<4>>,
-    /// Each upsampler's.
+    /// Each upsampler's pictures.
     pub upsamplers: Vec<Tensor<4>>,
 }
 
 impl Trace {
-    /// Writes what there is as safetensors, in f32: `image_encoder.pixels`,
+    /// Writes whatever is present as safetensors, in f32: `image_encoder.pixels`,
     /// `image_encoder.embedding`, `text_encoder.pooled`, `text_encoder.tokens`, `text_encoder.mask`
     /// (1 for tokens, 0 for padding), `prior.embedding`, `decoder.image`, `upsampler.0.image`,
     /// `upsampler.1.image` and so on.
@@ -59,7 +59,7 @@ impl Trace {
         for (place, picture) in self.upsamplers.iter().enumerate() {
             add(StageId::Upsampler(place), "image", values(picture));
         }
-        Ok(save_tensors(path.as_ref(), &tensors)?)
+        Ok(save_tensors(path.as_ref(), &tensors, &[])?)
     }
 }
 

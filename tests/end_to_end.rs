@@ -304,11 +304,11 @@ fn stages_can_be_driven_by_hand_and_give_the_same_picture() {
     assert_ne!(away.into_data(), small.clone().into_data(), "the negative prompt counts");
     let x_t = run.invert(&bound, &small).unwrap();
     assert_eq!(x_t.dims(), small.dims());
-    let start = Start { x_t: Some(x_t), steps: Some(1) };
+    let start = Start { x_t: Some(x_t), steps: Some(1), ..Start::default() };
     let costs = std::mem::take(&mut run.costs);
     assert_eq!(costs.last().unwrap().calls.len(), 2 * STEPS[1] - 1);
     assert_eq!(run.sample(&bound, start).unwrap().dims(), small.dims());
-    let error = run.sample(&bound, Start { x_t: None, steps: Some(99) }).unwrap_err();
+    let error = run.sample(&bound, Start { steps: Some(99), ..Start::default() }).unwrap_err();
     assert!(error.to_string().contains("steps to begin with is 99"), "{error}");
     let error = run.encode::<&str>(&[]).unwrap_err().to_string();
     assert_eq!(error, "captions is 0, expected at least 1");

@@ -15,6 +15,8 @@ mod bad_karlo_files;
 mod bad_places;
 /// Options, captions, positions, pictures and devices that cannot be used.
 mod bad_requests;
+/// Edited pictures.
+mod edits;
 /// A tiny model from its folder to pictures, and back from the pictures to their recipes.
 mod end_to_end;
 /// Folders as today's tools and yesterday's write them.
@@ -25,6 +27,8 @@ mod karlo;
 mod karlo_damage;
 /// Folders written in diffusers' layout.
 mod karlo_write;
+/// Both latents of pictures.
+mod latents;
 /// Karlo in the files of its own code; CLIP in its three layouts.
 mod layouts;
 /// Pictures in files, as other programs make them and as this one does.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unclip::{
     GenerateOptions, LeftOut, Picture, PictureFormat, ReadOptions, Recipe, RgbImage, Sheet,
-    picture_from_bytes, read_picture, write_picture,
+    picture_from_bytes, read_picture, write_animation, write_picture,
 };
 
 use crate::support::{Model, names, refused};
@@ -261,7 +261,7 @@ fn a_recipe_is_found_where_other_programs_put_it() {
     let with = |field: &str| json.replacen('{', &format!("{{{field},"), 1);
     text(&[with(r#""control_picture":"a.png""#)]);
     refused(Recipe::read(&path), &["again.png", "control_picture", "does not know"]);
-    text(&[with(r#""control_picture":null,"masks":[]"#)]);
+    text(&[with(r#""control_picture":null,"masks":[],"embedding_space":"older""#)]);
     assert_eq!(Recipe::read(&path).unwrap(), picture.recipe);
     text(&["mine".into(), json.replace('ü', "u")]);
     drop(Recipe::read(&path).unwrap());
@@ -270,4 +270,38 @@ fn a_recipe_is_found_where_other_programs_put_it() {
     let long = json.replace("a pink ring", &"x".repeat(1 << 20));
     text(&[format!("[{long}{}]", ",{}".repeat(5000))]);
     refused(Recipe::read(&path), &["again.png", "more recipes than a picture can have"]);
+}
+
+#[test]
+fn an_animation_shows_every_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let frames = [10u8, 120, 240].map(|value| RgbImage::from_pixel(6, 4, image::Rgb([value; 3])));
+    let each = std::time::Duration::from_millis(100);
+    for name in ["a.gif", "a.apng"] {
+        let path = folder.path().join(name);
+        write_animation(&path, &frames, each).unwrap();
+        assert_eq!(read_picture(&path).unwrap(), frames[0], "{name}");
+        let file = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+        let shown: Vec<u8> = match name {
+            "a.gif" => {
+                let decoder = image::codecs::gif::GifDecoder::new(file).unwrap();
+                let all = image::AnimationDecoder::into_frames(decoder).collect_frames().unwrap();
+                all.iter().map(|frame| frame.buffer().get_pixel(3, 2)[0]).collect()
+            }
+            _ => {
+                let decoder = image::codecs::png::PngDecoder::new(file).unwrap().apng().unwrap();
+                let all = image::AnimationDecoder::into_frames(decoder).collect_frames().unwrap();
+                all.iter().map(|frame| frame.buffer().get_pixel(3, 2)[0]).collect()
+            }
+        };
+        assert_eq!(shown, [10, 120, 240], "{name}");
+    }
+    let path = folder.path().join("a.gif");
+    refused(write_animation(&path, &[], each), &["frames", "at least one"]);
+    let two = [frames[0].clone(), RgbImage::new(1, 1)];
+    refused(write_animation(&path, &two, each), &["all of one size"]);
+    refused(
+        write_animation(folder.path().join("a.mp4"), &frames, each),
+        &["a.mp4", ".gif or .apng"],
+    );
 }

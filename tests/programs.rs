@@ -355,9 +355,85 @@ fn a_file_keeps_its_permissions_and_a_read_only_one_its_contents() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
+/// Few steps for programs that change a picture by its latents.
+const FEW: [&str; 4] = ["--decoder-steps", "3", "--upsampler-steps", "1"];
+
+#[test]
+fn pictures_are_changed_by_their_latents() {
+    let place = Place::new();
+    place.text_to_image(&["a large red circle"]).wrote(&["picture.png"]);
+    let run = |name: &str, arguments: &[&str]| place.run(name, &[arguments, &FEW].concat());
+    let made = run("reconstruct", &["picture.png", "--exact", "--latents", "both.safetensors"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let decibels: f64 = made.out[0].split(' ').next().unwrap().parse().unwrap();
+    assert!(decibels > 50.0, "{:?}", made.out);
+    assert_eq!(made.out[1], "again.png");
+    assert!(Recipe::read(place.path("again.png")).unwrap().latents);
+    place.text_to_image(&["--from", "again.png"]).refused(&["latents"]);
+    let words = ["--from", "a red circle", "--to", "a blue circle", "--frames", "2"];
+    run("text_diff", &[&["picture.png"], &words[..]].concat()).wrote(&["text_diff.png"]);
+    assert_eq!(Recipe::read_all(place.path("text_diff.png")).unwrap().len(), 2);
+    run("interpolate", &["picture.png", "again.png", "--frames", "2", "--out", "a.gif"])
+        .wrote(&["a.gif"]);
+    let captions = ["--captions", "a red circle", "a blue star", "--frames", "2"];
+    run("interpolate", &[&captions[..], &["--out", "way/"]].concat())
+        .wrote(&["way/00000.png", "way/00001.png"]);
+    run("mix", &["picture.png:0.7", "a blue star:0.3"]).wrote(&["mixed.png"]);
+    run("probe", &["picture.png", "--components", "1,8"]).wrote(&["probe.png"]);
+    let mut mask = image::GrayImage::new(512, 512);
+    (100..300).for_each(|x| (100..300).for_each(|y| mask.put_pixel(x, y, image::Luma([255]))));
+    mask.save(place.path("mask.png")).unwrap();
+    let before = read_picture(place.path("picture.png")).unwrap();
+    let quick = ["--prior-steps", "1", "--resample", "1"];
+    let inpaint = ["picture.png", "mask.png", "a blue star"];
+    run("inpaint", &[&inpaint[..], &quick].concat()).wrote(&["edited.png"]);
+    let after = read_picture(place.path("edited.png")).unwrap();
+    let kept = before.enumerate_pixels().filter(|(x, y, _)| mask.get_pixel(*x, *y)[0] == 0);
+    assert!(kept.into_iter().all(|(x, y, pixel)| after.get_pixel(x, y) == pixel));
+    run("outpaint", &["picture.png", "--left", "64", "--right", "32", "--resample", "1"])
+        .wrote(&["wide.png"]);
+    let wide = read_picture(place.path("wide.png")).unwrap();
+    assert_eq!(wide.dimensions(), (608, 512));
+    assert_eq!(wide.get_pixel(64 + 300, 200), before.get_pixel(300, 200));
+    let redrawn = ["picture.png", "a blue star", "--strength", "0.5", "--prior-steps", "1"];
+    run("image_to_image", &redrawn).wrote(&["redrawn.png"]);
+    let refused: [(&str, &[&str], &[&str]); 10] = [
+        ("inpaint", &["picture.png", "again.png.gif"], &["again.png.gif"]),
+        ("outpaint", &["picture.png"], &["512 × 512 pixels", "a longer side"]),
+        ("image_to_image", &["picture.png", "--jump", "3"], &["for inpainting"]),
+        ("reconstruct", &["picture.png", "--out", "picture.png"], &["read as well"]),
+        ("reconstruct", &["missing.png"], &["missing.png", "No such file"]),
+        ("text_diff", &["picture.png", "--from", "a", "--to", "a"], &["between equal captions"]),
+        (
+            "text_diff",
+            &["picture.png", "--from", "a", "--to", "b", "--theta", "1.5"],
+            &["theta is 1.5, expected a number from 0 to 1"],
+        ),
+        ("mix", &["a ring:1", "a star:-1"], &["weights", "a sum above 0"]),
+        ("mix", &["a ring:NaN"], &["weight is NaN"]),
+        ("probe", &["picture.png", "--components", "1000"], &["components is 1000"]),
+    ];
+    for (name, arguments, words) in refused {
+        run(name, arguments).refused(words);
+    }
+}
+
 #[test]
 fn every_option_has_a_help_text() {
-    for name in ["text_to_image", "image_variation", "convert", "interpolate", "step_by_step"] {
+    for name in [
+        "text_to_image",
+        "image_variation",
+        "convert",
+        "interpolate",
+        "reconstruct",
+        "text_diff",
+        "mix",
+        "probe",
+        "inpaint",
+        "outpaint",
+        "image_to_image",
+        "step_by_step",
+    ] {
         let help = Place::new().run(name, &["--help"]);
         assert_eq!(help.code, 0, "{name}: {}", help.err);
         let options = help.out.iter().enumerate();

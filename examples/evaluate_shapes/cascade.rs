@@ -5,7 +5,7 @@ use std::fmt;
 use image::RgbImage;
 use unclip::Error;
 use unclip::train::shapes::{Object, Sample, Test, read, render};
-use unclip::unclip_core::image::{to_rgb, to_tensor};
+use unclip::unclip_core::image::{psnr, to_rgb, to_tensor};
 use unclip::unclip_core::resize::bicubic;
 
 use crate::{Evaluation, is_right};
@@ -64,7 +64,7 @@ impl Evaluation {
         let mut run = self.unclip.run(indices);
         let made = to_rgb(run.upsample(small, &self.upsample)?);
         let rows = large.iter().zip(made.iter().zip(&plain));
-        let decibels = |(truth, (made, plain))| [decibels(truth, made), decibels(truth, plain)];
+        let decibels = |(truth, (made, plain))| [psnr(truth, made), psnr(truth, plain)];
         Ok(rows.map(decibels).collect())
     }
 }
@@ -104,12 +104,6 @@ fn deviation(picture: &RgbImage, counts: impl Fn([f32; 2]) -> bool) -> f64 {
         squares[channel] / f64::max(n, 1.0) - mean * mean
     };
     ([0, 1, 2].map(variance).iter().sum::<f64>() / 3.0).max(0.0).sqrt()
-}
-
-fn decibels(truth: &RgbImage, made: &RgbImage) -> f64 {
-    let differences = truth.iter().zip(made.iter()).map(|(a, b)| f64::from(*a) - f64::from(*b));
-    let mean = differences.map(|d| d * d).sum::<f64>() / truth.as_raw().len() as f64;
-    10.0 * (255.0f64 * 255.0 / mean.max(1e-6)).log10()
 }
 
 impl fmt::Display for Cascade {

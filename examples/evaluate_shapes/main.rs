@@ -1,10 +1,10 @@
-//! Reads the pictures of a shapes model back and reports how often they show what was asked for.
+//! Reads the pictures of a shapes model, and reports how often they show what was asked for.
 //!
 //! ```text
 //! cargo run --release --features train --example evaluate_shapes -- --captions 500
 //! ```
 //! A program reads the pictures, so the figures need no human and no other network. The same
-//! program's reading of *true* pictures is printed beside them: no figure can be trusted further.
+//! program's score on *true* pictures is printed beside them: no figure can be trusted beyond it.
 
 mod cascade;
 #[path = "../shared/console.rs"]
@@ -29,22 +29,22 @@ use unclip::{Bundle, Error, GenerateOptions, Precision, Residency, StageSettings
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Captions of each kind, 1 to 100,000
+    /// Number of captions of each kind, 1 to 100,000
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     captions: u64,
     /// Parts of the report; all of them if none is named
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     parts: Vec<Part>,
-    /// Folder of a model [default: the shapes model inside the program]
+    /// Folder of a model [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Seed of captions and pictures; the README's caption has its own seeds
+    /// Seed for captions and pictures; the README's caption has its own seeds
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Reverse steps of the decoder
     #[arg(long)]
     decoder_steps: Option<usize>,
-    /// ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun, for the decoder
+    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun
     #[arg(long, value_name = "NAME")]
     decoder_sampler: Option<SamplerKind>,
     /// Guidance scale of the decoder
@@ -53,16 +53,16 @@ struct Arguments {
     /// Guidance scale of the prior
     #[arg(long)]
     prior_guidance: Option<f64>,
-    /// Upsamplers that the pictures of captions go through before they are read; other parts use all
+    /// Upsamplers applied to the pictures of captions before they are read; other parts use all
     #[arg(long, default_value_t = 1)]
     upsamplers: usize,
-    /// Pictures made at once, 1 to 64
+    /// Number of pictures made at once, 1 to 64
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=64))]
     batch: u64,
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// f32, f16 or bf16: number format in which networks work; on flex it saves memory alone
+    /// Number format in which networks compute: f32, f16 or bf16; on flex, 16 bits only save memory
     #[arg(long, value_name = "FORMAT", default_value_t)]
     precision: Precision,
     /// Also write the report to this file
@@ -99,7 +99,7 @@ struct Evaluation {
     prior: StageSettings,
     decoder: StageSettings,
     upsample: Vec<StageSettings>,
-    /// As many as the pictures of captions go through before they are read.
+    /// How many are applied to the pictures of captions before they are read.
     upsamplers: usize,
     bar: ProgressBar,
 }

@@ -10,7 +10,7 @@ use unclip::unclip_core::{ImageEmbedding, TextEmbedding, normalize};
 
 use crate::Evaluation;
 
-/// Pictures among which a caption has to find its own.
+/// Number of pictures among which a caption has to find its own.
 const RETRIEVAL: usize = 100;
 
 pub(crate) struct Sight {

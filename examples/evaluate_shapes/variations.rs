@@ -1,7 +1,7 @@
 //! Variations of pictures that the model made itself: the first thing that people do.
 //!
 //! Only pictures that show what they should are varied, at their full size; what the variation
-//! shows is held against the same caption. Places and sizes may change, so they are not counted.
+//! shows is compared with the same caption. Places and sizes may change, so they are not counted.
 
 use std::fmt;
 

@@ -23,26 +23,26 @@ use places::{Output, Places, Plan};
 use progress::Bars;
 use stages::{DecoderArguments, UpsamplerArguments};
 
-/// Options that every example has which makes pictures.
+/// Options that all examples that make pictures share.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     #[command(flatten)]
     output: Output,
     /// Folder of a model: this project's layout, diffusers' or the original Karlo's [default: the
-    /// shapes model inside the program]
+    /// built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Seed of the first picture, or `random`; the next picture has the next seed [default: 0]
+    /// Seed of the first picture, or `random`; each further picture has the next seed [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<Seed>,
-    /// Pictures of each caption, or variations of each picture [default: 1]
+    /// Number of pictures per caption, or of variations per picture [default: 1]
     #[arg(long)]
     n: Option<usize>,
-    /// Make what is in this file again, from the settings that it holds; other options go before
-    /// them
+    /// Make the pictures in this file again, from the settings that it holds; other options
+    /// override them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "n"])]
     pub(crate) from: Option<PathBuf>,
-    /// What the picture should not be: guidance leads away from it [default: ""]
+    /// What the picture should not show; guidance leads away from it [default: ""]
     #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
     #[command(flatten)]
@@ -52,14 +52,15 @@ pub(crate) struct Common {
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// f32, f16 or bf16: number format in which networks work; on the CPU it saves memory alone
-    /// [default: f32]
+    /// Number format in which networks compute: f32, f16 or bf16; on the CPU, 16 bits only save
+    /// memory [default: f32]
     #[arg(long, value_name = "FORMAT")]
     precision: Option<Precision>,
     /// Keep all networks in memory, instead of loading and dropping one after the other
     #[arg(long)]
     stages_resident: bool,
-    /// How a `!` in a caption is read: as padding (diffusers) or as it is (original Karlo)
+    /// How a `!` in a caption is read: as padding (diffusers) or as an exclamation mark (original
+    /// Karlo)
     #[arg(long, value_enum, requires = "model")]
     exclamation: Option<Exclamation>,
     /// Write what each stage cost, as JSON
@@ -68,7 +69,8 @@ pub(crate) struct Common {
     /// Take the noise from a safetensors file; all captions or pictures form one batch
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
-    /// Write what went between the stages, as safetensors; all captions or pictures form one batch
+    /// Write what the stages passed to each other, as safetensors; all captions or pictures form
+    /// one batch
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 }
@@ -114,7 +116,7 @@ impl Common {
         unclip::device(&self.device)
     }
 
-    /// The model that was asked for, opened as for this recipe, if it is not said otherwise.
+    /// The model that was asked for, opened as for this recipe unless the options say otherwise.
     pub(crate) fn bundle(
         &self,
         fit: Option<Fit>,
@@ -147,13 +149,16 @@ impl Common {
         Ok(options)
     }
 
-    /// The options that make a recipe's picture again, but for what is asked for otherwise.
+    /// The options that make a recipe's picture again, except for what was asked for.
     pub(crate) fn again(
         &self,
         recipe: &Recipe,
         asked: &GenerateOptions,
         bundle: &Bundle,
     ) -> Result<GenerateOptions, AnyError> {
+        if recipe.latents {
+            return Err("it was drawn from latents, which a recipe does not hold".into());
+        }
         recipe.check_model(bundle)?;
         let mut options = recipe.options();
         if let Some(negative) = &self.negative_prompt {

@@ -12,13 +12,13 @@ use crate::console::{AnyError, say};
 /// Options of the files that are written.
 #[derive(Debug, Args)]
 pub(crate) struct Output {
-    /// File of the picture, or folder of many: one that is there, or a name that ends in `/`
+    /// File of the picture, or folder for many: an existing one, or a name that ends in `/`
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
-    /// Also write all pictures as one sheet; alone it replaces the single files
+    /// Write all pictures as one sheet: beside the single files in a folder, else instead of them
     #[arg(long)]
     grid: bool,
-    /// png, jpeg or webp [default: what the name of --out ends in, else png]
+    /// Format of the files: png, jpeg or webp [default: what the name of --out ends in, else png]
     #[arg(long)]
     format: Option<PictureFormat>,
     /// Quality of JPEG files, 1 to 100 [default: 90]

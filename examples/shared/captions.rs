@@ -1,4 +1,4 @@
-//! Captions as people have them in files.
+//! Reads captions from text files.
 
 use std::io::Read;
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::console::AnyError;
 /// The most that a file of captions may hold.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The captions of a text file, one on a line, or of standard input if its name is `-`. Empty lines
-/// are passed over.
+/// The captions of a text file, one per line, or of standard input if its name is `-`. Empty lines
+/// are skipped.
 pub(crate) fn read(path: &Path) -> Result<Vec<String>, AnyError> {
     let refused = |message: String| -> AnyError { format!("{}: {message}", path.display()).into() };
     let bytes = if path == Path::new("-") {

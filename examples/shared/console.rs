@@ -1,5 +1,5 @@
-//! What programs say and how they end. Nothing that cannot be printed ends the work: a reader who
-//! has seen enough closes the pipe, and the pictures are made all the same.
+//! How programs parse options, print and exit. A failed print does not end the work: if a reader
+//! has seen enough and closes the pipe, the pictures are still made.
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
@@ -40,8 +40,8 @@ const ELSEWHERE: [(&[&str], &str); 15] = [
     (&["ckpt", "checkpoint", "m"], "--model, with the folder of a model"),
 ];
 
-/// Reads the command line. What is wrong with it is said, and where other programs call an option
-/// differently, what it is called here.
+/// Reads the command line, and reports what is wrong with it. For an option that other programs
+/// call differently, it also says what it is called here.
 pub(crate) fn parse<T: Parser>() -> Result<T, ExitCode> {
     T::try_parse().map_err(|error| {
         let _ = error.print();
@@ -68,7 +68,7 @@ fn hint(error: &clap::Error) -> Option<&'static str> {
     ELSEWHERE.iter().find(|(names, _)| names.iter().any(spelled)).map(|&(_, here)| here)
 }
 
-/// Runs a program to its end: what went wrong is said.
+/// Runs a program to its end, and reports what went wrong.
 pub(crate) fn run<T: Parser, E: Display>(program: impl FnOnce(&T) -> Result<(), E>) -> ExitCode {
     let arguments = match parse::<T>() {
         Ok(arguments) => arguments,

@@ -1,4 +1,4 @@
-//! Training steps as calls, by the trainer that trains the bundled model: forward, backward, the
+//! Training steps as calls, with the trainer that trains the bundled model: forward, backward, the
 //! norm of all gradients and clipping by it, AdamW, and the averaged weights.
 
 use std::ops::ControlFlow;
@@ -56,8 +56,8 @@ fn upsampler_steps(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Resul
 }
 
 /// Takes a training step of fresh weights for each line on standard input, always on the same
-/// batch: those weights that are loaded are frozen. The trainer waits in its observer, after each
-/// step's answer, for the next line.
+/// batch; loaded weights would be frozen. The trainer waits in its observer, after each step's
+/// answer, for the next line.
 fn answer_steps<T, const D: usize>(
     slot: &Slot<T>,
     arguments: &Arguments,

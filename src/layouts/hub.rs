@@ -1,5 +1,5 @@
-//! Folders as the clients of model hubs make them: `models--owner--name`, with the files in `blobs`
-//! and one folder of links to them for each revision in `snapshots`.
+//! Folders made by model hub clients: `models--owner--name`, with the files in `blobs` and one
+//! folder of links to them for each revision in `snapshots`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,8 @@ use unclip_nn::checkpoint::{LoadError, read_text};
 
 use crate::Error;
 
-/// The revision of such a folder that `main` means, or else the only one; none of another folder.
+/// The revision of such a folder that `main` refers to, or else the only one; `None` for any other
+/// folder.
 ///
 /// # Errors
 /// Several revisions of which none is `main`, or none at all.

@@ -1,7 +1,7 @@
-//! One room for each layout in which models are published: how it is recognized, opened and
-//! written, and the names of its tensors. Nothing outside of its room knows a layout.
+//! One module for each layout in which models are published: how it is recognized, opened and
+//! written, and the names of its tensors. Nothing outside its module knows a layout.
 //!
-//! A new one is a folder here, and its line in `layouts!`.
+//! A new layout is a module here and an entry in `layouts!`.
 
 mod clip_names;
 mod hub;
@@ -28,10 +28,12 @@ macro_rules! layouts {
 layouts!(diffusers::Diffusers, karlo::Karlo, native::Native);
 
 impl Bundle {
-    /// Opens a folder of this crate's own layout; of diffusers' (Karlo as it is published), which has
-    /// a `model_index.json`; or of Karlo's own code, whose pickles have to be converted to safetensors
-    /// first (`tools/convert_pickle.py`). A hub client's folder (`models--…`) stands for the revision
-    /// in it.
+    /// Opens a model's folder.
+    ///
+    /// It has this crate's own layout, which is shown below; diffusers' (Karlo as published), with
+    /// a `model_index.json`; or that of Karlo's own code, whose pickles must first be converted to
+    /// safetensors (`tools/convert_pickle.py`). A hub client's folder (`models--…`) stands for the
+    /// revision in it.
     ///
     /// ```text
     /// tokenizer/      vocab.json, merges.txt
@@ -58,7 +60,7 @@ impl Bundle {
         Self::open_with(folder, &OpenOptions::default())
     }
 
-    /// As [`open`](Self::open), with choices.
+    /// Like [`open`](Self::open), with options.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -74,7 +76,7 @@ impl Bundle {
         Self::of(folder, layout.open(folder, options)?)
     }
 
-    /// The shapes model that is part of the program.
+    /// The bundled shapes model.
     ///
     /// # Errors
     /// None in a released version; a damaged build would be reported here.
@@ -83,19 +85,18 @@ impl Bundle {
         Self::of(Path::new("the bundled shapes model"), native::shapes()?)
     }
 
-    /// Writes the model as a new folder: in the `layout` `diffusers`, whose `UnCLIPPipeline` opens
-    /// it (a model without a prior is for its `UnCLIPImageVariationPipeline`), or `native`, that of
-    /// this crate.
+    /// Writes the model as a new folder. `layout` is `native`, this crate's own, or `diffusers`,
+    /// whose `UnCLIPPipeline` opens it (`UnCLIPImageVariationPipeline` if the model has no prior).
     ///
-    /// The folder is there whole or not at all. One stage after the other is loaded to `device`,
-    /// which does not compute anything. Weights that were read in `format` come out as the same
-    /// bytes. Default numbers of steps and guidance scales have no place in diffusers' layout: its
+    /// The folder is written whole or not at all. Stages are loaded to `device` one after the
+    /// other; nothing is computed there. Weights that were read in `format` come out as the same
+    /// bytes. diffusers' layout has no place for default step counts and guidance scales: its
     /// pipelines have their own.
     ///
     /// # Errors
-    /// A layout that cannot be written, or that cannot hold this model, named by its field, before
-    /// anything is written; weights that cannot be read, or that are too large for `format`; a
-    /// place where something stands already, or that cannot be written.
+    /// A layout that cannot be written, or that cannot hold this model (which names the field),
+    /// before anything is written; weights that cannot be read, or that are too large for `format`;
+    /// a folder that already exists, or that cannot be written.
     pub fn save(
         &self,
         layout: &str,
@@ -114,7 +115,7 @@ impl Bundle {
     }
 }
 
-/// What is wrong with something that should be a model's folder and is none.
+/// The error for a path that should be a model's folder and is not.
 fn no_folder(path: &Path) -> Error {
     let name = path.to_string_lossy();
     let is_name = |part: &str| !part.is_empty() && !part.starts_with('.');

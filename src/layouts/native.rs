@@ -136,7 +136,7 @@ fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> 
     }
 }
 
-/// A stage that is part of the program.
+/// A stage of the bundled model.
 #[cfg(feature = "bundled")]
 macro_rules! embedded {
     ($stage:literal) => {
@@ -148,7 +148,7 @@ macro_rules! embedded {
     };
 }
 
-/// The shapes model that is part of the program.
+/// The bundled shapes model.
 #[cfg(feature = "bundled")]
 pub(crate) fn shapes() -> Result<Parts, Error> {
     let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;

@@ -13,7 +13,7 @@ use moxcms::{
 /// Colors as a file describes them.
 pub(super) struct Profile(ColorProfile);
 
-/// As much as a channel of 8 bits may move without anyone seeing it.
+/// Largest change of an 8-bit channel that nobody sees.
 const UNSEEN: u8 = 1;
 
 impl Profile {
@@ -148,7 +148,7 @@ fn in_place<V: Copy + Default>(
     Ok(())
 }
 
-/// Whether a PNG has such a chunk before its pixels. The decoder passes over a profile that it cannot
+/// Whether a PNG has such a chunk before its pixels. The decoder skips a profile that it cannot
 /// read.
 fn png_has(file: &mut (impl BufRead + Seek), name: &[u8; 4]) -> std::io::Result<bool> {
     const SIGNATURE: u64 = 8;

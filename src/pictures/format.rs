@@ -1,4 +1,4 @@
-//! Pictures to bytes, in the formats in which they are written.
+//! Encodes pictures in the formats in which they are written.
 
 use std::fmt;
 use std::path::Path;
@@ -22,26 +22,26 @@ const MAX_JPEG_EXIF: usize = (1 << 16) - 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PictureFormat {
-    /// Without loss.
+    /// PNG, lossless.
     Png,
-    /// With loss.
+    /// JPEG, lossy.
     Jpeg {
         /// 1 to 100.
         quality: u8,
     },
-    /// WebP without loss.
+    /// WebP, lossless.
     WebP,
 }
 
 impl PictureFormat {
-    /// Quality of a JPEG where none is asked for.
+    /// Default quality of a JPEG.
     pub const QUALITY: u8 = 90;
 
-    /// The format that a file's name ends in: `png`, `jpg` or `jpeg`, `webp`, in any case of
-    /// letters. A name without an ending means PNG.
+    /// The format that a file name's extension stands for: `png`, `jpg` or `jpeg`, or `webp`, in
+    /// any letter case. A name without an extension means PNG.
     ///
     /// # Errors
-    /// Another ending.
+    /// Any other extension.
     pub fn of(path: impl AsRef<Path>) -> Result<Self, InvalidSetting> {
         let path = path.as_ref();
         let Some(ending) = path.extension() else { return Ok(Self::Png) };
@@ -60,10 +60,10 @@ impl PictureFormat {
         }
     }
 
-    /// The same with a quality, if it has any.
+    /// The same format with a quality, if it has one.
     ///
     /// # Errors
-    /// A quality outside 1 to 100, or one for a format without loss.
+    /// A quality outside 1 to 100, or one for a lossless format.
     pub fn with_quality(self, quality: u8) -> Result<Self, InvalidSetting> {
         match self {
             Self::Jpeg { .. } if (1..=100).contains(&quality) => Ok(Self::Jpeg { quality }),
@@ -75,7 +75,7 @@ impl PictureFormat {
         }
     }
 
-    /// The ending of its files.
+    /// The extension of its files.
     pub const fn ending(self) -> &'static str {
         match self {
             Self::Png => "png",
@@ -111,7 +111,7 @@ impl PictureFormat {
 impl FromStr for PictureFormat {
     type Err = InvalidSetting;
 
-    /// `png`, `jpeg` or `jpg`, `webp`, in any case of letters.
+    /// Parses `png`, `jpeg`, `jpg` or `webp`, in any letter case.
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
         let invalid = || InvalidSetting::new("format of a picture", name, "png, jpeg or webp");
         Self::named(name).ok_or_else(invalid)

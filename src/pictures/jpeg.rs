@@ -1,12 +1,12 @@
-//! Whether the file of a JPEG is whole: decoders fill up with gray what is missing.
+//! Whether a JPEG file is complete: decoders fill in missing parts with gray.
 
 use std::io::{BufRead, Read, Seek};
 
 const START_OF_SCAN: u8 = 0xda;
 const END_OF_IMAGE: u8 = 0xd9;
 
-/// Whether the picture's end is marked, which is the first such mark behind the beginning of its
-/// first scan: what comes before may hold whole pictures of its own, such as a thumbnail.
+/// Whether the picture's end is marked. The mark is looked for after the start of the first scan,
+/// since what comes before may hold whole pictures of its own, such as a thumbnail.
 pub(super) fn has_end(file: &mut (impl BufRead + Seek)) -> std::io::Result<bool> {
     file.rewind()?;
     Ok(skip_to_scan(file)? && finds(file, END_OF_IMAGE)?)

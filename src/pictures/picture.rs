@@ -13,7 +13,7 @@ use crate::{Error, Recipe};
 pub struct Picture {
     /// The pixels.
     pub image: RgbImage,
-    /// Everything that is needed to make it again, alone.
+    /// Everything that is needed to make it again on its own.
     pub recipe: Recipe,
 }
 
@@ -24,9 +24,9 @@ impl Picture {
         images.zip(recipes).map(|(image, recipe)| Self { image, recipe }).collect()
     }
 
-    /// Writes the picture in the format that the name ends in ([`PictureFormat::of`]), with the
-    /// recipe inside, whole or not at all; [`Recipe::read`] gets it back, unless a sampler of one's
-    /// own made the picture.
+    /// Writes the picture with its recipe inside, in the format of the name's extension
+    /// ([`PictureFormat::of`]), whole or not at all. [`Recipe::read`] reads the recipe back, unless
+    /// a custom sampler made the picture.
     ///
     /// # Example
     /// ```no_run
@@ -42,14 +42,14 @@ impl Picture {
     /// ```
     ///
     /// # Errors
-    /// A name of another format, [`Error::Picture`] if the picture cannot be encoded,
+    /// A name with another extension, [`Error::Picture`] if the picture cannot be encoded,
     /// [`Error::Load`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         self.save_as(path, PictureFormat::of(path)?)
     }
 
-    /// The same in a format.
+    /// Like [`save`](Self::save), in the given format.
     ///
     /// # Errors
     /// As [`save`](Self::save).
@@ -57,7 +57,7 @@ impl Picture {
         format::write(path.as_ref(), format, &self.image, std::slice::from_ref(&self.recipe))
     }
 
-    /// The bytes of such a file.
+    /// Encodes the picture as the bytes of such a file.
     ///
     /// # Errors
     /// [`Error::Picture`] if the picture cannot be encoded.
@@ -66,7 +66,7 @@ impl Picture {
     }
 }
 
-/// Writes pixels without a recipe in the format that the name ends in, whole or not at all.
+/// Writes pixels without a recipe in the format of the name's extension, whole or not at all.
 ///
 /// # Errors
 /// As [`Picture::save`].

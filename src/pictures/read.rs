@@ -1,4 +1,4 @@
-//! Pictures from files, as a viewer shows them.
+//! Reads pictures from files as a viewer shows them.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Cursor, Seek};
@@ -32,7 +32,7 @@ const MAX_BYTES: u64 = 3 << 29;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadOptions {
-    /// The color on which a transparent picture lies; white by default.
+    /// The color behind a transparent picture; white by default.
     pub background: [u8; 3],
 }
 
@@ -47,20 +47,20 @@ impl Default for ReadOptions {
 pub struct ReadPicture {
     /// The pixels, in sRGB.
     pub image: RgbImage,
-    /// What of the file does not show in them.
+    /// What in the file they do not show.
     pub left_out: Vec<LeftOut>,
 }
 
-/// What of a picture's file does not show in the pixels that were read. Its `Display` says it in
+/// Something in a picture's file that the pixels read from it do not show. Its `Display` says so in
 /// words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeftOut {
     /// All frames or pages but the first.
     LaterFrames,
-    /// The end of a JPEG whose file ends too early, as that of a download that was interrupted.
+    /// The end of a JPEG whose file is cut short, as by an interrupted download.
     End,
-    /// The color profile, for a reason.
+    /// The color profile, with the reason why it is not applied.
     ColorProfile(String),
 }
 
@@ -81,8 +81,9 @@ impl ReadOptions {
         Self { background }
     }
 
-    /// Reads a PNG, JPEG, WebP, GIF, BMP or TIFF file as a viewer shows it: turned as the file says,
-    /// its colors brought to sRGB where it says what they are, transparency laid on the background.
+    /// Reads a PNG, JPEG, WebP, GIF, BMP or TIFF file as a viewer shows it: turned as the file
+    /// says, converted to sRGB if the file describes its colors, and laid over the background where
+    /// it is transparent.
     ///
     /// # Example
     /// ```no_run
@@ -96,15 +97,16 @@ impl ReadOptions {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is no picture, damaged, of
-    /// another format, longer than 16,384 pixels on a side, or larger than 1.5 GiB when decoded.
+    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture, or
+    /// damaged, of another format, longer than 16,384 pixels on a side, or larger than 1.5 GiB when
+    /// decoded.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<ReadPicture, Error> {
         let path = path.as_ref();
         let (file, _) = open_file(path)?;
         self.decode(BufReader::new(file)).map_err(|message| picture_error(path, message))
     }
 
-    /// The same from memory, a file's bytes.
+    /// Like [`read`](Self::read), from the bytes of a file.
     ///
     /// # Errors
     /// [`Error::Picture`], as [`read`](Self::read).
@@ -166,7 +168,7 @@ pub fn read_picture(path: impl AsRef<Path>) -> Result<RgbImage, Error> {
     Ok(ReadOptions::default().read(path)?.image)
 }
 
-/// The same from memory, a file's bytes.
+/// Like [`read_picture`], from the bytes of a file.
 ///
 /// # Errors
 /// [`Error::Picture`], as [`ReadOptions::read`].
@@ -273,7 +275,7 @@ fn has_more_frames(format: ImageFormat, bytes: &mut (impl BufRead + Seek)) -> Re
     Ok(more)
 }
 
-/// A picture without transparency: what is seen of it on a background.
+/// A picture without transparency: laid over a background.
 fn flattened(image: DynamicImage, background: [u8; 3]) -> RgbImage {
     if !image.color().has_alpha() {
         return image.into_rgb8();

@@ -1,5 +1,4 @@
-//! Recipes inside of pictures: where they are written, and wherever another program may have put
-//! them since.
+//! Recipes inside pictures: where they are written, and where another program may have moved them.
 
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
@@ -25,8 +24,8 @@ const MARK: &str = "unclip: ";
 /// The most text that is taken for a recipe.
 const MAX_TEXT: usize = 16 << 20;
 
-/// As JSON; none of no recipe. The first of several is whole, and of each further one there is what
-/// differs from the first, by the rules of a JSON merge patch (RFC 7396).
+/// Recipes as JSON; `None` if there are none. The first of several is whole; each further one is a
+/// JSON merge patch (RFC 7396) of the first.
 pub(super) fn to_json(recipes: &[Recipe]) -> Result<Option<String>, serde_json::Error> {
     let all: Vec<Json> = recipes.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
     Ok(match all.as_slice() {
@@ -59,8 +58,8 @@ fn from_json(text: &str) -> Result<Vec<Recipe>, serde_json::Error> {
     list.into_iter().map(whole).collect()
 }
 
-/// The recipe of which every part is known: one of a newer version may ask for what this one would
-/// leave out.
+/// The recipe, if every part of it is known: one of a newer version may ask for something that this
+/// version would ignore.
 fn known(recipe: Recipe, json: &Json) -> Result<Recipe, serde_json::Error> {
     match unknown(json, &serde_json::to_value(&recipe)?) {
         None => Ok(recipe),
@@ -77,9 +76,12 @@ fn known(recipe: Recipe, json: &Json) -> Result<Recipe, serde_json::Error> {
 
 /// The first field that says something and that is not in `ours`.
 fn unknown(json: &Json, ours: &Json) -> Option<String> {
+    // of older versions: one that is read under another name, and one that weights replaced
+    const OLD: [&str; 2] = ["upsample", "embedding_space"];
     let (Json::Object(json), Json::Object(ours)) = (json, ours) else { return None };
     json.iter().find_map(|(name, value)| match ours.get(name) {
         Some(other) => unknown(value, other),
+        None if OLD.contains(&name.as_str()) => None,
         None => (!says_nothing(value)).then(|| name.clone()),
     })
 }
@@ -161,12 +163,12 @@ fn ascii(json: &str) -> String {
 }
 
 impl Recipe {
-    /// The recipe in a file that [`Picture::save`](crate::Picture::save) wrote, or another program
-    /// that kept it.
+    /// Reads the recipe from a file written by [`Picture::save`](crate::Picture::save), or by
+    /// another program that kept the recipe.
     ///
     /// # Errors
-    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture, holds no
-    /// recipe, or holds several, as a sheet does.
+    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture, holds
+    /// no recipe, or holds several, as a sheet does.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         match Self::read_all(path)?.as_slice() {
@@ -178,20 +180,20 @@ impl Recipe {
         }
     }
 
-    /// The recipes of all pictures in a file: those of a sheet, in the order of its pictures, or
-    /// one. They are looked for in the text chunks of a PNG, and in the Exif comment of a PNG, JPEG
-    /// or WebP file.
+    /// Reads the recipes of all pictures in a file: one, or those of a sheet in the order of its
+    /// pictures. They are looked for in the text chunks of a PNG, and in the Exif comment of a PNG,
+    /// JPEG or WebP file.
     ///
     /// # Errors
-    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture or holds no
-    /// recipe.
+    /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture or holds
+    /// no recipe.
     pub fn read_all(path: impl AsRef<Path>) -> Result<Vec<Self>, Error> {
         let path = path.as_ref();
         let (file, _) = open_file(path)?;
         Self::find(BufReader::new(file)).map_err(|message| picture_error(path, message))
     }
 
-    /// The same from memory, a file's bytes.
+    /// Like [`read_all`](Self::read_all), from the bytes of a file.
     ///
     /// # Errors
     /// [`Error::Picture`], as [`read_all`](Self::read_all).

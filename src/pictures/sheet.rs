@@ -13,7 +13,7 @@ use crate::{Error, Recipe};
 pub struct Sheet {
     /// The pixels.
     pub image: RgbImage,
-    /// What is needed to make each picture again, in their order.
+    /// The recipe of each picture, in order.
     pub recipes: Vec<Recipe>,
 }
 
@@ -36,8 +36,8 @@ impl Sheet {
         }
     }
 
-    /// Writes the sheet in the format that the name ends in, with all its recipes inside;
-    /// [`Recipe::read_all`] gets them back.
+    /// Writes the sheet in the format of the name's extension, with all its recipes inside;
+    /// [`Recipe::read_all`] reads them back.
     ///
     /// # Errors
     /// As [`Picture::save`].
@@ -46,7 +46,7 @@ impl Sheet {
         self.save_as(path, PictureFormat::of(path)?)
     }
 
-    /// The same in a format.
+    /// Like [`save`](Self::save), in the given format.
     ///
     /// # Errors
     /// As [`Picture::save`].
@@ -54,7 +54,7 @@ impl Sheet {
         format::write(path.as_ref(), format, &self.image, &self.recipes)
     }
 
-    /// The bytes of such a file.
+    /// Encodes the sheet as the bytes of such a file.
     ///
     /// # Errors
     /// [`Error::Picture`] if the picture cannot be encoded.
@@ -65,12 +65,12 @@ impl Sheet {
 
 /// Pictures side by side in rows, as square as possible, with a gray line between them.
 ///
-/// Pictures of other sizes than the first are cut. No picture gives a picture of no size.
+/// Pictures larger than the first are cut to its size. An empty list gives an empty picture.
 pub fn grid(images: &[RgbImage]) -> RgbImage {
     sheet(images, (images.len() as f64).sqrt().ceil() as u32)
 }
 
-/// Pictures side by side in one row, as [`grid`] has them.
+/// Pictures side by side in one row, otherwise like [`grid`].
 pub fn strip(images: &[RgbImage]) -> RgbImage {
     sheet(images, images.len() as u32)
 }

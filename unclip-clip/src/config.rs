@@ -36,18 +36,18 @@ impl TextEncoderConfig {
     }
 }
 
-/// How a picture is brought to the image tower's square.
+/// How a picture is fitted to the image tower's square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fit {
-    /// The shorter side is resized to the square's, the longer one cut at both ends (OpenAI,
+    /// The shorter side is resized to the square's, and the longer one is cut at both ends (OpenAI,
     /// diffusers).
     Crop,
-    /// Both sides are resized, the proportions lost (original Karlo).
+    /// Both sides are resized, which loses the proportions (original Karlo).
     Squash,
 }
 
-/// Sizes of an [`ImageEncoder`](crate::ImageEncoder), and the pictures that it wants.
+/// Sizes of an [`ImageEncoder`](crate::ImageEncoder), and the form of its pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageEncoderConfig {

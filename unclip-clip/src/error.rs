@@ -1,4 +1,4 @@
-//! What is wrong with a tokenizer's files.
+//! Errors in a tokenizer's files.
 
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,12 @@
-//! What CLIP is trained on.
+//! The training loss of CLIP.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 use unclip_core::normalize;
 
-/// Largest logarithm of the temperature's inverse, ln 100 (Radford et al. 2021). Training keeps the
-/// parameter below it: clamped in the loss alone, it would have no gradient beyond, and never come
-/// back.
+/// Largest logarithm of the inverse temperature, ln 100 (Radford et al. 2021). Training keeps the
+/// parameter itself below it: if only the loss clamped it, a parameter beyond would have no
+/// gradient and never come back.
 pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 
 /// Symmetric cross-entropy over all pairs of a batch: each picture must find its caption among all

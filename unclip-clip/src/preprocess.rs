@@ -1,4 +1,4 @@
-//! Pictures as the image tower wants them.
+//! Converts pictures to the image tower's input.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{GenericImageView, RgbImage};
@@ -10,8 +10,8 @@ use crate::{Fit, ImageEncoderConfig};
 /// Brings a picture to the tower's size and distribution: antialiased bicubic resizing onto the
 /// 8-bit grid (what Pillow and torchvision do to 8-bit pictures), cropping, [`standardize`].
 ///
-/// A large picture is shrunk before it becomes a tensor: beside it, little memory is needed, unless
-/// one of its sides is many times the other.
+/// A large picture is shrunk before it becomes a tensor, so little memory is needed besides the
+/// picture itself, unless one of its sides is many times the other.
 ///
 /// # Shapes
 /// - result: `[1, 3, image_size, image_size]`
@@ -22,8 +22,8 @@ pub fn preprocess(config: &ImageEncoderConfig, picture: &RgbImage, device: &Devi
     standardize(config, tensor(&fitted(config, picture, device), device))
 }
 
-/// The square that the tower sees of a picture, as 8-bit pixels: the first half of [`preprocess`],
-/// which leaves such a square as it is.
+/// The square of a picture that the tower sees, as 8-bit pixels: the first half of [`preprocess`],
+/// which leaves such a square unchanged.
 ///
 /// # Panics
 /// If the picture has no pixels.
@@ -44,8 +44,8 @@ pub fn fitted(config: &ImageEncoderConfig, picture: &RgbImage, device: &Device) 
     }
 }
 
-/// Pixels in the tower's distribution: `[batch, 3, height, width]`, from [−1, 1] to mean 0 and
-/// variance 1.
+/// Brings pixels to the tower's distribution: `[batch, 3, height, width]`, from [−1, 1] to mean 0
+/// and variance 1.
 pub fn standardize(config: &ImageEncoderConfig, images: Tensor<4>) -> Tensor<4> {
     let device = images.device();
     let per_channel = |values: [f32; 3]| -> Tensor<4> {

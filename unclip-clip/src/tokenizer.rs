@@ -1,6 +1,6 @@
-//! Captions to tokens: CLIP's byte-pair encoding, by the `tokenizers` crate.
+//! Captions to tokens: CLIP's byte-pair encoding, with the `tokenizers` crate.
 //!
-//! What the crate would panic on is checked before it sees it, and what it leaves open (marks,
+//! Input that would make the crate panic is rejected first, and what it leaves open (marks,
 //! padding, truncation, what was cut off) is decided here.
 
 use std::collections::{HashMap, HashSet};
@@ -32,14 +32,14 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// Bytes of a vocabulary or merge file that are accepted.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// With which token the rest of a row is filled. Padding is hidden from the prior and the decoder.
+/// Which token fills the rest of a row. Padding is hidden from the prior and the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Padding {
-    /// The token `!`, as which a `!` in a caption is read as well (Karlo in diffusers).
+    /// The token `!`; a `!` in a caption is read as the same token (Karlo in diffusers).
     Exclamation,
-    /// The token `!`, while a `!` in a caption is an exclamation mark (original Karlo, whose
-    /// padding is 0, the number of that token).
+    /// The token `!`, but a `!` in a caption stays an exclamation mark (original Karlo, which pads
+    /// with 0, the number of that token).
     Zero,
     /// The mark after a caption (CLIP in transformers).
     End,
@@ -50,7 +50,7 @@ pub enum Padding {
 pub struct TokenizerOptions {
     /// Positions of a row: tokens, two marks, padding. Default 77.
     pub context_length: usize,
-    /// What fills a row up. Default [`Padding::Exclamation`].
+    /// What pads a row. Default [`Padding::Exclamation`].
     pub padding: Padding,
 }
 
@@ -72,8 +72,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `vocab.json` and `merges.txt` from a folder, or where they are not there
-    /// `tokenizer.json`, in which newer libraries keep both ([`vocabulary_files`]).
+    /// Reads `vocab.json` and `merges.txt` from a folder or, if they are missing, `tokenizer.json`,
+    /// in which newer libraries keep both ([`vocabulary_files`]).
     ///
     /// # Errors
     /// A file that is missing, too large, malformed, or that contradicts the other; a context
@@ -88,7 +88,7 @@ impl Tokenizer {
         })
     }
 
-    /// Takes the contents of `vocab.json` and `merges.txt`; `folder` stands in errors.
+    /// Takes the contents of `vocab.json` and `merges.txt`; `folder` is named in errors.
     ///
     /// # Errors
     /// As [`from_folder`](Self::from_folder).
@@ -132,13 +132,13 @@ impl Tokenizer {
         self.end
     }
 
-    /// With which token rows are filled up.
+    /// Which token pads rows.
     pub fn padding(&self) -> Padding {
         self.options.padding
     }
 
-    /// Tokenizes captions. Those that do not fit are cut, and [`Tokens::dropped`] tells what was
-    /// lost; no caption is an error. The empty caption is the null condition.
+    /// Tokenizes captions. Those that do not fit are cut, and [`Tokens::dropped`] says what was
+    /// lost; encoding never fails. The empty caption is the null condition.
     pub fn encode<S: AsRef<str>>(&self, captions: &[S]) -> Tokens {
         let rows = captions.iter().map(|caption| self.row(caption.as_ref())).collect();
         Tokens::new(rows, self.options.context_length)
@@ -168,11 +168,11 @@ impl Tokenizer {
     }
 }
 
-/// The contents of a folder's `vocab.json` and `merges.txt`; where they are not there, those that
-/// its `tokenizer.json` stands for.
+/// The contents of a folder's `vocab.json` and `merges.txt`; if they are missing, their equivalents
+/// from its `tokenizer.json`.
 ///
 /// # Errors
-/// A file that is missing or too large; a `tokenizer.json` of another kind than CLIP's.
+/// A file that is missing or too large; a `tokenizer.json` that is not of CLIP's kind.
 pub fn vocabulary_files(folder: &Path) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
     let read = |name: &str| -> Result<Vec<u8>, TokenizerError> {
         Ok(read_text(&folder.join(name), MAX_BYTES)?)

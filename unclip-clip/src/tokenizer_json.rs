@@ -54,8 +54,8 @@ struct Added {
     content: String,
 }
 
-/// The `vocab.json` and the `merges.txt` that the file stands for. The options of its model, the kinds
-/// of its other steps and the pattern of its words have to be CLIP's: that is what is built here.
+/// The `vocab.json` and `merges.txt` that the file replaces. Its model options, the kinds of its
+/// other steps and its word pattern must be CLIP's: nothing else is built here.
 pub(crate) fn split(path: &Path, json: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
     let file: File = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;

@@ -9,7 +9,7 @@ use crate::{Parameterization, Prediction, Step, VarianceType};
 /// A raw network whose conditions are already bound: noisy input and timestep in, undecoded
 /// output out.
 pub trait Network<const D: usize> {
-    /// Answers for a batch, each row at its own timestep.
+    /// Runs on a batch, each row at its own timestep.
     ///
     /// # Shapes
     /// - `x_t`: `[batch, channels, ..]`
@@ -103,7 +103,7 @@ fn interpolate_log_variance<const D: usize>(raw: Tensor<D>, low: f64, high: f64)
 }
 
 /// Keeps the predicted sample in [−limit, limit]; every sampler derives epsilon afterwards, and a
-/// gradient of guidance, whichever side of this it is added on, does not lead out of it.
+/// guidance gradient, whether added before or after this, does not lead out of the range.
 #[derive(Debug, Clone)]
 pub struct Clamped<M> {
     /// The denoiser whose prediction is clamped.

@@ -15,7 +15,7 @@ pub struct DiffusionConfig {
     pub num_train_timesteps: usize,
     /// Rule of the training schedule.
     pub beta_schedule: BetaSchedule,
-    /// Whether the last reverse step ends at the clean sample, and not at the noise of the first
+    /// Whether the last reverse step ends at the clean sample, instead of at the noise of the first
     /// timestep ([`NoiseSchedule::ending_noisy`]).
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub set_alpha_to_one: bool,
@@ -45,8 +45,8 @@ fn is_yes(value: &bool) -> bool {
 }
 
 impl DiffusionConfig {
-    /// 1000 timesteps of a cosine schedule, a sample in [−1, 1], 25 even steps of deterministic DDIM
-    /// without guidance: what others are written down as a difference from.
+    /// 1000 timesteps of a cosine schedule, a sample in [−1, 1], 25 even steps of deterministic
+    /// DDIM without guidance: the base from which other configurations are derived.
     pub fn cosine(parameterization: Parameterization) -> Self {
         Self {
             num_train_timesteps: 1000,
@@ -65,7 +65,7 @@ impl DiffusionConfig {
     /// Checks every field; a configuration read from disk goes through this once.
     ///
     /// # Errors
-    /// The first field that cannot be used.
+    /// Names the first field that cannot be used.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         self.schedule(self.steps, &self.spacing)?;
         crate::check_guidance_scale("guidance_scale", self.guidance_scale)?;
@@ -84,7 +84,7 @@ impl DiffusionConfig {
         Ok(if self.set_alpha_to_one { schedule } else { schedule.ending_noisy() })
     }
 
-    /// The training schedule seen at `steps` timesteps, chosen by `spacing`.
+    /// The training schedule reduced to `steps` timesteps, chosen by `spacing`.
     ///
     /// # Errors
     /// See [`Spacing::timesteps`].
@@ -109,7 +109,7 @@ impl DiffusionConfig {
         }
     }
 
-    /// Channels that the network must give for `channels` channels of the sample.
+    /// Output channels that the network needs for a sample of `channels` channels.
     pub fn output_channels(&self, channels: usize) -> usize {
         if self.variance.is_learned() { 2 * channels } else { channels }
     }

@@ -31,13 +31,13 @@ impl TextEmbedding {
         }
     }
 
-    /// Each row `n` times in a row.
+    /// Repeats each row `n` times, copies next to each other.
     pub fn repeat_rows(&self, n: usize) -> Self {
         let rows = |row: usize| vec![self.narrow(row, 1); n];
         Self::cat((0..self.batch()).flat_map(rows).collect())
     }
 
-    /// Several batches as one.
+    /// Concatenates several batches.
     pub fn cat(parts: Vec<Self>) -> Self {
         let mask = parts.iter().map(|p| p.mask.clone().int()).collect();
         Self {
@@ -64,14 +64,14 @@ impl ImageEmbedding {
         Self(self.0.clone().narrow(0, start, len))
     }
 
-    /// Each row `n` times in a row.
+    /// Repeats each row `n` times, copies next to each other.
     #[must_use]
     pub fn repeat_rows(&self, n: usize) -> Self {
         let rows = |row: usize| vec![self.narrow(row, 1); n];
         Self::cat((0..self.batch()).flat_map(rows).collect())
     }
 
-    /// Several batches as one.
+    /// Concatenates several batches.
     #[must_use]
     pub fn cat(parts: Vec<Self>) -> Self {
         Self(Tensor::cat(parts.into_iter().map(|part| part.0).collect(), 0))

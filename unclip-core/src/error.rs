@@ -1,12 +1,12 @@
-//! What is wrong with a setting or with a field of a configuration: one type for all crates.
+//! The error for a setting or configuration field that cannot be used: one type for all crates.
 
-/// A setting, or a field of a configuration, that cannot be used: names it, what was found and what
-/// was expected.
+/// A setting or configuration field that cannot be used: its name, what was found and what was
+/// expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {found}, expected {expected}")]
 pub struct InvalidSetting {
-    /// Name of the setting as the user spells it, for instance `guidance scale`; a field of a stage's
-    /// configuration with its path in there, for instance `unet.norm_groups`.
+    /// Name of the setting as the user spells it, such as `guidance scale`, or path of the field in
+    /// a stage's configuration, such as `unet.norm_groups`.
     pub name: String,
     /// The value that was given.
     pub found: String,

@@ -1,15 +1,15 @@
-//! Bending a prediction towards its condition.
+//! Guidance: steering a prediction toward its condition.
 
 use burn::tensor::Tensor;
 
 use crate::{Denoiser, InvalidSetting, Network, Prediction, Step};
 
-/// Guidance scales beyond this only saturate; the bound catches typing errors such as 1e30.
+/// Guidance scales beyond this only saturate; the bound catches typos such as 1e30.
 const MAX_GUIDANCE_SCALE: f64 = 1000.0;
 
-/// A network bound to several conditions for each sample of the batch: the B given ones first, then
-/// B of the next kind, and so on; the last are the null ones. A stage makes it; [`ClassifierFree`]
-/// accepts nothing else, so that the order is a type and not a comment.
+/// A network bound to several conditions for each of the batch's B samples: first the B given ones,
+/// then B of the next kind, and so on, with the null ones last. A stage makes it;
+/// [`ClassifierFree`] accepts nothing else, so that a type fixes the order, not a comment.
 #[derive(Debug, Clone)]
 pub struct Branched<N> {
     network: N,
@@ -17,10 +17,10 @@ pub struct Branched<N> {
 }
 
 impl<N> Branched<N> {
-    /// A network that was bound to `branches` times B conditions.
+    /// Wraps a network that was bound to `branches` times B conditions.
     ///
     /// # Panics
-    /// If there is no branch.
+    /// If `branches` is 0.
     pub fn new(network: N, branches: usize) -> Self {
         assert!(branches > 0, "at least the given condition");
         Self { network, branches }
@@ -35,7 +35,7 @@ impl<N> Branched<N> {
 ///
 /// With more branches, each scale leads from one branch to the one before it: for three, with the
 /// answers c, m and u, u + scale₁·(m − u) + scale₀·(c − m). That is how InstructPix2Pix (Brooks et
-/// al. 2023, eq. 3) weighs a caption and a picture apart.
+/// al. 2023, eq. 3) weighs a caption and a picture separately.
 #[derive(Debug, Clone)]
 pub struct ClassifierFree<N> {
     network: Branched<N>,
@@ -45,7 +45,7 @@ pub struct ClassifierFree<N> {
 /// Checks a guidance scale that a user gave.
 ///
 /// # Errors
-/// NaN, infinite, negative or larger than 1000.
+/// The scale is NaN, infinite, negative or larger than 1000.
 pub fn check_guidance_scale(name: &str, scale: f64) -> Result<(), InvalidSetting> {
     InvalidSetting::check_range(name, scale, 0.0, MAX_GUIDANCE_SCALE)
 }
@@ -83,15 +83,15 @@ impl<const D: usize, N: Network<D>> Network<D> for ClassifierFree<N> {
     }
 }
 
-/// Two denoisers, of which each step has one: guidance that acts over a part of the noise levels
-/// only, or a second network for the last step (Karlo's, which was tuned with an adversarial loss
-/// for exactly that).
+/// Two denoisers that share out the steps: for guidance at some of the noise levels only, or for a
+/// second network that takes the last step (Karlo's, which was tuned with an adversarial loss for
+/// exactly that).
 pub struct ByStep<A, B> {
-    /// Takes the steps that are not the second's.
+    /// Takes the other steps.
     pub first: A,
     /// Takes the steps that `is_second` picks.
     pub second: B,
-    /// Which steps are the second's.
+    /// Which steps the second takes.
     pub is_second: Box<dyn Fn(&Step) -> bool + Send + Sync>,
 }
 
@@ -105,9 +105,9 @@ impl<const D: usize, A: Denoiser<D>, B: Denoiser<D>> Denoiser<D> for ByStep<A, B
     }
 }
 
-/// Gradient of a log-density by which a prediction is bent; a pair of two adds their gradients.
+/// Gradient of a log-density that steers a prediction; a pair adds both gradients.
 pub trait Guidance<const D: usize> {
-    /// The gradient with respect to `x_t`, of its shape.
+    /// The gradient with respect to `x_t`, of the same shape.
     fn gradient(&self, x_t: Tensor<D>, step: &Step, prediction: &Prediction<D>) -> Tensor<D>;
 }
 
@@ -117,13 +117,13 @@ impl<const D: usize, A: Guidance<D>, B: Guidance<D>> Guidance<D> for (A, B) {
     }
 }
 
-/// A denoiser whose steps are bent by a gradient. Samplers differ in what they do with it: see
+/// A denoiser whose steps are steered by a gradient. Samplers differ in what they do with it: see
 /// [`Prediction::gradient`].
 #[derive(Debug, Clone)]
 pub struct Guided<M, G> {
-    /// The denoiser to bend.
+    /// The denoiser to steer.
     pub inner: M,
-    /// Where to bend it.
+    /// The gradient that steers it.
     pub guidance: G,
 }
 

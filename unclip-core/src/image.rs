@@ -45,6 +45,17 @@ pub fn to_rgb(images: Tensor<4>) -> Vec<RgbImage> {
         .collect()
 }
 
+/// Peak signal-to-noise ratio of two pictures of one size, in decibels: infinite if they are equal.
+///
+/// # Panics
+/// If the sizes differ.
+pub fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
+    assert_eq!(a.dimensions(), b.dimensions(), "two pictures of one size");
+    let squares = a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    let mean = squares.sum::<f64>() / a.len().max(1) as f64;
+    10.0 * (255.0 * 255.0 / mean).log10()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +69,14 @@ mod tests {
         let tensor = to_tensor(std::slice::from_ref(&picture), &Device::flex());
         assert_eq!(tensor.dims(), [1, 3, 32, 16]);
         assert_eq!(to_rgb(tensor)[0], picture);
+    }
+
+    #[test]
+    fn decibels_of_known_differences() {
+        let gray = |value: u8| RgbImage::from_pixel(4, 3, image::Rgb([value; 3]));
+        assert_eq!(psnr(&gray(9), &gray(9)), f64::INFINITY);
+        assert!((psnr(&gray(0), &gray(255)) - 0.0).abs() < 1e-12);
+        assert!((psnr(&gray(100), &gray(101)) - 48.130_803_608_679_1).abs() < 1e-9);
     }
 
     #[test]

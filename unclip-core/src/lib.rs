@@ -7,13 +7,13 @@
 //! | type | from → to | what it adds |
 //! |---|---|---|
 //! | [`ClassifierFree`] | [`Branched`] network → network | guidance by the condition |
-//! | [`Parameterized`] | network → denoiser | the meaning of the output, and nothing else does |
+//! | [`Parameterized`] | network → denoiser | the meaning of the output; nothing else does |
 //! | [`Guided`] | denoiser → denoiser | guidance by a gradient |
 //! | [`Clamped`] | denoiser → denoiser | the range of the sample |
-//! | [`ByStep`] | two denoisers → denoiser | another one for some of the steps |
+//! | [`ByStep`] | two denoisers → denoiser | a different one for some of the steps |
 //!
 //! # Example
-//! A network that knows the answer is sampled to it in any number of steps:
+//! With a network that knows the answer, sampling finds it in any number of steps:
 //! ```
 //! use burn::tensor::{Device, Tensor};
 //! use unclip_core::*;
@@ -46,6 +46,7 @@ mod guidance;
 pub mod image;
 mod keys_cubic;
 pub mod loss;
+mod moves;
 mod noise;
 mod prediction;
 mod progress;
@@ -66,8 +67,8 @@ pub use noise::{Draw, NoiseSource, SeededNoise};
 pub use prediction::{Parameterization, Prediction, VarianceType};
 pub use progress::{Interrupted, Observer, StepEvent};
 pub use sampler::{
-    Ddim, Ddpm, DpmSolver, Heun, Reverse, Sampler, SamplerKind, SamplingMethod, Stepped, invert,
-    sample,
+    Belm, Ddim, Ddpm, DpmSolver, ExactStart, Heun, Kept, Resampling, Reverse, Sampler, SamplerKind,
+    SamplingMethod, Stepped, inpaint, invert, invert_exactly, sample,
 };
 pub use schedule::{BetaSchedule, NoiseSchedule, Step};
 pub use spacing::{Spacing, TimestepRange};

@@ -1,4 +1,4 @@
-//! What diffusion networks are trained on. Every loss is per item, `[batch]`, averaged over the
+//! Training losses of diffusion networks. Every loss is per item, `[batch]`, averaged over the
 //! item's elements; the caller averages over the batch.
 
 use burn::tensor::Tensor;
@@ -32,7 +32,7 @@ impl<const D: usize> Noised<D> {
         Self { x_0, epsilon, x_t, indices }
     }
 
-    /// What the network should have answered.
+    /// The target for the network's output.
     pub fn target(&self, schedule: &NoiseSchedule, kind: Parameterization) -> Tensor<D> {
         let device = self.x_0.device();
         let signal = schedule.gather(&self.indices, &device, |s| s.alpha_bar.sqrt());
@@ -40,15 +40,15 @@ impl<const D: usize> Noised<D> {
         kind.target(self.x_0.clone(), self.epsilon.clone(), signal, noise)
     }
 
-    /// How much each row's squared error counts: `[batch]`, 1 for rows whose signal-to-noise ratio
-    /// ᾱ/(1 − ᾱ) is at most `max_snr`. Beyond it a row counts less, so that an error in x_0 costs
-    /// no more than it does there.
+    /// Weight of each row's squared error, `[batch]`: 1 for rows whose signal-to-noise ratio ᾱ/(1 −
+    /// ᾱ) is at most `max_snr`. Beyond it rows weigh less, so that an error in x_0 costs no more
+    /// than it does at `max_snr`.
     ///
-    /// An error of x_0 costs SNR times its square where epsilon is predicted, SNR + 1 times where v
-    /// is: nearly clean pictures, which are hard to tell from clean ones and teach little, would
-    /// outweigh all others. This is the upper half of Min-SNR (Hang et al. 2023, section 3.4), whose
-    /// own weight for v, min(SNR, γ)/(SNR + 1), also falls to nothing where there is only noise;
-    /// there a small model decides what goes where.
+    /// An error in x_0 costs its square times SNR if the network predicts epsilon, and times SNR +
+    /// 1 if it predicts v. Without these weights, nearly clean pictures, which teach little, would
+    /// outweigh all others. This is the upper half of Min-SNR (Hang et al. 2023, section 3.4),
+    /// whose own weight for v, min(SNR, γ)/(SNR + 1), also vanishes where there is only noise; that
+    /// is where a small model decides what goes where.
     pub fn snr_weights(
         &self,
         schedule: &NoiseSchedule,
@@ -67,17 +67,17 @@ impl<const D: usize> Noised<D> {
     }
 }
 
-/// What a stage is trained on: the mean squared error of its prediction, and for a learned variance
-/// the variational bound beside it (Improved DDPM).
+/// The training loss of a stage: the mean squared error of its prediction, plus the variational
+/// bound if its variance is learned (Improved DDPM).
 ///
-/// `max_snr` is the signal-to-noise ratio beyond which a row counts less
-/// ([`Noised::snr_weights`]); infinite for never. For a learned variance there is none.
+/// `max_snr` is the signal-to-noise ratio beyond which a row counts less ([`Noised::snr_weights`]);
+/// infinity for never. It has no effect if the variance is learned.
 ///
 /// # Shapes
 /// - result: `[batch]`
 ///
 /// # Panics
-/// For [`VarianceType::Learned`]: published models learn a place in a range.
+/// For [`VarianceType::Learned`]: published models learn a [`VarianceType::LearnedRange`].
 pub fn training_loss<const D: usize, S: Stage<D>>(
     stage: &S,
     network: &S::Network,
@@ -99,15 +99,15 @@ pub fn training_loss<const D: usize, S: Stage<D>>(
     mean_squared_error(output, noised.target(schedule, kind)) * weights
 }
 
-/// Mean squared error per item: `[batch, ..]` twice to `[batch]`.
+/// Mean squared error per item: `[batch]`, of two `[batch, ..]`.
 pub fn mean_squared_error<const D: usize>(output: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
     let difference = output - target;
     mean_per_item(difference.clone() * difference)
 }
 
 /// The hybrid loss of Improved DDPM (Nichol & Dhariwal 2021, section 3.1) for a network with
-/// `LearnedRange` variance: the mean squared error of the prediction, plus the variational bound
-/// in bits, weighted by T/1000, whose gradient reaches the variance alone.
+/// `LearnedRange` variance: the mean squared error of the prediction, plus the variational bound in
+/// bits, weighted by T/1000, whose gradient reaches only the variance.
 ///
 /// # Shapes
 /// - `output`: `[batch, 2·channels, ..]`, prediction first, variance second

@@ -1,11 +1,11 @@
-//! Where sampling takes its randomness from. Nothing else draws any.
+//! The source of all randomness in sampling. Nothing else draws any.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Which draw is asked for.
+/// Which draw is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draw {
     /// x_T, the start of sampling.
@@ -14,7 +14,7 @@ pub enum Draw {
     Step(usize),
 }
 
-/// Gives standard normal noise, on the host, so that it is the same on every backend.
+/// A source of standard normal noise, drawn on the host so that it is the same on every backend.
 pub trait NoiseSource {
     /// Noise of the given shape, `[batch, ..]`, in row-major order.
     fn draw(&mut self, draw: Draw, shape: &[usize]) -> TensorData;
@@ -34,7 +34,7 @@ impl dyn NoiseSource + '_ {
 
 /// Portable seeded noise: one stream per row of the batch.
 ///
-/// Row k depends on seed k and the stream alone, so an image is the same whatever the backend,
+/// Row k depends on seed k and the stream alone, so an image is the same regardless of the backend,
 /// the number of threads, and the batch in which it is made.
 #[derive(Debug)]
 pub struct SeededNoise {
@@ -61,7 +61,7 @@ impl NoiseSource for SeededNoise {
     /// Draws each row from its own stream.
     ///
     /// # Panics
-    /// If the batch is not as large as the list of seeds.
+    /// If the batch size is not the number of seeds.
     fn draw(&mut self, _: Draw, shape: &[usize]) -> TensorData {
         assert_eq!(shape[0], self.rows.len(), "one seed for each row of the batch");
         let per_row: usize = shape[1..].iter().product();

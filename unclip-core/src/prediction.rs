@@ -33,7 +33,7 @@ pub enum VarianceType {
 }
 
 impl VarianceType {
-    /// Whether the network's output has as many channels again for the variance.
+    /// Whether the network's output has as many extra channels for the variance.
     pub fn is_learned(self) -> bool {
         matches!(self, Self::Learned | Self::LearnedRange)
     }
@@ -48,9 +48,8 @@ pub struct Prediction<const D: usize> {
     pub x_0: Tensor<D>,
     /// Log-variance of the reverse step, of `x_0`'s shape.
     pub log_variance: Option<Tensor<D>>,
-    /// Gradient of a log-density by which the step is to be bent, of `x_0`'s shape. What it does is
-    /// the sampler's business: ancestral sampling moves its mean, the others `x_0`
-    /// ([`guided`](Self::guided)).
+    /// Gradient of a log-density that should steer the step, of `x_0`'s shape. The sampler decides
+    /// how: ancestral sampling moves its mean, the others move `x_0` ([`guided`](Self::guided)).
     pub gradient: Option<Tensor<D>>,
     /// Largest magnitude that `x_0` may have, if it is bounded.
     pub limit: Option<f64>,
@@ -62,11 +61,11 @@ impl<const D: usize> Prediction<D> {
         Self { x_0, log_variance: None, gradient: None, limit: None }
     }
 
-    /// The prediction with its gradient in `x_0`: the noise estimate moves by −√(1 − ᾱ)·gradient
-    /// (Dhariwal & Nichol 2021, algorithm 2), and so `x_0` by (1 − ᾱ)/√ᾱ·gradient.
+    /// Applies the gradient to `x_0`: the noise estimate moves by −√(1 − ᾱ)·gradient (Dhariwal &
+    /// Nichol 2021, algorithm 2), and thereby `x_0` by (1 − ᾱ)/√ᾱ·gradient.
     ///
-    /// At the noisiest step of a cosine schedule that factor is 20,000. `x_0` therefore stays within
-    /// its limit, where the reference lets it go anywhere.
+    /// At the noisiest step of a cosine schedule that factor is 20,000. `x_0` is therefore kept
+    /// within its limit; the reference does not limit it.
     #[must_use]
     pub fn guided(mut self, step: &Step) -> Self {
         if let Some(gradient) = self.gradient.take() {
@@ -79,7 +78,7 @@ impl<const D: usize> Prediction<D> {
         self
     }
 
-    /// The noise in `x_t` if the clean sample is this prediction's: (x_t − √ᾱ·x_0) / √(1 − ᾱ).
+    /// The noise in `x_t` if this prediction is the clean sample: (x_t − √ᾱ·x_0) / √(1 − ᾱ).
     pub fn epsilon(&self, x_t: Tensor<D>, step: &Step) -> Tensor<D> {
         (x_t - self.x_0.clone() * step.alpha_bar.sqrt()) / (1.0 - step.alpha_bar).sqrt()
     }
@@ -96,8 +95,8 @@ impl Parameterization {
         }
     }
 
-    /// What the network should have given for a known clean sample and noise; `signal` is √ᾱ and
-    /// `noise` √(1 − ᾱ), broadcast over the batch.
+    /// The network's target for a known clean sample and noise; `signal` is √ᾱ and `noise` √(1 −
+    /// ᾱ), broadcast over the batch.
     pub fn target<const D: usize>(
         self,
         x_0: Tensor<D>,

@@ -1,4 +1,4 @@
-//! What the reverse loop tells, and how it is stopped.
+//! What the reverse loop reports, and how it is stopped.
 
 use std::ops::ControlFlow;
 
@@ -13,11 +13,11 @@ pub struct StepEvent<'a, const D: usize> {
     pub total: usize,
     /// Timestep of the training schedule that was just used.
     pub timestep: usize,
-    /// The clean sample as the network sees it now: a preview.
+    /// The network's current estimate of the clean sample: a preview.
     pub x_0: &'a Tensor<D>,
 }
 
-/// Hears of every reverse step and may stop the loop. `()` observes nothing.
+/// Called after every reverse step, and may stop the loop. `()` observes nothing.
 pub trait Observer<const D: usize> {
     /// Called after a step; `Break` stops the loop.
     fn on_step(&mut self, event: StepEvent<'_, D>) -> ControlFlow<()>;

@@ -1,18 +1,19 @@
 //! Antialiased bicubic resizing as two matrix products: differentiable, and the same on every
 //! backend.
 //!
-//! The kernel is Keys' cubic with a = −0.5, stretched by the reduction factor when making a
-//! picture smaller, with weights that leave the picture dropped and the rest renormalized. That is
-//! what Pillow and PyTorch's `interpolate(mode="bicubic", antialias=True)` do; burn's own
-//! `interpolate` has a = −0.75 and no antialiasing.
+//! The kernel is Keys' cubic with a = −0.5, stretched by the reduction factor when making a picture
+//! smaller. Weights outside the picture are dropped, and the rest are renormalized. That is what
+//! Pillow and PyTorch's `interpolate(mode="bicubic", antialias=True)` do; burn's own `interpolate`
+//! has a = −0.75 and no antialiasing.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::keys_cubic::keys_cubic;
 pub use crate::resize_8bit::bicubic_8bit;
 
-/// Resizes pictures `[batch, channels, height, width]` to `[batch, channels, new_height,
-/// new_width]`. The cubic overshoots: values may leave the input's range by a little.
+/// Resizes pictures `[batch, channels, height, width]` to
+/// `[batch, channels, new_height, new_width]`. The cubic overshoots: values may slightly leave the
+/// input's range.
 ///
 /// # Panics
 /// If any size is 0.

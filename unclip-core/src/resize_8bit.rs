@@ -1,6 +1,6 @@
 //! Bicubic resizing of 8-bit pictures, bit for bit as Pillow does it: in fixed-point numbers, one
 //! direction after the other, with 8 bits in between. CLIP's image towers were trained on pictures
-//! that were resized so.
+//! resized this way.
 
 use image::{Rgb, RgbImage};
 
@@ -9,8 +9,8 @@ use crate::keys_cubic::keys_cubic;
 /// Fractional bits of a weight.
 const PRECISION: u32 = 22;
 
-/// Resizes a picture. Pillow resizes its rows first; since its version 13 its columns, if the
-/// picture is more than twice as high as wide and becomes lower.
+/// Resizes a picture as Pillow does. Rows are resized first; since Pillow 13, columns are, if the
+/// picture is more than twice as tall as it is wide and its height is reduced.
 ///
 /// # Panics
 /// If any size is 0.

@@ -28,8 +28,8 @@ pub enum BetaSchedule {
         /// beta of the last step.
         end: f64,
     },
-    /// The square root of beta rises linearly: Stable Diffusion and Kandinsky, from 0.00085 to 0.012
-    /// for 1000 steps.
+    /// The square root of beta rises linearly; in Stable Diffusion and Kandinsky, from 0.00085 to
+    /// 0.012 for 1000 steps.
     ScaledLinear {
         /// beta of the first step.
         start: f64,
@@ -90,7 +90,7 @@ fn cosine_alpha_bar(i: usize, n: usize) -> f64 {
     ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
 }
 
-/// One reverse step: everything that a sampler needs to know about where it is.
+/// One reverse step: everything that a sampler needs to know about its position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Position in this (perhaps respaced) schedule, 0 = cleanest.
@@ -131,7 +131,7 @@ impl NoiseSchedule {
     /// The full schedule of `n` training timesteps.
     ///
     /// # Errors
-    /// See [`BetaSchedule::betas`]; also betas that leave nothing of the signal.
+    /// See [`BetaSchedule::betas`]; also betas that leave no signal.
     pub fn new(betas: BetaSchedule, n: usize) -> Result<Self, InvalidSetting> {
         let mut alpha_bar = 1.0;
         let alpha_bars: Vec<f64> = betas
@@ -150,8 +150,8 @@ impl NoiseSchedule {
         Ok(Self { timesteps: (0..n).collect(), alpha_bars, end: 1.0 })
     }
 
-    /// The same process seen at fewer timesteps. [`Step::timestep`] keeps the original value, so
-    /// the network needs no wrapper.
+    /// The same process, reduced to fewer timesteps. [`Step::timestep`] keeps the original value,
+    /// so the network needs no wrapper.
     ///
     /// # Errors
     /// A timestep that this schedule does not have.
@@ -168,7 +168,7 @@ impl NoiseSchedule {
         Ok(Self { timesteps: timesteps.as_slice().to_vec(), alpha_bars, end: self.end })
     }
 
-    /// The same schedule, whose last reverse step ends at the noise of its first timestep and not at
+    /// The same schedule, but its last reverse step ends at the noise of its first timestep, not at
     /// none (diffusers' `set_alpha_to_one: false`, for networks that were trained on a sample with
     /// that much noise). DDPM and DDIM end there; DPM-Solver++ and Heun end at the clean sample, as
     /// published.
@@ -180,7 +180,7 @@ impl NoiseSchedule {
     /// The `n` cleanest steps: where a sample that is not pure noise starts.
     ///
     /// # Errors
-    /// 0, or more than there are.
+    /// `n` is 0, or more than there are.
     pub fn cleanest(&self, n: usize) -> Result<Self, InvalidSetting> {
         if !(1..=self.len()).contains(&n) {
             let expected = format!("1 to {}", self.len());

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{InvalidSetting, NoiseSchedule, Timesteps};
 
-/// A rule that picks timesteps of a training schedule. Options and configurations spell it as the
+/// A rule that picks timesteps of a training schedule. Options and configurations spell it by the
 /// names below.
 ///
 /// # Example
@@ -35,20 +35,20 @@ pub enum Spacing {
     Trailing,
     /// `log_snr`: evenly in the logarithm of the signal-to-noise ratio, as DPM-Solver++ assumes.
     LogSnr,
-    /// `10,10,3,2,2`: the schedule in that many parts of one length, from the cleanest on, with so
+    /// `10,10,3,2,2`: the schedule in that many parts of equal length, cleanest first, with that
     /// many even steps in each (Improved DDPM; these are the 27 steps of the paper's upsamplers,
-    /// and its decoder's were found by such a search too).
+    /// and its decoder's steps were found by such a search too).
     Sections(Vec<usize>),
     /// `at:0,250,999`: these timesteps.
     Given(Vec<usize>),
 }
 
 impl Spacing {
-    /// The spellings, for people.
+    /// The spellings, for help texts and errors.
     pub const SPELLINGS: &str = "even, leading, leading:OFFSET, trailing, log_snr, steps of each part as in 10,10,3,2,2, \
          or timesteps as in at:0,250,999";
 
-    /// The number of steps, where the rule itself says it.
+    /// The number of steps, if the rule itself determines it.
     pub fn steps(&self) -> Option<usize> {
         match self {
             Self::Sections(counts) => Some(counts.iter().fold(0, |sum, n| sum.saturating_add(*n))),
@@ -62,11 +62,11 @@ impl Spacing {
         *self == Self::Even
     }
 
-    /// `steps` timesteps of a whole training schedule.
+    /// Picks `steps` timesteps of a whole training schedule.
     ///
     /// # Errors
-    /// 0 steps, or more than the schedule has; a number that the rule itself contradicts; timesteps
-    /// that the schedule does not have, or that are not in rising order.
+    /// 0 steps, or more than the schedule has; a number that contradicts the rule; timesteps that
+    /// the schedule does not have, or that are not strictly increasing.
     pub fn timesteps(
         &self,
         steps: usize,
@@ -219,7 +219,7 @@ pub struct TimestepRange {
 }
 
 impl TimestepRange {
-    /// Whether a timestep is in it.
+    /// Whether a timestep is in the range.
     pub fn contains(&self, timestep: usize) -> bool {
         (self.from..=self.to).contains(&timestep)
     }

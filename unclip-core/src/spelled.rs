@@ -1,7 +1,7 @@
-//! Values that configurations and recipes keep as people spell them.
+//! Values that configurations and recipes store as text.
 
-/// Lets serde keep a type by its spelling, with `#[serde(try_from = "String", into = "String")]`:
-/// what it displays, and what is parsed.
+/// Lets serde store a type as text, with `#[serde(try_from = "String", into = "String")]`: what it
+/// displays is what it is parsed from.
 macro_rules! spelled {
     ($T:ty) => {
         impl From<$T> for String {

@@ -4,30 +4,30 @@ use burn::tensor::Tensor;
 
 use crate::{Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, Network, TimestepRange};
 
-/// A diffusion stage of unCLIP: a condition in, a sample out of noise, and from the sample what
-/// goes on to the next stage. A stage's configuration implements it.
+/// A diffusion stage of unCLIP: under a condition it turns noise into a sample, and the sample into
+/// the input of the next stage. A stage's configuration implements it.
 ///
-/// What a stage samples and what it hands on are two things: the prior samples whitened embeddings
-/// and hands on CLIP's; a decoder of latents samples four channels and hands on a picture.
+/// What a stage samples and what it hands on may differ: the prior samples whitened embeddings and
+/// hands on CLIP's; a decoder of latents samples four channels and hands on a picture.
 ///
 /// `D` is the rank of the sample: 2 for embeddings, 4 for pictures and latents.
 pub trait Stage<const D: usize> {
-    /// Its weights.
+    /// The network.
     type Network;
-    /// What it is told, one row for each sample.
+    /// What it is conditioned on, one row for each sample.
     type Condition;
     /// What guidance leads away from, one row for each sample; `()` for a stage without guidance.
     type Null;
-    /// What goes on to the next stage.
+    /// What it hands to the next stage.
     type Output;
 
-    /// How it denoises.
+    /// How the stage denoises.
     fn diffusion(&self) -> &DiffusionConfig;
 
     /// The sample's shape, `[batch, ..]`.
     fn sample_shape(&self, condition: &Self::Condition) -> [usize; D];
 
-    /// Fixes a condition. What is the same in every step is computed here.
+    /// Fixes a condition, and computes here what is the same in every step.
     fn bind(&self, network: &Self::Network, condition: &Self::Condition) -> Box<dyn Network<D>>;
 
     /// Fixes the conditions of a guided call: the B given ones, then B null ones.
@@ -41,14 +41,15 @@ pub trait Stage<const D: usize> {
         null: &Self::Null,
     ) -> Branched<Box<dyn Network<D>>>;
 
-    /// From a clean sample to what goes on.
+    /// Turns a clean sample into the output.
     fn output(&self, network: &Self::Network, x_0: Tensor<D>) -> Self::Output;
 
-    /// The clean sample of which [`output`](Self::output) makes this: the way back, for inversion.
+    /// The clean sample that [`output`](Self::output) would turn into this: its inverse, for
+    /// inversion.
     fn sample_of(&self, network: &Self::Network, output: &Self::Output) -> Tensor<D>;
 
-    /// What a clean sample looks like as pictures, `[batch, 3, height, width]` in [−1, 1], cheaply;
-    /// `None` if it is none.
+    /// A cheap preview of a clean sample as pictures, `[batch, 3, height, width]` in [−1, 1];
+    /// `None` if it is not a picture.
     fn preview(&self, x_0: &Tensor<D>) -> Option<Tensor<4>>;
 
     /// Fixes a condition and gives the network's output its meaning.
@@ -74,10 +75,10 @@ pub trait Stage<const D: usize> {
 pub struct Guide<'a, N> {
     /// What guidance leads away from.
     pub null: &'a N,
-    /// How far; see [`ClassifierFree`].
+    /// The guidance scale; see [`ClassifierFree`].
     pub scale: f64,
-    /// The noise levels at which it acts; at all of them if absent. Elsewhere the network is called with the
-    /// condition alone, which takes half the time.
+    /// The noise levels at which it acts; all of them if absent. Elsewhere the network is called
+    /// with the condition alone, which takes half the time.
     pub within: Option<TimestepRange>,
 }
 

@@ -10,7 +10,7 @@ impl Timesteps {
     /// Takes a list as given.
     ///
     /// # Errors
-    /// An empty list, or one that does not rise strictly.
+    /// An empty list, or one that is not strictly increasing.
     pub fn new(timesteps: Vec<usize>) -> Result<Self, InvalidSetting> {
         if timesteps.is_empty() || timesteps.windows(2).any(|w| w[0] >= w[1]) {
             return Err(InvalidSetting::new(
@@ -23,7 +23,7 @@ impl Timesteps {
     }
 
     /// `n` timesteps from 0 to `total − 1`, both included, rounded half to even: the spacing of
-    /// Karlo and of diffusers' `UnCLIPScheduler`. One step alone is the noisiest.
+    /// Karlo and of diffusers' `UnCLIPScheduler`. A single step is the noisiest.
     ///
     /// # Errors
     /// `n` is 0 or larger than `total`.

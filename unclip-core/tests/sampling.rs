@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_core::{
-    BetaSchedule, Ddim, Ddpm, Denoiser, DpmSolver, Draw, Heun, Interrupted, NoiseSchedule,
-    NoiseSource, Parameterization, Parameterized, Prediction, Reverse, Sampler, SamplingMethod,
-    SeededNoise, Spacing, Step, StepEvent, Timesteps, VarianceType, invert, sample,
+    Belm, BetaSchedule, Ddim, Ddpm, Denoiser, DpmSolver, Draw, Heun, Interrupted, Kept,
+    NoiseSchedule, NoiseSource, Parameterization, Parameterized, Prediction, Resampling, Reverse,
+    Sampler, SamplingMethod, SeededNoise, Spacing, Step, StepEvent, Timesteps, VarianceType,
+    inpaint, invert, invert_exactly, sample,
 };
 
 use crate::fixture::{assert_close, difference, noise};
@@ -25,8 +26,8 @@ fn schedule(steps: usize) -> NoiseSchedule {
 }
 
 /// Every method.
-const ALL: [&dyn SamplingMethod; 6] =
-    [&STRAIGHT, &Ddim { eta: 1.0 }, &Ddpm, &SOLVER, &PUBLISHED, &Heun];
+const ALL: [&dyn SamplingMethod; 7] =
+    [&STRAIGHT, &Ddim { eta: 1.0 }, &Ddpm, &SOLVER, &PUBLISHED, &Heun, &Belm];
 
 /// The start of sampling and the noise of the steps after it, for one row.
 fn start(width: usize) -> (Tensor<2>, SeededNoise) {
@@ -360,4 +361,87 @@ fn break_stops_after_the_step_in_which_it_was_given() {
         assert_eq!(stopped.unwrap_err(), Interrupted { done: last + 1, total: 7 });
         assert_eq!(calls.get(), last + 1);
     }
+}
+
+/// How far inverting and sampling again is from a picture, at its largest.
+fn back_and_forth(data: &dyn Denoiser<2>, schedule: &NoiseSchedule, x_0: &Tensor<2>) -> f64 {
+    let start = invert_exactly(data, schedule, x_0.clone(), &mut ()).unwrap();
+    let (mut sampler, x_t) = (start.sampler(), start.x_t);
+    let noise = &mut Listed(Vec::new());
+    let again = sample(data, &mut *sampler, schedule, x_t, noise, &mut ()).unwrap();
+    assert_eq!(noise.0, []);
+    difference("exact inversion", again, x_0.clone()).0
+}
+
+#[test]
+fn exact_inversion_is_undone_at_any_number_of_steps() {
+    let x_0: Tensor<2> = noise([3, 64], 3, &Device::flex()) * 0.5 + 0.5;
+    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    for steps in [4, 10, 25, 50, 100] {
+        // without the long last step of a cosine schedule
+        let cleanest = schedule(steps).cleanest(steps - 1).unwrap();
+        let error = back_and_forth(&data, &cleanest, &x_0);
+        assert!(error < 1e-4, "{steps} steps: {error}");
+    }
+}
+
+#[test]
+fn exact_inversion_does_not_mind_guidance_and_limits() {
+    struct Bent(Gaussian);
+    impl Denoiser<2> for Bent {
+        fn denoise(&self, x_t: Tensor<2>, step: &Step) -> Prediction<2> {
+            let gradient = x_t.clone() * -0.3;
+            let x_0 = self.0.denoise(x_t, step).x_0.clamp(-1.0, 1.0);
+            Prediction { gradient: Some(gradient), limit: Some(1.0), ..Prediction::new(x_0) }
+        }
+    }
+    let x_0: Tensor<2> = noise([2, 64], 4, &Device::flex()) * 0.7;
+    let data = Bent(Gaussian { mean: 0.5, variance: 0.25 });
+    let error = back_and_forth(&data, &schedule(25).cleanest(24).unwrap(), &x_0);
+    assert!(error < 1e-3, "{error}");
+}
+
+#[test]
+fn what_is_kept_stays_to_the_last_bit_and_the_rest_is_drawn() {
+    // pairs whose second is the first: only who looks at what is kept can draw the rest
+    struct Twins;
+    impl Denoiser<2> for Twins {
+        fn denoise(&self, x_t: Tensor<2>, step: &Step) -> Prediction<2> {
+            let signal = step.alpha_bar.sqrt();
+            // the mean of two equally noisy views, shrunk by what the data's variance of 1 says
+            let rows = x_t.dims()[0];
+            let mean = x_t.mean_dim(1).expand([rows, 2]);
+            let noise = (1.0 - step.alpha_bar) / 2.0;
+            Prediction::new(mean * (signal / (step.alpha_bar + noise)))
+        }
+    }
+    let rows = 400;
+    let device = Device::flex();
+    let one: Tensor<2> = noise([rows, 1], 5, &device);
+    let x_0 = Tensor::cat(vec![one.clone(), Tensor::zeros([rows, 1], &device)], 1);
+    let mask = Tensor::<2>::from_floats([[1.0, 0.0]], &device).expand([rows, 2]);
+    let kept = Kept { x_0, mask };
+    let error = |times: usize| {
+        let seeds: Vec<u64> = (0..rows as u64).collect();
+        let mut noise = SeededNoise::new(&seeds, 1);
+        let x_t = (&mut noise as &mut dyn NoiseSource).tensor(Draw::Initial, [rows, 2], &device);
+        let (schedule, resampling) = (schedule(25), Resampling { jump: 5, times });
+        let mut sampler = start_of(&Ddpm);
+        let mut calls = 0;
+        let mut count = |_: StepEvent<'_, 2>| {
+            calls += 1;
+            ControlFlow::Continue(())
+        };
+        let plan = (&schedule, resampling);
+        let made =
+            inpaint(&Twins, &mut *sampler, plan, x_t, &kept, &mut noise, &mut count).unwrap();
+        assert_eq!(calls, resampling.calls(25));
+        let first = made.clone().narrow(1, 0, 1);
+        assert_eq!(first.into_data(), one.clone().into_data());
+        let second = made.narrow(1, 1, 1);
+        (second - one.clone()).powf_scalar(2.0).mean().into_scalar::<f32>()
+    };
+    // the more often it goes back, the better the halves fit
+    let errors = [1, 4, 12].map(error);
+    assert!(errors[1] < 0.7 * errors[0] && errors[2] < errors[1], "{errors:?}");
 }

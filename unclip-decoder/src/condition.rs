@@ -1,4 +1,4 @@
-//! What the decoder is told: an image embedding and a caption, as an addition to the timestep
+//! The decoder's condition: an image embedding and a caption, as an addition to the timestep
 //! embedding and as context tokens.
 
 use burn::module::{Initializer, Module, Param};
@@ -15,12 +15,12 @@ use crate::{DecoderConfig, LayoutConfig};
 pub struct Condition {
     /// What the picture shows, `[batch, d_embedding]`.
     pub image: ImageEmbedding,
-    /// The caption, which the picture follows where the embedding leaves it open.
+    /// The caption, which the picture follows where the embedding leaves things open.
     pub text: TextEmbedding,
 }
 
 impl Condition {
-    /// Several batches as one.
+    /// Concatenates several batches.
     #[must_use]
     pub fn cat(parts: &[&Self]) -> Self {
         Self {
@@ -37,7 +37,8 @@ pub struct Bound {
     pub emb: Tensor<2>,
     /// Image tokens, then text tokens.
     pub context: Context,
-    /// What x_t is joined with, `[batch, channels, image_size, image_size]`, if there is a layout.
+    /// Channels that are concatenated to x_t, `[batch, channels, image_size, image_size]`, if there
+    /// is a layout.
     pub layout: Option<Tensor<4>>,
 }
 
@@ -112,14 +113,14 @@ impl Conditioner {
         }
     }
 
-    /// The same conditioner for a CLIP whose embeddings are whitened like this. No image begins as
-    /// their mean, which is nothing in the eyes of all that follows.
+    /// The same conditioner for a CLIP whose embeddings this whitens. The null image starts as
+    /// their mean, which is zero once whitened.
     pub fn with_whitening(self, whitening: Whitening) -> Self {
         let mean = whitening.mean().squeeze_dim(0);
         Self { null_image: Param::from_tensor(mean), whitening: Some(whitening), ..self }
     }
 
-    /// Embeddings as everything here reads them: `[batch, d_embedding]`.
+    /// Embeddings in the form that everything here reads: `[batch, d_embedding]`.
     pub fn whitened(&self, image: &ImageEmbedding) -> Tensor<2> {
         match &self.whitening {
             Some(whitening) => whitening.forward(image.0.clone()),

@@ -12,13 +12,13 @@ pub struct DecoderConfig {
     pub d_embedding: usize,
     /// Width of the text tower's token states.
     pub d_text: usize,
-    /// Context tokens that are made of the image embedding; the paper and Karlo have 4.
+    /// Number of context tokens made from the image embedding; the paper and Karlo have 4.
     pub image_tokens: usize,
     /// Whether image embeddings are whitened along their principal components before anything
     /// reads them. Published decoders take them as they are.
     #[serde(default)]
     pub whitened: bool,
-    /// A coarse picture of the condition that the U-Net reads beside x_t, if there is one.
+    /// A coarse picture of the condition that the U-Net reads alongside x_t, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<LayoutConfig>,
     /// The U-Net. Its `d_context` is the width of the context tokens; its input is x_t and the
@@ -28,18 +28,18 @@ pub struct DecoderConfig {
     pub diffusion: DiffusionConfig,
 }
 
-/// Sizes of a layout: both embeddings through one hidden layer to a small square of channels, which
-/// is enlarged to the picture's size.
+/// Sizes of a layout: both embeddings go through one hidden layer to a small square of channels,
+/// which is enlarged to the picture's size.
 ///
-/// A timestep embedding says the same everywhere. What lies where is told by it only through what
-/// the network knows of each pixel's place, which a small one takes very long to learn (what a
-/// trial without a layout gave is in `assets/shapes/RECIPE.md`). Published decoders have no layout.
+/// A timestep embedding is the same everywhere. It can say what lies where only through what the
+/// network knows about each pixel's place, which a small network takes very long to learn (for a
+/// trial without a layout, see `assets/shapes/RECIPE.md`). Published decoders have no layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayoutConfig {
-    /// Its side; the picture's is this times a power of two.
+    /// Side of the square; the picture's is this times a power of two.
     pub side: usize,
-    /// Its channels.
+    /// Channels of the square.
     pub channels: usize,
     /// Width of the hidden layer.
     pub d_hidden: usize,

@@ -98,13 +98,13 @@ impl Stage<4> for DecoderConfig {
 }
 
 impl Decoder {
-    /// Puts together parts that were loaded one by one.
+    /// Assembles parts that were loaded separately.
     pub fn new(conditioner: Conditioner, unet: UNet) -> Self {
         Self { text_proj: conditioner, unet }
     }
 
-    /// The same decoder for another CLIP, whose embeddings are whitened like this. Its
-    /// configuration says `whitened`, and the whitening has a basis.
+    /// The same decoder for another CLIP, whose embeddings this whitens. The configuration must say
+    /// `whitened`, and the whitening needs a basis.
     pub fn with_whitening(self, whitening: Whitening) -> Self {
         Self { text_proj: self.text_proj.with_whitening(whitening), ..self }
     }
@@ -128,7 +128,7 @@ impl Decoder {
         }
     }
 
-    /// No image, with these captions: the null condition of guidance.
+    /// The null condition of guidance: no image, with these captions.
     pub fn null(&self, text: &TextEmbedding) -> Condition {
         Condition { image: self.text_proj.null_image(text.batch()), text: text.clone() }
     }

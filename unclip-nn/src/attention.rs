@@ -23,7 +23,7 @@ impl Attention {
         Self { to_q: linear(), to_k: linear(), to_v: linear(), to_out: linear(), n_heads }
     }
 
-    /// What tokens let others see of them.
+    /// Computes the keys and values of tokens.
     ///
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]`
@@ -31,7 +31,7 @@ impl Attention {
         KeysValues { keys: linear(&self.to_k, x.clone()), values: linear(&self.to_v, x) }
     }
 
-    /// What tokens take from others, or from themselves.
+    /// Attends from tokens to the keys and values of others, or their own.
     ///
     /// # Shapes
     /// - `x`, result: `[batch, seq, d_model]`
@@ -47,17 +47,17 @@ impl Attention {
     }
 }
 
-/// What tokens let others see of them: `[batch, seq, d_model]` each.
+/// Keys and values of tokens, `[batch, seq, d_model]` each.
 #[derive(Debug, Clone)]
 pub struct KeysValues {
     /// What queries are compared with.
     pub keys: Tensor<3>,
-    /// What is taken where they agree.
+    /// What is taken where queries and keys agree.
     pub values: Tensor<3>,
 }
 
 impl KeysValues {
-    /// These, and those of the tokens that come after.
+    /// These, followed by those of later tokens.
     pub fn followed_by(&self, later: Self) -> Self {
         let join = |first: &Tensor<3>, second| Tensor::cat(vec![first.clone(), second], 1);
         Self { keys: join(&self.keys, later.keys), values: join(&self.values, later.values) }

@@ -9,16 +9,16 @@ use burn::tensor::{Bool, Device, Tensor};
 use crate::ops::{group_norm, linear};
 use crate::{KeysValues, attend};
 
-/// What a U-Net attends to beside its own pixels.
+/// What a U-Net attends to besides its own pixels.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// `[batch, seq, d_context]`.
     pub tokens: Tensor<3>,
-    /// `[batch, seq]`, true for tokens that may be looked at; all of them without a mask.
+    /// `[batch, seq]`, true for tokens that may be attended to; all of them without a mask.
     pub mask: Option<Tensor<2, Bool>>,
 }
 
-/// A [`Context`] as one [`AttentionBlock`] sees it, whatever the picture and the timestep.
+/// A [`Context`] as one [`AttentionBlock`] sees it, independent of the picture and the timestep.
 #[derive(Debug, Clone)]
 pub struct SeenContext {
     seen: KeysValues,
@@ -93,7 +93,7 @@ impl AttentionBlockConfig {
 }
 
 impl AttentionBlock {
-    /// Projects the context, once for all that is asked of it. `None` if the block has no context.
+    /// Projects the context, once for all calls. `None` if the block has no context.
     pub fn read(&self, context: &Context) -> Option<SeenContext> {
         let (add_k, add_v) = (self.add_k_proj.as_ref()?, self.add_v_proj.as_ref()?);
         let tokens = &context.tokens;
@@ -104,7 +104,7 @@ impl AttentionBlock {
         Some(SeenContext { seen, mask: context.mask.clone(), hidden: OnceLock::new() })
     }
 
-    /// Lets every pixel look at the context and at all pixels, and adds what it finds.
+    /// Lets every pixel attend to the context and to all pixels, and adds the result.
     ///
     /// # Shapes
     /// - `x`, result: `[batch, channels, height, width]`

@@ -1,4 +1,4 @@
-//! Whether the sizes of a network can be used. Every function names the field in its error.
+//! Checks that the sizes of a network are usable. Every error names the field.
 
 use unclip_core::InvalidSetting;
 
@@ -8,7 +8,7 @@ const MAX_SIZE: usize = 1 << 20;
 /// Stacks of more layers are refused before anything is allocated.
 const MAX_LAYERS: usize = 1 << 10;
 
-/// Checks that a size is neither 0 nor absurd.
+/// Checks that a size is neither 0 nor absurdly large.
 ///
 /// # Errors
 /// Names the field.
@@ -19,7 +19,7 @@ pub fn size(field: &str, size: usize) -> Result<(), InvalidSetting> {
     }
 }
 
-/// Checks that a number of layers is neither 0 nor absurd.
+/// Checks that a number of layers is neither 0 nor absurdly large.
 ///
 /// # Errors
 /// Names the field.
@@ -30,7 +30,7 @@ pub fn layers(field: &str, layers: usize) -> Result<(), InvalidSetting> {
     }
 }
 
-/// Checks what a norm adds to a variance.
+/// Checks the epsilon that a norm adds to a variance.
 ///
 /// # Errors
 /// Names the field.
@@ -42,7 +42,7 @@ pub fn epsilon(field: &str, epsilon: f64) -> Result<(), InvalidSetting> {
     }
 }
 
-/// Checks that a field has the only value that goes with the others.
+/// Checks that a field has the one value that fits the others.
 ///
 /// # Errors
 /// Names the field.

@@ -7,8 +7,8 @@ use crate::ops;
 
 /// Normalization over the last dimension, with a learned factor and offset.
 ///
-/// It computes in f32, whatever the number format of its input and output. burn's own keeps its
-/// epsilon to itself, which the kernel needs to know.
+/// It computes in f32, whatever the number format of its input and output. burn's own hides its
+/// epsilon, which the kernel needs.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
     /// The factor, `[width]`.
@@ -22,7 +22,7 @@ impl LayerNorm {
     /// PyTorch's default.
     pub const EPSILON: f64 = 1e-5;
 
-    /// A norm of rows of `width` values that leaves their scale as it is.
+    /// A norm of rows of `width` values, with factor 1 and offset 0.
     pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
         let gamma = Initializer::Ones.init([width], device);
         Self { gamma, beta: Initializer::Zeros.init([width], device), epsilon }

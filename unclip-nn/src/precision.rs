@@ -1,4 +1,4 @@
-//! Number formats of weights: in files, in memory, at work.
+//! Number formats of weights: in files, in memory, and in computation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
 
-/// Number format of weights, in a file or at work.
+/// Number format of weights, in a file or in computation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -33,7 +33,7 @@ impl Precision {
         }
     }
 
-    /// Whether networks in this format can work on a device. The CPU takes all of them.
+    /// Whether networks in this format can run on a device. The CPU runs all formats.
     pub fn is_supported(self, device: &Device) -> bool {
         is_cpu(device) || device.supports_dtype(self.dtype())
     }
@@ -119,10 +119,10 @@ impl FromStr for Precision {
     }
 }
 
-/// Where a network works, and in which number format: a device alone means f32.
+/// Where a network runs, and in which number format; a device alone means f32.
 ///
-/// In 16 bits, the weights of linear layers and convolutions are kept, their products computed, and
-/// activations handed on; norms and softmax, and everything outside the networks (schedules,
+/// In a 16-bit format, the weights of linear layers and convolutions, their products, and
+/// activations have 16 bits; norms and softmax, and everything outside the networks (schedules,
 /// samplers, what stages exchange), stay f32. The CPU has no 16-bit arithmetic: it keeps the
 /// weights in half the memory and widens each when it is used.
 #[derive(Debug, Clone)]

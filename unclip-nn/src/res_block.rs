@@ -42,7 +42,7 @@ pub struct ResBlockConfig {
     /// Whether the embedding scales and shifts after the second norm (decoder) or is added before
     /// it (upsampler).
     pub scale_shift: bool,
-    /// Whether the block also halves or doubles.
+    /// Whether the block also halves or doubles the picture.
     pub resample: Resample,
 }
 

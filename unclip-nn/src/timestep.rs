@@ -14,7 +14,7 @@ const MAX_PERIOD: f64 = 10_000.0;
 ///
 /// # Shapes
 /// - `timesteps`: `[batch]`
-/// - result: `[batch, dim]`; an odd `dim` is filled up with a zero
+/// - result: `[batch, dim]`; an odd `dim` is padded with a zero
 ///
 /// Source: Transformer (Vaswani et al. 2017) as laid out by guided-diffusion and Karlo.
 pub fn timestep_embedding(timesteps: Tensor<1>, dim: usize) -> Tensor<2> {

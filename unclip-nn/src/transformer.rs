@@ -54,7 +54,7 @@ fn default_norm_eps() -> f64 {
 }
 
 impl TransformerConfig {
-    /// How many layers there are, for a configuration in which this is the field `transformer`.
+    /// How many layers the configuration asks for.
     pub fn layers(&self) -> Layers {
         Layers { field: "n_layers".into(), each: self.n_layers, levels: 1 }
     }
@@ -72,7 +72,7 @@ impl TransformerConfig {
         check::multiple("d_model", self.d_model, "n_heads", self.n_heads)
     }
 
-    /// A norm as the blocks have them.
+    /// A norm like those of the blocks.
     pub fn norm(&self, device: &Device) -> LayerNorm {
         LayerNorm::new(self.d_model, self.norm_eps, device)
     }
@@ -110,7 +110,7 @@ impl TransformerBlock {
         }
     }
 
-    /// Attention, then the hidden layer, each added to what it reads.
+    /// Runs attention, then the hidden layer, each added to its input.
     ///
     /// # Shapes
     /// - `x`, result: `[batch, seq, d_model]`
@@ -148,14 +148,14 @@ pub struct Transformer {
     layers: Vec<TransformerBlock>,
 }
 
-/// What later tokens see of a sequence's first ones, block by block.
+/// Keys and values of a sequence's first tokens for later ones, block by block.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<KeysValues>,
 }
 
 impl Transformer {
-    /// All blocks, one after the other.
+    /// Runs all blocks in order.
     ///
     /// # Shapes
     /// - `x`, result: `[batch, seq, d_model]`
@@ -164,8 +164,8 @@ impl Transformer {
         self.layers.iter().fold(x, |x, layer| layer.forward(x, hidden.clone()))
     }
 
-    /// Reads the first tokens of a sequence, once for all that may follow them. Under a causal mask
-    /// nothing here depends on what does.
+    /// Reads the first tokens of a sequence, once for all that may follow. Under a causal mask,
+    /// nothing here depends on what follows.
     ///
     /// # Shapes
     /// - `x`: `[batch, first, d_model]`
@@ -183,7 +183,7 @@ impl Transformer {
         KvCache { layers }
     }
 
-    /// The tokens that follow those in `cache`.
+    /// Runs all blocks on the tokens that follow those in `cache`.
     ///
     /// # Shapes
     /// - `x`, result: `[batch, later, d_model]`

@@ -1,13 +1,13 @@
-//! Embeddings in coordinates in which no direction is louder than another.
+//! Embeddings in coordinates in which every direction has the same variance.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-/// Subtracts a mean, turns, and divides by standard deviations, all of them fixed.
+/// Subtracts a mean, rotates, and divides by standard deviations, all of them fixed.
 ///
-/// Without a basis each coordinate is whitened by itself, as the published priors do. In the basis
-/// of principal components all directions of the embeddings get the same weight, also those that
-/// no coordinate shows: what a CLIP knows of positions is a small part of its variance.
+/// Without a basis, each coordinate is whitened separately, as in published priors. In the basis of
+/// principal components, all directions of the embeddings get the same weight, even those that no
+/// coordinate shows: what a CLIP knows about positions is a small part of its variance.
 ///
 /// Tensors in files: `mean` and `std`, `[1, d_embedding]`; `basis`, `[d_embedding, d_embedding]`
 /// with one direction in each column.
@@ -19,25 +19,25 @@ pub struct Whitening {
 }
 
 impl Whitening {
-    /// One that leaves embeddings as they are, with a basis or without.
+    /// A whitening that leaves embeddings unchanged, with or without a basis.
     pub fn identity(d_embedding: usize, has_basis: bool, device: &Device) -> Self {
         let row = |value: f32| fixed(Tensor::full([1, d_embedding], value, device));
         let basis = || fixed(Tensor::eye(d_embedding, device));
         Self { mean: row(0.0), std: row(1.0), basis: has_basis.then(basis) }
     }
 
-    /// With these statistics; nothing of it is trained.
+    /// A whitening with these statistics, none of which is trained.
     ///
     /// # Shapes
     /// - `mean`, `std`: `[1, d_embedding]`, `std` above 0
-    /// - `basis`: `[d_embedding, d_embedding]`, orthonormal columns if [`inverse`](Self::inverse) is
-    ///   to lead back
+    /// - `basis`: `[d_embedding, d_embedding]`, with orthonormal columns if
+    ///   [`inverse`](Self::inverse) is to undo it
     pub fn new(mean: Tensor<2>, std: Tensor<2>, basis: Option<Tensor<2>>) -> Self {
         Self { mean: fixed(mean), std: fixed(std), basis: basis.map(fixed) }
     }
 
-    /// The same whitening, followed by a rotation or reflection. There is no way back from it by
-    /// [`inverse`](Self::inverse).
+    /// The same whitening, followed by a rotation or reflection. [`inverse`](Self::inverse) cannot
+    /// undo it.
     ///
     /// # Shapes
     /// - `rotation`: `[d_embedding, d_embedding]`, orthonormal
@@ -61,7 +61,7 @@ impl Whitening {
         turned / self.std.val()
     }
 
-    /// And back.
+    /// From whitened embeddings back: `[batch, d_embedding]`.
     pub fn inverse(&self, whitened: Tensor<2>) -> Tensor<2> {
         let scaled = whitened * self.std.val();
         let turned = match &self.basis {
@@ -75,6 +75,16 @@ impl Whitening {
             None => scaled,
         };
         turned + self.mean.val()
+    }
+
+    /// The embeddings with nothing but their first `k` coordinates, the mean in place of the others:
+    /// `[batch, d_embedding]`.
+    pub fn keep(&self, embedding: Tensor<2>, k: usize) -> Tensor<2> {
+        let whitened = self.forward(embedding);
+        let [batch, width] = whitened.dims();
+        let kept = whitened.clone().narrow(1, 0, k.min(width));
+        let rest = Tensor::zeros([batch, width - k.min(width)], &whitened.device());
+        self.inverse(Tensor::cat(vec![kept, rest], 1))
     }
 
     /// The mean of the embeddings: `[1, d_embedding]`.

@@ -17,7 +17,7 @@ pub struct DiffusionPriorConfig {
     /// The transformer.
     pub transformer: TransformerConfig,
     /// Whether embeddings are whitened along their principal components. Published priors whiten
-    /// each coordinate by itself.
+    /// each coordinate separately.
     #[serde(default)]
     pub principal_components: bool,
     /// How it denoises. The paper's prior predicts x_0.
@@ -25,7 +25,7 @@ pub struct DiffusionPriorConfig {
 }
 
 impl DiffusionPriorConfig {
-    /// Tokens beside the text's: pooled text, timestep, noised embedding, query.
+    /// Tokens besides the text's: pooled text, timestep, noised embedding, query.
     pub const EXTRA_TOKENS: usize = 4;
 
     /// Checks that the sizes go together.

@@ -151,13 +151,19 @@ impl DiffusionPrior {
         ImageEmbedding(self.clip.inverse(whitened))
     }
 
-    /// Image embeddings with mean 0 and variance 1 in each direction, which the network speaks.
+    /// Image embeddings with mean 0 and variance 1 in each direction, as the network reads them.
     pub fn whiten(&self, embedding: &ImageEmbedding) -> Tensor<2> {
         self.clip.forward(embedding.0.clone())
     }
 
-    /// The same prior for another CLIP, whose embeddings are whitened like this: with a basis if
-    /// the configuration says `principal_components`, else without.
+    /// Image embeddings with nothing but their first `k` principal components, if the prior whitens
+    /// along them (the paper's probing, section 3.4): `[batch, d_embedding]`.
+    pub fn keep_components(&self, embedding: &ImageEmbedding, k: usize) -> ImageEmbedding {
+        ImageEmbedding(self.clip.keep(embedding.0.clone(), k))
+    }
+
+    /// The same prior for another CLIP, whose embeddings this whitens. It needs a basis if the
+    /// configuration says `principal_components`, and none otherwise.
     pub fn with_whitening(self, clip: Whitening) -> Self {
         Self { clip, ..self }
     }

@@ -1,4 +1,4 @@
-//! The prior of unCLIP: from CLIP's embedding of a caption to an embedding that CLIP would give a
+//! The prior of unCLIP: from CLIP's embedding of a caption to an embedding that CLIP might give a
 //! picture of it.
 //!
 //! [`DiffusionPrior`] is the diffusion prior of the paper (section 2.2) as Karlo lays it out.

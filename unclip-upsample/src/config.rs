@@ -13,9 +13,9 @@ pub struct UpsamplerConfig {
     /// Whether a second network takes the last step (Karlo).
     #[serde(default)]
     pub last_step_network: bool,
-    /// Whether the network's answer is what the resized small picture lacks. A network of few
-    /// channels, whose norms take away the picture's mean color, then need not bring it back.
-    /// Published upsamplers answer with the whole picture.
+    /// Whether the network predicts only what the resized small picture lacks. A network of few
+    /// channels, whose norms remove the picture's mean color, then need not restore it. Published
+    /// upsamplers predict the whole picture.
     #[serde(default)]
     pub residual: bool,
     /// The U-Net. Its input is the noised picture and the resized small one: six channels.

@@ -1,4 +1,4 @@
-//! What is done to small pictures in training, so that the upsampler forgives a decoder's.
+//! How small pictures are degraded in training, so that the upsampler tolerates a decoder's flaws.
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;

@@ -110,7 +110,7 @@ impl Stage<4> for UpsamplerConfig {
 }
 
 impl Upsampler {
-    /// Puts together parts that were loaded one by one.
+    /// Assembles parts that were loaded separately.
     pub fn new(unet: UNet, last_step: Option<UNet>, factor: usize) -> Self {
         Self { unet, last_step, factor, residual: false }
     }

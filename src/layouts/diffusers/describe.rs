@@ -1,5 +1,5 @@
-//! A model in the words of diffusers' and transformers' configurations, with the fields that the
-//! published ones have. What their classes cannot hold is refused.
+//! A model described by configurations of diffusers and transformers, with the fields of published
+//! ones. What their classes cannot hold is refused.
 
 use serde_json::{Value, json};
 use unclip_core::{

@@ -1,4 +1,4 @@
-//! What describing a model has in common: a file, and what cannot stand in one.
+//! What all descriptions of a model share: files, and errors for what they cannot hold.
 
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, load_config};
 
-/// A JSON object of which every field has to be accounted for: what nobody asked for might change
-/// what the network computes.
+/// A JSON object whose every field must be accounted for: one that nothing reads might change what
+/// the network computes.
 #[derive(Debug)]
 pub(super) struct Fields {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Fields {
 
 impl Fields {
     /// Reads a file. Fields that begin with an underscore are notes of the library that wrote it,
-    /// but for the name of its class, which must be one of `classes`.
+    /// except for the name of its class, which must be one of `classes`.
     pub(super) fn read(path: &Path, classes: Option<&[&str]>) -> Result<Self, LoadError> {
         let mut fields = Self { path: path.into(), rest: load_config(path)? };
         let class = fields.rest.get("_class_name").and_then(Value::as_str).unwrap_or("absent");
@@ -105,8 +105,8 @@ impl Fields {
         self.rest.retain(|name, _| !names.contains(&name.as_str()));
     }
 
-    /// Checks that nothing is left that says anything. Unknown fields that are null are passed over; a
-    /// list of nulls is a part of a pipeline that this one does without.
+    /// Checks that no meaningful field is left. Unknown fields that are null are ignored; a list of
+    /// nulls is a pipeline part that this pipeline does without.
     pub(super) fn finish(self) -> Result<(), LoadError> {
         let says_nothing = |value: &Value| match value {
             Value::Null => true,

@@ -10,7 +10,7 @@ use unclip_prior::DiffusionPriorConfig;
 
 use super::fields::Fields;
 
-/// What a user gets who asks for nothing else: the reference pipeline's own defaults.
+/// What a user gets by default: the reference pipeline's own defaults.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     pub(super) steps: usize,

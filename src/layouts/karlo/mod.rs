@@ -8,8 +8,8 @@
 //! decoder-ckpt-step=01000000-of-01000000.safetensors
 //! improved-sr-ckpt-step=1.2M.safetensors                two networks: all steps, and the last
 //! ```
-//! There are no configurations: the sizes stand in source files. What the shapes of tensors tell
-//! is taken from them, as OpenAI's loader of CLIP does; the rest is what Karlo published.
+//! There are no configurations: the sizes are in source files. Sizes that tensor shapes reveal are
+//! taken from them, as OpenAI's CLIP loader does; the rest is what Karlo published.
 
 mod clip;
 mod names;

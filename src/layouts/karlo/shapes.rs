@@ -1,4 +1,4 @@
-//! Sizes that the shapes of tensors tell.
+//! Sizes read off the shapes of tensors.
 
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, Weights};

@@ -1,6 +1,6 @@
 //! Names of a U-Net's tensors in the code that the published ones were trained with.
 //!
-//! ADM, GLIDE and Karlo's own code number their blocks through, whatever the level, and fuse the
+//! ADM, GLIDE and Karlo's own code number their blocks consecutively across levels, and fuse the
 //! projections of attention, head by head:
 //!
 //! ```text

@@ -10,7 +10,7 @@ pub(super) const KNOWN: Known =
 
 /// DDIM (Song et al. 2021, eq. 12). `eta` 0 is deterministic, 1 has the variance of DDPM.
 ///
-/// A gradient of guidance shifts the noise estimate (Dhariwal & Nichol 2021, algorithm 2).
+/// A guidance gradient shifts the noise estimate (Dhariwal & Nichol 2021, algorithm 2).
 #[derive(Debug, Clone, Copy)]
 pub struct Ddim {
     /// Stochasticity, in [0, 1].

@@ -11,7 +11,7 @@ pub(super) const KNOWN: Known =
 /// DDPM (Ho et al. 2020, eq. 6 and 7): the posterior mean of (x_0, x_t), plus noise of the
 /// variance Σ that the network was trained for.
 ///
-/// A gradient of guidance moves the mean by Σ·gradient (Dhariwal & Nichol 2021, algorithm 1).
+/// A guidance gradient moves the mean by Σ·gradient (Dhariwal & Nichol 2021, algorithm 1).
 #[derive(Debug, Clone, Copy)]
 pub struct Ddpm;
 

@@ -17,13 +17,13 @@ pub(super) const KNOWN: Known = Known {
 /// first order, which is DDIM.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DpmSolver {
-    /// Whether the extrapolation has no limit, as published.
+    /// Whether to extrapolate without a limit, as published.
     ///
-    /// Of timesteps that are evenly spaced, the last but one is many times longer than the one
-    /// before in that logarithm, and the published formula overshoots there. By default it
-    /// extrapolates no further than over a step as long as the last. With
-    /// [`Spacing::LogSnr`](crate::Spacing::LogSnr) all steps are equally long, and the limit
-    /// hardly matters.
+    /// With evenly spaced timesteps, the last step but one is many times longer in that logarithm
+    /// than the one before it, and the published formula overshoots there. By default,
+    /// extrapolation reaches no further than a step as long as the previous one. With
+    /// [`Spacing::LogSnr`](crate::Spacing::LogSnr) all steps are equally long, and the limit hardly
+    /// matters.
     pub published: bool,
 }
 
@@ -63,7 +63,7 @@ pub(super) fn lambda(alpha_bar: f64) -> f64 {
     0.5 * (alpha_bar / (1.0 - alpha_bar)).ln()
 }
 
-/// The step of first order with x_0 held: √((1 − ᾱ_prev)/(1 − ᾱ))·x_t − √ᾱ_prev·(e^−h − 1)·x_0, where
+/// The first-order step with x_0 held: √((1 − ᾱ_prev)/(1 − ᾱ))·x_t − √ᾱ_prev·(e^−h − 1)·x_0, where
 /// h is the growth of λ.
 pub(super) fn exponential_step(x_t: Tensor<2>, x_0: Tensor<2>, step: &Step) -> Tensor<2> {
     let (now, next) = (lambda(step.alpha_bar), lambda(step.alpha_bar_prev));

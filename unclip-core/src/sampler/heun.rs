@@ -9,9 +9,9 @@ use crate::VarianceType;
 pub(super) const KNOWN: Known =
     Known { spellings: "heun", names: &["heun"], parse: |parameter| plain(Heun, parameter) };
 
-/// Heun's method: a step of first order to see what x_0 will be at its end, then the step again
-/// with x_0 on the line between both (Karras et al. 2022, algorithm 1, use it for diffusion). The
-/// last step, which ends where there is no noise, is of first order.
+/// Heun's method: a first-order step to see what x_0 will be at its end, then the step again with
+/// x_0 on the line between both predictions (Karras et al. 2022, algorithm 1, use it for
+/// diffusion). The last step, which ends without noise, is of first order.
 ///
 /// Karras et al. step in the standard deviation of the noise, which falls from 20,000 to 20 in the
 /// first of 25 even steps of a cosine schedule: no average of two slopes holds over that. This one

@@ -5,11 +5,12 @@ use burn::tensor::Tensor;
 use crate::{Denoiser, Interrupted, NoiseSchedule, Observer, StepEvent};
 
 /// Deterministic DDIM encoding: returns the x_T from which [`sample`](crate::sample) with
-/// [`Ddim`](crate::Ddim) at eta 0 gives `x_0` back, the better the more steps the schedule has.
+/// [`Ddim`](crate::Ddim) at eta 0 gives `x_0` back, more accurately the more steps the schedule
+/// has.
 ///
-/// Each step reads DDIM's equation 12 the other way, with the noise estimate of the cleaner end
+/// Each step applies DDIM's equation 12 in reverse, with the noise estimate of the cleaner end
 /// (Song et al. 2021, section 4.3; the decoder's half of unCLIP's bipartite latent). The observer
-/// hears of each, of which there is one fewer than the schedule has.
+/// is called after each step; there is one fewer than the schedule has.
 ///
 /// # Shapes
 /// - `x_0`, result: `[batch, ..]`

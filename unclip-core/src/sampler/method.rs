@@ -1,4 +1,4 @@
-//! What a sampler is, and a method by which one is made.
+//! What a sampler is, and the methods that make one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use crate::{
 /// A step's arithmetic is elementwise, so a sampler sees every batch as rows of numbers,
 /// `[batch, values]`: one implementation serves embeddings, pictures and latents.
 pub trait Sampler {
-    /// From x_t to x_{t−1}. It calls [`Reverse::denoise`] as often as its method wants.
+    /// Steps from x_t to x_{t−1}, and calls [`Reverse::denoise`] as often as its method needs.
     ///
     /// # Shapes
     /// - `x_t` and both results: `[batch, values]`
     fn step(&mut self, x_t: Tensor<2>, reverse: &mut Reverse<'_>) -> Stepped;
 }
 
-/// What a reverse step gives.
+/// The result of a reverse step.
 #[derive(Debug, Clone)]
 pub struct Stepped {
     /// The sample, one step less noisy.
     pub x_prev: Tensor<2>,
-    /// The clean sample as it was predicted at the step's beginning: the preview.
+    /// The clean sample as predicted at the start of the step: the preview.
     pub x_0: Tensor<2>,
 }
 
-/// One reverse step as a sampler meets it: where it begins and ends, the denoiser, the noise.
+/// One reverse step as a sampler sees it: where it starts and ends, the denoiser, the noise.
 pub struct Reverse<'a> {
-    /// Where x_t is.
+    /// The noise level of x_t.
     pub step: Step,
-    /// Where x_{t−1} is; `None` at the last step, which ends at the clean sample.
+    /// The noise level of x_{t−1}; `None` at the last step.
     pub next: Option<Step>,
     denoiser: &'a dyn Denoiser<2>,
     noise: &'a mut dyn NoiseSource,
@@ -43,11 +43,11 @@ pub struct Reverse<'a> {
 }
 
 impl<'a> Reverse<'a> {
-    /// The step at a place of a schedule. `shape` is that of the noise that is drawn, `[batch, ..]`:
-    /// the sample's own.
+    /// The step at position `index` of a schedule. `shape` is that of the noise to draw,
+    /// `[batch, ..]`: the sample's own.
     ///
     /// # Panics
-    /// If the schedule has no such place.
+    /// If the schedule has no such position.
     pub fn new(
         denoiser: &'a dyn Denoiser<2>,
         schedule: &NoiseSchedule,
@@ -79,7 +79,7 @@ impl<'a> Reverse<'a> {
 /// A sampling method with its parameters; [`start`](Self::start) makes a [`Sampler`] for one run.
 ///
 /// # Example
-/// A method of one's own: the last prediction, whatever came before.
+/// A custom method: the last prediction, whatever came before.
 /// ```
 /// use burn::tensor::Tensor;
 /// use unclip_core::*;
@@ -107,24 +107,24 @@ impl<'a> Reverse<'a> {
 /// assert_eq!(kind.to_string(), "one_look");
 /// ```
 pub trait SamplingMethod: fmt::Debug + Send + Sync {
-    /// Its name, with parameters after a colon, as options and recipes spell it. A recipe with the
-    /// name of a method of one's own is not read back: nobody else knows what it does.
+    /// Its name, with parameters after a colon, as options and recipes spell it. A recipe that
+    /// names a custom method cannot be read back: nobody else knows what it does.
     fn spelling(&self) -> String;
 
     /// Checks its parameters, before anything is computed.
     ///
     /// # Errors
-    /// Names the first that cannot be used.
+    /// Names the first parameter that cannot be used.
     fn validate(&self) -> Result<(), InvalidSetting> {
         Ok(())
     }
 
-    /// Whether its steps draw noise, apart from the start.
+    /// Whether its steps draw noise beyond the initial noise.
     fn draws_noise(&self) -> bool {
         true
     }
 
-    /// A sampler at the beginning of a run, for a network of this variance.
+    /// Makes a sampler for a new run, for a network with this variance.
     fn start(&self, variance: VarianceType) -> Box<dyn Sampler>;
 }
 
@@ -138,8 +138,8 @@ pub(super) struct Known {
     pub(super) parse: fn(Option<&str>) -> Result<SamplerKind, InvalidSetting>,
 }
 
-/// A sampling method as a value of options and configurations: one that is known by name
-/// (`ddpm`, `ddim`, `ddim:0.5`, `dpm_solver`, `dpm_solver:published`, `heun`), or one's own.
+/// A sampling method as a value of options and configurations: one known by name (`ddpm`, `ddim`,
+/// `ddim:0.5`, `dpm_solver`, `dpm_solver:published`, `heun`), or your own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SamplerKind(Arc<dyn SamplingMethod>);
@@ -148,17 +148,17 @@ impl SamplerKind {
     /// Checks the method's parameters.
     ///
     /// # Errors
-    /// Names the first that cannot be used.
+    /// Names the first parameter that cannot be used.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         self.0.validate()
     }
 
-    /// Whether its steps draw noise, apart from the start.
+    /// Whether its steps draw noise beyond the initial noise.
     pub fn draws_noise(&self) -> bool {
         self.0.draws_noise()
     }
 
-    /// A sampler at the beginning of a run, for a network of this variance.
+    /// Makes a sampler for a new run, for a network with this variance.
     pub fn start(&self, variance: VarianceType) -> Box<dyn Sampler> {
         self.0.start(variance)
     }

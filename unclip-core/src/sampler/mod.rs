@@ -1,19 +1,19 @@
-//! The one reverse loop, and which methods there are. Each is a file.
+//! Which sampling methods there are, each in its own file.
 
+mod inpaint;
 mod invert;
 mod method;
+mod walk;
 
-use burn::tensor::Tensor;
-
-use crate::{
-    Denoiser, Interrupted, InvalidSetting, NoiseSchedule, NoiseSource, Observer, Prediction, Step,
-    StepEvent,
-};
+use crate::InvalidSetting;
 use method::Known;
 
+pub use belm::{ExactStart, invert_exactly};
 pub(crate) use ddpm::posterior_mean;
+pub use inpaint::{Kept, Resampling, inpaint};
 pub use invert::invert;
 pub use method::{Reverse, Sampler, SamplerKind, SamplingMethod, Stepped};
+pub use walk::sample;
 
 /// A file for each method, with its type and a `KNOWN`: the one line that a new method needs.
 macro_rules! methods {
@@ -23,7 +23,7 @@ macro_rules! methods {
     };
 }
 
-methods!(ddpm::Ddpm, ddim::Ddim, dpm_solver::DpmSolver, heun::Heun);
+methods!(ddpm::Ddpm, ddim::Ddim, dpm_solver::DpmSolver, heun::Heun, belm::Belm);
 
 spelled!(SamplerKind);
 
@@ -46,74 +46,22 @@ impl std::str::FromStr for SamplerKind {
     }
 }
 
-/// Walks a schedule from its noisiest step to its cleanest and returns the sample.
-///
-/// `x_t` is the start: pure noise, or an encoded sample. [`NoiseSchedule::cleanest`] starts the walk
-/// further down. After every step the observer hears of it and may stop the loop.
-///
-/// # Shapes
-/// - `x_t`, result: `[batch, ..]`
-///
-/// # Errors
-/// [`Interrupted`] when the observer asked to stop.
-pub fn sample<const D: usize>(
-    denoiser: &dyn Denoiser<D>,
-    sampler: &mut dyn Sampler,
-    schedule: &NoiseSchedule,
-    x_t: Tensor<D>,
-    noise: &mut dyn NoiseSource,
-    observer: &mut dyn Observer<D>,
-) -> Result<Tensor<D>, Interrupted> {
-    let (total, shape) = (schedule.len(), x_t.dims());
-    let rows = Rows { denoiser, shape };
-    let mut x_t = as_rows(x_t);
-    for (done, step) in schedule.reverse_steps().enumerate() {
-        let mut reverse = Reverse::new(&rows, schedule, step.index, noise, &shape);
-        let Stepped { x_prev, x_0 } = sampler.step(x_t, &mut reverse);
-        x_t = x_prev;
-        let x_0 = &x_0.reshape(shape);
-        let event = StepEvent { index: done, total, timestep: step.timestep, x_0 };
-        if observer.on_step(event).is_break() {
-            return Err(Interrupted { done: done + 1, total });
-        }
-    }
-    Ok(x_t.reshape(shape))
-}
-
-/// A denoiser of samples of any shape, as samplers see it.
-struct Rows<'a, const D: usize> {
-    denoiser: &'a dyn Denoiser<D>,
-    shape: [usize; D],
-}
-
-impl<const D: usize> Denoiser<2> for Rows<'_, D> {
-    fn denoise(&self, x_t: Tensor<2>, step: &Step) -> Prediction<2> {
-        let Prediction { x_0, log_variance, gradient, limit } =
-            self.denoiser.denoise(x_t.reshape(self.shape), step);
-        Prediction {
-            x_0: as_rows(x_0),
-            log_variance: log_variance.map(as_rows),
-            gradient: gradient.map(as_rows),
-            limit,
-        }
-    }
-}
-
-fn as_rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
-    let batch = x.dims()[0];
-    let values = x.shape().num_elements() / batch;
-    x.reshape([batch, values])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_spelling_is_read_back() {
-        for name in
-            ["ddpm", "ddim", "ddim:0.5", "ddim:1", "dpm_solver", "dpm_solver:published", "heun"]
-        {
+        for name in [
+            "ddpm",
+            "ddim",
+            "ddim:0.5",
+            "ddim:1",
+            "dpm_solver",
+            "dpm_solver:published",
+            "heun",
+            "belm",
+        ] {
             let kind: SamplerKind = name.parse().unwrap();
             assert_eq!(kind.to_string(), name);
             let json = serde_json::to_string(&kind).unwrap();
@@ -132,7 +80,7 @@ mod tests {
     fn others_are_refused_by_name() {
         let refused = |name: &str| name.parse::<SamplerKind>().unwrap_err().to_string();
         let expected = "sampler is euler, expected ddpm, ddim or ddim:ETA, dpm_solver or \
-                        dpm_solver:published, heun";
+                        dpm_solver:published, heun, belm";
         assert_eq!(refused("euler"), expected);
         let expected = "parameter of the sampler ddpm is 2, expected none: it takes no parameter";
         assert_eq!(refused("ddpm:2"), expected);

@@ -1,4 +1,4 @@
-//! What can be wrong with a file that holds a configuration or weights.
+//! Errors in a file that holds a configuration or weights.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::Precision;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// Several variants of the same weights, and none without a name.
+    /// There are several variants of the same weights, and none without a variant's name.
     #[error(
         "{}: there are several variants ({found}), expected one: leave only one in the folder",
         path.display()
@@ -37,7 +37,7 @@ pub enum LoadError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The path is a folder, a device, a pipe or the like.
@@ -96,11 +96,11 @@ pub enum LoadError {
         path: PathBuf,
         /// The first such tensor.
         key: String,
-        /// How many of its values.
+        /// How many of its values are affected.
         count: usize,
     },
-    /// A tensor holds values that the number format cannot hold in which they are to be written, or
-    /// to be kept.
+    /// A tensor holds values that are too large for the number format in which they are to be
+    /// written or kept.
     #[error(
         "{}: {count} values of {key} are too large for {format}; expected f32 or bf16",
         path.display()
@@ -110,7 +110,7 @@ pub enum LoadError {
         path: PathBuf,
         /// The first such tensor.
         key: String,
-        /// How many of its values.
+        /// How many of its values are affected.
         count: usize,
         /// The format.
         format: Precision,

@@ -1,4 +1,4 @@
-//! Opening what a user calls a file, which may be anything.
+//! Opens a path that a user calls a file, which may be anything.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::LoadError;
 
-/// Opens a regular file, and tells its length. Anything else is refused before it is opened: to
-/// open a pipe would be to wait for its other end.
+/// Opens a regular file, and returns its length too. Anything else is refused before it is opened:
+/// opening a pipe would wait for its other end.
 ///
 /// # Errors
 /// A file that is missing, not regular, or that cannot be read.
@@ -43,7 +43,7 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
 ///
 /// # Errors
 /// As [`read_file`], and [`LoadError::WrongKind`] for what often lies there instead: a git-LFS
-/// pointer, or the page about the file.
+/// pointer, or the web page about the file.
 pub fn read_text(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
     let bytes = read_file(path, limit)?;
     refuse(path, &bytes, &[POINTER, PAGE], "the file itself")?;

@@ -3,7 +3,7 @@
 /// An ordered list of renames, from the path of a field to the key in a file.
 ///
 /// Each rename replaces every occurrence of its first part. burn's own names for the parameters of
-/// norms are translated before the renames see them.
+/// norms are translated before the renames apply.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyMap(&'static [(&'static str, &'static str)]);
 
@@ -16,7 +16,7 @@ impl KeyMap {
         Self(renames)
     }
 
-    /// The key in the file of the field at this path.
+    /// The key in a file for the field at this path.
     pub fn key(&self, path: &[String]) -> String {
         let native = path
             .iter()

@@ -24,7 +24,7 @@ pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
     parse_config(path, &read_text(path, MAX_CONFIG_BYTES)?)
 }
 
-/// Parses a JSON configuration that is already in memory; `path` stands in errors.
+/// Parses a JSON configuration that is already in memory; `path` is named in errors.
 ///
 /// # Errors
 /// Not JSON, or fields that are missing, unknown or of the wrong type.
@@ -32,13 +32,13 @@ pub fn parse_config<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T, 
     serde_json::from_slice(json).map_err(|source| LoadError::Json { path: path.into(), source })
 }
 
-/// Replaces every parameter of `module` by the file's. Fresh weights that were not used yet are
+/// Replaces every parameter of `module` with the file's. Fresh weights that were not used yet are
 /// never computed, and each tensor is read straight into the memory that the backend keeps.
 ///
 /// # Errors
 /// [`LoadError::Weights`] if a tensor is missing, left over, misshapen or of a number format that
-/// is not read; [`LoadError::NonFinite`] if one holds NaN; [`LoadError::Overflow`] if one holds
-/// values that the precision asked for cannot hold.
+/// is not read; [`LoadError::NonFinite`] if one holds NaN or infinite values;
+/// [`LoadError::Overflow`] if one holds values that the precision asked for cannot hold.
 pub fn load_weights<M: Module>(
     module: M,
     weights: &Weights,

@@ -18,7 +18,7 @@ use crate::Precision;
 ///
 /// # Errors
 /// [`LoadError::Io`] if the file cannot be written, [`LoadError::Overflow`] if the format cannot
-/// hold a value; what stood there before then still does.
+/// hold a value. Either way, a file that was there before is unchanged.
 pub fn save_weights<M: Module>(
     module: &M,
     path: &Path,
@@ -86,7 +86,8 @@ fn header(path: &Path, tensors: &[Stored], format: Precision) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// Writes named tensors (shape and values, row by row) in f32.
+/// Writes named tensors (shape and values, row by row) in f32, with notes by name
+/// ([`Weights::note`](super::Weights::note)).
 ///
 /// # Errors
 /// [`LoadError::Io`] if the file cannot be written; [`LoadError::Header`] if shape and values
@@ -94,6 +95,7 @@ fn header(path: &Path, tensors: &[Stored], format: Precision) -> Result<Vec<u8>,
 pub fn save_tensors(
     path: &Path,
     tensors: &[(String, Vec<usize>, Vec<f32>)],
+    notes: &[(&str, String)],
 ) -> Result<(), LoadError> {
     let damaged = |error: safetensors::SafeTensorError| LoadError::Header {
         path: path.into(),
@@ -107,15 +109,16 @@ pub fn save_tensors(
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(damaged)?;
-    write_whole(path, &safetensors::serialize(views, None).map_err(damaged)?)
+    let notes = notes.iter().map(|(name, note)| (name.to_string(), note.clone())).collect();
+    write_whole(path, &safetensors::serialize(views, Some(notes)).map_err(damaged)?)
 }
 
-/// Writes a file so that it is there whole or not at all: beside its place, then moved. A link stays
-/// a link, and what it leads to is written; a file that is replaced hands its permissions on.
+/// Writes a file whole or not at all: next to its place, then moved there. A link stays a link, and
+/// its target is written; a file that is replaced passes on its permissions.
 ///
 /// # Errors
-/// [`LoadError::Io`], with the path that was asked for, also if a read-only file stands there;
-/// [`LoadError::NotAFile`] if something else than a file does.
+/// [`LoadError::Io`], with the path that was asked for, also if a read-only file is there;
+/// [`LoadError::NotAFile`] if something other than a file is.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
     let mut pending = Pending::begin(path)?;
     // by the file itself, whose errors do not speak of its temporary name
@@ -124,8 +127,8 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
     pending.finish()
 }
 
-/// Checks that [`write_whole`] would find a place for a file: what takes long to make should not be
-/// lost at the end. Leaves nothing behind.
+/// Checks that [`write_whole`] could write a file here, so that what takes long to make is not lost
+/// at the end. Leaves nothing behind.
 ///
 /// # Errors
 /// As [`write_whole`].
@@ -133,11 +136,11 @@ pub fn check_place(path: &Path) -> Result<(), LoadError> {
     Pending::begin(path).map(drop)
 }
 
-/// Lets `fill` write a folder, which is there whole or not at all: beside its place, then moved.
+/// Lets `fill` write a folder, whole or not at all: next to its place, then moved there.
 ///
 /// # Errors
-/// What `fill` says; [`LoadError::Io`] if something stands there already, or if nothing can be
-/// written there.
+/// Errors of `fill`; [`LoadError::Io`] if something is there already, or if nothing can be written
+/// there.
 pub fn write_folder<E: From<LoadError>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), E>,
@@ -241,7 +244,8 @@ impl<'a> Pending<'a> {
     }
 }
 
-/// What a link leads to, also one that leads to nothing yet. A path that is no link stays as it is.
+/// The target of a link, even if nothing is there yet. A path that is not a link is returned
+/// unchanged.
 pub fn followed(path: &Path) -> PathBuf {
     const MOST: usize = 40;
     let mut target = path.to_path_buf();
@@ -259,7 +263,7 @@ fn temporary_folder(path: &Path) -> Result<TempDir, LoadError> {
     builder(0o755).tempdir_in(parent(path)).map_err(|error| unnamed(path, &error))
 }
 
-/// The error of something temporary without its name, which means nothing to anybody.
+/// The error of a temporary file or folder, without its meaningless name.
 fn unnamed(path: &Path, error: &std::io::Error) -> LoadError {
     LoadError::Io { path: path.into(), source: error.kind().into() }
 }

@@ -17,13 +17,13 @@ struct Index {
 
 impl Weights {
     /// Opens the weights `name` in a folder: `name.safetensors`, or the shards that
-    /// `name.safetensors.index.json` lists. Where there is neither, the only variant of them that
-    /// lies there (`name.fp16.safetensors`, `name.safetensors.index.fp16.json`).
+    /// `name.safetensors.index.json` lists. If there is neither, it opens their only variant there
+    /// (`name.fp16.safetensors`, `name.safetensors.index.fp16.json`).
     ///
     /// # Errors
-    /// As [`open`](Self::open), several variants, and an index that names a file outside the folder,
-    /// that cannot be read, or that contradicts its shards. A pickle in the place of the weights is
-    /// refused as what it is.
+    /// As [`open`](Self::open), several variants, and an index that cannot be read, names a file
+    /// outside the folder, or contradicts its shards. A pickle in place of the weights is refused
+    /// as such.
     pub fn open_in(folder: &Path, name: &str) -> Result<Self, LoadError> {
         let file = |end: &str| folder.join(format!("{name}{end}"));
         let (single, index) = (file(".safetensors"), file(".safetensors.index.json"));

@@ -39,10 +39,10 @@ pub trait StageConfig: Serialize + DeserializeOwned {
     fn init(&self, device: &Device) -> Self::Network;
 }
 
-/// How many layers a configuration asks for: so many `each` of so many levels.
+/// How many layers a configuration asks for: `each` of them in each of `levels` levels.
 #[derive(Debug, Clone)]
 pub struct Layers {
-    /// The field that says how many there are in a level.
+    /// The field that says how many layers a level has.
     pub field: String,
     /// Its value.
     pub each: usize,
@@ -51,14 +51,14 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// The same, where the field is part of `parent`.
+    /// The same, with the field as part of `parent`.
     #[must_use]
     pub fn within(self, parent: &str) -> Self {
         Self { field: format!("{parent}.{}", self.field), ..self }
     }
 
-    /// Checks that a file with so many tensors can have them. Otherwise all layers would be built
-    /// before it is found that they have no weights.
+    /// Checks that a file with this many tensors can have them. Otherwise all layers would be built
+    /// before it turns out that they have no weights.
     fn check(&self, tensors: usize) -> Result<(), InvalidSetting> {
         // a few layers cost nothing, and the loader says better what they lack
         if self.each.saturating_mul(self.levels) <= tensors.max(16) {
@@ -78,13 +78,13 @@ pub struct Manifest<T> {
     /// Which stage this is.
     pub stage: String,
     /// Fingerprint of the CLIP whose embeddings the stage was trained with. Stages with different
-    /// fingerprints do not understand each other.
+    /// fingerprints do not work together.
     pub embedding_space: String,
     /// The stage's own configuration.
     pub config: T,
 }
 
-/// A stage's files, opened and checked for being that stage's.
+/// A stage's files, opened and checked to be that stage's.
 #[derive(Debug)]
 pub struct StageFiles<T> {
     /// The configuration, validated.
@@ -103,7 +103,7 @@ impl<T: StageConfig> StageFiles<T> {
         Self::new(&path, manifest, Weights::open(&folder.join("model.safetensors"))?)
     }
 
-    /// Takes files that are part of the program; `folder` stands in errors.
+    /// Takes files that are part of the program; `folder` is named in errors.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -118,7 +118,7 @@ impl<T: StageConfig> StageFiles<T> {
         Self::new(&path, manifest, weights)
     }
 
-    /// Takes what other projects' files say; `path` is the configuration's, for errors.
+    /// Takes what was read from another project's files; `path` is the configuration's, for errors.
     ///
     /// # Errors
     /// Sizes that cannot be used.
@@ -140,7 +140,7 @@ impl<T: StageConfig> StageFiles<T> {
         Ok(Self { manifest, weights })
     }
 
-    /// A name for the weights ([`Weights::fingerprint`]).
+    /// Fingerprint of the weights ([`Weights::fingerprint`]).
     ///
     /// # Errors
     /// Weights that cannot be read.
@@ -186,11 +186,11 @@ fn check<T: StageConfig>(path: &Path, json: &[u8]) -> Result<Manifest<T>, LoadEr
     Ok(manifest)
 }
 
-/// Writes a stage's folder, the configuration last: a folder that was interrupted is incomplete,
-/// and says so when it is opened.
+/// Writes a stage's folder, the configuration last: if writing is interrupted, opening the folder
+/// reports that it is incomplete.
 ///
 /// # Errors
-/// [`LoadError::Io`] if the folder or a file cannot be written.
+/// As [`save_weights`]; [`LoadError::Io`] also if the folder cannot be written.
 pub fn save_stage<T: StageConfig>(
     folder: &Path,
     embedding_space: &str,

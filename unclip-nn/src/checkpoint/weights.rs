@@ -1,8 +1,8 @@
 //! Tensors by name, from one file or several, under the names that a module knows.
 //!
-//! Other projects put the same weights into other files, under other names, several tensors fused
-//! into one. All of that is undone here, by saying for each tensor of a file which [`Part`]s of it
-//! are which of the module's tensors: nothing is copied, and the loader sees one layout only.
+//! Other projects put the same weights into other files, name them differently, or fuse several
+//! tensors into one. All of that is undone here, by saying which [`Part`]s of a file's tensors are
+//! which of the module's tensors: nothing is copied, and the loader sees only one layout.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,14 +25,14 @@ pub struct Weights {
     places: Vec<(String, PathBuf)>,
 }
 
-/// What of a file's tensor is a tensor of the module.
+/// The part of a file's tensor that is a tensor of the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Part {
     /// Some of its rows; all of them if absent.
     pub rows: Option<Rows>,
-    /// Its shape for the module, if it differs: of as many values.
+    /// Its shape for the module, if it differs; the number of values is the same.
     pub shape: Option<Vec<usize>>,
-    /// Whether the file has the matrix the other way round than PyTorch's linear layers.
+    /// Whether the file's matrix is transposed, compared with PyTorch's linear layers.
     pub transposed: bool,
 }
 
@@ -84,10 +84,10 @@ impl Weights {
         Self { origin, tensors, places: Vec::new() }
     }
 
-    /// Puts several files together; `origin` stands for all of them in errors.
+    /// Joins several files; `origin` stands for all of them in errors.
     ///
     /// # Errors
-    /// A name that two of them have.
+    /// A name that occurs in two of them.
     pub fn join(origin: &Path, parts: impl IntoIterator<Item = Self>) -> Result<Self, LoadError> {
         let (mut tensors, mut places) = (BTreeMap::new(), Vec::new());
         let mut entries = Vec::new();
@@ -106,7 +106,7 @@ impl Weights {
         Ok(Self { origin: origin.into(), tensors, places })
     }
 
-    /// Names every tensor anew. What `name` gives no part of is left out.
+    /// Renames every tensor. Those that `name` gives no part of are left out.
     ///
     /// # Errors
     /// A part that the tensor does not have, or a name that is given twice.
@@ -160,6 +160,11 @@ impl Weights {
         &self.origin
     }
 
+    /// What the header of the first file notes under a name.
+    pub fn note(&self, name: &str) -> Option<&str> {
+        self.tensors.values().next()?.file.note(name)
+    }
+
     /// Names of all tensors.
     pub fn keys(&self) -> Vec<String> {
         self.tensors.keys().cloned().collect()
@@ -176,9 +181,9 @@ impl Weights {
         entry.file.info(&entry.key).map(|(_, dtype)| dtype)
     }
 
-    /// A name for these weights: a hash of every tensor's name, shape, first and last value, the values
-    /// as f16 has them. The same weights have the same name in every layout, in f32 and f16; others
-    /// have another, unless they differ in nothing but the inside of tensors.
+    /// A fingerprint of these weights: a hash of every tensor's name, shape, and first and last
+    /// value, rounded to f16. The same weights have the same fingerprint in every layout, in f32
+    /// and f16; others have another one, unless they differ only inside tensors.
     ///
     /// # Errors
     /// The file cannot be read, or holds NaN or infinite values.
@@ -196,7 +201,7 @@ impl Weights {
     }
 
     /// Reads a floating-point tensor as f32, and checks that it is finite. `None` if there is none
-    /// of this name, or if it has another number format.
+    /// of this name, or if its number format is not read.
     ///
     /// # Errors
     /// The file cannot be read, or holds NaN or infinite values.

@@ -85,6 +85,11 @@ impl WeightsFile {
         self.header.offset_keys()
     }
 
+    /// What the header notes under a name.
+    pub(super) fn note(&self, name: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(name).map(String::as_str)
+    }
+
     /// Shape and number format of a tensor, if the file has it.
     pub(super) fn info(&self, key: &str) -> Option<(&[usize], Dtype)> {
         self.header.info(key).map(|info| (info.shape.as_slice(), info.dtype))

@@ -1,4 +1,4 @@
-//! Functions of each value.
+//! Elementwise functions.
 
 use burn::tensor::{Tensor, activation};
 

@@ -6,12 +6,12 @@ use burn::tensor::{Bool, DType, Tensor};
 #[cfg(feature = "flex")]
 use crate::fused;
 
-/// The score of a hidden key: no weight beside any other, and still a number. Minus infinity would make
-/// NaN of a query that sees nothing.
+/// The score of a hidden key: no weight beside any other score, but still finite. Minus infinity
+/// would give NaN for a query that sees nothing.
 const HIDDEN: f32 = -1e30;
 
-/// Scaled dot-product attention, softmax(q·kᵀ / √d)·v, for each head; the softmax is in f32. A query
-/// from which all keys are hidden gets the mean of all values, as with the masks of published
+/// Scaled dot-product attention, softmax(q·kᵀ / √d)·v, for each head; the softmax is in f32. A
+/// query from which all keys are hidden gets the mean of all values, as with the masks of published
 /// models, which lower a hidden score by a large number.
 ///
 /// # Shapes

@@ -1,4 +1,4 @@
-//! Linear layers, and the number format in which layers work.
+//! Linear layers, and the number format in which layers compute.
 
 use burn::module::Param;
 use burn::nn::Linear;
@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, module};
 #[cfg(feature = "flex")]
 use crate::{fused, is_cpu};
 
-/// A layer's weight in the number format in which the layer works: its own, but f32 on the CPU,
+/// A layer's weight in the number format in which the layer computes: its own, or f32 on the CPU,
 /// which has no 16-bit arithmetic.
 pub fn working<const D: usize>(weight: &Param<Tensor<D>>) -> Tensor<D> {
     let weight = weight.val();
@@ -19,8 +19,8 @@ pub fn working<const D: usize>(weight: &Param<Tensor<D>>) -> Tensor<D> {
 }
 
 /// A linear layer over the last dimension, in the number format of its weight. It is one matrix
-/// product over all rows: its gradient is then one product as well, where burn's own would make one
-/// for each item of the batch.
+/// product over all rows, so that its gradient is one product too; burn's own would compute one for
+/// each item of the batch.
 ///
 /// # Shapes
 /// - `x`: `[.., d_in]`

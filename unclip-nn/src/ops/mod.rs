@@ -1,7 +1,7 @@
-//! The operations that dominate: by a kernel of `unclip-kernels` where there is one for the tensor's
-//! device and number format, by burn's own operations everywhere else. A file for each, with the
-//! choice, the kernel as a differentiable operation, and the composition that it is compared with
-//! in the tests.
+//! The operations that dominate the running time. Each uses a kernel of `unclip-kernels` where
+//! there is one for the tensor's device and number format, and burn's own operations everywhere
+//! else. Each has a file with the choice, the kernel as a differentiable operation, and the
+//! composition that the tests compare it with.
 
 mod activation;
 mod attention;

@@ -7,7 +7,7 @@ use burn::tensor::ops::AvgPoolOptions;
 #[cfg(feature = "flex")]
 use crate::fused;
 
-/// Every pixel twice in each direction: `[batch, channels, height, width]` to
+/// Repeats every pixel twice in each direction: `[batch, channels, height, width]` to
 /// `[batch, channels, 2·height, 2·width]`.
 ///
 /// Repetition by reshaping is exact in every number format and has a gradient on every backend;
@@ -23,7 +23,7 @@ pub fn upsample(x: Tensor<4>) -> Tensor<4> {
         .reshape([batch, channels, 2 * height, 2 * width])
 }
 
-/// The mean of every 2 x 2 pixels: `[batch, channels, height, width]` to
+/// Averages every 2 x 2 pixels: `[batch, channels, height, width]` to
 /// `[batch, channels, height/2, width/2]`. An odd last row or column is left out.
 pub fn downsample(x: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]

@@ -15,7 +15,7 @@ const MAX_PATCH: usize = 64;
 #[serde(deny_unknown_fields)]
 pub struct UNetConfig {
     /// Side of the square picture, in pixels. The network itself is fully convolutional; the side
-    /// only says where `attention_resolutions` lie.
+    /// only says which levels `attention_resolutions` means.
     pub image_size: usize,
     /// Channels of the input.
     pub in_channels: usize,
@@ -34,15 +34,15 @@ pub struct UNetConfig {
     pub d_context: Option<usize>,
     /// Groups of every group norm.
     pub norm_groups: usize,
-    /// How the timestep enters a residual block: scale and shift, or addition.
+    /// Whether the timestep enters a residual block by scale and shift, instead of by addition.
     pub scale_shift: bool,
-    /// Whether each pixel is told where it is, by two more input channels from −1 to 1. Large
-    /// networks learn it from the borders; small ones need the help. Published models have none.
+    /// Whether two more input channels tell each pixel its position, from −1 to 1. Large networks
+    /// learn it from the borders; small ones need the help. Published models have none.
     #[serde(default)]
     pub coordinates: bool,
-    /// Side of the squares of pixels that the network works on as one: their values become
-    /// channels before the first convolution and pixels again after the last. 1 in published
-    /// models; a small one learns several times faster with 2.
+    /// Side of the squares of pixels that the network treats as one: their values become channels
+    /// before the first convolution and pixels again after the last. 1 in published models; a small
+    /// model learns several times faster with 2.
     #[serde(default = "one")]
     pub patch_size: usize,
     /// Width of the timestep embedding, if it is not four times the outermost level's channels.
@@ -94,7 +94,7 @@ impl UNetConfig {
         self.block_out_channels.last().copied().unwrap_or(1)
     }
 
-    /// The factor by which both sides of a picture must be divisible.
+    /// The number that both sides of a picture must be a multiple of.
     pub fn size_multiple(&self) -> usize {
         self.patch_size << (self.block_out_channels.len().saturating_sub(1))
     }
@@ -109,7 +109,7 @@ impl UNetConfig {
         self.out_channels * self.patch_size.pow(2)
     }
 
-    /// How many layers there are, for a configuration in which this is the field `unet`.
+    /// How many layers the configuration asks for.
     pub fn layers(&self) -> Layers {
         let levels = self.block_out_channels.len();
         Layers { field: "num_res_blocks".into(), each: self.num_res_blocks, levels }

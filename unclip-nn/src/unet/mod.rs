@@ -1,8 +1,8 @@
 //! The U-Net skeleton that the decoder and the upsamplers share.
 //!
-//! It takes a finished embedding and finished context tokens: what they mean, and what a timestep
-//! does to them, is the stages' business. Field names are those of published (diffusers)
-//! checkpoints, so that those load without renaming.
+//! It takes a finished embedding and finished context tokens: what they mean, and how a timestep
+//! affects them, is the stages' business. Field names are those of published (diffusers)
+//! checkpoints, so that these load without renaming.
 
 mod config;
 mod path;
@@ -20,7 +20,7 @@ use crate::res_block::conv3x3;
 use crate::{Context, SeenContext, TimestepEmbedding};
 use path::Conditions;
 
-/// A picture to a picture of the same size, through ever smaller ones and back.
+/// Maps a picture to one of the same size, through ever smaller ones and back.
 ///
 /// Source: ADM (Dhariwal & Nichol 2021), GLIDE (Nichol et al. 2021), Karlo.
 #[derive(Module, Debug)]
@@ -71,8 +71,9 @@ impl UNet {
         self.time_embedding.forward(timesteps)
     }
 
-    /// A context as each attention block sees it, in their order. It does not depend on the picture
-    /// or the timestep, so it is computed once for all steps. Empty for a U-Net without context.
+    /// Projects a context for each attention block, in order. The result does not depend on the
+    /// picture or the timestep, so it is computed once for all steps. Empty for a U-Net without
+    /// context.
     pub fn read(&self, context: &Context) -> Vec<SeenContext> {
         let down = self.down_blocks.iter().flat_map(DownBlock::attentions);
         let up = self.up_blocks.iter().flat_map(UpBlock::attentions);
@@ -80,8 +81,8 @@ impl UNet {
         blocks.filter_map(|block| block.read(context)).collect()
     }
 
-    /// The picture down to its coarsest level and up again, where each level also reads what the way
-    /// down left of it.
+    /// Takes the picture down to the coarsest level and up again, where each level also reads what
+    /// the way down left there.
     ///
     /// # Shapes
     /// - `x`: `[batch, in_channels, height, width]`, both sides multiples of

@@ -1,0 +1,51 @@
+//! A picture drawn again from a noisy version of it: its large shapes stay, the rest follows the
+//! caption.
+//!
+//! ```text
+//! cargo run --release --example image_to_image -- picture.png "a red circle" --strength 0.6
+//! ```
+
+#[path = "shared/console.rs"]
+mod console;
+mod latents;
+#[path = "pictures/progress.rs"]
+mod progress;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use latents::Common;
+use latents::edits::Edit;
+
+/// Draws a picture again from a noisy version of it.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The picture: a PNG, JPEG, WebP, GIF, BMP or TIFF file
+    picture: PathBuf,
+    /// How much noise: 1 leaves nothing of the picture, near 0 nearly everything
+    #[arg(long, value_name = "SHARE", default_value_t = 0.6)]
+    strength: f64,
+    #[command(flatten)]
+    edit: Edit,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    console::run(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
+    let Arguments { picture, strength, edit, common } = arguments;
+    edit.refuse_resampling()?;
+    let studio = common.open("redrawn.png", &[picture])?;
+    let picture = studio.read(picture)?;
+    let subject = edit.subject(&picture);
+    let made = studio.show(|unclip| {
+        unclip.image_to_image(&picture, *strength, subject, &edit.options(&studio))
+    })?;
+    studio.write(&made.pictures)
+}

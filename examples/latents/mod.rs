@@ -1,0 +1,182 @@
+//! What the examples share that change a picture by its two latents: options, progress, frames.
+
+#![allow(dead_code, reason = "each program uses a part of it")]
+
+pub(crate) mod edits;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use unclip::unclip_nn::checkpoint::check_place;
+use unclip::{
+    Bundle, GenerateOptions, Generated, ImageEmbedding, Latents, Observed, Picture, PictureFormat,
+    Precision, ReadOptions, Residency, RgbImage, SamplerKind, Sheet, Spacing, StageOptions, UnClip,
+    is_animation, write_animation,
+};
+
+use crate::console::{AnyError, note, say};
+use crate::progress::Bars;
+
+/// Options that every such example has.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// File of the result: .gif or .apng for an animation, .png, .jpg or .webp for a strip of all pictures, or
+    /// a name that ends in / for a folder of them
+    #[arg(long, value_name = "PATH")]
+    out: Option<PathBuf>,
+    /// Folder of a model with an image encoder [default: the built-in shapes model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Seed of what is drawn beside the picture's own noise
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Reverse steps of the decoder, and the steps by which the noise is found
+    #[arg(long, value_name = "N", visible_alias = "steps")]
+    decoder_steps: Option<usize>,
+    /// Timesteps of the decoder's steps: even, leading, trailing, log_snr, or at:0,250,999
+    #[arg(long, value_name = "RULE")]
+    decoder_spacing: Option<Spacing>,
+    /// How far the decoder follows its condition; 1 is no guidance [default: 1 where noise is found,
+    /// else the model's]
+    #[arg(long, value_name = "SCALE")]
+    decoder_guidance: Option<f64>,
+    /// Reverse steps of each upsampler
+    #[arg(long, value_name = "N")]
+    upsampler_steps: Option<usize>,
+    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// f32, f16 or bf16: number format in which networks work
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    precision: Precision,
+}
+
+/// A model, and where its pictures go.
+pub(crate) struct Studio {
+    pub(crate) unclip: UnClip,
+    out: PathBuf,
+    decoder: StageOptions,
+    pub(crate) options: GenerateOptions,
+}
+
+impl Common {
+    /// Checks where the result goes, and opens the model. `name` is the result's where none is given.
+    pub(crate) fn open(&self, name: &str, inputs: &[&Path]) -> Result<Studio, AnyError> {
+        let out = self.out.clone().unwrap_or_else(|| name.into());
+        let is_folder = is_folder(&out);
+        if is_folder {
+            std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+        } else if !is_animation(&out) {
+            PictureFormat::of(&out)?;
+        }
+        check_place(&if is_folder { out.join("00000.png") } else { out.clone() })?;
+        let real = out.canonicalize().ok();
+        if inputs.iter().any(|input| real.is_some() && input.canonicalize().ok() == real) {
+            return Err(format!("{}: is read as well: choose another --out", out.display()).into());
+        }
+        let bundle = match &self.model {
+            Some(folder) => Bundle::open(folder)?,
+            None => Bundle::shapes()?,
+        };
+        let mut decoder = StageOptions::default();
+        decoder.steps = self.decoder_steps;
+        decoder.spacing = self.decoder_spacing.clone();
+        decoder.guidance_scale = self.decoder_guidance;
+        let mut upsampler = StageOptions::default();
+        upsampler.steps = self.upsampler_steps;
+        let options = GenerateOptions::default().with_seed(self.seed).with_upsampler(upsampler);
+        let placement = (&unclip::device(&self.device)?, self.precision);
+        let unclip = UnClip::new(bundle, placement, Residency::Resident)?;
+        Ok(Studio { unclip, out, decoder, options })
+    }
+}
+
+impl Studio {
+    /// A picture of which the model sees the square in the middle: what does not show is said.
+    pub(crate) fn read(&self, path: &Path) -> Result<RgbImage, AnyError> {
+        let (name, picture) = (path.display(), self.read_whole(path)?);
+        let fitted = self.unclip.bundle().fit(&picture, &self.unclip.device());
+        let (_, cropped) = fitted.map_err(|error| format!("{name}: {error}"))?;
+        cropped.iter().for_each(|it| note(format_args!("{name}: {it}")));
+        Ok(picture)
+    }
+
+    /// A picture as a viewer shows it.
+    pub(crate) fn read_whole(&self, path: &Path) -> Result<RgbImage, AnyError> {
+        let picture = ReadOptions::default().read(path)?;
+        picture.left_out.iter().for_each(|it| note(format_args!("{}: {it}", path.display())));
+        Ok(picture.image)
+    }
+
+    /// Runs a call with progress.
+    pub(crate) fn show<T>(
+        &self,
+        call: impl FnOnce(Observed<'_>) -> Result<T, unclip::Error>,
+    ) -> Result<T, AnyError> {
+        let mut bars = Bars::default();
+        let made = call(self.unclip.observed(&mut |event| bars.show(event)))?;
+        bars.finish();
+        Ok(made)
+    }
+
+    /// Both latents of pictures; `sampler` finds the noise.
+    pub(crate) fn invert(
+        &self,
+        pictures: &[RgbImage],
+        sampler: impl Into<SamplerKind>,
+    ) -> Result<Latents, AnyError> {
+        let decoder = self.decoder.clone().with_sampler(sampler);
+        self.show(|unclip| unclip.invert(pictures, &decoder))
+    }
+
+    /// Embeddings whose noise the seed draws; by a sampler, or else by the model's.
+    pub(crate) fn drawn(
+        &self,
+        image: ImageEmbedding,
+        sampler: Option<SamplerKind>,
+    ) -> Result<Latents, AnyError> {
+        let mut decoder = self.decoder.clone();
+        decoder.sampler = sampler;
+        let options = GenerateOptions::default().with_decoder(decoder);
+        Ok(Latents::drawn(image, options.resolve(self.unclip.bundle())?.decoder))
+    }
+
+    /// Latents to pictures, by a sampler or by that of the latents.
+    pub(crate) fn draw(
+        &self,
+        latents: &Latents,
+        sampler: Option<SamplerKind>,
+    ) -> Result<Generated, AnyError> {
+        let mut options = self.options.clone();
+        options.decoder.sampler = sampler;
+        self.show(|unclip| unclip.draw(latents, &options))
+    }
+
+    /// Writes pictures as what the name of the result asks for.
+    pub(crate) fn write(&self, pictures: &[Picture]) -> Result<(), AnyError> {
+        let out = &self.out;
+        if is_folder(out) {
+            for (number, picture) in pictures.iter().enumerate() {
+                let path = out.join(format!("{number:05}.png"));
+                picture.save(&path)?;
+                say(path.display());
+            }
+            return Ok(());
+        }
+        if is_animation(out) {
+            let images: Vec<RgbImage> = pictures.iter().map(|it| it.image.clone()).collect();
+            write_animation(out, &images, FRAME)?;
+        } else {
+            Sheet::strip(pictures).save(out)?;
+        }
+        say(out.display());
+        Ok(())
+    }
+}
+
+/// How long a frame of an animation is shown.
+const FRAME: std::time::Duration = std::time::Duration::from_millis(150);
+
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator)
+}

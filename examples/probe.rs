@@ -1,0 +1,47 @@
+//! What each part of a picture's embedding says: the picture drawn from its first principal
+//! components alone, more and more of them, always with the same noise (paper, section 3.4).
+//!
+//! ```text
+//! cargo run --release --example probe -- picture.png --components 1,2,4,8,16,32
+//! ```
+
+#[path = "shared/console.rs"]
+mod console;
+mod latents;
+#[path = "pictures/progress.rs"]
+mod progress;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use unclip::{Ddim, ImageEmbedding};
+
+use latents::Common;
+
+/// Draws a picture from a part of its embedding.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The picture: a PNG, JPEG, WebP, GIF, BMP or TIFF file
+    picture: PathBuf,
+    /// Numbers of principal components, one picture for each
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "1,2,4,8,16,32,64")]
+    components: Vec<usize>,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    console::run(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
+    let Arguments { picture, components, common } = arguments;
+    let studio = common.open("probe.png", &[picture])?;
+    let latents = studio.invert(&[studio.read(picture)?], Ddim { eta: 0.0 })?;
+    let parts = components.iter().map(|&k| studio.unclip.keep_components(&latents.image, k));
+    let image = ImageEmbedding::cat(parts.collect::<Result<_, _>>()?);
+    let all = latents.repeat_rows(image.batch()).with_image(image);
+    studio.write(&studio.draw(&all, None)?.pictures)
+}

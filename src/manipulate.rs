@@ -1,0 +1,215 @@
+//! From pictures to their latents, and from latents to pictures.
+
+use image::RgbImage;
+use unclip_core::image::to_tensor;
+use unclip_core::{Ddim, ImageEmbedding, InvalidSetting};
+use unclip_decoder::Condition;
+
+use crate::pipeline::{Embedded, finish};
+use crate::recipe::MadeBy;
+use crate::square::check_pictures;
+use crate::{
+    Error, GenerateOptions, Generated, Latents, Observed, StageOptions, StageSettings, Start,
+    UnClip,
+};
+
+impl UnClip {
+    /// Both latents of pictures: the embedding that CLIP gives each, and the noise from which the
+    /// decoder draws it under that embedding.
+    ///
+    /// The sampler of `decoder` says how the noise is found. `ddim`, the default, inverts DDIM
+    /// (Dhariwal & Nichol 2021, appendix F), which is the closer the more steps there are. `belm`
+    /// inverts exactly at any number of steps. The guidance scale is 1 if nothing is said.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use unclip::{GenerateOptions, StageOptions, UnClip, device, read_picture};
+    ///
+    /// let unclip = UnClip::shapes(&device("flex")?)?;
+    /// let steps = StageOptions::default().with_steps(50);
+    /// let latents = unclip.invert(&[read_picture("picture.png")?], &steps)?;
+    /// let texts = unclip.embed_texts(&["a red circle", "a blue circle"])?;
+    /// let [from, to] = [0, 1].map(|row| texts.narrow(row, 1).pooled);
+    /// let image = latents.image.text_diff(&from, &to, 0.4)?;
+    /// let made = unclip.draw(&latents.with_image(image), &GenerateOptions::default())?;
+    /// made.pictures[0].save("blue.png")?;
+    /// # Ok::<(), unclip::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`image_variation`](Self::image_variation), and a sampler that cannot be inverted.
+    pub fn invert(&self, pictures: &[RgbImage], decoder: &StageOptions) -> Result<Latents, Error> {
+        self.quietly().invert(pictures, decoder)
+    }
+
+    /// The embeddings that the prior gives captions, one row each: what [`Latents::drawn`] takes where
+    /// a caption stands in the place of a picture.
+    ///
+    /// # Errors
+    /// As [`text_to_image`](Self::text_to_image).
+    pub fn imagine<S: AsRef<str>>(
+        &self,
+        captions: &[S],
+        options: &GenerateOptions,
+    ) -> Result<ImageEmbedding, Error> {
+        self.quietly().imagine(captions, options)
+    }
+
+    /// Image embeddings with nothing but their first `k` principal components, the loudest first
+    /// (paper, section 3.4).
+    ///
+    /// # Errors
+    /// `k` beyond the embeddings' width; a model whose prior holds no principal components.
+    pub fn keep_components(
+        &self,
+        image: &ImageEmbedding,
+        k: usize,
+    ) -> Result<ImageEmbedding, Error> {
+        let slot = self.bundle().prior()?;
+        if !slot.config().principal_components {
+            let expected = "one whose prior whitens along principal components";
+            return Err(InvalidSetting::new("model", self.bundle().name(), expected).into());
+        }
+        let width = slot.config().d_embedding;
+        if k > width {
+            let expected = format!("at most {width}, the width of the embeddings");
+            return Err(InvalidSetting::new("components", k, expected).into());
+        }
+        let (prior, _) = slot.network(&self.placement)?;
+        Ok(prior.keep_components(image, k))
+    }
+
+    /// Latents to pictures, `n` of each: all of the first, then of the next.
+    ///
+    /// Without options it is the way back of [`invert`](Self::invert): an unchanged picture comes
+    /// back. With `ddim:ETA` as the decoder's sampler it is a variation, the farther from the picture
+    /// the larger eta is. Steps and spacing are those of the latents. Every row has the same seeds, so
+    /// that the upsamplers draw the same details in all frames of a sequence.
+    ///
+    /// # Errors
+    /// As [`image_variation`](Self::image_variation); other steps or another spacing than those of the
+    /// latents; recorded noise.
+    pub fn draw(&self, latents: &Latents, options: &GenerateOptions) -> Result<Generated, Error> {
+        self.quietly().draw(latents, options)
+    }
+}
+
+impl Observed<'_> {
+    /// See [`UnClip::invert`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Stopped`].
+    pub fn invert(self, pictures: &[RgbImage], decoder: &StageOptions) -> Result<Latents, Error> {
+        let (unclip, bundle) = (self.unclip, self.unclip.bundle());
+        let straight =
+            StageOptions::default().with_sampler(Ddim { eta: 0.0 }).with_guidance_scale(1.0);
+        let stage = &bundle.decoder;
+        let settings =
+            decoder.clone().or(straight).resolve(stage.id(), &stage.config().diffusion)?;
+        let is_exact = is_exact(&settings)?;
+        check_pictures(pictures)?;
+        let Embedded { image, .. } = unclip.embed(pictures)?;
+        let device = unclip.device();
+        let small = pictures.iter().map(|picture| bundle.fit_small(picture, &device));
+        let small = to_tensor(&small.collect::<Result<Vec<_>, _>>()?, &device);
+        let seeds = vec![0; pictures.len()];
+        let options = GenerateOptions::default();
+        // the cleanest level stands for the picture itself
+        let mut run = self.start(&seeds, &options, settings.steps - 1);
+        let text = run.encode(&[""])?.repeat_rows(seeds.len());
+        let bound = run.bind_decoder(&Condition { image: image.clone(), text }, &settings)?;
+        let start = if is_exact {
+            run.invert_exactly(&bound, &small)?
+        } else {
+            Start { x_t: Some(run.invert(&bound, &small)?), ..Start::default() }
+        };
+        Ok(Latents { image, start, settings })
+    }
+
+    /// See [`UnClip::imagine`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Stopped`].
+    pub fn imagine<S: AsRef<str>>(
+        self,
+        captions: &[S],
+        options: &GenerateOptions,
+    ) -> Result<ImageEmbedding, Error> {
+        let bundle = &self.unclip.bundle;
+        let prior = bundle.prior()?;
+        let settings = options.prior.resolve(prior.id(), &prior.config().diffusion)?;
+        let seeds = GenerateOptions { n: 1, ..options.clone() }.seeds(captions.len())?;
+        let mut run = self.start(&seeds, options, settings.steps);
+        let text = run.encode(captions)?;
+        run.prior(&text, &settings)
+    }
+
+    /// See [`UnClip::draw`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Stopped`].
+    pub fn draw(self, latents: &Latents, options: &GenerateOptions) -> Result<Generated, Error> {
+        let unclip = self.unclip;
+        let of_latents = StageOptions::from(latents.settings.clone());
+        let decoder = options.decoder.clone().or(of_latents);
+        let options = GenerateOptions { decoder, ..options.clone() };
+        check(&options)?;
+        let seeds = options.seeds(latents.batch())?;
+        let mut settings = options.resolve(&unclip.bundle)?;
+        settings.prior = None;
+        settings.check_negative_prompt(&options.negative_prompt)?;
+        expect_steps(&settings.decoder, &latents.settings)?;
+        let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, false)?;
+        let Latents { image, mut start, .. } = latents.repeat_rows(options.n);
+        if settings.decoder.sampler != latents.settings.sampler {
+            start.x_prev = None;
+        }
+        let mut run = self.start(&seeds, &options, settings.steps());
+        run.trace.image = Some(image.clone());
+        let text = run.encode(&[""])?.repeat_rows(seeds.len());
+        // nobody gave a caption
+        run.dropped.clear();
+        let condition = (&Condition { image, text }, start);
+        let made = (&made_by, &options, &settings);
+        let mut made = finish(run, condition, made, std::iter::repeat(""))?;
+        made.pictures.iter_mut().for_each(|picture| picture.recipe.latents = true);
+        Ok(made)
+    }
+}
+
+/// Whether the inversion is exact.
+fn is_exact(settings: &StageSettings) -> Result<bool, InvalidSetting> {
+    match settings.sampler.to_string().as_str() {
+        "ddim" => Ok(false),
+        "belm" => Ok(true),
+        other => {
+            let expected = "ddim or belm, whose steps can be undone";
+            Err(InvalidSetting::new("sampler of an inversion", other, expected))
+        }
+    }
+}
+
+/// Refuses options that have no part in it.
+fn check(options: &GenerateOptions) -> Result<(), InvalidSetting> {
+    if options.prior != StageOptions::default() {
+        let found = format!("{:?}", options.prior);
+        return Err(InvalidSetting::new("prior options", found, "absent: latents have no prior"));
+    }
+    match &options.noise {
+        Some(noise) => {
+            let expected = "absent: latents are the noise";
+            Err(InvalidSetting::new("recorded noise", noise.name(), expected))
+        }
+        None => Ok(()),
+    }
+}
+
+fn expect_steps(found: &StageSettings, expected: &StageSettings) -> Result<(), InvalidSetting> {
+    let of = |settings: &StageSettings| format!("{} steps, {}", settings.steps, settings.spacing);
+    let (found, expected) = (of(found), of(expected));
+    if found == expected {
+        return Ok(());
+    }
+    let expected = format!("{expected}: those of the latents");
+    Err(InvalidSetting::new("decoder", found, expected))
+}
