@@ -5,11 +5,15 @@
 //! cargo run --release --example image_to_image -- picture.png "a red circle" --strength 0.6
 //! ```
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +23,7 @@ use clap::Parser;
 use latents::Common;
 use latents::edits::Edit;
 
-/// Draws a picture again from a noisy version of it.
+/// Draws the square in the middle of a picture again from a noisy version of it.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -40,8 +44,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, strength, edit, common } = arguments;
-    edit.refuse_resampling()?;
-    let studio = common.open("redrawn.png", &[picture])?;
+    let studio = common.open("redrawn.png", edit.n(), &[picture], &[])?;
     let picture = studio.read(picture)?;
     let subject = edit.subject(&picture);
     let made = studio.show(|unclip| {

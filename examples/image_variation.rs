@@ -6,11 +6,15 @@
 //! The picture is embedded by CLIP and decoded again: what the embedding holds stays, the rest is
 //! drawn anew. Works with every model that has an image encoder.
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 #[path = "shared/memory.rs"]
 mod memory;
 mod pictures;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -83,6 +87,9 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         FitArgument::Squash => Fit::Squash,
     });
     let recipes = common.recipes()?;
+    if recipes.iter().any(|recipe| recipe.incomplete) {
+        return Err(common.not_again());
+    }
     if recipes.iter().any(|recipe| recipe.picture.is_none()) {
         return Err("a picture of a caption, not a variation: use text_to_image --from".into());
     }

@@ -5,11 +5,15 @@
 //! cargo run --release --example inpaint -- picture.png mask.png "a small red circle" --out edited.png
 //! ```
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use latents::Common;
-use latents::edits::{Edit, read_mask};
+use latents::edits::{Edit, Repaint, read_mask};
 
 /// Draws a part of a picture anew.
 #[derive(Debug, Parser)]
@@ -30,6 +34,8 @@ struct Arguments {
     #[command(flatten)]
     edit: Edit,
     #[command(flatten)]
+    repaint: Repaint,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -38,12 +44,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
-    let Arguments { picture, mask, edit, common } = arguments;
-    let studio = common.open("edited.png", &[picture, mask])?;
+    let Arguments { picture, mask, edit, repaint, common } = arguments;
+    let studio = common.open("edited.png", edit.n(), &[picture, mask], &[])?;
     let (picture, mask) = (studio.read_whole(picture)?, read_mask(mask)?);
     let subject = edit.subject(&picture);
     let made = studio.show(|unclip| {
-        unclip.inpaint((&picture, &mask), subject, edit.resampling(), &edit.options(&studio))
+        unclip.inpaint((&picture, &mask), subject, repaint.resampling(), &edit.options(&studio))
     })?;
     studio.write(&made.pictures)
 }

@@ -7,11 +7,15 @@
 //! cargo run --release --example interpolate -- --captions "a red circle" "a blue star"
 //! ```
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,7 +51,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { pictures, captions, frames, common } = arguments;
     let inputs: Vec<&Path> = pictures.iter().map(PathBuf::as_path).collect();
-    let studio = common.open("path.png", &inputs)?;
+    let studio = common.open("path.png", *frames as usize, &inputs, &[])?;
     let ends = match captions {
         Some(captions) => imagined(&studio, captions)?,
         None => {
@@ -63,6 +67,7 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
 
 /// What the prior makes of captions; the noise is the seed's.
 fn imagined(studio: &Studio, captions: &[String]) -> Result<Latents, console::AnyError> {
+    studio.look_at(captions);
     let image = studio.unclip.imagine(captions, &studio.options)?;
     studio.drawn(image, Some(Ddim { eta: 0.0 }.into()))
 }

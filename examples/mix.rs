@@ -5,11 +5,15 @@
 //! ```
 //! A caption is what the prior imagines of it.
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,6 +48,10 @@ impl FromStr for Part {
     fn from_str(text: &str) -> Result<Self, String> {
         let whole = Self { name: text.into(), weight: 1.0 };
         let Some((name, weight)) = text.rsplit_once(':') else { return Ok(whole) };
+        // a time of the caption's own, such as 10:30
+        if name.ends_with(|c: char| c.is_ascii_digit()) && !Path::new(name).exists() {
+            return Ok(whole);
+        }
         match weight.trim().parse::<f64>() {
             Ok(weight) if weight.is_finite() => Ok(Self { name: name.into(), weight }),
             Ok(weight) => Err(format!("weight is {weight}, expected a finite number")),
@@ -60,7 +68,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { parts, common } = arguments;
     let files: Vec<&Path> = parts.iter().map(|part| Path::new(&part.name)).collect();
-    let studio = common.open("mixed.png", &files)?;
+    let studio = common.open("mixed.png", 1, &files, &[])?;
     let embed = |part: &Part| Ok((embedding(&studio, &part.name)?, part.weight));
     let parts = parts.iter().map(embed).collect::<Result<Vec<_>, console::AnyError>>()?;
     let latents = studio.drawn(ImageEmbedding::mix(&parts)?, None)?;
@@ -72,8 +80,12 @@ fn embedding(studio: &Studio, name: &str) -> Result<ImageEmbedding, console::Any
     if path.is_file() {
         return Ok(studio.unclip.embed_images(&[studio.read(&path)?])?);
     }
-    if path.extension().is_some_and(|ending| !ending.to_string_lossy().contains(' ')) {
-        console::note(format_args!("{name}: no such file, so it is read as a caption"));
+    if ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
+        .iter()
+        .any(|ending| path.extension().is_some_and(|it| it.eq_ignore_ascii_case(ending)))
+    {
+        return Err(format!("{name}: no such file").into());
     }
+    studio.look_at(&[name]);
     Ok(studio.unclip.imagine(&[name], &studio.options)?)
 }

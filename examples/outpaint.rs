@@ -4,11 +4,15 @@
 //! cargo run --release --example outpaint -- picture.png --left 64 --right 64 --out wide.png
 //! ```
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +22,7 @@ use unclip::RgbImage;
 use unclip::image::{GrayImage, Luma, imageops};
 
 use latents::Common;
-use latents::edits::Edit;
+use latents::edits::{Edit, Repaint};
 
 /// Draws what lies beyond the edges of a picture.
 #[derive(Debug, Parser)]
@@ -41,6 +45,8 @@ struct Arguments {
     #[command(flatten)]
     edit: Edit,
     #[command(flatten)]
+    repaint: Repaint,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -52,15 +58,18 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
-    let Arguments { picture, left, top, right, bottom, edit, common } = arguments;
-    let studio = common.open("wide.png", &[picture])?;
+    let Arguments { picture, left, top, right, bottom, edit, repaint, common } = arguments;
+    let studio = common.open("wide.png", edit.n(), &[picture], &[])?;
     let picture = studio.read_whole(picture)?;
     let sum = |parts: [u32; 3]| parts.iter().map(|&it| u64::from(it)).sum::<u64>();
     let sides = [sum([*left, picture.width(), *right]), sum([*top, picture.height(), *bottom])];
     let longest = sides[0].max(sides[1]);
-    if longest > MAX_SIDE || longest == u64::from(picture.width().max(picture.height())) {
-        let message = format!("expected a result with a longer side, up to {MAX_SIDE}");
-        return Err(format!("{} × {} pixels: {message}", sides[0], sides[1]).into());
+    if [left, top, right, bottom] == [&0; 4] {
+        return Err("nothing to draw: expected --left, --top, --right or --bottom".into());
+    }
+    if longest > MAX_SIDE {
+        let [width, height] = sides;
+        return Err(format!("{width} × {height} pixels, expected at most {MAX_SIDE} a side").into());
     }
     // the model draws squares: what is beyond the result is drawn and cut off again
     let (side, [width, height]) = (longest as u32, sides.map(|it| it as u32));
@@ -73,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     imageops::replace(&mut mask, &kept, place[0], place[1]);
     let subject = edit.subject(&picture);
     let mut made = studio.show(|unclip| {
-        unclip.inpaint((&canvas, &mask), subject, edit.resampling(), &edit.options(&studio))
+        unclip.inpaint((&canvas, &mask), subject, repaint.resampling(), &edit.options(&studio))
     })?;
     for made in &mut made.pictures {
         made.image =

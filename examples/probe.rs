@@ -5,17 +5,21 @@
 //! cargo run --release --example probe -- picture.png --components 1,2,4,8,16,32
 //! ```
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use unclip::{Ddim, ImageEmbedding};
+use unclip::{Ddim, ImageEmbedding, InvalidSetting};
 
 use latents::Common;
 
@@ -38,7 +42,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, components, common } = arguments;
-    let studio = common.open("probe.png", &[picture])?;
+    let studio = common.open("probe.png", components.len(), &[picture], &[])?;
+    let width = studio.unclip.bundle().prior()?.config().d_embedding as f64;
+    components
+        .iter()
+        .try_for_each(|&k| InvalidSetting::check_range("components", k as f64, 1.0, width))?;
     let latents = studio.invert(&[studio.read(picture)?], Ddim { eta: 0.0 })?;
     let parts = components.iter().map(|&k| studio.unclip.keep_components(&latents.image, k));
     let image = ImageEmbedding::cat(parts.collect::<Result<_, _>>()?);

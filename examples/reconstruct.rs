@@ -7,13 +7,17 @@
 //! Prints how close the picture comes, in decibels, at the size of the decoder's pictures and at its
 //! own.
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -45,7 +49,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, exact, latents: kept, common } = arguments;
-    let studio = common.open("again.png", &[picture])?;
+    let others: Vec<&Path> = kept.iter().map(PathBuf::as_path).collect();
+    let studio = common.open("again.png", 1, &[picture], &others)?;
     let (unclip, seen) = (&studio.unclip, studio.read(picture)?);
     let sampler: SamplerKind = if *exact { Belm.into() } else { Ddim { eta: 0.0 }.into() };
     let latents = studio.invert(std::slice::from_ref(&seen), sampler)?;
@@ -59,11 +64,15 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let large = &made.pictures[0].image;
     let shrunk = bicubic_8bit(large, square.width(), square.height());
     console::say(format_args!(
-        "{:.1} dB at {} pixels, {:.1} dB at {}, as CLIP sees it",
-        psnr(&small, &drawn),
+        "{} at the decoder's {} pixels, {} at {}, as CLIP sees it",
+        decibels(psnr(&small, &drawn)),
         small.width(),
-        psnr(&square, &shrunk),
+        decibels(psnr(&square, &shrunk)),
         square.width()
     ));
     studio.write(&made.pictures)
+}
+
+fn decibels(psnr: f64) -> String {
+    if psnr.is_finite() { format!("{psnr:.1} dB") } else { "equal".into() }
 }

@@ -15,7 +15,8 @@ use unclip::decoder::Condition;
 use unclip::unclip_core::image::to_rgb;
 use unclip::{Bundle, Event, GenerateOptions, Residency, UnClip};
 
-/// Drives the stages of the shapes model one by one.
+/// Drives the stages of the shapes model one by one; writes small.png, large.png and
+/// reconstruction.png.
 #[derive(Debug, clap::Parser)]
 #[command(version)]
 struct Arguments {
@@ -62,17 +63,20 @@ fn run(Arguments { caption }: &Arguments) -> Result<(), console::AnyError> {
     let small = run.decode(&condition, &settings.decoder)?;
     let small_picture = to_rgb(small.clone()).remove(0);
     unclip::write_picture("small.png", &small_picture)?;
+    console::say("small.png");
 
     // Small → large, through every upsampler.
     let large = run.upsample(small, &settings.upsamplers)?;
     console::say(format_args!("the large picture is {:?}", large.dims()));
     unclip::write_picture("large.png", &to_rgb(large).remove(0))?;
+    console::say("large.png");
 
     // The other way in: a picture's own embedding, with the empty caption.
     let image = unclip.embed_images(&[small_picture])?;
     let text = run.encode(&[""])?;
     let again = run.decode(&Condition { image, text }, &settings.decoder)?;
     unclip::write_picture("reconstruction.png", &to_rgb(again).remove(0))?;
+    console::say("reconstruction.png");
 
     console::say(format_args!("{steps} reverse steps in all"));
     Ok(())

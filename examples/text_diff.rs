@@ -5,11 +5,15 @@
 //! cargo run --release --example text_diff -- picture.png --from "a red circle" --to "a blue circle"
 //! ```
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,8 +52,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, from, to, theta, frames, common } = arguments;
-    let studio = common.open("text_diff.png", &[picture])?;
+    let studio = common.open("text_diff.png", *frames as usize, &[picture], &[])?;
     InvalidSetting::check_range("theta", *theta, 0.0, 1.0)?;
+    studio.look_at(&[from, to]);
     let texts = studio.unclip.embed_texts(&[from, to])?;
     let [from, to] = [0, 1].map(|row| texts.narrow(row, 1).pooled);
     let latents = studio.invert(&[studio.read(picture)?], Ddim { eta: 0.0 })?;

@@ -5,6 +5,8 @@
 //! ```
 //! Every setting is kept in the picture; `--from picture.png` makes it again.
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/captions.rs"]
 mod captions;
 #[path = "shared/console.rs"]
@@ -13,6 +15,8 @@ mod console;
 mod memory;
 #[macro_use]
 mod pictures;
+#[path = "shared/seed.rs"]
+mod seed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -7,11 +7,13 @@ use unclip_core::resize::bicubic_8bit;
 use unclip_core::{InvalidSetting, Kept, Resampling};
 use unclip_decoder::Condition;
 
+use crate::bundle::missing;
 use crate::pipeline::finish;
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
-    Error, GenerateOptions, Generated, Observed, Picture, Recipe, Run, Settings, Start, UnClip,
+    Error, GenerateOptions, Generated, Observed, Picture, Recipe, Run, Settings, StageId,
+    StageOptions, Start, UnClip,
 };
 
 /// What an edited picture shows.
@@ -36,7 +38,7 @@ impl UnClip {
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image) and [`image_variation`](Self::image_variation), as
     /// far as the subject asks for it; a mask of another size than the picture, or with white beyond
-    /// the square; a decoder's sampler other than DDPM and DDIM; recorded noise.
+    /// the square; a decoder's sampler other than DDPM, DDIM and Heun; recorded noise.
     pub fn inpaint(
         &self,
         (picture, mask): (&RgbImage, &GrayImage),
@@ -101,7 +103,7 @@ impl Observed<'_> {
         let pictures = run.upsample(pictures, &settings.upsamplers)?;
         let recipe = |(row, &seed): (usize, &u64)| {
             let recipe = Recipe::new(&made_by, options, &settings, subject.caption(), (seed, row));
-            Recipe { latents: true, ..recipe }
+            Recipe { incomplete: true, ..recipe }
         };
         let recipes = run.seeds.iter().enumerate().map(recipe);
         let pictures = to_rgb(pictures).into_iter().zip(recipes).map(|(drawn, recipe)| Picture {
@@ -143,7 +145,7 @@ impl Observed<'_> {
         let captions = std::iter::repeat(subject.caption());
         let made = (&made_by, options, &settings);
         let mut made = finish(run, (&condition, start), made, captions)?;
-        made.pictures.iter_mut().for_each(|picture| picture.recipe.latents = true);
+        made.pictures.iter_mut().for_each(|picture| picture.recipe.incomplete = true);
         Ok(made)
     }
 }
@@ -165,6 +167,11 @@ impl Subject<'_> {
     fn settings(&self, options: &GenerateOptions, unclip: &UnClip) -> Result<Settings, Error> {
         let mut settings = options.resolve(&unclip.bundle)?;
         if !self.has_caption() {
+            if options.prior != StageOptions::default() {
+                let found = format!("{:?}", options.prior);
+                let expected = "absent: only a caption alone has a prior";
+                return Err(InvalidSetting::new("prior options", found, expected).into());
+            }
             settings.prior = None;
         }
         settings.check_negative_prompt(&options.negative_prompt)?;
@@ -187,7 +194,7 @@ impl Subject<'_> {
             }
             (Self::Caption(_), Some(prior)) => run.prior(&text, prior)?,
             (Self::Caption(_), None) => {
-                return Err(unclip.bundle.prior().map(drop).expect_err("none"));
+                return Err(missing(&unclip.bundle.origin, StageId::Prior));
             }
         };
         Ok(Condition { image, text })

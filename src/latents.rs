@@ -166,40 +166,43 @@ impl Latents {
         let json = |source| LoadError::Json { path: path.into(), source };
         let label: Label = serde_json::from_str(label).map_err(json)?;
         let space = bundle.latent_space()?;
-        if let Some((stage, found)) =
-            label.weights.iter().find(|(stage, weights)| space.get(*stage) != Some(weights))
-        {
+        let mut stages = space.keys().chain(label.weights.keys());
+        if let Some(stage) = stages.find(|stage| space.get(*stage) != label.weights.get(*stage)) {
+            let found = label.weights.get(stage).map_or("absent", String::as_str);
             let expected = format!("the model with which they were made, whose {stage} is {found}");
             let model = bundle.name();
             return Err(InvalidSetting::new(format!("model for {name}"), model, expected).into());
         }
+        let unknown = |key: &String| !["image", "x_t", "x_prev"].contains(&key.as_str());
+        if let Some(key) = file.keys().into_iter().find(unknown) {
+            let expected = "image, x_t and x_prev alone";
+            return Err(InvalidSetting::new(format!("tensor in {name}"), key, expected).into());
+        }
         let read = |key: &str| -> Result<Option<TensorData>, Error> {
-            let shape = file.shape(key).map(<[usize]>::to_vec);
-            Ok(shape.zip(file.read(key)?).map(|(shape, values)| TensorData::new(values, shape)))
-        };
-        let d_embedding = bundle.text_encoder.config().d_embedding;
-        let side = bundle.decoder.config().unet.image_size;
-        let image =
-            read("image")?.filter(|it| it.shape().len() == 2 && it.shape()[1] == d_embedding);
-        let Some(image) = image else {
-            let expected = format!("[pictures, {d_embedding}] in f32");
-            return Err(InvalidSetting::new(
-                format!("image in {name}"),
-                "absent or other",
-                expected,
-            )
-            .into());
-        };
-        let batch = image.shape()[0];
-        let noise = |key: &str| -> Result<Option<Tensor<4>>, Error> {
-            let expected = [batch, DecoderConfig::CHANNELS, side, side];
-            match read(key)? {
-                Some(data) if data.shape().as_slice() != expected => {
-                    let (key, found) = (format!("{key} in {name}"), format!("{:?}", data.shape()));
-                    Err(InvalidSetting::new(key, found, format!("{expected:?}")).into())
+            let Some(shape) = file.shape(key).map(<[usize]>::to_vec) else { return Ok(None) };
+            match file.read(key)? {
+                Some(values) => Ok(Some(TensorData::new(values, shape))),
+                None => {
+                    let found = file.dtype(key).map_or(String::new(), |it| format!("{it:?}"));
+                    let key = format!("{key} in {name}");
+                    Err(InvalidSetting::new(key, found, "F32, F16 or BF16").into())
                 }
-                data => Ok(data.map(|data| Tensor::from_data(data, device))),
             }
+        };
+        let ranked = |key: &str, rank: usize| match read(key)? {
+            Some(data) if data.shape().len() != rank => {
+                let (key, found) = (format!("{key} in {name}"), format!("{:?}", data.shape()));
+                Err(InvalidSetting::new(key, found, format!("{rank} dimensions")).into())
+            }
+            data => Ok::<_, Error>(data),
+        };
+        let Some(image) = ranked("image", 2)? else {
+            return Err(
+                InvalidSetting::new(format!("image in {name}"), "absent", "a tensor").into()
+            );
+        };
+        let noise = |key: &str| -> Result<Option<Tensor<4>>, Error> {
+            Ok(ranked(key, 4)?.map(|data| Tensor::from_data(data, device)))
         };
         let start = Start {
             x_t: noise("x_t")?,
@@ -208,7 +211,40 @@ impl Latents {
             ..Start::default()
         };
         let image = ImageEmbedding(Tensor::from_data(image, device));
-        Ok(Self { image, start, settings: label.settings })
+        let latents = Self { image, start, settings: label.settings };
+        latents.check(bundle).map_err(|error| error.within(&name.to_string()))?;
+        Ok(latents)
+    }
+
+    /// Checks that the parts fit each other and the model.
+    pub(crate) fn check(&self, bundle: &Bundle) -> Result<(), InvalidSetting> {
+        let Self { image, start, settings } = self;
+        let (d_embedding, side) =
+            (bundle.text_encoder.config().d_embedding, bundle.decoder.config().unet.image_size);
+        let expect = |name: &str, found: &[usize], expected: &[usize]| {
+            let differ =
+                || InvalidSetting::new(name, format!("{found:?}"), format!("{expected:?}"));
+            (found == expected).then_some(()).ok_or_else(differ)
+        };
+        let batch = self.batch().max(1);
+        expect("shape of the embeddings", &image.0.dims(), &[batch, d_embedding])?;
+        let noise = [batch, DecoderConfig::CHANNELS, side, side];
+        for (name, tensor) in [("x_t", &start.x_t), ("x_prev", &start.x_prev)] {
+            let name = format!("shape of {name}");
+            tensor.iter().try_for_each(|tensor| expect(&name, &tensor.dims(), &noise))?;
+        }
+        let is_exact = settings.sampler.to_string() == "belm";
+        if start.x_prev.is_some() && (start.x_t.is_none() || !is_exact) {
+            let expected = "absent: it goes with x_t and the sampler belm";
+            return Err(InvalidSetting::new("x_prev", "present", expected));
+        }
+        match start.steps {
+            Some(steps) if !(1..=settings.steps).contains(&steps) => {
+                let expected = format!("1 to {}", settings.steps);
+                Err(InvalidSetting::new("steps to begin with", steps, expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The same with noise that is made from this one's.
@@ -222,12 +258,16 @@ impl Latents {
         Self { image: self.image.clone(), start, settings: self.settings.clone() }
     }
 
+    /// Refuses latents that were found in another way.
     fn expect_same_steps(&self, other: &Self) -> Result<(), InvalidSetting> {
         let of = |latents: &Self| {
             let Self { settings, start, .. } = latents;
-            let (steps, spacing) = (settings.steps, &settings.spacing);
-            let exact = if start.x_prev.is_some() { ", exact" } else { "" };
-            format!("{steps} steps, {spacing}{exact}")
+            let StageSettings { steps, guidance_scale, sampler, spacing, .. } = settings;
+            let noise = if start.x_t.is_some() { "noise of its own" } else { "the seed's noise" };
+            let taken = start.steps.unwrap_or(*steps);
+            format!(
+                "{taken} of {steps} steps, {spacing}, {sampler}, guidance {guidance_scale}, {noise}"
+            )
         };
         let (ours, others) = (of(self), of(other));
         if ours == others { Ok(()) } else { Err(InvalidSetting::new("latents", others, ours)) }

@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
     /// As [`sample`](Self::sample), with a part that stays as it is ([`inpaint`]).
     ///
     /// # Errors
-    /// A sampler other than DDPM and DDIM, which may remember steps that are undone here; recorded
+    /// A sampler other than DDPM, DDIM and Heun, which may remember steps that are undone here; recorded
     /// noise; a resampling that cannot be walked; a stop; values that are not finite.
     ///
     /// # Panics
@@ -148,8 +148,8 @@ impl<'a> Run<'a> {
         resampling.validate()?;
         let kind = &bound.settings.sampler;
         let name = kind.to_string();
-        if !["ddpm", "ddim"].contains(&name.split(':').next().unwrap_or_default()) {
-            let expected = "ddpm or ddim: others remember steps, which are undone here";
+        if !["ddpm", "ddim", "heun"].contains(&name.split(':').next().unwrap_or_default()) {
+            let expected = "ddpm, ddim or heun: others remember steps, which are undone here";
             return Err(InvalidSetting::new("sampler of an inpainting", name, expected).into());
         }
         if let Some(recorded) = self.noise {

@@ -19,7 +19,7 @@ impl UnClip {
     ///
     /// The sampler of `decoder` says how the noise is found. `ddim`, the default, inverts DDIM
     /// (Dhariwal & Nichol 2021, appendix F), which is the closer the more steps there are. `belm`
-    /// inverts exactly at any number of steps. The guidance scale is 1 if nothing is said.
+    /// inverts exactly, but for round-off, which grows with the number of steps. The guidance scale is 1 if nothing is said.
     ///
     /// # Example
     /// ```no_run
@@ -59,7 +59,7 @@ impl UnClip {
     /// (paper, section 3.4).
     ///
     /// # Errors
-    /// `k` beyond the embeddings' width; a model whose prior holds no principal components.
+    /// `k` of 0 or beyond the embeddings' width; a model whose prior holds no principal components.
     pub fn keep_components(
         &self,
         image: &ImageEmbedding,
@@ -71,8 +71,8 @@ impl UnClip {
             return Err(InvalidSetting::new("model", self.bundle().name(), expected).into());
         }
         let width = slot.config().d_embedding;
-        if k > width {
-            let expected = format!("at most {width}, the width of the embeddings");
+        if !(1..=width).contains(&k) {
+            let expected = format!("1 to {width}, the width of the embeddings");
             return Err(InvalidSetting::new("components", k, expected).into());
         }
         let (prior, _) = slot.network(&self.placement)?;
@@ -107,6 +107,13 @@ impl Observed<'_> {
         let settings =
             decoder.clone().or(straight).resolve(stage.id(), &stage.config().diffusion)?;
         let is_exact = is_exact(&settings)?;
+        let least = if is_exact { 3 } else { 2 };
+        if settings.steps < least {
+            let expected = format!("at least {least}");
+            return Err(
+                InvalidSetting::new("steps of an inversion", settings.steps, expected).into()
+            );
+        }
         check_pictures(pictures)?;
         let Embedded { image, .. } = unclip.embed(pictures)?;
         let device = unclip.device();
@@ -115,7 +122,7 @@ impl Observed<'_> {
         let seeds = vec![0; pictures.len()];
         let options = GenerateOptions::default();
         // the cleanest level stands for the picture itself
-        let mut run = self.start(&seeds, &options, settings.steps - 1);
+        let mut run = self.start(&seeds, &options, settings.steps + 1 - least);
         let text = run.encode(&[""])?.repeat_rows(seeds.len());
         let bound = run.bind_decoder(&Condition { image: image.clone(), text }, &settings)?;
         let start = if is_exact {
@@ -154,6 +161,7 @@ impl Observed<'_> {
         let decoder = options.decoder.clone().or(of_latents);
         let options = GenerateOptions { decoder, ..options.clone() };
         check(&options)?;
+        latents.check(&unclip.bundle)?;
         let seeds = options.seeds(latents.batch())?;
         let mut settings = options.resolve(&unclip.bundle)?;
         settings.prior = None;
@@ -161,10 +169,12 @@ impl Observed<'_> {
         expect_steps(&settings.decoder, &latents.settings)?;
         let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, false)?;
         let Latents { image, mut start, .. } = latents.repeat_rows(options.n);
+        // only the sampler that found it can undo it
         if settings.decoder.sampler != latents.settings.sampler {
             start.x_prev = None;
         }
-        let mut run = self.start(&seeds, &options, settings.steps());
+        let left_out = settings.decoder.steps - start.steps.unwrap_or(settings.decoder.steps);
+        let mut run = self.start(&seeds, &options, settings.steps() - left_out);
         run.trace.image = Some(image.clone());
         let text = run.encode(&[""])?.repeat_rows(seeds.len());
         // nobody gave a caption
@@ -172,7 +182,7 @@ impl Observed<'_> {
         let condition = (&Condition { image, text }, start);
         let made = (&made_by, &options, &settings);
         let mut made = finish(run, condition, made, std::iter::repeat(""))?;
-        made.pictures.iter_mut().for_each(|picture| picture.recipe.latents = true);
+        made.pictures.iter_mut().for_each(|picture| picture.recipe.incomplete = true);
         Ok(made)
     }
 }

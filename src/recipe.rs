@@ -47,10 +47,10 @@ pub struct Recipe {
     /// Which row of that file: see [`RecordedNoise::row`](crate::RecordedNoise::row).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise_row: Option<usize>,
-    /// Whether it was drawn from [`Latents`](crate::Latents), which a recipe does not hold: it is not
-    /// enough then to make the picture again.
+    /// Whether more went into the picture than a recipe holds, so that it cannot be made again from
+    /// it: [`Latents`](crate::Latents), or the picture that was edited.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub latents: bool,
+    pub incomplete: bool,
     /// How captions were padded, and a `!` was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub padding: Option<Padding>,
@@ -91,7 +91,7 @@ impl Recipe {
             picture: None,
             noise: options.noise.as_ref().map(|noise| noise.name()),
             noise_row: options.noise.as_ref().map(|noise| noise.first_row() + row),
-            latents: false,
+            incomplete: false,
             padding: opened.padding,
             fit: opened.fit,
             precision,

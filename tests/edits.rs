@@ -1,6 +1,8 @@
 //! Pictures of which a part is drawn anew, or all of it from a noisy version.
 
 use image::{GrayImage, Luma, RgbImage};
+use unclip::unclip_core::image::to_tensor;
+use unclip::unclip_core::resize::bicubic_8bit;
 use unclip::{GenerateOptions, RecordedNoise, Resampling, StageId, StageOptions, Subject, UnClip};
 
 use crate::support::{Model, refused};
@@ -42,7 +44,7 @@ fn what_is_not_masked_stays_to_the_last_bit() {
         assert_eq!(made.pictures.len(), 2);
         for drawn in &made.pictures {
             assert_eq!(drawn.image.dimensions(), picture.dimensions());
-            assert!(drawn.recipe.latents);
+            assert!(drawn.recipe.incomplete);
             for (x, y, pixel) in drawn.image.enumerate_pixels() {
                 if mask.get_pixel(x, y)[0] == 127 {
                     assert_eq!(pixel, picture.get_pixel(x, y), "{x} {y}");
@@ -53,6 +55,17 @@ fn what_is_not_masked_stays_to_the_last_bit() {
         assert_ne!(made.pictures[0].image, made.pictures[1].image);
         let decoder = made.costs.iter().find(|cost| cost.stage == StageId::Decoder).unwrap();
         assert_eq!(decoder.calls.len(), resampling.calls(6));
+        // the decoder kept what the small picture shows beside the mask
+        let square = image::imageops::crop_imm(&picture, 4, 0, 12, 12).to_image();
+        let small = to_tensor(&[bicubic_8bit(&square, 8, 8)], &unclip.device());
+        let drawn = made.trace.decoder.clone().unwrap().narrow(0, 0, 1);
+        let differs = (drawn - small).abs().into_data();
+        let differs: Vec<f32> = differs.iter::<f32>().collect();
+        for (at, difference) in differs.iter().enumerate() {
+            let (x, y) = (at % 8, at / 8 % 8);
+            let is_masked = (1..5).contains(&x) && (1..5).contains(&y);
+            assert_eq!(*difference == 0.0, !is_masked, "{x} {y}");
+        }
         // each result as it is alone
         let second = options.with_n(1).with_seed(4);
         let alone = unclip.inpaint((&picture, &mask), subject, resampling, &second).unwrap();
@@ -91,7 +104,7 @@ fn masks_that_cannot_be_followed_are_refused() {
         StageOptions::default().with_sampler("dpm_solver".parse::<unclip::SamplerKind>().unwrap());
     refused(
         inpaint(&good, plain, &GenerateOptions::default().with_decoder(solver)),
-        &["sampler of an inpainting is dpm_solver", "ddpm or ddim"],
+        &["sampler of an inpainting is dpm_solver", "ddpm, ddim or heun"],
     );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("noise.safetensors");

@@ -86,7 +86,7 @@ fn the_ends_of_a_way_are_its_ends_and_its_frames_have_one_seed() {
             assert!(distance(&frame, &end) < 1e-4, "{sampler}");
         }
         assert_eq!(made.pictures.iter().map(|it| it.recipe.seed).collect::<Vec<_>>(), [0; 3]);
-        assert!(made.pictures.iter().all(|it| it.recipe.latents));
+        assert!(made.pictures.iter().all(|it| it.recipe.incomplete));
     }
 }
 
@@ -124,10 +124,15 @@ fn what_does_not_belong_to_latents_is_refused() {
         unclip.invert(&pictures, &steps("ddpm", 4)),
         &["sampler of an inversion is ddpm", "belm"],
     );
-    refused(unclip.invert(&pictures, &steps("belm", 2)), &["exact inversion is 2", "at least 3"]);
+    refused(
+        unclip.invert(&pictures, &steps("belm", 2)),
+        &["steps of an inversion is 2", "at least 3"],
+    );
     refused(unclip.invert(&[], &steps("ddim", 4)), &["pictures"]);
-    refused(four.between(&five, 0.5), &["latents is 5 steps", "4 steps"]);
-    refused(Latents::cat(&[four.clone(), five]), &["5 steps"]);
+    refused(four.between(&five, 0.5), &["latents is 5 of 5 steps", "4 of 4 steps"]);
+    refused(Latents::cat(&[four.clone(), five]), &["5 of 5 steps"]);
+    let drawn = Latents::drawn(four.image.clone(), four.settings.clone());
+    refused(four.between(&drawn, 0.5), &["the seed's noise", "noise of its own"]);
     refused(Latents::cat(&[]), &["latents is 0"]);
     let draw = |options: &GenerateOptions| unclip.draw(&four, options);
     let plain = StageOptions::default;
@@ -142,5 +147,5 @@ fn what_does_not_belong_to_latents_is_refused() {
     refused(unclip.draw(&odd, &options()), &["decoder", "not finite"]);
     let made = draw(&options()).unwrap();
     let recipe: Recipe = made.pictures[0].recipe.clone();
-    assert!(recipe.latents && recipe.settings.prior.is_none());
+    assert!(recipe.incomplete && recipe.settings.prior.is_none());
 }

@@ -261,6 +261,8 @@ fn a_recipe_is_found_where_other_programs_put_it() {
     let with = |field: &str| json.replacen('{', &format!("{{{field},"), 1);
     text(&[with(r#""control_picture":"a.png""#)]);
     refused(Recipe::read(&path), &["again.png", "control_picture", "does not know"]);
+    text(&[json.replacen("\"upsamplers\":[{", "\"upsamplers\":[{\"churn\":0.5,", 1)]);
+    refused(Recipe::read(&path), &["again.png", "churn", "does not know"]);
     text(&[with(r#""control_picture":null,"masks":[],"embedding_space":"older""#)]);
     assert_eq!(Recipe::read(&path).unwrap(), picture.recipe);
     text(&["mine".into(), json.replace('ü', "u")]);

@@ -293,7 +293,7 @@ fn words_of_other_programs_are_understood_or_get_a_hint() {
         ("--width", "the model's upsamplers set the size"),
         ("-n", "--n"),
         ("--num_images_per_prompt", "--n"),
-        ("--strength", "what its picture's embedding holds"),
+        ("--strength", "in image_to_image"),
         ("red", "several words stand in quotes"),
     ] {
         place.text_to_image(&["x", word]).refused(&["unexpected argument", "here that is", hint]);
@@ -365,10 +365,10 @@ fn pictures_are_changed_by_their_latents() {
     let run = |name: &str, arguments: &[&str]| place.run(name, &[arguments, &FEW].concat());
     let made = run("reconstruct", &["picture.png", "--exact", "--latents", "both.safetensors"]);
     assert_eq!(made.code, 0, "{}", made.err);
-    let decibels: f64 = made.out[0].split(' ').next().unwrap().parse().unwrap();
-    assert!(decibels > 50.0, "{:?}", made.out);
+    let decibels: f64 = made.out[0].split(' ').next().unwrap().parse().unwrap_or(0.0);
+    assert!(made.out[0].starts_with("equal at") || decibels > 50.0, "{:?}", made.out);
     assert_eq!(made.out[1], "again.png");
-    assert!(Recipe::read(place.path("again.png")).unwrap().latents);
+    assert!(Recipe::read(place.path("again.png")).unwrap().incomplete);
     place.text_to_image(&["--from", "again.png"]).refused(&["latents"]);
     let words = ["--from", "a red circle", "--to", "a blue circle", "--frames", "2"];
     run("text_diff", &[&["picture.png"], &words[..]].concat()).wrote(&["text_diff.png"]);
@@ -383,6 +383,7 @@ fn pictures_are_changed_by_their_latents() {
     let mut mask = image::GrayImage::new(512, 512);
     (100..300).for_each(|x| (100..300).for_each(|y| mask.put_pixel(x, y, image::Luma([255]))));
     mask.save(place.path("mask.png")).unwrap();
+    image::GrayImage::new(512, 512).save(place.path("black.png")).unwrap();
     let before = read_picture(place.path("picture.png")).unwrap();
     let quick = ["--prior-steps", "1", "--resample", "1"];
     let inpaint = ["picture.png", "mask.png", "a blue star"];
@@ -397,11 +398,25 @@ fn pictures_are_changed_by_their_latents() {
     assert_eq!(wide.get_pixel(64 + 300, 200), before.get_pixel(300, 200));
     let redrawn = ["picture.png", "a blue star", "--strength", "0.5", "--prior-steps", "1"];
     run("image_to_image", &redrawn).wrote(&["redrawn.png"]);
-    let refused: [(&str, &[&str], &[&str]); 10] = [
+    let refused: [(&str, &[&str], &[&str]); 16] = [
         ("inpaint", &["picture.png", "again.png.gif"], &["again.png.gif"]),
-        ("outpaint", &["picture.png"], &["512 × 512 pixels", "a longer side"]),
-        ("image_to_image", &["picture.png", "--jump", "3"], &["for inpainting"]),
-        ("reconstruct", &["picture.png", "--out", "picture.png"], &["read as well"]),
+        ("outpaint", &["picture.png"], &["nothing to draw", "--left"]),
+        ("outpaint", &["picture.png", "--top", "20000"], &["512 × 20512 pixels", "16384"]),
+        ("image_to_image", &["picture.png", "--jump", "3"], &["unexpected argument"]),
+        (
+            "reconstruct",
+            &["picture.png", "--latents", "picture.png"],
+            &["picture.png", "a place of its own"],
+        ),
+        (
+            "reconstruct",
+            &["picture.png", "--latents", "a.png", "--out", "a.png"],
+            &["a.png", "a place of its own"],
+        ),
+        ("inpaint", &["picture.png", "black.png"], &["black.png", "no white"]),
+        ("mix", &["pictur.png:0.7", "a ring"], &["pictur.png", "no such file"]),
+        ("probe", &["picture.png", "--components", "0"], &["components is 0"]),
+        ("reconstruct", &["picture.png", "--out", "picture.png"], &["a place of its own"]),
         ("reconstruct", &["missing.png"], &["missing.png", "No such file"]),
         ("text_diff", &["picture.png", "--from", "a", "--to", "a"], &["between equal captions"]),
         (

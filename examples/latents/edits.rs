@@ -15,21 +15,32 @@ use crate::console::{AnyError, note};
 pub(crate) struct Edit {
     /// What the result shows [default: what the picture shows]
     caption: Option<String>,
-    /// Let the picture's own embedding count beside the caption
+    /// Draw by the picture's own embedding, with the caption beside it: the embedding counts for more
     #[arg(long, requires = "caption")]
     keep_subject: bool,
     /// Number of results, each with its seed
     #[arg(long, default_value_t = 1)]
     n: usize,
-    /// Reverse steps of the prior
-    #[arg(long, value_name = "N")]
+    /// Reverse steps of the prior, which has a part where there is a caption
+    #[arg(long, value_name = "N", requires = "caption", conflicts_with = "keep_subject")]
     prior_steps: Option<usize>,
-    /// Steps after which noise is added again, so that new and old find together [default: 5]
-    #[arg(long, value_name = "STEPS")]
-    jump: Option<usize>,
-    /// How often each stretch between is walked [default: 4]
-    #[arg(long, value_name = "N")]
-    resample: Option<usize>,
+}
+
+/// How new and old find together in an edit that keeps a part.
+#[derive(Debug, Args)]
+pub(crate) struct Repaint {
+    /// Steps after which noise is added again, so that new and old find together
+    #[arg(long, value_name = "STEPS", default_value_t = 5)]
+    jump: usize,
+    /// How often each stretch between is walked; 1 never goes back
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    resample: usize,
+}
+
+impl Repaint {
+    pub(crate) fn resampling(&self) -> Resampling {
+        Resampling { jump: self.jump, times: self.resample }
+    }
 }
 
 impl Edit {
@@ -42,23 +53,13 @@ impl Edit {
         }
     }
 
-    pub(crate) fn resampling(&self) -> Resampling {
-        let default = Resampling::default();
-        Resampling {
-            jump: self.jump.unwrap_or(default.jump),
-            times: self.resample.unwrap_or(default.times),
-        }
-    }
-
-    /// For edits that draw everything.
-    pub(crate) fn refuse_resampling(&self) -> Result<(), AnyError> {
-        match (self.jump, self.resample) {
-            (None, None) => Ok(()),
-            _ => Err("--jump and --resample are for inpainting, expected neither".into()),
-        }
+    /// Number of results.
+    pub(crate) fn n(&self) -> usize {
+        self.n
     }
 
     pub(crate) fn options(&self, studio: &Studio) -> GenerateOptions {
+        studio.look_at(self.caption.as_slice());
         let mut prior = StageOptions::default();
         prior.steps = self.prior_steps;
         studio.options.clone().with_n(self.n).with_prior(prior).with_decoder(studio.decoder.clone())
@@ -69,5 +70,10 @@ impl Edit {
 pub(crate) fn read_mask(path: &Path) -> Result<GrayImage, AnyError> {
     let picture = ReadOptions::default().with_background([0; 3]).read(path)?;
     picture.left_out.iter().for_each(|it| note(format_args!("{}: {it}", path.display())));
-    Ok(grayscale(&picture.image))
+    let mask = grayscale(&picture.image);
+    if mask.pixels().all(|pixel| pixel[0] < 128) {
+        let message = "holds no white, expected some: nothing new would be drawn";
+        return Err(format!("{}: {message}", path.display()).into());
+    }
+    Ok(mask)
 }

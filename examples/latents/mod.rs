@@ -14,26 +14,29 @@ use unclip::{
     is_animation, write_animation,
 };
 
+use crate::apart::check_apart;
 use crate::console::{AnyError, note, say};
 use crate::progress::Bars;
+use crate::seed::Seed;
 
 /// Options that every such example has.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// File of the result: .gif or .apng for an animation, .png, .jpg or .webp for a strip of all pictures, or
-    /// a name that ends in / for a folder of them
+    /// File of the result: .gif or .apng for an animation, .png, .jpg or .webp for a strip of all
+    /// pictures, or a name that ends in / for a folder of them
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
     /// Folder of a model with an image encoder [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Seed of what is drawn beside the picture's own noise
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Seed of what is drawn beside the picture's own noise, or `random` [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<Seed>,
     /// Reverse steps of the decoder, and the steps by which the noise is found
     #[arg(long, value_name = "N", visible_alias = "steps")]
     decoder_steps: Option<usize>,
-    /// Timesteps of the decoder's steps: even, leading, trailing, log_snr, or at:0,250,999
+    /// Timesteps of the decoder's steps: even, leading, leading:OFFSET, trailing, log_snr, steps of each
+    /// part as in 10,10,3,2,2, or at:0,250,999
     #[arg(long, value_name = "RULE")]
     decoder_spacing: Option<Spacing>,
     /// How far the decoder follows its condition; 1 is no guidance [default: 1 where noise is found,
@@ -60,20 +63,28 @@ pub(crate) struct Studio {
 }
 
 impl Common {
-    /// Checks where the result goes, and opens the model. `name` is the result's where none is given.
-    pub(crate) fn open(&self, name: &str, inputs: &[&Path]) -> Result<Studio, AnyError> {
+    /// Checks where `frames` pictures and `others` go, and opens the model. `name` is the result's where
+    /// none is given.
+    pub(crate) fn open(
+        &self,
+        name: &str,
+        frames: usize,
+        inputs: &[&Path],
+        others: &[&Path],
+    ) -> Result<Studio, AnyError> {
         let out = self.out.clone().unwrap_or_else(|| name.into());
-        let is_folder = is_folder(&out);
-        if is_folder {
+        if !is_folder(&out) && !is_animation(&out) {
+            let formats =
+                |_| format!("{}: expected .png, .jpg, .webp, .gif or .apng", out.display());
+            PictureFormat::of(&out).map_err(formats)?;
+        }
+        let files = if is_folder(&out) { self::files(&out, frames) } else { vec![out.clone()] };
+        let all = || files.iter().map(PathBuf::as_path).chain(others.iter().copied());
+        check_apart(all(), inputs, self.model.as_deref())?;
+        if is_folder(&out) {
             std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-        } else if !is_animation(&out) {
-            PictureFormat::of(&out)?;
         }
-        check_place(&if is_folder { out.join("00000.png") } else { out.clone() })?;
-        let real = out.canonicalize().ok();
-        if inputs.iter().any(|input| real.is_some() && input.canonicalize().ok() == real) {
-            return Err(format!("{}: is read as well: choose another --out", out.display()).into());
-        }
+        all().try_for_each(check_place)?;
         let bundle = match &self.model {
             Some(folder) => Bundle::open(folder)?,
             None => Bundle::shapes()?,
@@ -84,7 +95,11 @@ impl Common {
         decoder.guidance_scale = self.decoder_guidance;
         let mut upsampler = StageOptions::default();
         upsampler.steps = self.upsampler_steps;
-        let options = GenerateOptions::default().with_seed(self.seed).with_upsampler(upsampler);
+        let mut options = GenerateOptions::default().with_upsampler(upsampler);
+        if let Some(Seed(seed)) = self.seed {
+            options.seed = seed;
+            note(format_args!("seed {seed}"));
+        }
         let placement = (&unclip::device(&self.device)?, self.precision);
         let unclip = UnClip::new(bundle, placement, Residency::Resident)?;
         Ok(Studio { unclip, out, decoder, options })
@@ -99,6 +114,14 @@ impl Studio {
         let (_, cropped) = fitted.map_err(|error| format!("{name}: {error}"))?;
         cropped.iter().for_each(|it| note(format_args!("{name}: {it}")));
         Ok(picture)
+    }
+
+    /// Says what of captions does not fit into the model's context.
+    pub(crate) fn look_at<S: AsRef<str>>(&self, captions: &[S]) {
+        let tokens = self.unclip.bundle().tokenizer.encode(captions);
+        for dropped in (0..captions.len()).filter_map(|row| tokens.dropped(row)) {
+            note(format_args!("a caption is too long; left out: {dropped:?}"));
+        }
     }
 
     /// A picture as a viewer shows it.
@@ -156,9 +179,8 @@ impl Studio {
     pub(crate) fn write(&self, pictures: &[Picture]) -> Result<(), AnyError> {
         let out = &self.out;
         if is_folder(out) {
-            for (number, picture) in pictures.iter().enumerate() {
-                let path = out.join(format!("{number:05}.png"));
-                picture.save(&path)?;
+            for (path, picture) in files(out, pictures.len()).iter().zip(pictures) {
+                picture.save(path)?;
                 say(path.display());
             }
             return Ok(());
@@ -176,6 +198,11 @@ impl Studio {
 
 /// How long a frame of an animation is shown.
 const FRAME: std::time::Duration = std::time::Duration::from_millis(150);
+
+/// The files of a folder's pictures.
+fn files(folder: &Path, n: usize) -> Vec<PathBuf> {
+    (0..n).map(|number| folder.join(format!("{number:05}.png"))).collect()
+}
 
 fn is_folder(path: &Path) -> bool {
     path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator)

@@ -6,9 +6,7 @@ pub(crate) mod progress;
 pub(crate) mod stages;
 mod timings;
 
-use std::hash::{BuildHasher, Hasher};
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -19,6 +17,7 @@ use unclip::{
 };
 
 use crate::console::{AnyError, note};
+use crate::seed::Seed;
 use places::{Output, Places, Plan};
 use progress::Bars;
 use stages::{DecoderArguments, UpsamplerArguments};
@@ -75,24 +74,6 @@ pub(crate) struct Common {
     trace: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Seed(u64);
-
-impl FromStr for Seed {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            // each new state has random keys
-            "random" | "-1" => Ok(Self(std::hash::RandomState::new().build_hasher().finish())),
-            _ => match text.parse() {
-                Ok(seed) => Ok(Self(seed)),
-                Err(_) => Err(format!("expected 0 to {}, or random", u64::MAX)),
-            },
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Exclamation {
     Padding,
@@ -107,6 +88,14 @@ pub(crate) struct Work {
 }
 
 impl Common {
+    /// Why a picture cannot be made again.
+    pub(crate) fn not_again(&self) -> AnyError {
+        let file = self.from.as_deref().unwrap_or(Path::new("")).display();
+        let message = "was drawn from another picture's latents or edited, of which its recipe holds \
+                       the settings alone";
+        format!("{file}: {message}: run the program that made it again").into()
+    }
+
     /// The recipes in the file `--from`; none if there is no such option.
     pub(crate) fn recipes(&self) -> Result<Vec<Recipe>, AnyError> {
         Ok(self.from.as_ref().map(Recipe::read_all).transpose()?.unwrap_or_default())
@@ -156,8 +145,8 @@ impl Common {
         asked: &GenerateOptions,
         bundle: &Bundle,
     ) -> Result<GenerateOptions, AnyError> {
-        if recipe.latents {
-            return Err("it was drawn from latents, which a recipe does not hold".into());
+        if recipe.incomplete {
+            return Err(self.not_again());
         }
         recipe.check_model(bundle)?;
         let mut options = recipe.options();

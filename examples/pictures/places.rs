@@ -1,12 +1,12 @@
 //! Where results go. Everything is checked before any work.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use unclip::unclip_nn::checkpoint::{check_place, followed};
+use unclip::unclip_nn::checkpoint::check_place;
 use unclip::{Picture, PictureFormat, Sheet};
 
+use crate::apart::check_apart;
 use crate::console::{AnyError, say};
 
 /// Options of the files that are written.
@@ -112,21 +112,8 @@ impl Places {
         let unknown = |place: &&PathBuf| !self.is_folder || place.symlink_metadata().is_ok();
         places.iter().filter(unknown).try_for_each(|place| check_place(place))?;
         plan.others.iter().try_for_each(|place| check_place(place))?;
-        let model = plan.model.and_then(|model| model.canonicalize().ok());
-        let inputs = plan.inputs.iter().filter_map(|input| input.canonicalize().ok());
-        let mut taken: HashSet<PathBuf> = inputs.collect();
-        for place in places.iter().map(PathBuf::as_path).chain(plan.others.iter().copied()) {
-            let real = place.canonicalize().unwrap_or_else(|_| absolute(place));
-            let place = place.display();
-            if model.as_ref().is_some_and(|model| real.starts_with(model)) {
-                return Err(format!("{place}: is in the model's folder, expected another").into());
-            }
-            if !taken.insert(real) {
-                let message = "is read or written otherwise, expected a place of its own";
-                return Err(format!("{place}: {message}: choose another").into());
-            }
-        }
-        Ok(())
+        let all = places.iter().map(PathBuf::as_path).chain(plan.others.iter().copied());
+        check_apart(all, &plan.inputs, plan.model)
     }
 
     /// Every file that will be written.
@@ -204,12 +191,4 @@ fn check_folder(folder: &Path) -> Result<(), AnyError> {
         return Err(format!("{}: is no folder, expected one", nearest.display()).into());
     }
     Ok(check_place(&nearest.join("picture"))?)
-}
-
-/// Where something would be that is not there yet, also through a link.
-fn absolute(path: &Path) -> PathBuf {
-    let path = &followed(path);
-    let parent = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let parent = parent.canonicalize().unwrap_or_else(|_| parent.into());
-    parent.join(path.file_name().unwrap_or_default())
 }

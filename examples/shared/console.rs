@@ -31,7 +31,7 @@ const ELSEWHERE: [(&[&str], &str); 15] = [
     (&["spacing"], "--prior-spacing, --decoder-spacing and --upsampler-spacing"),
     (&["output", "o", "outdir", "output-dir"], "--out"),
     (&["num-images", "num-images-per-prompt", "n_samples", "batch-size", "count", "n"], "--n"),
-    (&["strength"], "none: a variation keeps what its picture's embedding holds"),
+    (&["strength"], "in image_to_image: a variation keeps what its picture's embedding holds"),
     (&["eta"], "a part of a sampler's name, as in --decoder-sampler ddim:0.5"),
     (&["width", "height", "w", "H", "W", "size"], "none: the model's upsamplers set the size"),
     (&["gpu", "cuda", "cpu"], "--device, as in --device cuda"),
@@ -60,7 +60,9 @@ fn hint(error: &clap::Error) -> Option<&'static str> {
         return None;
     };
     if !argument.starts_with('-') {
-        return Some("one argument: several words stand in quotes, as in \"a large red circle\"");
+        return Some(
+            "one argument too many: several words stand in quotes, as in \"a large red circle\"",
+        );
     }
     let name = argument.trim_start_matches('-');
     let name = name.split_once('=').map_or(name, |(name, _)| name);

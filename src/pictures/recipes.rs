@@ -78,6 +78,9 @@ fn known(recipe: Recipe, json: &Json) -> Result<Recipe, serde_json::Error> {
 fn unknown(json: &Json, ours: &Json) -> Option<String> {
     // of older versions: one that is read under another name, and one that weights replaced
     const OLD: [&str; 2] = ["upsample", "embedding_space"];
+    if let (Json::Array(list), Json::Array(ours)) = (json, ours) {
+        return list.iter().zip(ours).find_map(|(item, ours)| unknown(item, ours));
+    }
     let (Json::Object(json), Json::Object(ours)) = (json, ours) else { return None };
     json.iter().find_map(|(name, value)| match ours.get(name) {
         Some(other) => unknown(value, other),
@@ -88,11 +91,11 @@ fn unknown(json: &Json, ours: &Json) -> Option<String> {
 
 fn says_nothing(value: &Json) -> bool {
     match value {
-        Json::Null => true,
+        Json::Null | Json::Bool(false) => true,
         Json::String(text) => text.is_empty(),
         Json::Array(list) => list.is_empty(),
         Json::Object(map) => map.is_empty(),
-        Json::Bool(_) | Json::Number(_) => false,
+        Json::Bool(true) | Json::Number(_) => false,
     }
 }
 

@@ -58,7 +58,7 @@ impl ImageEmbedding {
     }
 
     /// The mixture of several embeddings, row by row: the weighted sum of their directions, as long
-    /// as they are on the weighted average. Weights count by their share; a negative one leads away.
+    /// as they are on the average by the weights' sizes. Weights count by their share; a negative one leads away.
     ///
     /// # Errors
     /// No part; weights that are not finite or that sum to 0 or less; parts that cancel each other
@@ -66,6 +66,7 @@ impl ImageEmbedding {
     pub fn mix(parts: &[(Self, f64)]) -> Result<Self, InvalidSetting> {
         let weights: Vec<f64> = parts.iter().map(|(_, weight)| *weight).collect();
         let total: f64 = weights.iter().sum();
+        let sizes: f64 = weights.iter().map(|weight| weight.abs()).sum();
         let Some(((first, _), true)) = parts.first().zip(Some(total > 0.0 && total.is_finite()))
         else {
             let expected = "at least one, finite, and with a sum above 0";
@@ -75,9 +76,8 @@ impl ImageEmbedding {
         let mut length = lengths(&first.0) * 0.0;
         for (part, weight) in parts {
             expect_rows("image embedding", &part.0, &first.0)?;
-            let share = weight / total;
-            direction = direction + normalize(part.0.clone()) * share;
-            length = length + lengths(&part.0) * share;
+            direction = direction + normalize(part.0.clone()) * (weight / total);
+            length = length + lengths(&part.0) * (weight.abs() / sizes);
         }
         if shortest(&direction) < MIN_DIFFERENCE || length.clone().min().into_scalar::<f32>() <= 0.0
         {

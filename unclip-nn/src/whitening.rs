@@ -82,9 +82,9 @@ impl Whitening {
     pub fn keep(&self, embedding: Tensor<2>, k: usize) -> Tensor<2> {
         let whitened = self.forward(embedding);
         let [batch, width] = whitened.dims();
-        let kept = whitened.clone().narrow(1, 0, k.min(width));
-        let rest = Tensor::zeros([batch, width - k.min(width)], &whitened.device());
-        self.inverse(Tensor::cat(vec![kept, rest], 1))
+        let place = Tensor::arange(0..width as i64, &whitened.device());
+        let beyond = place.greater_equal_elem(k as i64).unsqueeze::<2>().expand([batch, width]);
+        self.inverse(whitened.mask_fill(beyond, 0.0))
     }
 
     /// The mean of the embeddings: `[1, d_embedding]`.
@@ -144,6 +144,23 @@ mod tests {
             for (whole, alone) in whole.iter().zip(alone) {
                 assert_eq!(values(whole.clone().narrow(0, row, 1)), values(alone));
             }
+        }
+    }
+
+    #[test]
+    fn some_coordinates_are_kept() {
+        let device = Device::flex();
+        let row = |row: [f32; 3]| Tensor::from_floats([row], &device);
+        let whitening = Whitening::new(row([1.0, 2.0, 3.0]), row([2.0, 4.0, 5.0]), None);
+        let embedding = row([7.0, 8.0, 9.0]);
+        for (k, expected) in [
+            (0, [1.0, 2.0, 3.0]),
+            (1, [7.0, 2.0, 3.0]),
+            (2, [7.0, 8.0, 3.0]),
+            (3, [7.0, 8.0, 9.0]),
+            (9, [7.0, 8.0, 9.0]),
+        ] {
+            assert_eq!(values(whitening.keep(embedding.clone(), k)), expected, "{k}");
         }
     }
 

@@ -57,7 +57,8 @@ impl Resampling {
     /// The walk over `n` levels, as RePaint has it: it turns back at every multiple of the jump that
     /// has a whole jump above it.
     fn moves(&self, n: usize) -> Vec<Move> {
-        let Self { jump, times } = *self;
+        // what `validate` refuses is walked as its nearest that has an end
+        let (jump, times) = (self.jump.max(1), self.times.max(1));
         let mut left = vec![0; n];
         (0..n.saturating_sub(jump)).step_by(jump).for_each(|level| left[level] = times - 1);
         let (mut level, mut moves) = (n, Vec::new());

@@ -265,7 +265,11 @@ fn temporary_folder(path: &Path) -> Result<TempDir, LoadError> {
 
 /// The error of a temporary file or folder, without its meaningless name.
 fn unnamed(path: &Path, error: &std::io::Error) -> LoadError {
-    LoadError::Io { path: path.into(), source: error.kind().into() }
+    let source = match error.kind() {
+        ErrorKind::NotFound => std::io::Error::new(ErrorKind::NotFound, "its folder was not found"),
+        other => other.into(),
+    };
+    LoadError::Io { path: path.into(), source }
 }
 
 /// A parameter on its way into a file.

@@ -1,0 +1,39 @@
+//! Results that get in the way of each other or of what is read.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use unclip::unclip_nn::checkpoint::followed;
+
+use crate::console::AnyError;
+
+/// Checks that no place is that of another, of an input, or in the model's folder.
+pub(crate) fn check_apart<'a>(
+    places: impl Iterator<Item = &'a Path>,
+    inputs: &[&Path],
+    model: Option<&Path>,
+) -> Result<(), AnyError> {
+    let model = model.and_then(|model| model.canonicalize().ok());
+    let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok());
+    let mut taken: HashSet<PathBuf> = inputs.collect();
+    for place in places {
+        let real = place.canonicalize().unwrap_or_else(|_| absolute(place));
+        let place = place.display();
+        if model.as_ref().is_some_and(|model| real.starts_with(model)) {
+            return Err(format!("{place}: is in the model's folder, expected another").into());
+        }
+        if !taken.insert(real) {
+            let message = "is read or written otherwise, expected a place of its own";
+            return Err(format!("{place}: {message}: choose another").into());
+        }
+    }
+    Ok(())
+}
+
+/// Where something would be that is not there yet, also through a link.
+fn absolute(path: &Path) -> PathBuf {
+    let path = &followed(path);
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent.canonicalize().unwrap_or_else(|_| parent.into());
+    parent.join(path.file_name().unwrap_or_default())
+}
