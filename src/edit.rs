@@ -92,7 +92,8 @@ impl Observed<'_> {
         let mut run = self.start(&seeds, options, steps);
         let condition = subject.condition(&mut run, unclip, &settings)?;
         let device = unclip.device();
-        let small = bicubic_8bit(&square.cut(picture), side as u32, side as u32);
+        let cut = square.without_hole(picture, mask, side);
+        let small = bicubic_8bit(&cut, side as u32, side as u32);
         let small = to_tensor(&[small], &device).repeat_dim(0, seeds.len());
         let small_mask = square.small_mask(mask, side, &device).expand(small.dims());
         let bound = run.bind_decoder(&condition, &settings.decoder)?;
@@ -217,6 +218,42 @@ impl Square {
 
     fn cut(&self, picture: &RgbImage) -> RgbImage {
         imageops::crop_imm(picture, self.left, self.top, self.side, self.side).to_image()
+    }
+
+    /// The square with what is kept nearby in the place of what is not: shrinking mixes neighbors, and
+    /// what lies in a hole must not show beside it. Near is within two pixels of a picture of `side`.
+    fn without_hole(&self, picture: &RgbImage, mask: &GrayImage, side: usize) -> RgbImage {
+        let mut cut = self.cut(picture);
+        let mask = imageops::crop_imm(mask, self.left, self.top, self.side, self.side).to_image();
+        let cell = |at: u32| (at as usize * side / self.side as usize).min(side - 1);
+        let mut sums = vec![[0u64; 4]; side * side];
+        for (x, y, pixel) in cut.enumerate_pixels() {
+            if !is_white(mask.get_pixel(x, y)) {
+                let sum = &mut sums[cell(y) * side + cell(x)];
+                (0..3).for_each(|channel| sum[channel] += u64::from(pixel[channel]));
+                sum[3] += 1;
+            }
+        }
+        let mean = |cells: &mut dyn Iterator<Item = usize>| {
+            let mut all = [0; 4];
+            cells.for_each(|at| (0..4).for_each(|k| all[k] += sums[at][k]));
+            let [r, g, b, n] = all;
+            (n > 0).then(|| image::Rgb([r, g, b].map(|sum| (sum / n) as u8)))
+        };
+        let everywhere = mean(&mut (0..side * side)).unwrap_or(image::Rgb([128; 3]));
+        let around = |at: usize| at.saturating_sub(2)..(at + 3).min(side);
+        let near: Vec<image::Rgb<u8>> = (0..side * side)
+            .map(|at| {
+                let rows = around(at / side).flat_map(|y| around(at % side).map(move |x| (y, x)));
+                mean(&mut rows.map(|(y, x)| y * side + x)).unwrap_or(everywhere)
+            })
+            .collect();
+        for (x, y, pixel) in cut.enumerate_pixels_mut() {
+            if is_white(mask.get_pixel(x, y)) {
+                *pixel = near[cell(y) * side + cell(x)];
+            }
+        }
+        cut
     }
 
     fn contains(&self, x: u32, y: u32) -> bool {
