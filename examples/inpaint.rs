@@ -1,5 +1,5 @@
-//! A part of a picture drawn anew: where the mask is white. The rest stays to the last bit, and guides
-//! what is drawn (RePaint, Lugmayr et al. 2022).
+//! A part of a picture drawn anew: where the mask is white. The rest stays to the last bit, and
+//! guides what is drawn (RePaint, Lugmayr et al. 2022).
 //!
 //! ```text
 //! cargo run --release --example inpaint -- picture.png mask.png "a small red circle" --out edited.png

@@ -1,4 +1,5 @@
-//! A picture made larger: what lies beyond its edges is drawn, and the picture stays to the last bit.
+//! A picture made larger: what lies beyond its edges is drawn, and the picture stays to the last
+//! bit.
 //!
 //! ```text
 //! cargo run --release --example outpaint -- picture.png --left 64 --right 64 --out wide.png

@@ -4,8 +4,8 @@
 //! ```text
 //! cargo run --release --example reconstruct -- picture.png --decoder-steps 50 --out again.png
 //! ```
-//! Prints how close the picture comes, in decibels, at the size of the decoder's pictures and at its
-//! own.
+//! Prints how close the picture comes, in decibels, at the size of the decoder's pictures and at
+//! its own.
 
 #[path = "shared/apart.rs"]
 mod apart;

@@ -46,12 +46,12 @@ pub struct Start<const D: usize> {
     /// A sample as noisy as the first step expects, in place of the seeds' noise; for example, what
     /// [`Run::invert`](crate::Run::invert) returns.
     pub x_t: Option<Tensor<D>>,
-    /// A clean sample in place of `x_t`: the seeds' noise is added to it, as much as the first of the
-    /// steps wants.
+    /// A clean sample in place of `x_t`: the seeds' noise is added to it, as much as the first of
+    /// the steps wants.
     pub x_0: Option<Tensor<D>>,
     /// The sample one step cleaner than `x_t`, of an exact inversion
-    /// ([`Run::invert_exactly`](crate::Run::invert_exactly)). The steps are then those that undo it,
-    /// whatever the sampler.
+    /// ([`Run::invert_exactly`](crate::Run::invert_exactly)). The steps are then those that undo
+    /// it, whatever the sampler.
     pub x_prev: Option<Tensor<D>>,
     /// How many of the steps to take, counted from the cleanest; all of them by default.
     pub steps: Option<usize>,

@@ -146,8 +146,8 @@ impl Bundle {
         Ok(all)
     }
 
-    /// Names of the weights to which latents mean something: those of CLIP's image tower, if there is
-    /// one, and of the decoder.
+    /// Names of the weights to which latents mean something: those of CLIP's image tower, if there
+    /// is one, and of the decoder.
     pub(crate) fn latent_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
         if let Some(encoder) = &self.image_encoder {

@@ -28,17 +28,18 @@ pub enum Subject<'a> {
 }
 
 impl UnClip {
-    /// Draws a part of a picture anew: where `mask` is white (128 and more). All other pixels of the
-    /// result are the picture's own, at its own size; they guide what is drawn, by RePaint's
+    /// Draws a part of a picture anew: where `mask` is white (128 and more). All other pixels of
+    /// the result are the picture's own, at its own size; they guide what is drawn, by RePaint's
     /// resampling (Lugmayr et al. 2022).
     ///
-    /// The decoder sees the square in the middle, in which the mask has to lie. A mask without white
-    /// gives the picture back, and one that is all white a new one. `n` results, each with its seed.
+    /// The decoder sees the square in the middle, in which the mask has to lie. A mask without
+    /// white gives the picture back, and one that is all white a new one. `n` results, each with
+    /// its seed.
     ///
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image) and [`image_variation`](Self::image_variation), as
-    /// far as the subject asks for it; a mask of another size than the picture, or with white beyond
-    /// the square; a decoder's sampler other than DDPM, DDIM and Heun; recorded noise.
+    /// far as the subject asks for it; a mask of another size than the picture, or with white
+    /// beyond the square; a decoder's sampler other than DDPM, DDIM and Heun; recorded noise.
     pub fn inpaint(
         &self,
         (picture, mask): (&RgbImage, &GrayImage),
@@ -49,8 +50,8 @@ impl UnClip {
         self.quietly().inpaint((picture, mask), subject, resampling, options)
     }
 
-    /// Draws a picture again from a noisy version of it. A `strength` of 1 starts from pure noise, and
-    /// one near 0 changes little: that share of the decoder's steps is taken, at least one.
+    /// Draws a picture again from a noisy version of it. A `strength` of 1 starts from pure noise,
+    /// and one near 0 changes little: that share of the decoder's steps is taken, at least one.
     ///
     /// # Errors
     /// As [`inpaint`](Self::inpaint), apart from masks and samplers; a strength outside (0, 1].
@@ -220,8 +221,9 @@ impl Square {
         imageops::crop_imm(picture, self.left, self.top, self.side, self.side).to_image()
     }
 
-    /// The square with what is kept nearby in the place of what is not: shrinking mixes neighbors, and
-    /// what lies in a hole must not show beside it. Near is within two pixels of a picture of `side`.
+    /// The square with what is kept nearby in the place of what is not: shrinking mixes neighbors,
+    /// and what lies in a hole must not show beside it. Near is within two pixels of a picture of
+    /// `side`.
     fn without_hole(&self, picture: &RgbImage, mask: &GrayImage, side: usize) -> RgbImage {
         let mut cut = self.cut(picture);
         let mask = imageops::crop_imm(mask, self.left, self.top, self.side, self.side).to_image();

@@ -126,8 +126,8 @@ impl Latents {
         Ok(Self { image, start, settings: self.settings.clone() })
     }
 
-    /// Writes them as safetensors, in f32: `image`, `x_t`, and `x_prev` of an exact inversion. Which
-    /// model and which steps they belong to stands in the header.
+    /// Writes them as safetensors, in f32: `image`, `x_t`, and `x_prev` of an exact inversion.
+    /// Which model and which steps they belong to stands in the header.
     ///
     /// # Errors
     /// The file cannot be written; weights of `bundle` that cannot be read.

@@ -19,7 +19,8 @@ impl UnClip {
     ///
     /// The sampler of `decoder` says how the noise is found. `ddim`, the default, inverts DDIM
     /// (Dhariwal & Nichol 2021, appendix F), which is the closer the more steps there are. `belm`
-    /// inverts exactly, but for round-off, which grows with the number of steps. The guidance scale is 1 if nothing is said.
+    /// inverts exactly, but for round-off, which grows with the number of steps. The guidance scale
+    /// is 1 if nothing is said.
     ///
     /// # Example
     /// ```no_run
@@ -42,8 +43,8 @@ impl UnClip {
         self.quietly().invert(pictures, decoder)
     }
 
-    /// The embeddings that the prior gives captions, one row each: what [`Latents::drawn`] takes where
-    /// a caption stands in the place of a picture.
+    /// The embeddings that the prior gives captions, one row each: what [`Latents::drawn`] takes
+    /// where a caption stands in the place of a picture.
     ///
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image).
@@ -82,13 +83,13 @@ impl UnClip {
     /// Latents to pictures, `n` of each: all of the first, then of the next.
     ///
     /// Without options it is the way back of [`invert`](Self::invert): an unchanged picture comes
-    /// back. With `ddim:ETA` as the decoder's sampler it is a variation, the farther from the picture
-    /// the larger eta is. Steps and spacing are those of the latents. Every row has the same seeds, so
-    /// that the upsamplers draw the same details in all frames of a sequence.
+    /// back. With `ddim:ETA` as the decoder's sampler it is a variation, the farther from the
+    /// picture the larger eta is. Steps and spacing are those of the latents. Every row has the
+    /// same seeds, so that the upsamplers draw the same details in all frames of a sequence.
     ///
     /// # Errors
-    /// As [`image_variation`](Self::image_variation); other steps or another spacing than those of the
-    /// latents; recorded noise.
+    /// As [`image_variation`](Self::image_variation); other steps or another spacing than those of
+    /// the latents; recorded noise.
     pub fn draw(&self, latents: &Latents, options: &GenerateOptions) -> Result<Generated, Error> {
         self.quietly().draw(latents, options)
     }

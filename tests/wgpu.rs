@@ -7,8 +7,8 @@ use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip
 
 use crate::karlo::{Saved, Tolerance, agrees_with_diffusers, calls_agree_with_diffusers};
 
-/// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are long
-/// enough for every kernel and short enough that rounding does not grow into another picture.
+/// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are
+/// long enough for every kernel and short enough that rounding does not grow into another picture.
 fn trace(name: &str, precision: Precision) -> Saved {
     let stage = |steps| StageOptions::default().with_steps(steps);
     let options = GenerateOptions::default().with_seed(3).with_prior(stage(2));

@@ -15,7 +15,8 @@ use crate::console::{AnyError, note};
 pub(crate) struct Edit {
     /// What the result shows [default: what the picture shows]
     caption: Option<String>,
-    /// Draw by the picture's own embedding, with the caption beside it: the embedding counts for more
+    /// Draw by the picture's own embedding, with the caption beside it: the embedding counts for
+    /// more
     #[arg(long, requires = "caption")]
     keep_subject: bool,
     /// Number of results, each with its seed

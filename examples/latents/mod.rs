@@ -35,12 +35,12 @@ pub(crate) struct Common {
     /// Reverse steps of the decoder, and the steps by which the noise is found
     #[arg(long, value_name = "N", visible_alias = "steps")]
     decoder_steps: Option<usize>,
-    /// Timesteps of the decoder's steps: even, leading, leading:OFFSET, trailing, log_snr, steps of each
-    /// part as in 10,10,3,2,2, or at:0,250,999
+    /// Timesteps of the decoder's steps: even, leading, leading:OFFSET, trailing, log_snr, steps of
+    /// each part as in 10,10,3,2,2, or at:0,250,999
     #[arg(long, value_name = "RULE")]
     decoder_spacing: Option<Spacing>,
-    /// How far the decoder follows its condition; 1 is no guidance [default: 1 where noise is found,
-    /// else the model's]
+    /// How far the decoder follows its condition; 1 is no guidance [default: 1 where noise is
+    /// found, else the model's]
     #[arg(long, value_name = "SCALE")]
     decoder_guidance: Option<f64>,
     /// Reverse steps of each upsampler
@@ -63,8 +63,8 @@ pub(crate) struct Studio {
 }
 
 impl Common {
-    /// Checks where `frames` pictures and `others` go, and opens the model. `name` is the result's where
-    /// none is given.
+    /// Checks where `frames` pictures and `others` go, and opens the model. `name` is the result's
+    /// where none is given.
     pub(crate) fn open(
         &self,
         name: &str,

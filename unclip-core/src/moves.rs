@@ -46,8 +46,8 @@ impl ImageEmbedding {
     /// weighted average (paper, section 3.2).
     ///
     /// # Errors
-    /// `t` outside [0, 1]; opposite embeddings, between which there is no shortest way; embeddings of
-    /// length 0 or that are not finite; other widths or numbers of rows.
+    /// `t` outside [0, 1]; opposite embeddings, between which there is no shortest way; embeddings
+    /// of length 0 or that are not finite; other widths or numbers of rows.
     pub fn between(&self, other: &Self, t: f64) -> Result<Self, InvalidSetting> {
         InvalidSetting::check_range("interpolation position", t, 0.0, 1.0)?;
         let ends = [self, other];
@@ -58,7 +58,8 @@ impl ImageEmbedding {
     }
 
     /// The mixture of several embeddings, row by row: the weighted sum of their directions, as long
-    /// as they are on the average by the weights' sizes. Weights count by their share; a negative one leads away.
+    /// as they are on the average by the weights' sizes. Weights count by their share; a negative
+    /// one leads away.
     ///
     /// # Errors
     /// No part; weights that are not finite or that sum to 0 or less; parts that cancel each other

@@ -4,9 +4,9 @@
 //! that its caller provides, and panics if a length does not match the shape that it was told, so
 //! that a wiring mistake never turns into wrong numbers.
 //!
-//! The instruction set (AVX-512, AVX2, NEON or none) is chosen at run time by [`pulp`]; threads come
-//! from the current [`rayon`] pool. What a picture of a batch becomes does not depend on the others:
-//! how work is cut follows from the shape of one picture alone.
+//! The instruction set (AVX-512, AVX2, NEON or none) is chosen at run time by [`pulp`]; threads
+//! come from the current [`rayon`] pool. What a picture of a batch becomes does not depend on the
+//! others: how work is cut follows from the shape of one picture alone.
 //!
 //! # Example
 //! ```

@@ -77,8 +77,8 @@ impl Whitening {
         turned + self.mean.val()
     }
 
-    /// The embeddings with nothing but their first `k` coordinates, the mean in place of the others:
-    /// `[batch, d_embedding]`.
+    /// The embeddings with nothing but their first `k` coordinates, the mean in place of the
+    /// others: `[batch, d_embedding]`.
     pub fn keep(&self, embedding: Tensor<2>, k: usize) -> Tensor<2> {
         let whitened = self.forward(embedding);
         let [batch, width] = whitened.dims();

@@ -24,8 +24,8 @@ pub fn mixed_batch(world: &ShapesWorld, step: u64, size: usize) -> Vec<Sample> {
 
 /// Steps at the beginning in which CLIP sees nothing but scenes beside their opposites.
 ///
-/// What lies where is a plateau, and it has to be broken first: a batch of nothing else makes it the
-/// only thing by which captions can be told apart.
+/// What lies where is a plateau, and it has to be broken first: a batch of nothing else makes it
+/// the only thing by which captions can be told apart.
 const OPPOSITES_FIRST: u64 = 600;
 
 /// The samples of a step of CLIP's training: two objects beside the same two the other way around;

@@ -81,9 +81,9 @@ pub struct ShapesTraining {
     pub work: PathBuf,
     /// Folder of the bundle that is written, and read by later stages.
     pub bundle: PathBuf,
-    /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. A decoder may
-    /// have been trained with another CLIP: the embeddings of this one are then turned to where it
-    /// knew them. CLIP's temperature is not part of a bundle and starts fresh.
+    /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. A decoder
+    /// may have been trained with another CLIP: the embeddings of this one are then turned to where
+    /// it knew them. CLIP's temperature is not part of a bundle and starts fresh.
     pub from: Option<PathBuf>,
     /// Where the tensors are, without autodiff.
     pub device: Device,

@@ -54,8 +54,8 @@ struct Walk {
     noisier: Option<(Step, Tensor<2>)>,
     /// The second sample of an exact start, until it is reached.
     second: Option<Tensor<2>>,
-    /// Whether the walk undoes [`invert_exactly`], for which the cleanest level stands for the clean
-    /// sample itself.
+    /// Whether the walk undoes [`invert_exactly`], for which the cleanest level stands for the
+    /// clean sample itself.
     is_exact: bool,
 }
 
@@ -111,8 +111,12 @@ fn belm<const D: usize>(
         - epsilon * (h * (1.0 + ratio) * alpha_to)
 }
 
-/// The way back of [`Belm`]: the start from which it gives `x_0` again, exact but for round-off at
-/// any number of steps. It needs one call a step, as [`invert`](crate::invert) does.
+/// The way back of [`Belm`]: the start from which it gives `x_0` again, exact but for round-off. It
+/// needs one call a step, as [`invert`](crate::invert) does.
+///
+/// On the way to noise, round-off grows with the distance of neighboring levels in √(1 − ᾱ)/√ᾱ, and
+/// shrinks again on the way back. Hundreds of steps, whose first levels are very near each other,
+/// lose digits by that.
 ///
 /// Guidance and clamping do not spoil exactness, only what the start looks like: far from noise
 /// where the denoiser's answers change much from one step to the next.

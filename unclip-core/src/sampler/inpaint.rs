@@ -17,8 +17,8 @@ pub struct Kept<const D: usize> {
 }
 
 /// How often a walk goes back to noise, so that what is drawn and what is kept find together
-/// (RePaint, Lugmayr et al. 2022): after every `jump` steps noise is added again for as many, in all
-/// `times` times.
+/// (RePaint, Lugmayr et al. 2022): after every `jump` steps noise is added again for as many, in
+/// all `times` times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resampling {
     /// Steps of a jump.
@@ -54,8 +54,8 @@ impl Resampling {
         self.moves(n).iter().filter(|it| matches!(it, Move::Down(_))).count()
     }
 
-    /// The walk over `n` levels, as RePaint has it: it turns back at every multiple of the jump that
-    /// has a whole jump above it.
+    /// The walk over `n` levels, as RePaint has it: it turns back at every multiple of the jump
+    /// that has a whole jump above it.
     fn moves(&self, n: usize) -> Vec<Move> {
         // what `validate` refuses is walked as its nearest that has an end
         let (jump, times) = (self.jump.max(1), self.times.max(1));
@@ -75,8 +75,8 @@ impl Resampling {
     }
 }
 
-/// As [`sample`](crate::sample), with a part that stays as it is: after each step it is put in again,
-/// as noisy as the sample is there, and clean after the last.
+/// As [`sample`](crate::sample), with a part that stays as it is: after each step it is put in
+/// again, as noisy as the sample is there, and clean after the last.
 ///
 /// The sampler must not remember steps, which noise undoes here: [`Ddpm`](crate::Ddpm) and
 /// [`Ddim`](crate::Ddim) do not. The observer hears of every call of the denoiser
