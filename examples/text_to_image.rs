@@ -41,6 +41,10 @@ struct Arguments {
     /// the folder --out
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "from"])]
     prompts: Option<PathBuf>,
+    /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
+    /// kept [default: 1]
+    #[arg(long, value_name = "N")]
+    candidates: Option<usize>,
     #[command(flatten)]
     prior: PriorArguments,
     #[command(flatten)]
@@ -105,7 +109,10 @@ fn request(
     bundle: &Bundle,
 ) -> Result<Request, AnyError> {
     let common = &arguments.common;
-    let options = common.options()?.with_prior(arguments.prior.options());
+    let mut options = common.options()?.with_prior(arguments.prior.options());
+    if let Some(candidates) = arguments.candidates {
+        options.candidates = candidates;
+    }
     if let Some(first) = recipes.first() {
         if let Some(picture) = recipes.iter().find_map(|recipe| recipe.picture.as_ref()) {
             let message = format!("a variation of {picture:?}, not a picture of a caption");
@@ -113,7 +120,8 @@ fn request(
         }
         let (precision, was_sheet) = (first.precision, recipes.len() > 1);
         let call = |recipe: Recipe| -> Result<Call, AnyError> {
-            let options = common.again(&recipe, &options, bundle)?;
+            let mut options = common.again(&recipe, &options, bundle)?;
+            options.candidates = arguments.candidates.unwrap_or(options.candidates);
             Ok(Call { captions: vec![recipe.prompt], options })
         };
         let calls = recipes.into_iter().map(call).collect::<Result<_, _>>()?;

@@ -174,6 +174,7 @@ impl Subject<'_> {
                 let expected = "absent: only a caption alone has a prior";
                 return Err(InvalidSetting::new("prior options", found, expected).into());
             }
+            options.expect_no_candidates()?;
             settings.prior = None;
         }
         settings.check_negative_prompt(&options.negative_prompt)?;
@@ -194,7 +195,7 @@ impl Subject<'_> {
                 check_pictures(std::slice::from_ref(picture))?;
                 unclip.embed(std::slice::from_ref(picture))?.image.repeat_rows(rows)
             }
-            (Self::Caption(_), Some(prior)) => run.prior(&text, prior)?,
+            (Self::Caption(_), Some(prior)) => run.best_prior(&text, prior, settings.candidates)?,
             (Self::Caption(_), None) => {
                 return Err(missing(&unclip.bundle.origin, StageId::Prior));
             }

@@ -61,7 +61,7 @@ impl<'a> Run<'a> {
         // there is none for the last step
         let draws = if kind.draws_noise() && x_prev.is_none() { schedule.len() - 1 } else { 0 };
         let mut noise: Box<dyn NoiseSource> = match self.noise {
-            None => Box::new(SeededNoise::new(self.seeds, bound.stage.noise_stream())),
+            None => Box::new(SeededNoise::new(&self.seeds, bound.stage.noise_stream())),
             Some(recorded) => Box::new(recorded.stage(bound.stage, draws, &bound.shape)?),
         };
         // drawn even if another start is given, so that the steps' noise stays the same
@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
         assert_eq!(kept.mask.dims(), bound.shape, "a mask for every value");
         let schedule = bound.schedule()?;
         let mut noise: Box<dyn NoiseSource> =
-            Box::new(SeededNoise::new(self.seeds, bound.stage.noise_stream()));
+            Box::new(SeededNoise::new(&self.seeds, bound.stage.noise_stream()));
         let x_t = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
         let mut sampler = kind.start(bound.diffusion.variance);
         let (denoiser, plan) = (bound.denoiser(), (&schedule, resampling));

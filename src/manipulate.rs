@@ -147,9 +147,9 @@ impl Observed<'_> {
         let prior = bundle.prior()?;
         let settings = options.prior.resolve(prior.id(), &prior.config().diffusion)?;
         let seeds = GenerateOptions { n: 1, ..options.clone() }.seeds(captions.len())?;
-        let mut run = self.start(&seeds, options, settings.steps);
+        let mut run = self.start(&seeds, options, settings.steps * options.candidates);
         let text = run.encode(captions)?;
-        run.prior(&text, &settings)
+        run.best_prior(&text, &settings, options.candidates)
     }
 
     /// See [`UnClip::draw`].
@@ -206,6 +206,7 @@ fn check(options: &GenerateOptions) -> Result<(), InvalidSetting> {
         let found = format!("{:?}", options.prior);
         return Err(InvalidSetting::new("prior options", found, "absent: latents have no prior"));
     }
+    options.expect_no_candidates()?;
     match &options.noise {
         Some(noise) => {
             let expected = "absent: latents are the noise";

@@ -138,6 +138,9 @@ pub struct GenerateOptions {
     /// A caption of what the picture should not show: guidance leads away from it. The default is
     /// the empty caption, which stands for any picture.
     pub negative_prompt: String,
+    /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
+    /// kept; 1 to 64, by default 1.
+    pub candidates: usize,
     /// Noise from a file, in place of the seeds' noise.
     pub noise: Option<Arc<RecordedNoise>>,
     /// The prior.
@@ -154,6 +157,7 @@ impl Default for GenerateOptions {
             seed: 0,
             n: 1,
             negative_prompt: String::new(),
+            candidates: 1,
             noise: None,
             prior: StageOptions::default(),
             decoder: StageOptions::default(),
@@ -170,6 +174,8 @@ impl GenerateOptions {
         with_n: n: usize = |n| n;
         /// Sets [`negative_prompt`](Self::negative_prompt).
         with_negative_prompt: negative_prompt: impl Into<String> = |prompt| prompt.into();
+        /// Sets [`candidates`](Self::candidates).
+        with_candidates: candidates: usize = |candidates| candidates;
         /// Sets [`noise`](Self::noise).
         with_noise: noise: Arc<RecordedNoise> = |noise| Some(noise);
         /// Sets [`prior`](Self::prior).
@@ -200,6 +206,15 @@ impl GenerateOptions {
         Ok((0..captions).flat_map(|_| seeds.clone()).collect())
     }
 
+    /// Refuses candidates where the prior has no part.
+    pub(crate) fn expect_no_candidates(&self) -> Result<(), InvalidSetting> {
+        if self.candidates == 1 {
+            return Ok(());
+        }
+        let expected = "1: the prior, which draws them, has no part in this";
+        Err(InvalidSetting::new("candidates", self.candidates, expected))
+    }
+
     /// Fills in what is open from the model, and checks everything.
     ///
     /// # Errors
@@ -224,7 +239,12 @@ impl GenerateOptions {
         let decoder = &bundle.decoder;
         let upsamplers =
             bundle.upsamplers.iter().map(|it| upsampler.resolve(it.id(), &it.config().diffusion));
+        if !(1..=MAX_IMAGES).contains(&self.candidates) {
+            let expected = format!("1 to {MAX_IMAGES}");
+            return Err(InvalidSetting::new("candidates", self.candidates, expected).into());
+        }
         Ok(Settings {
+            candidates: self.candidates,
             prior: prior.transpose()?,
             decoder: self.decoder.resolve(decoder.id(), &decoder.config().diffusion)?,
             upsamplers: upsamplers.collect::<Result<_, _>>()?,
@@ -266,6 +286,9 @@ impl From<StageSettings> for StageOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Settings {
+    /// Embeddings of which the prior's best was kept.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub candidates: usize,
     /// The prior, if it is used.
     pub prior: Option<StageSettings>,
     /// The decoder.
@@ -289,7 +312,16 @@ impl Settings {
 
     /// Reverse steps of all stages together.
     pub(crate) fn steps(&self) -> usize {
-        let stages = self.prior.iter().chain([&self.decoder]).chain(&self.upsamplers);
-        stages.map(|stage| stage.steps).sum()
+        let stages = [&self.decoder].into_iter().chain(&self.upsamplers);
+        let prior = self.prior.as_ref().map_or(0, |prior| prior.steps * self.candidates);
+        prior + stages.map(|stage| stage.steps).sum::<usize>()
     }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }

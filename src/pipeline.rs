@@ -322,7 +322,7 @@ impl<'a> Observed<'a> {
         let made_by = MadeBy::of(bundle, self.unclip.placement.precision, true)?;
         let mut run = self.start(&seeds, options, settings.steps());
         let text = run.encode(captions)?.repeat_rows(options.n);
-        let image = run.prior(&text, prior)?;
+        let image = run.best_prior(&text, prior, settings.candidates)?;
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
         finish(
             run,
@@ -346,6 +346,7 @@ impl<'a> Observed<'a> {
             let found = format!("{:?}", options.prior);
             return Err(InvalidSetting::new("prior options", found, expected).into());
         }
+        options.expect_no_candidates()?;
         let unclip = self.unclip;
         let seeds = options.seeds(pictures.len())?;
         let mut settings = options.resolve(&unclip.bundle)?;
@@ -406,7 +407,7 @@ pub(crate) fn finish<'p>(
     let pictures = run.upsample(pictures, &settings.upsamplers)?;
     let recipe =
         |(row, (prompt, &seed))| Recipe::new(made_by, options, settings, prompt, (seed, row));
-    let recipes = prompts.zip(run.seeds).enumerate().map(recipe);
+    let recipes = prompts.zip(run.seeds.iter()).enumerate().map(recipe);
     let pictures = Picture::join(pictures, recipes);
     Ok(Generated::of(pictures, run))
 }

@@ -136,11 +136,12 @@ impl Recipe {
 
     /// The options that make this picture again, except for noise from a file.
     pub fn options(&self) -> GenerateOptions {
-        let Settings { prior, decoder, upsamplers } = &self.settings;
+        let Settings { candidates, prior, decoder, upsamplers } = &self.settings;
         GenerateOptions {
             seed: self.seed,
             n: 1,
             negative_prompt: self.negative_prompt.clone(),
+            candidates: *candidates,
             noise: None,
             prior: prior.clone().map(StageOptions::from).unwrap_or_default(),
             decoder: decoder.clone().into(),

@@ -1,9 +1,10 @@
 //! Driving the stages one by one.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
+use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding, normalize};
 use unclip_decoder::{Condition, DecoderConfig};
 use unclip_nn::Placement;
 use unclip_prior::DiffusionPriorConfig;
@@ -24,7 +25,7 @@ use crate::{
 pub struct Run<'a> {
     pub(crate) bundle: &'a Bundle,
     pub(crate) placement: &'a Placement,
-    pub(crate) seeds: &'a [u64],
+    pub(crate) seeds: Cow<'a, [u64]>,
     pub(crate) observer: Option<&'a mut Observer<'a>>,
     pub(crate) noise: Option<&'a RecordedNoise>,
     negative_prompt: &'a str,
@@ -47,7 +48,7 @@ impl<'a> Run<'a> {
         Self {
             bundle,
             placement,
-            seeds,
+            seeds: seeds.into(),
             observer: None,
             noise: None,
             negative_prompt: "",
@@ -146,11 +147,53 @@ impl<'a> Run<'a> {
         text: &TextEmbedding,
         settings: &StageSettings,
     ) -> Result<ImageEmbedding, Error> {
+        self.best_prior(text, settings, 1)
+    }
+
+    /// As [`prior`](Self::prior), with several candidates for each row, of which the one closest to
+    /// its caption is kept (paper, section 2.2, which takes the better of two). The first candidate
+    /// is that of the seed.
+    ///
+    /// # Errors
+    /// As [`prior`](Self::prior); no candidate; recorded noise for more than one.
+    ///
+    /// # Panics
+    /// As [`prior`](Self::prior).
+    pub fn best_prior(
+        &mut self,
+        text: &TextEmbedding,
+        settings: &StageSettings,
+        candidates: usize,
+    ) -> Result<ImageEmbedding, Error> {
+        if candidates == 0 || (candidates > 1 && self.noise.is_some()) {
+            let expected = "at least 1, and no more with recorded noise";
+            return Err(InvalidSetting::new("candidates", candidates, expected).into());
+        }
         let bound = self.bind_prior(text, settings)?;
-        let image = self.sample(&bound, Start::default())?;
+        let own = self.seeds.to_vec();
+        let towards = normalize(text.pooled.clone());
+        let mut best: Option<(Tensor<2>, Tensor<2>)> = None;
+        for k in 0..candidates as u64 {
+            // the golden ratio's bits: the seeds of neighboring pictures stay apart
+            let other = |seed: &u64| seed ^ k.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.seeds = own.iter().map(other).collect();
+            let drawn = self.sample(&bound, Start::default());
+            self.seeds = own.clone().into();
+            let image = drawn?.0;
+            let cosine = (normalize(image.clone()) * towards.clone()).sum_dim(1);
+            best = Some(match best {
+                None => (image, cosine),
+                Some((kept, closest)) => {
+                    let is_closer = cosine.clone().greater(closest.clone());
+                    let rows = is_closer.clone().expand(image.dims());
+                    (kept.mask_where(rows, image), closest.mask_where(is_closer, cosine))
+                }
+            });
+        }
+        let (image, _) = best.unwrap_or_else(|| unreachable!("at least one"));
         self.trace.text = Some(text.clone());
-        self.trace.prior = Some(image.clone());
-        Ok(image)
+        self.trace.prior = Some(ImageEmbedding(image.clone()));
+        Ok(ImageEmbedding(image))
     }
 
     /// Runs the decoder: image embeddings and captions to small pictures, `[seeds, 3, side, side]`

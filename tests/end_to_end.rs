@@ -9,6 +9,7 @@ use image::RgbImage;
 use unclip::clip::TextEncoderConfig;
 use unclip::decoder::Condition;
 use unclip::unclip_core::image::to_rgb;
+use unclip::unclip_core::normalize;
 use unclip::unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip::{
     Bundle, Ddim, Error, Event, GenerateOptions, Generated, Heun, Precision, Recipe, Residency,
@@ -371,4 +372,34 @@ fn choices_go_before_those_that_they_replace() {
     assert_eq!((both.steps, both.spacing, both.guidance_range), (Some(7), None, None));
     let both = StageOptions::default().with_steps(3).or(made);
     assert_eq!((both.spacing.is_some(), both.guidance_range), (true, Some(range)));
+}
+
+#[test]
+fn the_candidate_closest_to_the_caption_is_kept() {
+    let unclip = Model::new().load().unwrap();
+    let settings = GenerateOptions::default().resolve(unclip.bundle()).unwrap().prior.unwrap();
+    let text = unclip.embed_texts(&[CAPTION, "a blue square"]).unwrap();
+    let cosines = |n: usize| {
+        let image = unclip.run(&[5, 6]).best_prior(&text, &settings, n).unwrap();
+        let cosine = (normalize(image.0) * normalize(text.pooled.clone())).sum_dim(1);
+        cosine.into_data().iter::<f32>().collect::<Vec<_>>()
+    };
+    let (one, few, many) = (cosines(1), cosines(4), cosines(16));
+    for row in 0..2 {
+        assert!(one[row] <= few[row] && few[row] <= many[row]);
+        assert!(one[row] < many[row], "{one:?} {many:?}");
+    }
+    let options = options(5, 2).with_candidates(3);
+    let made = generate(&unclip, &options);
+    assert_eq!(made.pictures[1].recipe.settings.candidates, 3);
+    let prior = made.costs.iter().find(|cost| cost.stage == StageId::Prior).unwrap();
+    assert_eq!(prior.calls.len(), 3 * STEPS[0]);
+    let again = generate(&unclip, &made.pictures[1].recipe.options());
+    assert_eq!(again.pictures[0].image, made.pictures[1].image);
+    for n in [0, 65] {
+        let options = options.clone().with_candidates(n);
+        refused(unclip.text_to_image(CAPTION, &options), &["candidates is", "1 to 64"]);
+    }
+    let varied = GenerateOptions::default().with_candidates(2);
+    refused(unclip.image_variation(&[RgbImage::new(9, 9)], &varied), &["candidates is 2"]);
 }
