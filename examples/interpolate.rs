@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let [from, to] = [0, 1].map(|row| ends.narrow(row, 1));
     let way = (0..*frames).map(|k| from.between(&to, k as f64 / (frames - 1) as f64));
     let way = Latents::cat(&way.collect::<Result<Vec<_>, _>>()?)?;
-    studio.write(&studio.draw(&way, None)?.pictures)
+    studio.write(&studio.draw(&way)?.pictures)
 }
 
 /// What the prior makes of captions; the noise is the seed's.

@@ -72,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let embed = |part: &Part| Ok((embedding(&studio, &part.name)?, part.weight));
     let parts = parts.iter().map(embed).collect::<Result<Vec<_>, console::AnyError>>()?;
     let latents = studio.drawn(ImageEmbedding::mix(&parts)?, None)?;
-    studio.write(&studio.draw(&latents, None)?.pictures)
+    studio.write(&studio.draw(&latents)?.pictures)
 }
 
 fn embedding(studio: &Studio, name: &str) -> Result<ImageEmbedding, console::AnyError> {

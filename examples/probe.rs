@@ -51,5 +51,5 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let parts = components.iter().map(|&k| studio.unclip.keep_components(&latents.image, k));
     let image = ImageEmbedding::cat(parts.collect::<Result<_, _>>()?);
     let all = latents.repeat_rows(image.batch()).with_image(image);
-    studio.write(&studio.draw(&all, None)?.pictures)
+    studio.write(&studio.draw(&all)?.pictures)
 }

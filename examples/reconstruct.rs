@@ -57,7 +57,7 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     if let Some(path) = kept {
         latents.save(path, unclip.bundle())?;
     }
-    let made = studio.draw(&latents, None)?;
+    let made = studio.draw(&latents)?;
     let small = unclip.bundle().fit_small(&seen, &unclip.device())?;
     let drawn = to_rgb(made.trace.decoder.ok_or("no picture of the decoder")?).remove(0);
     let (square, _) = unclip.bundle().fit(&seen, &unclip.device())?;

@@ -64,5 +64,5 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     });
     let image = ImageEmbedding::cat(turned.collect::<Result<_, _>>()?);
     let all = latents.repeat_rows(image.batch()).with_image(image);
-    studio.write(&studio.draw(&all, None)?.pictures)
+    studio.write(&studio.draw(&all)?.pictures)
 }

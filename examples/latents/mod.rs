@@ -164,15 +164,9 @@ impl Studio {
         Ok(Latents::drawn(image, options.resolve(self.unclip.bundle())?.decoder))
     }
 
-    /// Latents to pictures, by a sampler or by that of the latents.
-    pub(crate) fn draw(
-        &self,
-        latents: &Latents,
-        sampler: Option<SamplerKind>,
-    ) -> Result<Generated, AnyError> {
-        let mut options = self.options.clone();
-        options.decoder.sampler = sampler;
-        self.show(|unclip| unclip.draw(latents, &options))
+    /// Latents to pictures, by the sampler to which they belong.
+    pub(crate) fn draw(&self, latents: &Latents) -> Result<Generated, AnyError> {
+        self.show(|unclip| unclip.draw(latents, &self.options))
     }
 
     /// Writes pictures as what the name of the result asks for.

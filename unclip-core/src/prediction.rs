@@ -84,6 +84,14 @@ impl<const D: usize> Prediction<D> {
     }
 }
 
+impl<const D: usize> Prediction<D> {
+    /// The sample at another noise level, with this clean sample and that noise: DDIM's step without
+    /// randomness, in either direction (Song et al. 2021, eq. 12).
+    pub(crate) fn at(&self, epsilon: Tensor<D>, alpha_bar: f64) -> Tensor<D> {
+        self.x_0.clone() * alpha_bar.sqrt() + epsilon * (1.0 - alpha_bar).sqrt()
+    }
+}
+
 impl Parameterization {
     /// The clean sample, from the network's output at this step.
     pub fn x_0<const D: usize>(self, x_t: Tensor<D>, output: Tensor<D>, step: &Step) -> Tensor<D> {

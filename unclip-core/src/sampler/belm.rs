@@ -83,10 +83,7 @@ impl Sampler for Walk {
                 belm(levels, x_before.clone(), x_t.clone(), epsilon)
             }
             // DDIM's, which ends at the clean sample
-            _ => {
-                let clean = prediction.x_0.clone() * step.alpha_bar_prev.sqrt();
-                clean + epsilon * (1.0 - step.alpha_bar_prev).sqrt()
-            }
+            _ => prediction.at(epsilon, step.alpha_bar_prev),
         };
         self.noisier = Some((step, x_t));
         Stepped { x_prev, x_0: prediction.x_0 }
@@ -152,10 +149,7 @@ pub fn invert_exactly<const D: usize>(
                 let levels = [before.alpha_bar, from.alpha_bar, to.alpha_bar].map(level);
                 belm(levels, x_before, x_t.clone(), epsilon)
             }
-            None => {
-                let clean = prediction.x_0.clone() * to.alpha_bar.sqrt();
-                clean + epsilon * (1.0 - to.alpha_bar).sqrt()
-            }
+            None => prediction.at(epsilon, to.alpha_bar),
         };
         let x_0 = &prediction.x_0;
         let event = StepEvent { index, total, timestep: from.timestep, x_0 };

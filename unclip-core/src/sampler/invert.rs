@@ -30,9 +30,9 @@ pub fn invert<const D: usize>(
         let (from, to) = (schedule.step(index), schedule.step(index + 1));
         let prediction = denoiser.denoise(x_t.clone(), &from).guided(&from);
         let epsilon = prediction.epsilon(x_t, &from);
-        let x_0 = prediction.x_0;
-        x_t = x_0.clone() * to.alpha_bar.sqrt() + epsilon * (1.0 - to.alpha_bar).sqrt();
-        let event = StepEvent { index, total, timestep: from.timestep, x_0: &x_0 };
+        x_t = prediction.at(epsilon, to.alpha_bar);
+        let x_0 = &prediction.x_0;
+        let event = StepEvent { index, total, timestep: from.timestep, x_0 };
         if observer.on_step(event).is_break() {
             return Err(Interrupted { done: index + 1, total });
         }

@@ -67,13 +67,20 @@ impl<'a> Reverse<'a> {
 
     /// The noise of this step, `[batch, values]`; `None` at the last, which adds none.
     pub fn noise(&mut self, x_t: &Tensor<2>) -> Option<Tensor<2>> {
-        let draw = Draw::Step(self.step.index);
-        let draw = (!self.step.is_last()).then(|| self.noise.draw(draw, self.shape));
-        draw.map(|data| {
-            let values = TensorData::new(data.iter::<f32>().collect(), x_t.dims());
-            Tensor::from_data(values, &x_t.device())
-        })
+        let Self { step, noise, shape, .. } = self;
+        (!step.is_last()).then(|| draw(&mut **noise, step.index, shape, x_t))
     }
+}
+
+/// The noise of a step, as rows like `like`; `shape` is that of the samples.
+pub(super) fn draw(
+    noise: &mut dyn NoiseSource,
+    index: usize,
+    shape: &[usize],
+    like: &Tensor<2>,
+) -> Tensor<2> {
+    let values = noise.draw(Draw::Step(index), shape).iter::<f32>().collect();
+    Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
 }
 
 /// A sampling method with its parameters; [`start`](Self::start) makes a [`Sampler`] for one run.

@@ -1,10 +1,10 @@
 //! The one reverse loop.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
-use super::method::{Reverse, Sampler, Stepped};
+use super::method::{Reverse, Sampler, Stepped, draw};
 use crate::{
-    Denoiser, Draw, Interrupted, NoiseSchedule, NoiseSource, Observer, Prediction, Step, StepEvent,
+    Denoiser, Interrupted, NoiseSchedule, NoiseSource, Observer, Prediction, Step, StepEvent,
 };
 
 /// Walks a schedule from its noisiest step to its cleanest and returns the sample.
@@ -131,7 +131,7 @@ impl KeptRows {
         let known = if step.is_last() {
             self.x_0.clone()
         } else {
-            let epsilon = draw(noise, step, shape, &x_prev);
+            let epsilon = draw(noise, step.index, shape, &x_prev);
             self.x_0.clone() * level.sqrt() + epsilon * (1.0 - level).sqrt()
         };
         // a choice and no mixture: what is kept stays to the last bit
@@ -146,11 +146,6 @@ fn noisier(
     noise: &mut dyn NoiseSource,
     shape: &[usize],
 ) -> Tensor<2> {
-    let epsilon = draw(noise, step, shape, &x_prev);
+    let epsilon = draw(noise, step.index, shape, &x_prev);
     x_prev * (1.0 - step.beta).sqrt() + epsilon * step.beta.sqrt()
-}
-
-fn draw(noise: &mut dyn NoiseSource, step: &Step, shape: &[usize], like: &Tensor<2>) -> Tensor<2> {
-    let values = noise.draw(Draw::Step(step.index), shape).iter::<f32>().collect();
-    Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
 }
