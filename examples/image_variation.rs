@@ -4,7 +4,8 @@
 //! cargo run --release --example image_variation -- picture.png --n 4 --grid
 //! ```
 //! The picture is embedded by CLIP and decoded again: what the embedding holds stays, the rest is
-//! drawn anew. Works with every model that has an image encoder.
+//! drawn anew. Works with every model that has an image encoder. With `--eta` the rest is not drawn
+//! anew, but starts from the picture's own noise: at 0 the picture itself comes back.
 
 #[path = "shared/apart.rs"]
 mod apart;
@@ -12,7 +13,10 @@ mod apart;
 mod console;
 #[path = "shared/memory.rs"]
 mod memory;
+#[macro_use]
 mod pictures;
+#[path = "shared/prior.rs"]
+mod prior;
 #[path = "shared/seed.rs"]
 mod seed;
 
@@ -22,11 +26,17 @@ use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
 use unclip::clip::Fit;
-use unclip::{Bundle, Device, GenerateOptions, Precision, ReadOptions, RgbImage};
+use unclip::{
+    Bundle, Ddim, Device, GenerateOptions, Generated, Precision, ReadOptions, Recipe, RgbImage,
+    StageOptions, Variation,
+};
 
 use console::AnyError;
 use pictures::places::Plan;
 use pictures::{Common, Work};
+use prior::PriorChoice;
+
+guided_stage!(PriorArguments, "prior");
 
 /// Makes variations of pictures.
 #[derive(Debug, Parser)]
@@ -41,6 +51,23 @@ struct Arguments {
     /// Color behind transparent pictures: white, black, or one as in ff8000 or f80
     #[arg(long, value_name = "COLOR", default_value = "white")]
     background: Color,
+    /// A caption that counts beside the picture [default: ""]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// How much the picture counts: from 0, where the caption alone is drawn, to 1 [default: 1]
+    #[arg(long, value_name = "SHARE")]
+    strength: Option<f64>,
+    /// Let the prior draw another embedding from the picture's, as it does from a caption's
+    #[arg(long)]
+    through_prior: bool,
+    /// Start from the picture's own noise, of which a step keeps the less the larger ETA is: 0
+    /// gives the picture back, 1 a free variation
+    #[arg(long, value_name = "ETA", conflicts_with_all = ["decoder-sampler", "from", "noise"])]
+    eta: Option<f64>,
+    #[command(flatten)]
+    choice: PriorChoice,
+    #[command(flatten)]
+    prior: PriorArguments,
     #[command(flatten)]
     common: Common,
 }
@@ -94,36 +121,51 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         return Err("a picture of a caption, not a variation: use text_to_image --from".into());
     }
     let bundle = common.bundle(fit, recipes.first())?;
-    let asked = common.options()?;
+    let asked = common.options()?.with_prior(arguments.prior.options());
+    let asked = arguments.choice.of(asked, &bundle)?;
     let precision = recipes.first().map_or(Precision::default(), |recipe| recipe.precision);
-    let again = recipes.iter().map(|recipe| common.again(recipe, &asked, &bundle));
-    let mut all_options = again.collect::<Result<Vec<_>, _>>()?;
-    if all_options.is_empty() {
-        all_options.push(asked);
+    let mut calls = Vec::new();
+    for recipe in &recipes {
+        let mut options = common.again(recipe, &asked, &bundle)?;
+        options.candidates = arguments.choice.candidates.unwrap_or(options.candidates);
+        calls.push((options, arguments.variation(Some(recipe))));
     }
-    let was_sheet = all_options.len() > 1;
+    if calls.is_empty() {
+        calls.push((asked, arguments.variation(None)));
+    }
+    let was_sheet = calls.len() > 1;
     let plan = Plan {
         file: "variation",
         folder: "variations",
         items: paths.len(),
-        n: if was_sheet { all_options.len() } else { all_options[0].n },
+        n: if was_sheet { calls.len() } else { calls[0].0.n },
         many: false,
         was_sheet,
         others: Vec::new(),
         model: None,
-        inputs: paths.iter().map(PathBuf::as_path).collect(),
+        inputs: paths.iter().chain(&arguments.choice.gallery).map(PathBuf::as_path).collect(),
     };
     let (device, Color(background)) = (common.device()?, arguments.background);
     let options = ReadOptions::default().with_background(background);
     let images = paths.iter().map(|path| read(path, &options, &bundle, &device));
     let images = images.collect::<Result<Vec<_>, _>>()?;
     let together = if common.is_one_batch() { images.len() } else { 1 };
-    let reused = images.len() > together || was_sheet;
+    let reused = images.len() > together || was_sheet || arguments.eta.is_some();
     let mut work = common.begin(bundle, precision, reused, plan)?;
     for (images, paths) in images.chunks(together).zip(paths.chunks(together)) {
         let mut sheet = Vec::new();
-        for options in &all_options {
-            sheet.extend(vary(&mut work, common, (images, paths), options)?);
+        for (options, variation) in &calls {
+            let options = work.with_negative(common, options.clone())?;
+            let mut made = match arguments.eta {
+                None => work.make(common, |unclip| unclip.vary(images, variation, &options))?,
+                Some(eta) => from_noise(&mut work, common, (images, variation), options, eta)?,
+            };
+            let n = made.pictures.len() / paths.len();
+            for (i, picture) in made.pictures.iter_mut().enumerate() {
+                let name = paths[i / n].file_name().unwrap_or_default();
+                picture.recipe.picture = Some(name.to_string_lossy().into_owned());
+            }
+            sheet.extend(made.pictures);
         }
         work.write(&sheet)?;
     }
@@ -150,17 +192,40 @@ fn read(
     Ok(image)
 }
 
-/// Variations of some pictures, each with the name of its picture in the recipe.
-fn vary(
+/// Variations that start from the pictures' own noise.
+fn from_noise(
     work: &mut Work,
     common: &Common,
-    (images, paths): (&[RgbImage], &[PathBuf]),
-    options: &GenerateOptions,
-) -> Result<Vec<unclip::Picture>, AnyError> {
-    let mut made = work.make(common, |unclip| unclip.image_variation(images, options))?;
-    for (i, picture) in made.pictures.iter_mut().enumerate() {
-        let name = paths[i / options.n].file_name().unwrap_or_default();
-        picture.recipe.picture = Some(name.to_string_lossy().into_owned());
+    (images, variation): (&[RgbImage], &Variation<'_>),
+    mut options: GenerateOptions,
+    eta: f64,
+) -> Result<Generated, AnyError> {
+    let decoder = options.decoder.clone();
+    let mut latents = work.show(|unclip| unclip.invert(images, &decoder))?;
+    if *variation != Variation::default() {
+        let image = work.show(|unclip| unclip.reimagine(&latents.image, variation, &options))?;
+        latents = latents.with_image(image).with_caption(variation.caption);
     }
-    Ok(made.pictures)
+    options.decoder = decoder.with_sampler(Ddim { eta });
+    // the embeddings are made
+    options.prior = StageOptions::default();
+    (options.prior_kind, options.gallery, options.neighbors) = (None, None, None);
+    options.candidates = 1;
+    work.make(common, |unclip| unclip.draw(&latents, &options))
+}
+
+impl Arguments {
+    /// What goes in beside the picture: as a recipe has it, unless something else is asked for.
+    fn variation<'a>(&'a self, recipe: Option<&'a Recipe>) -> Variation<'a> {
+        let before = recipe.map_or(Variation::default(), |recipe| Variation {
+            caption: &recipe.prompt,
+            strength: recipe.strength,
+            through_prior: recipe.through_prior,
+        });
+        Variation {
+            caption: self.prompt.as_deref().unwrap_or(before.caption),
+            strength: self.strength.unwrap_or(before.strength),
+            through_prior: self.through_prior || before.through_prior,
+        }
+    }
 }

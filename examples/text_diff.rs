@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use unclip::{Ddim, ImageEmbedding, InvalidSetting};
+use unclip::{Ddim, ImageEmbedding, InvalidSetting, SHARE};
 
 use latents::Common;
 
@@ -42,6 +42,11 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u64).range(2..=64))]
     frames: u64,
+    /// Share of the variance of pictures' embeddings that a turned one keeps: beyond it lies what
+    /// no picture has [default: 0.995; 1, which is everything, for a model without principal
+    /// components]
+    #[arg(long, value_name = "SHARE")]
+    keep_variance: Option<f64>,
     #[command(flatten)]
     common: Common,
 }
@@ -51,18 +56,25 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
-    let Arguments { picture, from, to, theta, frames, common } = arguments;
+    let Arguments { picture, from, to, theta, frames, common, .. } = arguments;
     let studio = common.open("text_diff.png", *frames as usize, &[picture], &[])?;
     InvalidSetting::check_range("theta", *theta, 0.0, 1.0)?;
     studio.look_at(&[from, to]);
     let texts = studio.unclip.embed_texts(&[from, to])?;
     let [from, to] = [0, 1].map(|row| texts.narrow(row, 1).pooled);
+    let share = arguments.keep_variance.unwrap_or(match &studio.unclip.bundle().prior {
+        Some(prior) if prior.config().principal_components => SHARE,
+        _ => 1.0,
+    });
     let latents = studio.invert(&[studio.read(picture)?], Ddim { eta: 0.0 })?;
     let turned = (0..*frames).map(|k| {
         let theta = theta * k as f64 / (frames - 1) as f64;
-        latents.image.text_diff(&from, &to, theta)
+        let turned = latents.image.text_diff(&from, &to, theta)?;
+        // the first frame is the picture itself
+        let is_whole = k == 0 || share == 1.0;
+        if is_whole { Ok(turned) } else { studio.unclip.keep_variance(&turned, share) }
     });
-    let image = ImageEmbedding::cat(turned.collect::<Result<_, _>>()?);
+    let image = ImageEmbedding::cat(turned.collect::<Result<_, unclip::Error>>()?);
     let all = latents.repeat_rows(image.batch()).with_image(image);
     studio.write(&studio.draw(&all)?.pictures)
 }

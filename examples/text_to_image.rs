@@ -15,6 +15,8 @@ mod console;
 mod memory;
 #[macro_use]
 mod pictures;
+#[path = "shared/prior.rs"]
+mod prior;
 #[path = "shared/seed.rs"]
 mod seed;
 
@@ -27,6 +29,7 @@ use unclip::{Bundle, GenerateOptions, Precision, Recipe};
 use console::AnyError;
 use pictures::Common;
 use pictures::places::Plan;
+use prior::PriorChoice;
 
 guided_stage!(PriorArguments, "prior");
 
@@ -41,10 +44,8 @@ struct Arguments {
     /// the folder --out
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "from"])]
     prompts: Option<PathBuf>,
-    /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
-    /// kept [default: 1]
-    #[arg(long, value_name = "N")]
-    candidates: Option<usize>,
+    #[command(flatten)]
+    choice: PriorChoice,
     #[command(flatten)]
     prior: PriorArguments,
     #[command(flatten)]
@@ -69,12 +70,16 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         was_sheet,
         others: Vec::new(),
         model: None,
-        inputs: arguments.prompts.as_deref().into_iter().collect(),
+        inputs: [&arguments.prompts, &arguments.choice.gallery]
+            .into_iter()
+            .filter_map(Option::as_deref)
+            .collect(),
     };
     let mut work = common.begin(bundle, precision, calls.len() > 1, plan)?;
     let mut sheet = Vec::new();
     for Call { captions, options } in &calls {
-        let made = work.make(common, |unclip| unclip.text_to_images(captions, options))?;
+        let options = work.with_negative(common, options.clone())?;
+        let made = work.make(common, |unclip| unclip.text_to_images(captions, &options))?;
         if was_sheet {
             sheet.extend(made.pictures);
         } else {
@@ -109,10 +114,8 @@ fn request(
     bundle: &Bundle,
 ) -> Result<Request, AnyError> {
     let common = &arguments.common;
-    let mut options = common.options()?.with_prior(arguments.prior.options());
-    if let Some(candidates) = arguments.candidates {
-        options.candidates = candidates;
-    }
+    let options = common.options()?.with_prior(arguments.prior.options());
+    let options = arguments.choice.of(options, bundle)?;
     if let Some(first) = recipes.first() {
         if let Some(picture) = recipes.iter().find_map(|recipe| recipe.picture.as_ref()) {
             let message = format!("a variation of {picture:?}, not a picture of a caption");
@@ -121,7 +124,7 @@ fn request(
         let (precision, was_sheet) = (first.precision, recipes.len() > 1);
         let call = |recipe: Recipe| -> Result<Call, AnyError> {
             let mut options = common.again(&recipe, &options, bundle)?;
-            options.candidates = arguments.candidates.unwrap_or(options.candidates);
+            options.candidates = arguments.choice.candidates.unwrap_or(options.candidates);
             Ok(Call { captions: vec![recipe.prompt], options })
         };
         let calls = recipes.into_iter().map(call).collect::<Result<_, _>>()?;

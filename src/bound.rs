@@ -13,7 +13,7 @@ pub struct Bound<'a, T: StageConfig, const D: usize> {
     pub(crate) config: &'a T,
     pub(crate) diffusion: &'a DiffusionConfig,
     pub(crate) network: T::Network,
-    pub(crate) denoiser: Box<dyn Denoiser<D>>,
+    pub(crate) denoiser: Box<dyn Denoiser<D> + 'a>,
     pub(crate) settings: StageSettings,
     pub(crate) shape: [usize; D],
     /// Its place in [`Run::costs`](crate::Run::costs).
@@ -37,6 +37,24 @@ impl<T: StageConfig, const D: usize> Bound<'_, T, D> {
     /// Shape of the sample, `[batch, ..]`.
     pub fn sample_shape(&self) -> [usize; D] {
         self.shape
+    }
+}
+
+type Preview<'a, const D: usize> = dyn Fn(&Tensor<D>) -> Option<Tensor<4>> + 'a;
+
+/// What a loop is told of: its stage, the stage's place among the costs, and what turns a clean
+/// sample into a preview.
+pub(crate) struct Listened<'a, const D: usize> {
+    pub(crate) stage: StageId,
+    pub(crate) cost: usize,
+    pub(crate) preview: Box<Preview<'a, D>>,
+}
+
+#[expect(private_bounds, reason = "the two public traits in one word")]
+impl<T: Diffuses<D>, const D: usize> Bound<'_, T, D> {
+    pub(crate) fn listened(&self) -> Listened<'_, D> {
+        let preview = Box::new(|x_0: &Tensor<D>| self.config.preview(x_0));
+        Listened { stage: self.stage, cost: self.cost, preview }
     }
 }
 

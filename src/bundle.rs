@@ -11,7 +11,7 @@ use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::Placement;
 use unclip_nn::checkpoint::{LoadError, StageFiles};
-use unclip_prior::DiffusionPriorConfig;
+use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::UpsamplerConfig;
 
 use crate::{Error, Slot, StageId};
@@ -30,8 +30,11 @@ pub struct Bundle {
     pub text_encoder: Slot<TextEncoderConfig>,
     /// CLIP's image tower, if the model has one.
     pub image_encoder: Option<Slot<ImageEncoderConfig>>,
-    /// The prior, if the model has one; only tasks that start from a picture work without it.
+    /// The diffusion prior, if the model has one; without any prior, only tasks that start from a
+    /// picture work.
     pub prior: Option<Slot<DiffusionPriorConfig>>,
+    /// The autoregressive prior, if the model has one.
+    pub ar_prior: Option<Slot<ArPriorConfig>>,
     /// The decoder.
     pub decoder: Slot<DecoderConfig>,
     /// The upsamplers, in order.
@@ -45,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) text_encoder: StageFiles<TextEncoderConfig>,
     pub(crate) image_encoder: Option<StageFiles<ImageEncoderConfig>>,
     pub(crate) prior: Option<StageFiles<DiffusionPriorConfig>>,
+    pub(crate) ar_prior: Option<StageFiles<ArPriorConfig>>,
     pub(crate) decoder: StageFiles<DecoderConfig>,
     pub(crate) upsamplers: Vec<StageFiles<UpsamplerConfig>>,
 }
@@ -69,6 +73,7 @@ impl Bundle {
             text_encoder: Slot::new(StageId::TextEncoder, parts.text_encoder),
             image_encoder: parts.image_encoder.map(|it| Slot::new(StageId::ImageEncoder, it)),
             prior: parts.prior.map(|prior| Slot::new(StageId::Prior, prior)),
+            ar_prior: parts.ar_prior.map(|prior| Slot::new(StageId::ArPrior, prior)),
             decoder: Slot::new(StageId::Decoder, parts.decoder),
             upsamplers: upsamplers.map(|(n, it)| Slot::new(StageId::Upsampler(n), it)).collect(),
         };
@@ -81,16 +86,25 @@ impl Bundle {
         self.text_encoder.keep(placement)?;
         self.image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
+        self.ar_prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.decoder.keep(placement)?;
         Ok(self.upsamplers.iter_mut().try_for_each(|stage| stage.keep(placement))?)
     }
 
-    /// The prior.
+    /// The diffusion prior.
     ///
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
     pub fn prior(&self) -> Result<&Slot<DiffusionPriorConfig>, Error> {
         self.prior.as_ref().ok_or_else(|| missing(&self.origin, StageId::Prior))
+    }
+
+    /// The autoregressive prior.
+    ///
+    /// # Errors
+    /// [`Error::MissingStage`] if the model has none.
+    pub fn ar_prior(&self) -> Result<&Slot<ArPriorConfig>, Error> {
+        self.ar_prior.as_ref().ok_or_else(|| missing(&self.origin, StageId::ArPrior))
     }
 
     /// CLIP's image tower.
@@ -115,33 +129,48 @@ impl Bundle {
         }
     }
 
-    /// How the model was opened, as far as it matters for a picture of a caption, or else of a
-    /// picture.
-    pub(crate) fn opened(&self, of_caption: bool) -> OpenOptions {
-        let encoder = self.image_encoder.as_ref().filter(|_| !of_caption);
+    /// How the model was opened, as far as it matters for a picture that the image encoder has a
+    /// part in, or not.
+    pub(crate) fn opened(&self, of_picture: bool) -> OpenOptions {
+        let encoder = self.image_encoder.as_ref().filter(|_| of_picture);
         let fit = encoder.map(|encoder| encoder.config().fit);
         OpenOptions { padding: Some(self.tokenizer.padding()), fit }
     }
 
-    /// Names of the weights of the stages that have a part in a picture of a caption, or else of a
-    /// picture.
+    /// Names of the weights of the stages that have a part in a picture: the image encoder or not,
+    /// a prior or none, and the others.
     pub(crate) fn fingerprints(
         &self,
-        of_caption: bool,
+        of_picture: bool,
+        prior: Option<StageId>,
     ) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
         let mut add =
             |id: StageId, fingerprint: &str| all.insert(id.to_string(), fingerprint.into());
         add(StageId::TextEncoder, self.text_encoder.fingerprint()?);
-        if let Some(prior) = self.prior.as_ref().filter(|_| of_caption) {
-            add(StageId::Prior, prior.fingerprint()?);
+        if let Some(prior) = self.prior.as_ref().filter(|it| prior == Some(it.id())) {
+            add(prior.id(), prior.fingerprint()?);
         }
-        if let Some(encoder) = self.image_encoder.as_ref().filter(|_| !of_caption) {
+        if let Some(prior) = self.ar_prior.as_ref().filter(|it| prior == Some(it.id())) {
+            add(prior.id(), prior.fingerprint()?);
+        }
+        if let Some(encoder) = self.image_encoder.as_ref().filter(|_| of_picture) {
             add(StageId::ImageEncoder, encoder.fingerprint()?);
         }
         add(StageId::Decoder, self.decoder.fingerprint()?);
         for upsampler in &self.upsamplers {
             add(upsampler.id(), upsampler.fingerprint()?);
+        }
+        Ok(all)
+    }
+
+    /// Names of the weights of CLIP, as far as the model has it: its text tower, and its image
+    /// tower.
+    pub(crate) fn clip_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
+        let text = &self.text_encoder;
+        let mut all = BTreeMap::from([(text.id().to_string(), text.fingerprint()?.into())]);
+        if let Some(image) = &self.image_encoder {
+            all.insert(image.id().to_string(), image.fingerprint()?.into());
         }
         Ok(all)
     }
@@ -179,6 +208,9 @@ impl Bundle {
         if let Some(prior) = &self.prior {
             space(StageId::Prior, prior.embedding_space())?;
         }
+        if let Some(prior) = &self.ar_prior {
+            space(StageId::ArPrior, prior.embedding_space())?;
+        }
         if let Some(image) = &self.image_encoder {
             space(StageId::ImageEncoder, image.embedding_space())?;
         }
@@ -189,6 +221,12 @@ impl Bundle {
             width(StageId::Prior, "d_embedding", prior.d_embedding, d_embedding)?;
             width(StageId::Prior, "d_text", prior.d_text, d_text)?;
             width(StageId::Prior, "context_length", prior.context_length, length)?;
+        }
+        if let Some(prior) = self.ar_prior.as_ref().map(Slot::config) {
+            let length = text.context_length;
+            width(StageId::ArPrior, "d_embedding", prior.d_embedding, d_embedding)?;
+            width(StageId::ArPrior, "d_text", prior.d_text, d_text)?;
+            width(StageId::ArPrior, "context_length", prior.context_length, length)?;
         }
         if let Some(image) = self.image_encoder.as_ref().map(Slot::config) {
             width(StageId::ImageEncoder, "d_embedding", image.d_embedding, d_embedding)?;

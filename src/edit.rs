@@ -12,8 +12,8 @@ use crate::pipeline::finish;
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
-    Error, GenerateOptions, Generated, Observed, Picture, Recipe, Run, Settings, StageId,
-    StageOptions, Start, UnClip,
+    Error, GenerateOptions, Generated, Observed, Picture, Recipe, Run, Settings, StageId, Start,
+    UnClip,
 };
 
 /// What an edited picture shows.
@@ -88,8 +88,7 @@ impl Observed<'_> {
         let settings = subject.settings(options, unclip)?;
         let steps = settings.steps() - settings.decoder.steps;
         let steps = steps + resampling.calls(settings.decoder.steps);
-        let made_by =
-            MadeBy::of(&unclip.bundle, unclip.placement.precision, subject.has_caption())?;
+        let made_by = subject.made_by(unclip, &settings)?;
         let mut run = self.start(&seeds, options, steps);
         let condition = subject.condition(&mut run, unclip, &settings)?;
         let device = unclip.device();
@@ -135,8 +134,7 @@ impl Observed<'_> {
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
         let steps = ((strength * settings.decoder.steps as f64).round() as usize).max(1);
-        let made_by =
-            MadeBy::of(&unclip.bundle, unclip.placement.precision, subject.has_caption())?;
+        let made_by = subject.made_by(unclip, &settings)?;
         let total = settings.steps() - settings.decoder.steps + steps;
         let side = unclip.bundle.decoder.config().unet.image_size as u32;
         let small = bicubic_8bit(&Square::of(picture).cut(picture), side, side);
@@ -165,19 +163,20 @@ impl Subject<'_> {
         matches!(self, Self::Caption(_))
     }
 
+    fn made_by(&self, unclip: &UnClip, settings: &Settings) -> Result<MadeBy, Error> {
+        let precision = unclip.placement.precision;
+        MadeBy::of(&unclip.bundle, precision, !self.has_caption(), settings)
+    }
+
     /// The settings, without those of stages that have no part in it.
     fn settings(&self, options: &GenerateOptions, unclip: &UnClip) -> Result<Settings, Error> {
         let mut settings = options.resolve(&unclip.bundle)?;
         if !self.has_caption() {
-            if options.prior != StageOptions::default() {
-                let found = format!("{:?}", options.prior);
-                let expected = "absent: only a caption alone has a prior";
-                return Err(InvalidSetting::new("prior options", found, expected).into());
-            }
-            options.expect_no_candidates()?;
-            settings.prior = None;
+            options.expect_no_prior("only a caption alone has a prior")?;
+            settings = settings.without_prior();
         }
-        settings.check_negative_prompt(&options.negative_prompt)?;
+        settings.check_negatives(options, &unclip.bundle)?;
+        settings.check_clip(self.caption())?;
         Ok(settings)
     }
 

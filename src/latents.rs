@@ -26,6 +26,8 @@ pub struct Latents {
     pub start: Start<4>,
     /// The decoder's steps to which the start belongs.
     pub settings: StageSettings,
+    /// A caption that the decoder gets beside the embedding; an inversion leaves it empty.
+    pub caption: String,
 }
 
 /// What a file of latents says of itself.
@@ -33,6 +35,8 @@ pub struct Latents {
 #[serde(deny_unknown_fields)]
 struct Label {
     settings: StageSettings,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    caption: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     steps: Option<usize>,
     /// Fingerprints of the stages to which the latents mean something.
@@ -45,7 +49,13 @@ const LABEL: &str = "unclip.latents";
 impl Latents {
     /// Embeddings whose noise the seeds draw, by these steps.
     pub fn drawn(image: ImageEmbedding, settings: StageSettings) -> Self {
-        Self { image, start: Start::default(), settings }
+        Self { image, start: Start::default(), settings, caption: String::new() }
+    }
+
+    /// The same with a caption beside the embedding.
+    #[must_use]
+    pub fn with_caption(self, caption: impl Into<String>) -> Self {
+        Self { caption: caption.into(), ..self }
     }
 
     /// Number of pictures.
@@ -101,7 +111,7 @@ impl Latents {
             ..Start::default()
         };
         let image = ImageEmbedding::cat(parts.iter().map(|part| part.image.clone()).collect());
-        Ok(Self { image, start, settings: first.settings.clone() })
+        Ok(Self { image, start, ..first.clone() })
     }
 
     /// The latents on the way to `other`, row by row: both move on their spheres (paper, section
@@ -123,7 +133,7 @@ impl Latents {
             ..Start::default()
         };
         let image = self.image.between(&other.image, t)?;
-        Ok(Self { image, start, settings: self.settings.clone() })
+        Ok(Self { image, start, ..self.clone() })
     }
 
     /// Writes them as safetensors, in f32: `image`, `x_t`, and `x_prev` of an exact inversion.
@@ -138,6 +148,7 @@ impl Latents {
         tensors.extend(self.start.x_prev.as_ref().map(|x_prev| values("x_prev", x_prev)));
         let label = Label {
             settings: self.settings.clone(),
+            caption: self.caption.clone(),
             steps: self.start.steps,
             weights: bundle.latent_space()?,
         };
@@ -211,14 +222,14 @@ impl Latents {
             ..Start::default()
         };
         let image = ImageEmbedding(Tensor::from_data(image, device));
-        let latents = Self { image, start, settings: label.settings };
+        let latents = Self { image, start, settings: label.settings, caption: label.caption };
         latents.check(bundle).map_err(|error| error.within(&name.to_string()))?;
         Ok(latents)
     }
 
     /// Checks that the parts fit each other and the model.
     pub(crate) fn check(&self, bundle: &Bundle) -> Result<(), InvalidSetting> {
-        let Self { image, start, settings } = self;
+        let Self { image, start, settings, .. } = self;
         let (d_embedding, side) =
             (bundle.text_encoder.config().d_embedding, bundle.decoder.config().unet.image_size);
         let expect = |name: &str, found: &[usize], expected: &[usize]| {
@@ -255,18 +266,18 @@ impl Latents {
             steps: self.start.steps,
             ..Start::default()
         };
-        Self { image: self.image.clone(), start, settings: self.settings.clone() }
+        Self { start, ..self.clone() }
     }
 
     /// Refuses latents that were found in another way.
     fn expect_same_steps(&self, other: &Self) -> Result<(), InvalidSetting> {
         let of = |latents: &Self| {
-            let Self { settings, start, .. } = latents;
+            let Self { settings, start, caption, .. } = latents;
             let StageSettings { steps, guidance_scale, sampler, spacing, .. } = settings;
             let noise = if start.x_t.is_some() { "noise of its own" } else { "the seed's noise" };
             let taken = start.steps.unwrap_or(*steps);
             format!(
-                "{taken} of {steps} steps, {spacing}, {sampler}, guidance {guidance_scale}, {noise}"
+                "{taken} of {steps} steps, {spacing}, {sampler}, guidance {guidance_scale}, {noise}, {caption:?}"
             )
         };
         let (ours, others) = (of(self), of(other));

@@ -37,6 +37,7 @@
 
 mod bound;
 mod bundle;
+mod clip_guidance;
 mod cost;
 mod device;
 mod edit;
@@ -50,35 +51,45 @@ mod manipulate;
 mod options;
 mod pictures;
 mod pipeline;
+mod priors;
 mod recipe;
 mod recorded;
 mod run;
+mod similarity;
 mod slot;
 mod square;
 mod stage_id;
+mod stage_options;
 mod trace;
+mod vary;
 
 pub use bound::{Bound, Start};
 pub use bundle::{Bundle, OpenOptions};
+pub use clip_guidance::ClipGuidance;
 pub use cost::StageCost;
 pub use device::device;
 pub use edit::Subject;
 pub use error::Error;
 pub use event::{Event, Observer};
 pub use latents::Latents;
-pub use options::{GenerateOptions, MAX_IMAGES, Settings, StageOptions, StageSettings};
+pub use manipulate::SHARE;
+pub use options::{GenerateOptions, MAX_IMAGES, Settings};
 pub use pictures::{
     LeftOut, Picture, PictureFormat, ReadOptions, ReadPicture, Sheet, grid, is_animation,
     picture_from_bytes, read_picture, strip, write_animation, write_picture,
 };
 pub use pipeline::{Generated, Observed, Residency, UnClip};
+pub use priors::{ArSettings, Gallery, PriorKind, PriorSettings, RetrievalSettings};
 pub use recipe::Recipe;
 pub use recorded::RecordedNoise;
 pub use run::Run;
+pub use similarity::Similarity;
 pub use slot::Slot;
 pub use square::Cropped;
 pub use stage_id::StageId;
+pub use stage_options::{StageOptions, StageSettings};
 pub use trace::Trace;
+pub use vary::Variation;
 
 pub use burn::tensor::{Device, Tensor};
 pub use image::RgbImage;

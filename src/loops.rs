@@ -5,10 +5,10 @@ use std::time::Instant;
 use burn::tensor::Tensor;
 use unclip_core::{
     Draw, ExactStart, Guide, Interrupted, InvalidSetting, Kept, NoiseSource, Resampling,
-    SeededNoise, StepEvent, inpaint, invert, invert_exactly, sample,
+    SeededNoise, Steering, StepEvent, inpaint, invert, invert_exactly, sample,
 };
 
-use crate::bound::Diffuses;
+use crate::bound::{Diffuses, Listened};
 use crate::finite::finite;
 use crate::{Bound, Error, Event, Run, Slot, StageCost, StageSettings, Start};
 
@@ -23,9 +23,11 @@ impl<'a> Run<'a> {
         let config = slot.config();
         let (network, loading) = slot.network(self.placement)?;
         let start = Instant::now();
-        let (scale, within) = (settings.guidance_scale, settings.guidance_range);
-        let guide = null.map(|null| Guide { null, scale, within });
-        let denoiser = config.denoiser(&network, condition, guide);
+        let StageSettings { guidance_scale: scale, image_guidance: image_scale, .. } = *settings;
+        let within = settings.guidance_range;
+        let guide = null.map(|null| Guide { null, scale, image_scale, within });
+        let steering = Steering { guide, dynamic_threshold: settings.dynamic_threshold };
+        let denoiser = config.denoiser(&network, condition, steering);
         self.costs.push(StageCost::new(slot.id(), loading, start, &network));
         Ok(Bound {
             stage: slot.id(),
@@ -80,7 +82,7 @@ impl<'a> Run<'a> {
             None => kind.start(bound.diffusion.variance),
         };
         let denoiser = bound.denoiser();
-        let x_0 = self.listen(bound, |listen| {
+        let x_0 = self.listen(bound.listened(), |listen| {
             sample(denoiser, &mut *sampler, &schedule, x_t, &mut *noise, listen)
         })?;
         Ok(bound.config.output(&bound.network, x_0))
@@ -99,7 +101,7 @@ impl<'a> Run<'a> {
     ) -> Result<Tensor<D>, Error> {
         let x_0 = bound.config.sample_of(&bound.network, output);
         let schedule = bound.schedule()?;
-        self.listen(bound, |listen| invert(bound.denoiser(), &schedule, x_0, listen))
+        self.listen(bound.listened(), |listen| invert(bound.denoiser(), &schedule, x_0, listen))
     }
 
     /// The exact way back: the start from which the same steps, except for the noisiest, give this
@@ -122,7 +124,7 @@ impl<'a> Run<'a> {
         let steps = schedule.len() - 1;
         let schedule = schedule.cleanest(steps)?;
         let mut x_prev = None;
-        let x_t = self.listen(bound, |listen| {
+        let x_t = self.listen(bound.listened(), |listen| {
             let start = invert_exactly(bound.denoiser(), &schedule, x_0, listen)?;
             x_prev = Some(start.x_prev);
             Ok(start.x_t)
@@ -164,20 +166,19 @@ impl<'a> Run<'a> {
         let x_t = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
         let mut sampler = kind.start(bound.diffusion.variance);
         let (denoiser, plan) = (bound.denoiser(), (&schedule, resampling));
-        let x_0 = self.listen(bound, |listen| {
+        let x_0 = self.listen(bound.listened(), |listen| {
             inpaint(denoiser, &mut *sampler, plan, x_t, kept, &mut *noise, listen)
         })?;
         Ok(bound.config.output(&bound.network, x_0))
     }
 
     /// Runs a loop, whose steps are counted, timed and told.
-    fn listen<T: Diffuses<D>, const D: usize>(
+    pub(crate) fn listen<const D: usize>(
         &mut self,
-        bound: &Bound<'_, T, D>,
+        Listened { stage, cost, preview }: Listened<'_, D>,
         work: impl FnOnce(&mut dyn unclip_core::Observer<D>) -> Result<Tensor<D>, Interrupted>,
     ) -> Result<Tensor<D>, Error> {
-        let stage = bound.stage;
-        let cost = self.costs.get_mut(bound.cost).filter(|cost| cost.stage == stage);
+        let cost = self.costs.get_mut(cost).filter(|cost| cost.stage == stage);
         // costs can be taken away, and a bound stage can be given to another run
         let mut apart = Vec::new();
         let calls = cost.map_or(&mut apart, |cost| &mut cost.calls);
@@ -187,7 +188,7 @@ impl<'a> Run<'a> {
         let mut listen = |event: StepEvent<'_, D>| {
             let elapsed = last.elapsed();
             calls.push(elapsed);
-            let preview = bound.config.preview(event.x_0);
+            let preview = preview(event.x_0);
             let event = Event {
                 stage,
                 index: event.index,

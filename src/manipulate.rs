@@ -4,14 +4,20 @@ use image::RgbImage;
 use unclip_core::image::to_tensor;
 use unclip_core::{Ddim, ImageEmbedding, InvalidSetting};
 use unclip_decoder::Condition;
+use unclip_prior::DiffusionPriorConfig;
 
+use crate::bundle::missing;
 use crate::pipeline::{Embedded, finish};
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
-    Error, GenerateOptions, Generated, Latents, Observed, StageOptions, StageSettings, Start,
-    UnClip,
+    Error, GenerateOptions, Generated, Latents, Observed, Slot, StageId, StageOptions,
+    StageSettings, Start, UnClip,
 };
+
+/// A share of the variance of pictures' embeddings that is as good as all of it, for
+/// [`UnClip::keep_variance`].
+pub const SHARE: f64 = 0.995;
 
 impl UnClip {
     /// Both latents of pictures: the embedding that CLIP gives each, and the noise from which the
@@ -32,6 +38,7 @@ impl UnClip {
     /// let texts = unclip.embed_texts(&["a red circle", "a blue circle"])?;
     /// let [from, to] = [0, 1].map(|row| texts.narrow(row, 1).pooled);
     /// let image = latents.image.text_diff(&from, &to, 0.4)?;
+    /// let image = unclip.keep_variance(&image, unclip::SHARE)?;
     /// let made = unclip.draw(&latents.with_image(image), &GenerateOptions::default())?;
     /// made.pictures[0].save("blue.png")?;
     /// # Ok::<(), unclip::Error>(())
@@ -66,11 +73,7 @@ impl UnClip {
         image: &ImageEmbedding,
         k: usize,
     ) -> Result<ImageEmbedding, Error> {
-        let slot = self.bundle().prior()?;
-        if !slot.config().principal_components {
-            let expected = "one whose prior whitens along principal components";
-            return Err(InvalidSetting::new("model", self.bundle().name(), expected).into());
-        }
+        let slot = self.componential_prior()?;
         let width = slot.config().d_embedding;
         if !(1..=width).contains(&k) {
             let expected = format!("1 to {width}, the width of the embeddings");
@@ -78,6 +81,33 @@ impl UnClip {
         }
         let (prior, _) = slot.network(&self.placement)?;
         Ok(prior.keep_components(image, k))
+    }
+
+    /// Image embeddings with the principal components alone that hold this share of the variance of
+    /// pictures' embeddings: [`SHARE`](crate::SHARE), say. What words lead to, as in a text diff,
+    /// has others beside them, which no picture has: small as they are, they confuse a decoder that
+    /// reads every component alike.
+    ///
+    /// # Errors
+    /// A share outside 0 to 1; a model whose prior holds no principal components.
+    pub fn keep_variance(
+        &self,
+        image: &ImageEmbedding,
+        share: f64,
+    ) -> Result<ImageEmbedding, Error> {
+        InvalidSetting::check_range("share of the variance", share, 0.0, 1.0)?;
+        let (prior, _) = self.componential_prior()?.network(&self.placement)?;
+        Ok(prior.keep_components(image, prior.components_holding(share)))
+    }
+
+    /// The prior, if it holds principal components.
+    fn componential_prior(&self) -> Result<&Slot<DiffusionPriorConfig>, Error> {
+        let slot = self.bundle().prior()?;
+        if slot.config().principal_components {
+            return Ok(slot);
+        }
+        let expected = "one whose prior whitens along principal components";
+        Err(InvalidSetting::new("model", self.bundle().name(), expected).into())
     }
 
     /// Latents to pictures, `n` of each: all of the first, then of the next.
@@ -131,7 +161,7 @@ impl Observed<'_> {
         } else {
             Start { x_t: Some(run.invert(&bound, &small)?), ..Start::default() }
         };
-        Ok(Latents { image, start, settings })
+        Ok(Latents { image, start, settings, caption: String::new() })
     }
 
     /// See [`UnClip::imagine`].
@@ -144,10 +174,10 @@ impl Observed<'_> {
         options: &GenerateOptions,
     ) -> Result<ImageEmbedding, Error> {
         let bundle = &self.unclip.bundle;
-        let prior = bundle.prior()?;
-        let settings = options.prior.resolve(prior.id(), &prior.config().diffusion)?;
+        let settings = options.prior_request().resolve(bundle)?;
+        let settings = settings.ok_or_else(|| missing(&bundle.origin, StageId::Prior))?;
         let seeds = GenerateOptions { n: 1, ..options.clone() }.seeds(captions.len())?;
-        let mut run = self.start(&seeds, options, settings.steps * options.candidates);
+        let mut run = self.start(&seeds, options, settings.steps() * options.candidates);
         let text = run.encode(captions)?;
         run.best_prior(&text, &settings, options.candidates)
     }
@@ -164,12 +194,12 @@ impl Observed<'_> {
         check(&options)?;
         latents.check(&unclip.bundle)?;
         let seeds = options.seeds(latents.batch())?;
-        let mut settings = options.resolve(&unclip.bundle)?;
-        settings.prior = None;
-        settings.check_negative_prompt(&options.negative_prompt)?;
+        let settings = options.resolve(&unclip.bundle)?.without_prior();
+        settings.check_negatives(&options, &unclip.bundle)?;
+        settings.check_clip(&latents.caption)?;
         expect_steps(&settings.decoder, &latents.settings)?;
-        let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, false)?;
-        let Latents { image, mut start, .. } = latents.repeat_rows(options.n);
+        let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, true, &settings)?;
+        let Latents { image, mut start, caption, .. } = latents.repeat_rows(options.n);
         // only the sampler that found it can undo it
         if settings.decoder.sampler != latents.settings.sampler {
             start.x_prev = None;
@@ -177,12 +207,12 @@ impl Observed<'_> {
         let left_out = settings.decoder.steps - start.steps.unwrap_or(settings.decoder.steps);
         let mut run = self.start(&seeds, &options, settings.steps() - left_out);
         run.trace.image = Some(image.clone());
-        let text = run.encode(&[""])?.repeat_rows(seeds.len());
-        // nobody gave a caption
-        run.dropped.clear();
+        let text = run.encode(&[&caption])?.repeat_rows(seeds.len());
+        // of one caption there is one end
+        run.dropped.retain(Option::is_some);
         let condition = (&Condition { image, text }, start);
         let made = (&made_by, &options, &settings);
-        let mut made = finish(run, condition, made, std::iter::repeat(""))?;
+        let mut made = finish(run, condition, made, std::iter::repeat(caption.as_str()))?;
         made.pictures.iter_mut().for_each(|picture| picture.recipe.incomplete = true);
         Ok(made)
     }
@@ -202,11 +232,7 @@ fn is_exact(settings: &StageSettings) -> Result<bool, InvalidSetting> {
 
 /// Refuses options that have no part in it.
 fn check(options: &GenerateOptions) -> Result<(), InvalidSetting> {
-    if options.prior != StageOptions::default() {
-        let found = format!("{:?}", options.prior);
-        return Err(InvalidSetting::new("prior options", found, "absent: latents have no prior"));
-    }
-    options.expect_no_candidates()?;
+    options.expect_no_prior("latents have no prior")?;
     match &options.noise {
         Some(noise) => {
             let expected = "absent: latents are the noise";

@@ -1,131 +1,19 @@
-//! User options, and the settings that they become for a given model.
+//! Options for making pictures, and the settings that they become for a given model.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use unclip_core::{
-    DiffusionConfig, InvalidSetting, SamplerKind, Spacing, TimestepRange, check_guidance_scale,
-};
+use unclip_core::{ImageEmbedding, InvalidSetting};
 
-use crate::{Bundle, Error, RecordedNoise, StageId};
+use crate::priors::PriorRequest;
+use crate::stage_options::setters;
+use crate::{
+    Bundle, ClipGuidance, Error, Gallery, PriorKind, PriorSettings, RecordedNoise, StageOptions,
+    StageSettings,
+};
 
 /// Largest number of pictures that one call makes.
 pub const MAX_IMAGES: usize = 64;
-
-/// Options for one stage. Fields that are `None` are taken from the model.
-///
-/// # Example
-/// ```
-/// use unclip::{Heun, Spacing, StageOptions};
-///
-/// let options = StageOptions::default().with_sampler(Heun).with_spacing(Spacing::LogSnr).with_steps(12);
-/// let by_name = StageOptions::default()
-///     .with_sampler("heun".parse::<unclip::SamplerKind>()?)
-///     .with_spacing("log_snr".parse()?)
-///     .with_steps(12);
-/// assert_eq!(options, by_name);
-/// # Ok::<(), unclip::InvalidSetting>(())
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-#[non_exhaustive]
-pub struct StageOptions {
-    /// Number of reverse steps. A `spacing` that lists its steps implies it.
-    pub steps: Option<usize>,
-    /// How strongly the condition is followed; 1 disables guidance, 0 ignores the condition.
-    pub guidance_scale: Option<f64>,
-    /// Noise levels at which guidance acts; all of them by default.
-    pub guidance_range: Option<TimestepRange>,
-    /// Which sampler takes the steps.
-    pub sampler: Option<SamplerKind>,
-    /// The rule that picks the timesteps.
-    pub spacing: Option<Spacing>,
-}
-
-/// A setter of each field.
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $field:ident: $type:ty = |$value:ident| $set:expr;)*) => {
-        $($(#[$doc])*
-        #[must_use]
-        pub fn $name(mut self, $value: $type) -> Self {
-            self.$field = $set;
-            self
-        })*
-    };
-}
-
-impl StageOptions {
-    setters! {
-        /// Sets [`steps`](Self::steps).
-        with_steps: steps: usize = |steps| Some(steps);
-        /// Sets [`guidance_scale`](Self::guidance_scale).
-        with_guidance_scale: guidance_scale: f64 = |scale| Some(scale);
-        /// Sets [`guidance_range`](Self::guidance_range).
-        with_guidance_range: guidance_range: TimestepRange = |range| Some(range);
-        /// Sets [`sampler`](Self::sampler): parsed from a name, a method of `unclip_core`, or your
-        /// own.
-        with_sampler: sampler: impl Into<SamplerKind> = |sampler| Some(sampler.into());
-        /// Sets [`spacing`](Self::spacing).
-        with_spacing: spacing: Spacing = |spacing| Some(spacing);
-    }
-
-    /// These options, with those of `other` where they leave something open.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        // what was chosen is not contradicted by what it replaces: steps by a list of others, or the
-        // other way round, no guidance by a range in which it acts
-        let lists = |spacing: &Spacing| spacing.steps();
-        let steps = self.steps.or(self.spacing.as_ref().and_then(lists));
-        let fits = |spacing: &Spacing| {
-            self.steps.is_none() || lists(spacing).is_none_or(|n| Some(n) == self.steps)
-        };
-        let range = other.guidance_range.filter(|_| self.guidance_scale != Some(1.0));
-        Self {
-            steps: steps.or(other.steps),
-            guidance_scale: self.guidance_scale.or(other.guidance_scale),
-            guidance_range: self.guidance_range.or(range),
-            sampler: self.sampler.or(other.sampler),
-            spacing: self.spacing.or(other.spacing.filter(fits)),
-        }
-    }
-
-    /// Fills in what is open from the stage's configuration. `stage` names the stage in errors.
-    ///
-    /// # Errors
-    /// A number of steps, a spacing or a range that does not fit the stage's schedule; a guidance
-    /// scale that is not a number from 0 to 1000.
-    pub fn resolve(
-        &self,
-        stage: StageId,
-        config: &DiffusionConfig,
-    ) -> Result<StageSettings, InvalidSetting> {
-        let spacing = self.spacing.clone().unwrap_or_else(|| config.spacing.clone());
-        let settings = StageSettings {
-            steps: self.steps.or(spacing.steps()).unwrap_or(config.steps),
-            guidance_scale: self.guidance_scale.unwrap_or(config.guidance_scale),
-            guidance_range: self.guidance_range,
-            sampler: self.sampler.clone().unwrap_or_else(|| config.sampler.clone()),
-            spacing,
-        };
-        let of_stage =
-            |e: InvalidSetting| InvalidSetting { name: format!("{stage} {}", e.name), ..e };
-        check_guidance_scale("guidance", settings.guidance_scale).map_err(of_stage)?;
-        settings.sampler.validate().map_err(of_stage)?;
-        config.schedule(settings.steps, &settings.spacing).map_err(of_stage)?;
-        let last = config.num_train_timesteps - 1;
-        match settings.guidance_range {
-            Some(range) if range.to > last || range.from > range.to => {
-                let name = format!("{stage} guidance range");
-                Err(InvalidSetting::new(name, range, format!("timesteps from 0 to {last}")))
-            }
-            Some(range) if settings.guidance_scale == 1.0 => {
-                let name = format!("{stage} guidance range");
-                let expected = "absent: with a scale of 1 there is no guidance";
-                Err(InvalidSetting::new(name, range, expected))
-            }
-            _ => Ok(settings),
-        }
-    }
-}
 
 /// Options for making pictures.
 #[derive(Debug, Clone)]
@@ -138,11 +26,24 @@ pub struct GenerateOptions {
     /// A caption of what the picture should not show: guidance leads away from it. The default is
     /// the empty caption, which stands for any picture.
     pub negative_prompt: String,
+    /// A picture's embedding of what the picture should not look like, one row: guidance of the
+    /// decoder leads away from it. By default none.
+    pub negative_image: Option<ImageEmbedding>,
+    /// Guidance of the decoder toward the caption by the model's own CLIP; by default none.
+    pub clip_guidance: Option<ClipGuidance>,
     /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
     /// kept; 1 to 64, by default 1.
     pub candidates: usize,
     /// Noise from a file, in place of the seeds' noise.
     pub noise: Option<Arc<RecordedNoise>>,
+    /// Which prior; by default the diffusion prior, or the autoregressive one if the model has no
+    /// other.
+    pub prior_kind: Option<PriorKind>,
+    /// Embeddings for the prior `Retrieval`.
+    pub gallery: Option<Arc<Gallery>>,
+    /// How many of the embeddings nearest to the caption `Retrieval` draws from; by default the
+    /// nearest alone.
+    pub neighbors: Option<usize>,
     /// The prior.
     pub prior: StageOptions,
     /// The decoder.
@@ -157,8 +58,13 @@ impl Default for GenerateOptions {
             seed: 0,
             n: 1,
             negative_prompt: String::new(),
+            negative_image: None,
+            clip_guidance: None,
             candidates: 1,
             noise: None,
+            prior_kind: None,
+            gallery: None,
+            neighbors: None,
             prior: StageOptions::default(),
             decoder: StageOptions::default(),
             upsampler: StageOptions::default(),
@@ -174,10 +80,20 @@ impl GenerateOptions {
         with_n: n: usize = |n| n;
         /// Sets [`negative_prompt`](Self::negative_prompt).
         with_negative_prompt: negative_prompt: impl Into<String> = |prompt| prompt.into();
+        /// Sets [`negative_image`](Self::negative_image).
+        with_negative_image: negative_image: ImageEmbedding = |image| Some(image);
+        /// Sets [`clip_guidance`](Self::clip_guidance).
+        with_clip_guidance: clip_guidance: ClipGuidance = |guidance| Some(guidance);
         /// Sets [`candidates`](Self::candidates).
         with_candidates: candidates: usize = |candidates| candidates;
         /// Sets [`noise`](Self::noise).
         with_noise: noise: Arc<RecordedNoise> = |noise| Some(noise);
+        /// Sets [`prior_kind`](Self::prior_kind).
+        with_prior_kind: prior_kind: PriorKind = |kind| Some(kind);
+        /// Sets [`gallery`](Self::gallery).
+        with_gallery: gallery: Arc<Gallery> = |gallery| Some(gallery);
+        /// Sets [`neighbors`](Self::neighbors).
+        with_neighbors: neighbors: usize = |neighbors| Some(neighbors);
         /// Sets [`prior`](Self::prior).
         with_prior: prior: StageOptions = |prior| prior;
         /// Sets [`decoder`](Self::decoder).
@@ -206,13 +122,40 @@ impl GenerateOptions {
         Ok((0..captions).flat_map(|_| seeds.clone()).collect())
     }
 
-    /// Refuses candidates where the prior has no part.
-    pub(crate) fn expect_no_candidates(&self) -> Result<(), InvalidSetting> {
-        if self.candidates == 1 {
-            return Ok(());
+    /// Refuses options of the prior where it has no part.
+    pub(crate) fn expect_no_prior(&self, why: &str) -> Result<(), InvalidSetting> {
+        let expected = format!("absent: {why}");
+        let refuse = |name: &str, found: String| Err(InvalidSetting::new(name, found, &expected));
+        if self.prior != StageOptions::default() {
+            return refuse("prior options", format!("{:?}", self.prior));
         }
-        let expected = "1: the prior, which draws them, has no part in this";
-        Err(InvalidSetting::new("candidates", self.candidates, expected))
+        if let Some(kind) = self.prior_kind {
+            return refuse("prior", kind.to_string());
+        }
+        if let Some(gallery) = &self.gallery {
+            return refuse("gallery", gallery.name().into());
+        }
+        if let Some(neighbors) = self.neighbors {
+            return refuse("neighbors", neighbors.to_string());
+        }
+        match self.candidates {
+            1 => Ok(()),
+            found => {
+                let expected = format!("1: {why}");
+                Err(InvalidSetting::new("candidates", found, expected))
+            }
+        }
+    }
+
+    /// What is asked of the prior.
+    pub(crate) fn prior_request(&self) -> PriorRequest<'_> {
+        PriorRequest {
+            kind: self.prior_kind,
+            options: &self.prior,
+            gallery: self.gallery.as_deref(),
+            neighbors: self.neighbors,
+            candidates: self.candidates,
+        }
     }
 
     /// Fills in what is open from the model, and checks everything.
@@ -234,8 +177,6 @@ impl GenerateOptions {
             let found = format!("{upsampler:?}");
             return Err(InvalidSetting::new("upsampler options", found, expected).into());
         }
-        let prior = bundle.prior.as_ref();
-        let prior = prior.map(|it| self.prior.resolve(it.id(), &it.config().diffusion));
         let decoder = &bundle.decoder;
         let upsamplers =
             bundle.upsamplers.iter().map(|it| upsampler.resolve(it.id(), &it.config().diffusion));
@@ -243,42 +184,14 @@ impl GenerateOptions {
             let expected = format!("1 to {MAX_IMAGES}");
             return Err(InvalidSetting::new("candidates", self.candidates, expected).into());
         }
+        self.clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
         Ok(Settings {
+            clip_guidance: self.clip_guidance,
             candidates: self.candidates,
-            prior: prior.transpose()?,
+            prior: self.prior_request().resolve(bundle)?,
             decoder: self.decoder.resolve(decoder.id(), &decoder.config().diffusion)?,
             upsamplers: upsamplers.collect::<Result<_, _>>()?,
         })
-    }
-}
-
-/// Settings of one stage with nothing left open, as kept with the picture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct StageSettings {
-    /// Number of reverse steps.
-    pub steps: usize,
-    /// Guidance scale.
-    pub guidance_scale: f64,
-    /// Noise levels at which guidance acts; all of them if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guidance_range: Option<TimestepRange>,
-    /// Sampler.
-    pub sampler: SamplerKind,
-    /// The rule that picks the timesteps.
-    #[serde(default, skip_serializing_if = "Spacing::is_even")]
-    pub spacing: Spacing,
-}
-
-impl From<StageSettings> for StageOptions {
-    fn from(settings: StageSettings) -> Self {
-        Self {
-            steps: Some(settings.steps),
-            guidance_scale: Some(settings.guidance_scale),
-            guidance_range: settings.guidance_range,
-            sampler: Some(settings.sampler),
-            spacing: Some(settings.spacing),
-        }
     }
 }
 
@@ -286,11 +199,14 @@ impl From<StageSettings> for StageOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Settings {
+    /// Guidance by CLIP, if there was any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_guidance: Option<ClipGuidance>,
     /// Embeddings of which the prior's best was kept.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub candidates: usize,
     /// The prior, if it is used.
-    pub prior: Option<StageSettings>,
+    pub prior: Option<PriorSettings>,
     /// The decoder.
     pub decoder: StageSettings,
     /// Each upsampler.
@@ -299,10 +215,27 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Refuses a negative prompt that would do nothing.
-    pub(crate) fn check_negative_prompt(&self, prompt: &str) -> Result<(), InvalidSetting> {
-        let mut stages = self.prior.iter().chain([&self.decoder]);
-        if prompt.is_empty() || stages.any(|stage| stage.guidance_scale != 1.0) {
+    /// Refuses a negative prompt or picture that would do nothing, or that the model cannot take.
+    pub(crate) fn check_negatives(
+        &self,
+        options: &GenerateOptions,
+        bundle: &Bundle,
+    ) -> Result<(), InvalidSetting> {
+        if let Some(ImageEmbedding(image)) = &options.negative_image {
+            let (found, width) = (image.dims(), bundle.text_encoder.config().d_embedding);
+            if found != [1, width] {
+                let (name, found) = ("shape of the negative picture", format!("{found:?}"));
+                return Err(InvalidSetting::new(name, found, format!("[1, {width}]")));
+            }
+            if !self.decoder.is_guided() {
+                let expected = "absent: the decoder's guidance leads away from it, and there is \
+                                none with a scale of 1";
+                return Err(InvalidSetting::new("negative picture", "an embedding", expected));
+            }
+        }
+        let prior = self.prior.as_ref().map_or(1.0, PriorSettings::guidance_scale);
+        let prompt = &options.negative_prompt;
+        if prompt.is_empty() || prior != 1.0 || self.decoder.is_guided() {
             return Ok(());
         }
         let expected = "none: guidance leads away from it, and no stage has a guidance scale other \
@@ -310,10 +243,26 @@ impl Settings {
         Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected))
     }
 
+    /// Refuses guidance by CLIP where there is no caption that it could lead to.
+    pub(crate) fn check_clip(&self, caption: &str) -> Result<(), InvalidSetting> {
+        match self.clip_guidance {
+            Some(guidance) if caption.is_empty() => {
+                let expected = "absent: there is no caption that it could lead to";
+                Err(InvalidSetting::new("CLIP guidance", guidance.scale, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same where the prior has no part.
+    pub(crate) fn without_prior(self) -> Self {
+        Self { prior: None, ..self }
+    }
+
     /// Reverse steps of all stages together.
     pub(crate) fn steps(&self) -> usize {
         let stages = [&self.decoder].into_iter().chain(&self.upsamplers);
-        let prior = self.prior.as_ref().map_or(0, |prior| prior.steps * self.candidates);
+        let prior = self.prior.as_ref().map_or(0, |prior| prior.steps() * self.candidates);
         prior + stages.map(|stage| stage.steps).sum::<usize>()
     }
 }

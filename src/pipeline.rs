@@ -15,7 +15,7 @@ use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
     Bundle, Cropped, Error, GenerateOptions, Observer, Picture, Recipe, Run, Settings, StageCost,
-    StageId, StageOptions, Start, Trace,
+    StageId, Start, Trace,
 };
 
 /// Whether networks stay in memory.
@@ -181,33 +181,6 @@ impl UnClip {
         self.quietly().text_to_images(captions, options)
     }
 
-    /// Makes variations of pictures: each is embedded, and decoded again from noise. What the
-    /// embedding holds (things, style) stays; what it does not hold (places, details) changes.
-    ///
-    /// All variations of the first picture come first, then those of the next. Pictures may differ
-    /// in size.
-    ///
-    /// # Example
-    /// ```no_run
-    /// use unclip::{GenerateOptions, UnClip, device, read_picture};
-    ///
-    /// let unclip = UnClip::shapes(&device("flex")?)?;
-    /// let pictures = [read_picture("picture.png")?];
-    /// let made = unclip.image_variation(&pictures, &GenerateOptions::default().with_n(4))?;
-    /// # Ok::<(), unclip::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`text_to_image`](Self::text_to_image); a model without an image encoder; a picture that
-    /// cannot be fitted into a square; options of the prior, which is not used.
-    pub fn image_variation(
-        &self,
-        pictures: &[RgbImage],
-        options: &GenerateOptions,
-    ) -> Result<Generated, Error> {
-        self.quietly().image_variation(pictures, options)
-    }
-
     /// Starts a run that drives the stages one by one, with one picture for each seed.
     ///
     /// # Example
@@ -318,8 +291,9 @@ impl<'a> Observed<'a> {
         let Some(prior) = &settings.prior else {
             return Err(missing(&bundle.origin, StageId::Prior));
         };
-        settings.check_negative_prompt(&options.negative_prompt)?;
-        let made_by = MadeBy::of(bundle, self.unclip.placement.precision, true)?;
+        settings.check_negatives(options, bundle)?;
+        let precision = self.unclip.placement.precision;
+        let made_by = MadeBy::of(bundle, precision, false, &settings)?;
         let mut run = self.start(&seeds, options, settings.steps());
         let text = run.encode(captions)?.repeat_rows(options.n);
         let image = run.best_prior(&text, prior, settings.candidates)?;
@@ -330,49 +304,6 @@ impl<'a> Observed<'a> {
             (&made_by, options, &settings),
             prompts,
         )
-    }
-
-    /// See [`UnClip::image_variation`].
-    ///
-    /// # Errors
-    /// As there, and [`Error::Stopped`].
-    pub fn image_variation(
-        self,
-        pictures: &[RgbImage],
-        options: &GenerateOptions,
-    ) -> Result<Generated, Error> {
-        if options.prior != StageOptions::default() {
-            let expected = "absent: variations have no prior";
-            let found = format!("{:?}", options.prior);
-            return Err(InvalidSetting::new("prior options", found, expected).into());
-        }
-        options.expect_no_candidates()?;
-        let unclip = self.unclip;
-        let seeds = options.seeds(pictures.len())?;
-        let mut settings = options.resolve(&unclip.bundle)?;
-        settings.prior = None;
-        settings.check_negative_prompt(&options.negative_prompt)?;
-        check_pictures(pictures)?;
-        let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, false)?;
-        let Embedded { pixels, image, cost } = unclip.embed(pictures)?;
-        let rows = image.repeat_rows(options.n);
-        let mut run = self.start(&seeds, options, settings.steps());
-        run.costs.push(cost);
-        run.trace.pixels = Some(pixels);
-        run.trace.image = Some(image);
-        let text = run.encode(&[""])?.repeat_rows(seeds.len());
-        // nobody gave a caption
-        run.dropped.clear();
-        let condition = Condition { image: rows, text };
-        let encoder = unclip.bundle.image_encoder()?.config();
-        let cropped = pictures.iter().map(|picture| Cropped::of(encoder, picture)).collect();
-        let made = finish(
-            run,
-            (&condition, Start::default()),
-            (&made_by, options, &settings),
-            std::iter::repeat(""),
-        )?;
-        Ok(Generated { cropped, ..made })
     }
 
     pub(crate) fn start<'b>(
@@ -386,6 +317,15 @@ impl<'a> Observed<'a> {
     {
         let mut run = self.unclip.run(seeds).with_steps(steps);
         run = run.with_negative_prompt(&options.negative_prompt);
+        if let Some(guidance) = options.clip_guidance {
+            run = run.with_clip_guidance(guidance, None);
+        }
+        if let Some(image) = &options.negative_image {
+            run = run.with_negative_image(image);
+        }
+        if let Some(gallery) = &options.gallery {
+            run = run.with_gallery(gallery);
+        }
         if let Some(observer) = self.observer {
             run = run.with_observer(observer);
         }

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use unclip_clip::{Fit, Padding};
 use unclip_nn::Precision;
 
-use crate::{Bundle, Error, GenerateOptions, OpenOptions, Settings, StageOptions, StageSettings};
+use crate::{
+    Bundle, Error, GenerateOptions, OpenOptions, PriorSettings, Settings, StageId, StageOptions,
+    StageSettings,
+};
 
 /// What made pictures, as their recipes name it.
 #[derive(Debug, Clone)]
@@ -22,10 +25,14 @@ impl MadeBy {
     pub(crate) fn of(
         bundle: &Bundle,
         precision: Precision,
-        of_caption: bool,
+        of_picture: bool,
+        settings: &Settings,
     ) -> Result<Self, Error> {
-        let (model, opened) = (bundle.name(), bundle.opened(of_caption));
-        Ok(Self { model, weights: bundle.fingerprints(of_caption)?, opened, precision })
+        let (model, opened) = (bundle.name(), bundle.opened(of_picture));
+        let prior = settings.prior.as_ref().and_then(PriorSettings::stage);
+        let has_encoder = of_picture || settings.clip_guidance.is_some();
+        let weights = bundle.fingerprints(has_encoder, prior)?;
+        Ok(Self { model, weights, opened, precision })
     }
 }
 
@@ -41,6 +48,12 @@ pub struct Recipe {
     /// Name of the picture that this is a variation of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub picture: Option<String>,
+    /// How much that picture counts ([`Variation::strength`](crate::Variation::strength)).
+    #[serde(default = "full", skip_serializing_if = "is_full")]
+    pub strength: f64,
+    /// Whether its embedding went through the prior.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub through_prior: bool,
     /// Name of the file that the noise came from, if it was not the seed's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<String>,
@@ -48,7 +61,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise_row: Option<usize>,
     /// Whether more went into the picture than a recipe holds, so that it cannot be made again from
-    /// it: [`Latents`](crate::Latents), or the picture that was edited.
+    /// it: [`Latents`](crate::Latents), the picture that was edited, or a negative picture.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub incomplete: bool,
     /// How captions were padded, and a `!` was read.
@@ -89,9 +102,11 @@ impl Recipe {
             prompt: prompt.into(),
             negative_prompt: options.negative_prompt.clone(),
             picture: None,
+            strength: full(),
+            through_prior: false,
             noise: options.noise.as_ref().map(|noise| noise.name()),
             noise_row: options.noise.as_ref().map(|noise| noise.first_row() + row),
-            incomplete: false,
+            incomplete: options.negative_image.is_some(),
             padding: opened.padding,
             fit: opened.fit,
             precision,
@@ -112,7 +127,9 @@ impl Recipe {
         if self.weights.is_empty() {
             return Ok(());
         }
-        let found = bundle.fingerprints(self.settings.prior.is_some())?;
+        let of_picture = self.weights.contains_key(&StageId::ImageEncoder.to_string());
+        let prior = self.settings.prior.as_ref().and_then(PriorSettings::stage);
+        let found = bundle.fingerprints(of_picture, prior)?;
         let mut stages = self.weights.keys().chain(found.keys());
         let of = |weights: &BTreeMap<String, String>, stage: &String| {
             weights.get(stage).cloned().unwrap_or("absent".into())
@@ -134,20 +151,36 @@ impl Recipe {
         OpenOptions { padding: self.padding, fit: self.fit }
     }
 
-    /// The options that make this picture again, except for noise from a file.
+    /// The options that make this picture again, except for noise and embeddings from files.
     pub fn options(&self) -> GenerateOptions {
-        let Settings { candidates, prior, decoder, upsamplers } = &self.settings;
+        let Settings { clip_guidance, candidates, prior, decoder, upsamplers } = &self.settings;
         GenerateOptions {
             seed: self.seed,
             n: 1,
             negative_prompt: self.negative_prompt.clone(),
+            negative_image: None,
+            clip_guidance: *clip_guidance,
             candidates: *candidates,
             noise: None,
-            prior: prior.clone().map(StageOptions::from).unwrap_or_default(),
+            prior_kind: prior.as_ref().map(PriorSettings::kind),
+            gallery: None,
+            neighbors: match prior {
+                Some(PriorSettings::Retrieval(settings)) => Some(settings.neighbors),
+                _ => None,
+            },
+            prior: prior.as_ref().map(PriorSettings::options).unwrap_or_default(),
             decoder: decoder.clone().into(),
             upsampler: shared(upsamplers),
         }
     }
+}
+
+fn full() -> f64 {
+    1.0
+}
+
+fn is_full(strength: &f64) -> bool {
+    *strength == full()
 }
 
 /// What all upsamplers have in common. Where they differ, the user left it to the model.

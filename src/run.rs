@@ -4,15 +4,16 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding, normalize};
-use unclip_decoder::{Condition, DecoderConfig};
+use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
+use unclip_decoder::{Condition, DecoderConfig, Null};
 use unclip_nn::Placement;
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
 use crate::finite::finite;
 use crate::{
-    Bound, Bundle, Error, Observer, RecordedNoise, StageCost, StageSettings, Start, Trace,
+    Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, StageCost, StageSettings,
+    Start, Trace,
 };
 
 /// One batch of pictures on its way through the stages, made by
@@ -28,6 +29,10 @@ pub struct Run<'a> {
     pub(crate) seeds: Cow<'a, [u64]>,
     pub(crate) observer: Option<&'a mut Observer<'a>>,
     pub(crate) noise: Option<&'a RecordedNoise>,
+    gallery: Option<&'a Gallery>,
+    negative_image: Option<&'a ImageEmbedding>,
+    /// And captions, if they are not the conditions'.
+    clip_guidance: Option<(ClipGuidance, Option<TextEmbedding>)>,
     negative_prompt: &'a str,
     /// What guidance leads away from, once it is known: one row.
     null: Option<TextEmbedding>,
@@ -51,6 +56,9 @@ impl<'a> Run<'a> {
             seeds: seeds.into(),
             observer: None,
             noise: None,
+            gallery: None,
+            negative_image: None,
+            clip_guidance: None,
             negative_prompt: "",
             null: None,
             progress: (0, None),
@@ -71,6 +79,33 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn with_noise(self, noise: &'a RecordedNoise) -> Self {
         Self { noise: Some(noise), ..self }
+    }
+
+    /// Sets what the decoder's guidance leads away from beside the negative prompt: the embedding
+    /// of a picture, one row.
+    #[must_use]
+    pub fn with_negative_image(self, image: &'a ImageEmbedding) -> Self {
+        Self { negative_image: Some(image), ..self }
+    }
+
+    /// Lets CLIP guide the decoder toward the captions of its conditions, or toward others, one row
+    /// for each seed.
+    #[must_use]
+    pub fn with_clip_guidance(self, guidance: ClipGuidance, to: Option<TextEmbedding>) -> Self {
+        Self { clip_guidance: Some((guidance, to)), ..self }
+    }
+
+    /// Sets the embeddings that the prior `Retrieval` takes the nearest of.
+    #[must_use]
+    pub fn with_gallery(self, gallery: &'a Gallery) -> Self {
+        Self { gallery: Some(gallery), ..self }
+    }
+
+    pub(crate) fn gallery(&self) -> Result<&'a Gallery, InvalidSetting> {
+        self.gallery.ok_or_else(|| {
+            let expected = "stored embeddings, of which the nearest are taken";
+            InvalidSetting::new("gallery of the retrieval", "absent", expected)
+        })
     }
 
     /// Sets the caption that guidance leads away from; by default the empty one.
@@ -135,67 +170,6 @@ impl<'a> Run<'a> {
         Ok(self.null.insert(null).repeat_rows(self.seeds.len()))
     }
 
-    /// Runs the prior: text embeddings to image embeddings, `[seeds, d_embedding]`.
-    ///
-    /// # Errors
-    /// Weights that cannot be read, a stop by the observer, or values that are not finite.
-    ///
-    /// # Panics
-    /// If there is not one row for each seed.
-    pub fn prior(
-        &mut self,
-        text: &TextEmbedding,
-        settings: &StageSettings,
-    ) -> Result<ImageEmbedding, Error> {
-        self.best_prior(text, settings, 1)
-    }
-
-    /// As [`prior`](Self::prior), with several candidates for each row, of which the one closest to
-    /// its caption is kept (paper, section 2.2, which takes the better of two). The first candidate
-    /// is that of the seed.
-    ///
-    /// # Errors
-    /// As [`prior`](Self::prior); no candidate; recorded noise for more than one.
-    ///
-    /// # Panics
-    /// As [`prior`](Self::prior).
-    pub fn best_prior(
-        &mut self,
-        text: &TextEmbedding,
-        settings: &StageSettings,
-        candidates: usize,
-    ) -> Result<ImageEmbedding, Error> {
-        if candidates == 0 || (candidates > 1 && self.noise.is_some()) {
-            let expected = "at least 1, and no more with recorded noise";
-            return Err(InvalidSetting::new("candidates", candidates, expected).into());
-        }
-        let bound = self.bind_prior(text, settings)?;
-        let own = self.seeds.to_vec();
-        let towards = normalize(text.pooled.clone());
-        let mut best: Option<(Tensor<2>, Tensor<2>)> = None;
-        for k in 0..candidates as u64 {
-            // the golden ratio's bits: the seeds of neighboring pictures stay apart
-            let other = |seed: &u64| seed ^ k.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.seeds = own.iter().map(other).collect();
-            let drawn = self.sample(&bound, Start::default());
-            self.seeds = own.clone().into();
-            let image = drawn?.0;
-            let cosine = (normalize(image.clone()) * towards.clone()).sum_dim(1);
-            best = Some(match best {
-                None => (image, cosine),
-                Some((kept, closest)) => {
-                    let is_closer = cosine.clone().greater(closest.clone());
-                    let rows = is_closer.clone().expand(image.dims());
-                    (kept.mask_where(rows, image), closest.mask_where(is_closer, cosine))
-                }
-            });
-        }
-        let (image, _) = best.unwrap_or_else(|| unreachable!("at least one"));
-        self.trace.text = Some(text.clone());
-        self.trace.prior = Some(ImageEmbedding(image.clone()));
-        Ok(ImageEmbedding(image))
-    }
-
     /// Runs the decoder: image embeddings and captions to small pictures, `[seeds, 3, side, side]`
     /// in [−1, 1].
     ///
@@ -252,16 +226,20 @@ impl<'a> Run<'a> {
         Ok(pictures)
     }
 
-    /// Loads the prior and fixes its captions, one for each seed.
+    /// Loads the diffusion prior and fixes its captions, one for each seed.
     ///
     /// # Errors
-    /// A model without a prior; weights that cannot be read.
+    /// A model without a diffusion prior; weights that cannot be read.
     pub fn bind_prior(
         &mut self,
         text: &TextEmbedding,
         settings: &StageSettings,
     ) -> Result<Bound<'a, DiffusionPriorConfig, 2>, Error> {
         let slot = self.bundle.prior()?;
+        if let Some(scale) = settings.image_guidance {
+            let expected = "absent: only the decoder has a picture for a condition";
+            return Err(InvalidSetting::new("image guidance of the prior", scale, expected).into());
+        }
         let null = self.null_if_guided(settings)?;
         self.bind(slot, text, settings, null.as_ref())
     }
@@ -276,8 +254,20 @@ impl<'a> Run<'a> {
         settings: &StageSettings,
     ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
         let slot = &self.bundle.decoder;
-        let null = self.null_if_guided(settings)?;
-        self.bind(slot, condition, settings, null.as_ref())
+        let rows = self.seeds.len();
+        let image = self.negative_image.map(|image| image.repeat_rows(rows));
+        let null = self.null_if_guided(settings)?.map(|text| Null { text, image });
+        let bound = self.bind(slot, condition, settings, null.as_ref())?;
+        match &self.clip_guidance {
+            #[cfg(feature = "autodiff")]
+            Some((guidance, to)) => {
+                let to = to.as_ref().unwrap_or(&condition.text);
+                self.steer(bound, (condition, null.as_ref()), (*guidance, to))
+            }
+            #[cfg(not(feature = "autodiff"))]
+            Some((guidance, _)) => guidance.check(self.bundle).map(|()| bound),
+            None => Ok(bound),
+        }
     }
 
     /// Loads the upsampler at this place and fixes its small pictures, one for each seed.
@@ -298,6 +288,6 @@ impl<'a> Run<'a> {
 
     /// What guidance leads away from, if there is any.
     fn null_if_guided(&mut self, settings: &StageSettings) -> Result<Option<TextEmbedding>, Error> {
-        if settings.guidance_scale == 1.0 { Ok(None) } else { self.null().map(Some) }
+        if settings.is_guided() { self.null().map(Some) } else { Ok(None) }
     }
 }

@@ -6,16 +6,18 @@ use std::str::FromStr;
 use unclip_core::InvalidSetting;
 
 /// A stage of the pipeline. Model folders, traces, recorded noise, costs, progress and errors all
-/// spell it the same: `text_encoder`, `image_encoder`, `prior`, `decoder`, `upsampler.0`, and so
-/// on.
+/// spell it the same: `text_encoder`, `image_encoder`, `prior`, `ar_prior`, `decoder`, `upsampler.0`,
+/// and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageId {
     /// Captions to text embeddings, in one call.
     TextEncoder,
     /// Pictures to image embeddings, in one call.
     ImageEncoder,
-    /// Text embeddings to image embeddings.
+    /// Text embeddings to image embeddings, by diffusion.
     Prior,
+    /// The same, code by code.
+    ArPrior,
     /// Image embeddings to small pictures.
     Decoder,
     /// Small pictures to larger ones, with its place in the cascade, from 0.
@@ -30,6 +32,7 @@ impl StageId {
             Self::TextEncoder | Self::ImageEncoder => 0,
             Self::Prior => 1,
             Self::Decoder => 2,
+            Self::ArPrior => u64::MAX,
             Self::Upsampler(place) => 3 + place as u64,
         }
     }
@@ -41,6 +44,7 @@ impl fmt::Display for StageId {
             Self::TextEncoder => f.pad("text_encoder"),
             Self::ImageEncoder => f.pad("image_encoder"),
             Self::Prior => f.pad("prior"),
+            Self::ArPrior => f.pad("ar_prior"),
             Self::Decoder => f.pad("decoder"),
             Self::Upsampler(place) => f.pad(&format!("upsampler.{place}")),
         }
@@ -51,12 +55,13 @@ impl FromStr for StageId {
     type Err = InvalidSetting;
 
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
-        let expected = "text_encoder, image_encoder, prior, decoder or upsampler.N";
+        let expected = "text_encoder, image_encoder, prior, ar_prior, decoder or upsampler.N";
         let refused = || InvalidSetting::new("stage", format!("{name:?}"), expected);
         Ok(match name {
             "text_encoder" => Self::TextEncoder,
             "image_encoder" => Self::ImageEncoder,
             "prior" => Self::Prior,
+            "ar_prior" => Self::ArPrior,
             "decoder" => Self::Decoder,
             _ => {
                 let place = name.strip_prefix("upsampler.").and_then(|n| n.parse().ok());
@@ -72,8 +77,9 @@ mod tests {
 
     #[test]
     fn every_name_is_read_back_and_others_are_refused() {
-        let first = [StageId::TextEncoder, StageId::ImageEncoder, StageId::Prior, StageId::Decoder];
-        for stage in first.into_iter().chain([0, 1, 12].map(StageId::Upsampler)) {
+        let encoders = [StageId::TextEncoder, StageId::ImageEncoder];
+        let others = [StageId::Prior, StageId::ArPrior, StageId::Decoder];
+        for stage in encoders.into_iter().chain(others).chain([0, 1, 12].map(StageId::Upsampler)) {
             assert_eq!(stage.to_string().parse::<StageId>().unwrap(), stage);
         }
         for name in ["", "clip", "upsampler", "upsampler.", "upsample.1", "upsampler.-1"] {

@@ -11,8 +11,8 @@ use unclip::unclip_core::{
     BetaSchedule, Ddim, Ddpm, NoiseSchedule, Timesteps, check_guidance_scale, slerp,
 };
 use unclip::{
-    Error, Event, GenerateOptions, Generated, MAX_IMAGES, Recipe, StageOptions, TimestepRange,
-    UnClip, device, grid, write_picture,
+    Error, Event, GenerateOptions, Generated, MAX_IMAGES, PriorSettings, Recipe, StageOptions,
+    TimestepRange, UnClip, device, grid, write_picture,
 };
 
 use crate::support::{Model, in_time, names, refused};
@@ -438,7 +438,8 @@ fn a_recipe_from_elsewhere_is_checked_like_any_other_request() {
     let text = serde_json::to_string(&recipe).unwrap().replace("\"ddpm\"", "\"euler\"");
     png_with_text(&path, &text, false);
     refused(Recipe::read(&path), &["picture.png"]);
-    assert_eq!(recipe.settings.prior.unwrap().sampler, Ddpm.into());
+    let Some(PriorSettings::Diffusion(prior)) = recipe.settings.prior else { panic!() };
+    assert_eq!(prior.sampler, Ddpm.into());
 }
 
 // devices

@@ -302,7 +302,7 @@ fn decoder_call(bundle: &Bundle, calls: &Calls, tolerance: Tolerance) {
     let image = ImageEmbedding(calls.tensor(&input("image_embeddings")));
     let given = Condition { image, text: text.narrow(1, 1) };
     let x_t = calls.tensor::<4>("decoder.input.sample").flip([0]);
-    let both = Condition::cat(&[&given, &decoder.null(&text.narrow(0, 1))]);
+    let both = Condition::cat(&[&given, &decoder.null(1, &text.narrow(0, 1).into())]);
     let output = decoder.bind(&both).forward(x_t, calls.timesteps("decoder", 2)).flip([0]);
     calls.agree("decoder.output.sample", output, tolerance);
 }

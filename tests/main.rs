@@ -33,12 +33,16 @@ mod latents;
 mod layouts;
 /// Pictures in files, as other programs make them and as this one does.
 mod pictures;
+/// Every prior, and which of them draws.
+mod priors;
 /// The programs that people type.
 mod programs;
 /// The tiny model, and files to damage.
 mod support;
 /// The rules of the house: who imports whom, headers, sizes.
 mod tidy;
+/// Variations with a caption, less of the picture, or by way of the prior.
+mod variations;
 /// A GPU backend against the CPU.
 #[cfg(feature = "wgpu")]
 mod wgpu;

@@ -293,7 +293,7 @@ fn words_of_other_programs_are_understood_or_get_a_hint() {
         ("--width", "the model's upsamplers set the size"),
         ("-n", "--n"),
         ("--num_images_per_prompt", "--n"),
-        ("--strength", "in image_to_image"),
+        ("--strength", "an option of image_to_image"),
         ("red", "several words stand in quotes"),
     ] {
         place.text_to_image(&["x", word]).refused(&["unexpected argument", "here that is", hint]);

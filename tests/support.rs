@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
 use unclip::decoder::{DecoderConfig, LayoutConfig};
-use unclip::prior::DiffusionPriorConfig;
+use unclip::prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, save_stage};
 use unclip::unclip_nn::{Activation, Precision, TransformerConfig, UNetConfig};
@@ -45,6 +45,14 @@ impl Model {
             std::fs::write(path, bytes).unwrap();
         }
         Self(folder)
+    }
+
+    /// A copy with an autoregressive prior.
+    pub(crate) fn with_ar_prior() -> Self {
+        let model = Self::new();
+        let save = Save { folder: model.0.path(), device: Device::flex() };
+        save.stage("ar_prior", &ar_prior());
+        model
     }
 
     /// Its folder, or something in it.
@@ -143,7 +151,13 @@ impl ModuleMapper for Stir {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         // scales of norms and deviations stay near 1
         let is_scale = |name: &String| ["gamma", "std"].contains(&name.as_str());
-        let middle = if self.path.last().is_some_and(is_scale) { 1.0 } else { 0.0 };
+        // what ranges from one number to another does so
+        let middle = match self.path.last().map(String::as_str) {
+            Some("low") => -1.0,
+            Some("high") => 1.0,
+            _ if self.path.last().is_some_and(is_scale) => 1.0,
+            _ => 0.0,
+        };
         param.map(|x| {
             let shape = x.dims();
             let mut value = || middle + (self.numbers.below(1001) as f32 - 500.0) / 2000.0;
@@ -179,6 +193,7 @@ fn diffusion(steps: usize, guidance_scale: f64) -> DiffusionConfig {
 pub(crate) fn text_encoder() -> TextEncoderConfig {
     let vocab: Value = serde_json::from_str(VOCAB).unwrap();
     TextEncoderConfig {
+        logit_scale: TextEncoderConfig::MOST,
         vocab_size: vocab.as_object().unwrap().len(),
         context_length: CONTEXT_LENGTH,
         d_embedding: 6,
@@ -207,6 +222,20 @@ pub(crate) fn prior() -> DiffusionPriorConfig {
         principal_components: true,
         transformer: transformer(),
         diffusion: diffusion(STEPS[0], 3.0),
+    }
+}
+
+/// The autoregressive prior.
+pub(crate) fn ar_prior() -> ArPriorConfig {
+    ArPriorConfig {
+        d_embedding: 6,
+        d_text: 8,
+        context_length: CONTEXT_LENGTH,
+        n_codes: 4,
+        n_buckets: 5,
+        n_similarities: 4,
+        transformer: transformer(),
+        guidance_scale: 1.5,
     }
 }
 

@@ -9,6 +9,9 @@
 mod cascade;
 #[path = "../shared/console.rs"]
 mod console;
+#[path = "../shared/prior.rs"]
+mod prior;
+mod priors;
 mod series;
 mod sight;
 mod variations;
@@ -23,7 +26,12 @@ use unclip::decoder::Condition;
 use unclip::train::shapes::{Description, Sample, ShapesWorld, Tally, judge, read};
 use unclip::unclip_core::image::to_rgb;
 use unclip::unclip_core::{InvalidSetting, SamplerKind};
-use unclip::{Bundle, Error, GenerateOptions, Precision, Residency, StageSettings, UnClip};
+use unclip::{
+    Bundle, Error, GenerateOptions, ImageEmbedding, Precision, PriorSettings, Residency, Settings,
+    StageSettings, TextEmbedding, UnClip,
+};
+
+use prior::PriorChoice;
 
 /// Runs the checker over pictures of a shapes model and prints the report.
 #[derive(Debug, Parser)]
@@ -50,6 +58,8 @@ struct Arguments {
     /// Guidance scale of the decoder
     #[arg(long)]
     decoder_guidance: Option<f64>,
+    #[command(flatten)]
+    prior: PriorChoice,
     /// Guidance scale of the prior
     #[arg(long)]
     prior_guidance: Option<f64>,
@@ -75,6 +85,8 @@ struct Arguments {
 enum Part {
     /// What CLIP sees, and how close the prior comes
     Clip,
+    /// The priors side by side, and what candidates gain
+    Priors,
     /// Pictures of captions
     Pictures,
     /// Variations of the model's own pictures
@@ -96,7 +108,7 @@ struct Evaluation {
     captions: usize,
     batch: usize,
     options: GenerateOptions,
-    prior: StageSettings,
+    prior: PriorSettings,
     decoder: StageSettings,
     upsample: Vec<StageSettings>,
     /// How many are applied to the pictures of captions before they are read.
@@ -150,8 +162,12 @@ impl Evaluation {
         options.decoder.steps = arguments.decoder_steps;
         options.decoder.guidance_scale = arguments.decoder_guidance;
         options.decoder.sampler = arguments.decoder_sampler.clone();
-        bundle.prior()?;
-        let settings = options.resolve(&bundle)?;
+        let options = arguments.prior.of(options, &bundle)?;
+        let Settings { prior, decoder, upsamplers: upsample, .. } = options.resolve(&bundle)?;
+        let Some(prior) = prior else {
+            let expected = "one with a prior";
+            return Err(InvalidSetting::new("model", bundle.name(), expected).into());
+        };
         let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} eta {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         Ok(Self {
@@ -161,9 +177,9 @@ impl Evaluation {
             captions: arguments.captions as usize,
             batch: arguments.batch as usize,
             options,
-            prior: settings.prior.expect("the model has a prior"),
-            decoder: settings.decoder,
-            upsample: settings.upsamplers,
+            prior,
+            decoder,
+            upsample,
             upsamplers: arguments.upsamplers,
             bar: ProgressBar::new(0).with_style(style),
         })
@@ -180,12 +196,13 @@ impl Evaluation {
     fn settings(&self) -> String {
         let text = format!(
             "{} captions of each kind, seed {}, pictures of captions read at {} px\n\
-             prior: {} steps, guidance {}; decoder: {} steps of {}, guidance {}\n",
+             prior: {}, {}, candidates {}; decoder: {} steps of {}, guidance {}\n",
             self.captions,
             self.seed,
             self.side(),
-            self.prior.steps,
-            self.prior.guidance_scale,
+            self.prior.kind(),
+            self.prior,
+            self.options.candidates,
             self.decoder.steps,
             self.decoder.sampler,
             self.decoder.guidance_scale,
@@ -197,6 +214,7 @@ impl Evaluation {
     fn part(&self, part: Part) -> Result<String, Error> {
         Ok(match part {
             Part::Clip => sight::measure(self)?.to_string(),
+            Part::Priors => priors::measure(self)?.to_string(),
             Part::Pictures => series::measure(self)?.to_string(),
             Part::Variations => variations::measure(self)?.to_string(),
             Part::Upsamplers => cascade::measure(self)?.to_string(),
@@ -215,8 +233,18 @@ impl Evaluation {
         let captions: Vec<String> = samples.iter().map(|sample| sample.caption.clone()).collect();
         let seeds: Vec<u64> = indices.iter().map(|i| self.seed.wrapping_add(*i)).collect();
         let text = self.text(&captions)?;
-        let image = self.unclip.run(&seeds).prior(&text, &self.prior)?;
+        let image = self.imagine(&text, &seeds)?;
         self.finished(&Condition { image, text }, &seeds)
+    }
+
+    /// What the prior makes of captions.
+    fn imagine(&self, text: &TextEmbedding, seeds: &[u64]) -> Result<ImageEmbedding, Error> {
+        let run = self.unclip.run(seeds);
+        let mut run = match &self.options.gallery {
+            Some(gallery) => run.with_gallery(gallery),
+            None => run,
+        };
+        run.best_prior(text, &self.prior, self.options.candidates)
     }
 
     /// Conditions to large pictures.

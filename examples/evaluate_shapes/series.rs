@@ -101,7 +101,7 @@ impl Evaluation {
         let mut run = self.unclip.run(&seeds);
         let text = self.text(&captions)?;
         let image = match way {
-            Way::Prior => run.prior(&text, &self.prior)?,
+            Way::Prior => self.imagine(&text, &seeds)?,
             Way::TruePicture => self.true_embedding(&scenes)?,
             Way::TextEmbedding => ImageEmbedding(text.pooled.clone()),
             Way::Random => self.true_embedding(&self.others(&seeds))?,

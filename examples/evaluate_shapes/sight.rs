@@ -35,7 +35,7 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<Sight, Error> {
     let cosines = normalize(text.pooled.clone()).matmul(image.clone().transpose());
     let retrieval = [top_1(cosines.clone()), top_1(cosines.transpose())];
     let seeds: Vec<u64> = (0..scenes.len() as u64).collect();
-    let prior = evaluation.unclip.run(&seeds).prior(&text, &evaluation.prior)?;
+    let prior = evaluation.imagine(&text, &seeds)?;
     let cosine = own_and_others(normalize(prior.0).matmul(image.transpose()));
     Ok(Sight { score, retrieval, cosine })
 }

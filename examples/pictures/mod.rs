@@ -12,15 +12,15 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use unclip::clip::{Fit, Padding};
 use unclip::{
-    Bundle, Device, GenerateOptions, Generated, OpenOptions, Precision, Recipe, RecordedNoise,
-    Residency, StageCost, UnClip,
+    Bundle, Device, GenerateOptions, Generated, OpenOptions, Precision, PriorSettings, ReadOptions,
+    Recipe, RecordedNoise, Residency, StageCost, StageOptions, UnClip,
 };
 
 use crate::console::{AnyError, note};
 use crate::seed::Seed;
 use places::{Output, Places, Plan};
 use progress::Bars;
-use stages::{DecoderArguments, UpsamplerArguments};
+use stages::{DecoderArguments, GuidanceArguments, UpsamplerArguments};
 
 /// Options that all examples that make pictures share.
 #[derive(Debug, Args)]
@@ -44,8 +44,14 @@ pub(crate) struct Common {
     /// What the picture should not show; guidance leads away from it [default: ""]
     #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
+    /// What the picture should not look like: another picture, from which the decoder's guidance
+    /// leads away
+    #[arg(long, value_name = "FILE")]
+    negative_picture: Option<PathBuf>,
     #[command(flatten)]
     decoder: DecoderArguments,
+    #[command(flatten)]
+    guidance: GuidanceArguments,
     #[command(flatten)]
     upsampler: UpsamplerArguments,
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
@@ -128,8 +134,9 @@ impl Common {
         let mut options = GenerateOptions::default()
             .with_n(self.n.unwrap_or(1))
             .with_negative_prompt(self.negative_prompt.as_deref().unwrap_or_default())
-            .with_decoder(self.decoder.options())
+            .with_decoder(self.guidance.of(self.decoder.options()))
             .with_upsampler(self.upsampler.options());
+        options.clip_guidance = self.guidance.clip();
         if let Some(Seed(seed)) = self.seed {
             options.seed = seed;
         }
@@ -163,7 +170,20 @@ impl Common {
             }
             (None, _) => asked.noise.clone(),
         };
-        options.prior = asked.prior.clone().or(options.prior);
+        let is_same = asked.prior_kind.is_none_or(|kind| Some(kind) == options.prior_kind);
+        if let (Some(PriorSettings::Retrieval(settings)), true, None) =
+            (&recipe.settings.prior, is_same, &asked.gallery)
+        {
+            let name = &settings.gallery;
+            return Err(format!("its embeddings came from {name:?}; give that by --gallery").into());
+        }
+        options.gallery = asked.gallery.clone();
+        options.clip_guidance = asked.clip_guidance.or(options.clip_guidance);
+        // what belongs to another prior does not go with the one that is asked for
+        let before = if is_same { options.prior } else { StageOptions::default() };
+        options.prior = asked.prior.clone().or(before);
+        options.neighbors = asked.neighbors.or(options.neighbors.filter(|_| is_same));
+        options.prior_kind = asked.prior_kind.or(options.prior_kind);
         options.decoder = asked.decoder.clone().or(options.decoder);
         options.upsampler = asked.upsampler.clone().or(options.upsampler);
         Ok(options)
@@ -194,6 +214,7 @@ impl Common {
             let message = "--trace is of one call, and a sheet takes one for each of its pictures";
             return Err(message.into());
         }
+        plan.inputs.extend(self.negative_picture.as_deref());
         let places = self.output.places(&plan)?;
         let placement = (&device, self.precision.unwrap_or(precision));
         let unclip = UnClip::new(bundle, placement, residency)?;
@@ -210,15 +231,38 @@ impl Common {
 }
 
 impl Work {
+    /// The options with the negative picture, if there is one.
+    pub(crate) fn with_negative(
+        &self,
+        common: &Common,
+        mut options: GenerateOptions,
+    ) -> Result<GenerateOptions, AnyError> {
+        if let Some(path) = &common.negative_picture {
+            let read = ReadOptions::default().read(path)?;
+            read.left_out.iter().for_each(|it| note(format_args!("{}: {it}", path.display())));
+            options.negative_image = Some(self.unclip.embed_images(&[read.image])?);
+        }
+        Ok(options)
+    }
+
+    /// Runs a call with progress.
+    pub(crate) fn show<T>(
+        &self,
+        call: impl FnOnce(unclip::Observed<'_>) -> Result<T, unclip::Error>,
+    ) -> Result<T, AnyError> {
+        let mut bars = Bars::default();
+        let made = call(self.unclip.observed(&mut |event| bars.show(event)))?;
+        bars.finish();
+        Ok(made)
+    }
+
     /// Makes pictures by a call, with progress, and says what of the captions was left out.
     pub(crate) fn make(
         &mut self,
         common: &Common,
         call: impl FnOnce(unclip::Observed<'_>) -> Result<Generated, unclip::Error>,
     ) -> Result<Generated, AnyError> {
-        let mut bars = Bars::default();
-        let mut generated = call(self.unclip.observed(&mut |event| bars.show(event)))?;
-        bars.finish();
+        let mut generated = self.show(call)?;
         for dropped in generated.dropped.iter().flatten() {
             note(format_args!("a caption is too long; left out: {:?}", shorten(dropped)));
         }

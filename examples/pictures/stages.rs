@@ -1,7 +1,7 @@
 //! The options of stages.
 
-use clap::Args;
-use unclip::{SamplerKind, Spacing, StageOptions};
+use clap::{Args, ValueEnum};
+use unclip::{ClipGuidance, SamplerKind, Spacing, StageOptions};
 
 /// How samplers are spelled, for help texts.
 pub(crate) const SAMPLERS: &str = "ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun";
@@ -50,6 +50,57 @@ macro_rules! guided_stage {
 }
 
 guided_stage!(DecoderArguments, "decoder");
+
+/// Options of the decoder alone.
+#[derive(Debug, Args)]
+pub(crate) struct GuidanceArguments {
+    /// How far the decoder follows the caption, apart from the picture's embedding; a step then
+    /// takes three calls [default, with --image-guidance: 1]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    #[arg(conflicts_with = "decoder-guidance")]
+    text_guidance: Option<f64>,
+    /// How far the decoder follows the picture's embedding, apart from the caption
+    /// [default, with --text-guidance: 1]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    #[arg(conflicts_with = "decoder-guidance")]
+    image_guidance: Option<f64>,
+    /// Share of the values, as in 0.995, that the decoder may not cut off when guidance leads out
+    /// of the range: the rest of the picture is dimmed instead (dynamic thresholding)
+    #[arg(long, value_name = "SHARE")]
+    dynamic_threshold: Option<f64>,
+    /// How far CLIP leads the decoder toward the caption; needs a build with `--features autodiff`
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    clip_guidance: Option<f64>,
+    /// What the gradient of CLIP goes through
+    #[arg(long, value_enum, requires = "clip_guidance", default_value = "decoder")]
+    clip_gradient: ClipGradient,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ClipGradient {
+    /// Through the decoder, as it should
+    Decoder,
+    /// Through CLIP alone: the decoder's estimate is taken for the noisy picture, which costs less
+    Estimate,
+}
+
+impl GuidanceArguments {
+    /// The options of the decoder with these.
+    pub(crate) fn of(&self, mut options: StageOptions) -> StageOptions {
+        if self.text_guidance.or(self.image_guidance).is_some() {
+            options.guidance_scale = Some(self.text_guidance.unwrap_or(1.0));
+            options.image_guidance = Some(self.image_guidance.unwrap_or(1.0));
+        }
+        options.dynamic_threshold = self.dynamic_threshold;
+        options
+    }
+
+    /// Guidance by CLIP, if it was asked for.
+    pub(crate) fn clip(&self) -> Option<ClipGuidance> {
+        let through_decoder = self.clip_gradient == ClipGradient::Decoder;
+        self.clip_guidance.map(|scale| ClipGuidance { scale, through_decoder })
+    }
+}
 
 /// Options of every upsampler.
 #[derive(Debug, Args)]

@@ -31,8 +31,12 @@ const ELSEWHERE: [(&[&str], &str); 15] = [
     (&["spacing"], "--prior-spacing, --decoder-spacing and --upsampler-spacing"),
     (&["output", "o", "outdir", "output-dir"], "--out"),
     (&["num-images", "num-images-per-prompt", "n_samples", "batch-size", "count", "n"], "--n"),
-    (&["strength"], "in image_to_image: a variation keeps what its picture's embedding holds"),
-    (&["eta"], "a part of a sampler's name, as in --decoder-sampler ddim:0.5"),
+    (&["strength"], "an option of image_to_image and image_variation"),
+    (
+        &["eta"],
+        "a part of a sampler's name, as in --decoder-sampler ddim:0.5; image_variation --eta starts \
+         from the picture's own noise",
+    ),
     (&["width", "height", "w", "H", "W", "size"], "none: the model's upsamplers set the size"),
     (&["gpu", "cuda", "cpu"], "--device, as in --device cuda"),
     (&["fp16", "half", "dtype"], "--precision, as in --precision f16"),

@@ -5,6 +5,7 @@
 //! text_encoder/   config.json, model.safetensors
 //! image_encoder/  …  (only for tasks that start from a picture)
 //! prior/          …
+//! ar_prior/       …  (either prior, or both)
 //! decoder/        …
 //! upsampler.0/    …  (and upsampler.1, …: as many as there are)
 //! ```
@@ -49,6 +50,7 @@ impl Layout for Native {
             text_encoder,
             image_encoder,
             prior: optional_stage(folder, StageId::Prior)?,
+            ar_prior: optional_stage(folder, StageId::ArPrior)?,
             decoder: stage(folder, StageId::Decoder)?,
             upsamplers: upsamplers(folder)?,
         })
@@ -75,6 +77,7 @@ impl Layout for Native {
             write(&bundle.text_encoder, target)?;
             bundle.image_encoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.prior.iter().try_for_each(|stage| write(stage, target))?;
+            bundle.ar_prior.iter().try_for_each(|stage| write(stage, target))?;
             write(&bundle.decoder, target)?;
             bundle.upsamplers.iter().try_for_each(|stage| write(stage, target))
         }))
@@ -163,6 +166,7 @@ pub(crate) fn shapes() -> Result<Parts, Error> {
         text_encoder,
         image_encoder: Some(embedded!("image_encoder")?),
         prior: Some(embedded!("prior")?),
+        ar_prior: Some(embedded!("ar_prior")?),
         decoder: embedded!("decoder")?,
         upsamplers: vec![embedded!("upsampler.0")?, embedded!("upsampler.1")?],
     })

@@ -28,6 +28,7 @@ fn transformer(n_layers: usize, activation: Activation) -> TransformerConfig {
 
 pub(crate) fn text_config() -> TextEncoderConfig {
     TextEncoderConfig {
+        logit_scale: TextEncoderConfig::MOST,
         vocab_size: crate::support::text_encoder().vocab_size,
         context_length: 8,
         d_embedding: 24,

@@ -17,9 +17,21 @@ pub struct TextEncoderConfig {
     pub d_embedding: usize,
     /// The tower.
     pub transformer: TransformerConfig,
+    /// What cosines of captions and pictures are multiplied by to be log-odds: the inverse of the
+    /// temperature that CLIP was trained to. Published models were all trained to 100, the most
+    /// that CLIP's paper allows.
+    #[serde(default = "TextEncoderConfig::most")]
+    pub logit_scale: f64,
 }
 
 impl TextEncoderConfig {
+    /// The logit scale of published models.
+    pub const MOST: f64 = 100.0;
+
+    fn most() -> f64 {
+        Self::MOST
+    }
+
     /// Checks that the sizes go together.
     ///
     /// # Errors
@@ -32,6 +44,7 @@ impl TextEncoderConfig {
             let expected = "at least 3: two marks and a token";
             return Err(InvalidSetting::new("context_length", self.context_length, expected));
         }
+        InvalidSetting::check_range("logit_scale", self.logit_scale, 0.0, 1000.0)?;
         self.transformer.validate().map_err(|error| error.within("transformer"))
     }
 }

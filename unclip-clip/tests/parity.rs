@@ -69,6 +69,7 @@ fn text_tower() {
     for (name, activation) in ACTIVATIONS {
         let fixture = Fixture::open(&format!("text_{name}"));
         let config = TextEncoderConfig {
+            logit_scale: TextEncoderConfig::MOST,
             vocab_size: 64,
             context_length: 12,
             d_embedding: 24,

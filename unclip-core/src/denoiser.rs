@@ -104,23 +104,100 @@ fn interpolate_log_variance<const D: usize>(raw: Tensor<D>, low: f64, high: f64)
 
 /// Keeps the predicted sample in [−limit, limit]; every sampler derives epsilon afterwards, and a
 /// guidance gradient, whether added before or after this, does not lead out of the range.
+///
+/// With a quantile it is dynamic (Imagen, Saharia et al. 2022, section 2.3): a sample of which more
+/// than that share of the values lies beyond the limit is shrunk first, until just that share is
+/// within. That keeps strong guidance from saturating colors.
 #[derive(Debug, Clone)]
 pub struct Clamped<M> {
     /// The denoiser whose prediction is clamped.
     pub inner: M,
     /// Largest magnitude of x_0; `None` leaves the prediction alone.
     pub limit: Option<f64>,
+    /// Share of a sample's values that are within the limit, from 0 to 1, for a dynamic limit.
+    pub quantile: Option<f64>,
+}
+
+impl<M> Clamped<M> {
+    /// The same with another quantile, or none.
+    #[must_use]
+    pub fn with_quantile(self, quantile: Option<f64>) -> Self {
+        Self { quantile, ..self }
+    }
 }
 
 impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Clamped<M> {
     fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D> {
         let prediction = self.inner.denoise(x_t, step);
-        match self.limit {
-            None => prediction,
-            Some(limit) => {
-                let x_0 = prediction.x_0.clamp(-limit, limit);
-                Prediction { x_0, limit: Some(limit), ..prediction }
-            }
+        let Some(limit) = self.limit else { return prediction };
+        let x_0 = match self.quantile {
+            None => prediction.x_0,
+            Some(quantile) => shrunk(prediction.x_0, limit, quantile),
+        };
+        let x_0 = x_0.clamp(-limit, limit);
+        Prediction { x_0, limit: Some(limit), ..prediction }
+    }
+}
+
+/// Samples, each divided by what brings this share of its magnitudes within the limit; those that
+/// are within it stay.
+fn shrunk<const D: usize>(x_0: Tensor<D>, limit: f64, quantile: f64) -> Tensor<D> {
+    let shape = x_0.dims();
+    let values = x_0.shape().num_elements() / shape[0].max(1);
+    let rows: Tensor<2> = x_0.reshape([shape[0], values]);
+    let sorted = rows.clone().abs().sort(1);
+    // between two values, as numpy's quantile is by default
+    let place = quantile * (values - 1) as f64;
+    let (below, share) = (place.floor() as usize, place.fract());
+    let at = |place: usize| sorted.clone().narrow(1, place.min(values - 1), 1);
+    let threshold = at(below) * (1.0 - share) + at(below + 1) * share;
+    (rows / (threshold / limit).clamp_min(1.0)).reshape(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::BetaSchedule;
+
+    /// Predicts the same whatever it gets.
+    struct Fixed(Tensor<2>);
+
+    impl Denoiser<2> for Fixed {
+        fn denoise(&self, _: Tensor<2>, _: &Step) -> Prediction<2> {
+            Prediction::new(self.0.clone())
         }
+    }
+
+    #[test]
+    fn a_dynamic_limit_shrinks_what_is_too_loud_and_nothing_else() {
+        let device = Device::flex();
+        // numpy.quantile(abs(row), 0.8) of the rows: 2.2, 0.82, 5.0
+        let rows = [
+            [0.5, -1.0, 1.5, -2.0, 2.0, -3.0],
+            [0.1, -0.2, 0.3, 0.4, -0.8, 0.9],
+            [5.0, 5.0, 5.0, 5.0, -5.0, 5.0],
+        ];
+        let x = Tensor::<2>::from_floats(rows, &device);
+        let schedule = crate::NoiseSchedule::new(BetaSchedule::SquaredCosine, 10).unwrap();
+        let step = schedule.step(5);
+        let x_0 = |quantile| {
+            let clamped = Clamped { inner: Fixed(x.clone()), limit: Some(1.0), quantile };
+            let data = clamped.denoise(x.clone(), &step).x_0.into_data();
+            data.iter::<f32>().collect::<Vec<_>>()
+        };
+        let close = |found: &[f32], expected: &[f32]| {
+            let close = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6);
+            assert!(close, "{found:?}, expected {expected:?}");
+        };
+        let found = x_0(Some(0.8));
+        let first: Vec<f32> = rows[0].iter().map(|v: &f32| (v / 2.0).clamp(-1.0, 1.0)).collect();
+        close(&found[..6], &first);
+        close(&found[6..12], &rows[1]);
+        close(&found[12..], &[1.0, 1.0, 1.0, 1.0, -1.0, 1.0]);
+        // the largest of all values: nothing is cut
+        close(&x_0(Some(1.0))[..6], &rows[0].map(|v| v / 3.0));
+        close(&x_0(None)[..6], &[0.5, -1.0, 1.0, -1.0, 1.0, -1.0]);
     }
 }

@@ -106,6 +106,7 @@ impl DiffusionConfig {
                 variance: self.variance,
             },
             limit: self.clamp,
+            quantile: None,
         }
     }
 

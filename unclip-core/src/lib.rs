@@ -54,6 +54,8 @@ pub mod resize;
 mod resize_8bit;
 pub mod sampler;
 mod schedule;
+#[cfg(feature = "autodiff")]
+mod score;
 mod spacing;
 mod stage;
 mod timesteps;
@@ -71,6 +73,8 @@ pub use sampler::{
     SamplingMethod, Stepped, inpaint, invert, invert_exactly, sample,
 };
 pub use schedule::{BetaSchedule, NoiseSchedule, Step};
+#[cfg(feature = "autodiff")]
+pub use score::{Reading, Score, Scored};
 pub use spacing::{Spacing, TimestepRange};
-pub use stage::{Guide, Stage};
+pub use stage::{Guide, Stage, Steering};
 pub use timesteps::Timesteps;

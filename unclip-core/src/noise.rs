@@ -30,6 +30,18 @@ impl dyn NoiseSource + '_ {
     ) -> Tensor<D> {
         Tensor::from_data(self.draw(draw, &shape), device)
     }
+
+    /// A draw as numbers that are equally likely anywhere from 0 to 1: the normal distribution's
+    /// distribution function of the noise.
+    pub fn uniform<const D: usize>(
+        &mut self,
+        draw: Draw,
+        shape: [usize; D],
+        device: &Device,
+    ) -> Tensor<D> {
+        let z = self.tensor(draw, shape, device);
+        (z * std::f64::consts::FRAC_1_SQRT_2).erf() * 0.5 + 0.5
+    }
 }
 
 /// Portable seeded noise: one stream per row of the batch.
@@ -105,6 +117,17 @@ mod tests {
         let values = SeededNoise::new(&[42], 0).draw(Draw::Initial, &[1, 3]);
         let values = values.try_to_vec::<f32>().unwrap();
         assert_eq!(values, [0.477_981_24, 1.334_070_6, -0.210_866_69]);
+    }
+
+    #[test]
+    fn uniform_numbers_are_spread_evenly() {
+        let mut noise = SeededNoise::new(&[1], 0);
+        let noise: &mut dyn NoiseSource = &mut noise;
+        let device = Device::flex();
+        let values = noise.uniform(Draw::Initial, [1, 100_000], &device).into_data();
+        let mut tenths = [0; 10];
+        values.iter::<f32>().for_each(|v| tenths[((v * 10.0) as usize).min(9)] += 1);
+        assert!(tenths.iter().all(|n| (9_700..10_300).contains(n)), "{tenths:?}");
     }
 
     #[test]

@@ -48,6 +48,20 @@ pub trait Stage<const D: usize> {
     /// inversion.
     fn sample_of(&self, network: &Self::Network, output: &Self::Output) -> Tensor<D>;
 
+    /// Fixes the conditions of a call that is guided by each of two conditions apart: the B given
+    /// ones, then B without the caption, then B null ones.
+    ///
+    /// # Panics
+    /// As [`bind_pair`](Self::bind_pair), and if the stage does not have a caption and a picture.
+    fn bind_three(
+        &self,
+        _: &Self::Network,
+        _: &Self::Condition,
+        _: &Self::Null,
+    ) -> Branched<Box<dyn Network<D>>> {
+        panic!("a stage with conditions of two kinds")
+    }
+
     /// A cheap preview of a clean sample as pictures, `[batch, 3, height, width]` in [−1, 1];
     /// `None` if it is not a picture.
     fn preview(&self, x_0: &Tensor<D>) -> Option<Tensor<4>>;
@@ -57,16 +71,40 @@ pub trait Stage<const D: usize> {
         &self,
         network: &Self::Network,
         condition: &Self::Condition,
-        guide: Option<Guide<'_, Self::Null>>,
+        steering: Steering<'_, Self::Null>,
     ) -> Box<dyn Denoiser<D>> {
-        let config = self.diffusion();
-        let plain = || config.denoiser(self.bind(network, condition));
-        let Some(Guide { null, scale, within }) = guide else { return Box::new(plain()) };
-        let pair = self.bind_pair(network, condition, null);
-        let guided = config.denoiser(ClassifierFree::new(pair, vec![scale]));
+        let (config, quantile) = (self.diffusion(), steering.dynamic_threshold);
+        let plain = || config.denoiser(self.bind(network, condition)).with_quantile(quantile);
+        let Some(guide) = steering.guide else { return Box::new(plain()) };
+        let Guide { null, scale, image_scale, within } = guide;
+        let (branched, scales) = match image_scale {
+            // of equal scales the branch between falls out
+            Some(image) if image != scale => {
+                (self.bind_three(network, condition, null), vec![scale, image])
+            }
+            _ => (self.bind_pair(network, condition, null), vec![scale]),
+        };
+        let guided = config.denoiser(ClassifierFree::new(branched, scales)).with_quantile(quantile);
         let Some(range) = within else { return Box::new(guided) };
         let is_second = Box::new(move |step: &crate::Step| !range.contains(step.timestep));
         Box::new(ByStep { first: guided, second: plain(), is_second })
+    }
+}
+
+/// What a stage's predictions are steered by, beside its condition.
+#[derive(Debug)]
+pub struct Steering<'a, N> {
+    /// How it is guided, if it is.
+    pub guide: Option<Guide<'a, N>>,
+    /// Share of a sample's values that stay within the range, for dynamic thresholding; see
+    /// [`Clamped`](crate::Clamped).
+    pub dynamic_threshold: Option<f64>,
+}
+
+// derived, it would ask that `N` have a default
+impl<N> Default for Steering<'_, N> {
+    fn default() -> Self {
+        Self { guide: None, dynamic_threshold: None }
     }
 }
 
@@ -77,6 +115,9 @@ pub struct Guide<'a, N> {
     pub null: &'a N,
     /// The guidance scale; see [`ClassifierFree`].
     pub scale: f64,
+    /// The scale of the picture, of a stage with a caption and a picture; `scale` is then that of
+    /// the caption alone.
+    pub image_scale: Option<f64>,
     /// The noise levels at which it acts; all of them if absent. Elsewhere the network is called
     /// with the condition alone, which takes half the time.
     pub within: Option<TimestepRange>,

@@ -3,8 +3,8 @@
 use burn::tensor::{Device, Tensor};
 use unclip_core::{
     BetaSchedule, Branched, ByStep, Clamped, ClassifierFree, Ddim, Ddpm, Denoiser, DpmSolver, Draw,
-    Guidance, Guided, Heun, Network, NoiseSchedule, NoiseSource, Prediction, Reverse,
-    SamplingMethod, SeededNoise, Step, Timesteps, VarianceType, sample,
+    Guidance, Guided, Heun, Network, NoiseSchedule, NoiseSource, Prediction, Reading as ReadingOf,
+    Reverse, SamplingMethod, Score, Scored, SeededNoise, Step, Timesteps, VarianceType, sample,
 };
 
 use crate::fixture::{assert_close, noise};
@@ -55,6 +55,23 @@ fn variance_channels_are_the_conditions_at_any_scale() {
         assert_close("variance", output.clone().narrow(1, 3, 3), variance, 0.0);
         let line = given.clone() * scale + null.clone() * (1.0 - scale);
         assert_close("prediction", output.narrow(1, 0, 3), line.narrow(1, 0, 3), 1e-6);
+    }
+}
+
+#[test]
+fn three_branches_are_guided_from_each_to_the_one_before() {
+    let device = Device::flex();
+    let [c, m, u] = [1, 2, 5].map(|seed| noise::<4>(SHAPE, seed, &device));
+    let network =
+        |_: Tensor<4>, _: Tensor<1>| Tensor::cat(vec![c.clone(), m.clone(), u.clone()], 0);
+    let x_t: Tensor<4> = noise(SHAPE, 3, &device);
+    let timesteps = Tensor::from_floats([7.0, 9.0], &device);
+    for (text, image) in [(3.0, 2.0), (0.0, 1.5), (1.0, 1.0), (2.0, 2.0)] {
+        let guided = ClassifierFree::new(Branched::new(&network, 3), vec![text, image]);
+        // InstructPix2Pix, eq. 3
+        let want = u.clone() + (m.clone() - u.clone()) * image + (c.clone() - m.clone()) * text;
+        let got = guided.forward(x_t.clone(), timesteps.clone());
+        assert_close(&format!("{text} {image}"), got, want, 1e-6);
     }
 }
 
@@ -243,8 +260,10 @@ fn a_pull_never_leads_out_of_the_range_on_whichever_side_of_the_clamp() {
     let schedule = NoiseSchedule::new(BetaSchedule::SquaredCosine, 1000).unwrap();
     let short = schedule.respaced(&Timesteps::evenly_spaced(25, 1000).unwrap()).unwrap();
     let limit = Some(1.0);
-    let outside = Guided { inner: Clamped { inner: Gaussian, limit }, guidance: black() };
-    let inside = Clamped { inner: Guided { inner: Gaussian, guidance: black() }, limit };
+    let outside =
+        Guided { inner: Clamped { inner: Gaussian, limit, quantile: None }, guidance: black() };
+    let inner = Guided { inner: Gaussian, guidance: black() };
+    let inside = Clamped { inner, limit, quantile: None };
     for denoiser in [&outside as &dyn Denoiser<2>, &inside] {
         for method in [&Ddim { eta: 0.0 } as &dyn SamplingMethod, &DpmSolver::default(), &Heun] {
             let (mut noise, x_t) = (SeededNoise::new(&[1], 0), noise([1, 16], 9, &Device::flex()));
@@ -285,4 +304,45 @@ fn each_step_has_the_denoiser_that_it_should() {
             [&both as &dyn Denoiser<2>, expected].map(|d| d.denoise(x_t.clone(), &step).x_0);
         assert_close(&format!("step {index}"), got, want, 0.0);
     }
+}
+
+/// Half the squared distance from a point, negative: the log-density of a Gaussian around it.
+struct Near(Tensor<4>);
+
+impl Score<4> for Near {
+    fn score(&self, sample: Tensor<4>, _: &Step) -> Tensor<1> {
+        let squares = (sample - self.0.clone()).powf_scalar(2.0);
+        let [batch, ..] = squares.dims();
+        squares.reshape([batch as i32, -1]).sum_dim(1).reshape([batch]) * -0.5
+    }
+}
+
+#[test]
+fn gradients_of_scores_are_those_of_calculus() {
+    let device = Device::flex();
+    let x_t: Tensor<4> = noise(SHAPE, 3, &device);
+    let [one, other] = [4, 5].map(|seed| noise::<4>(SHAPE, seed, &device));
+    let schedule = NoiseSchedule::new(BetaSchedule::SquaredCosine, 100).unwrap();
+    let step = schedule.step(60);
+    let gradient = |reading: ReadingOf, inner: &dyn Denoiser<4>| {
+        let scores: Vec<(Box<dyn Score<4>>, f64)> =
+            vec![(Box::new(Near(one.clone())), 2.0), (Box::new(Near(other.clone())), -0.5)];
+        let scored = Scored { inner, scores, reading };
+        let prediction = scored.denoise(x_t.clone(), &step);
+        assert_close("x_0", prediction.x_0, x_t.clone() * 0.5, 1e-6);
+        prediction.gradient.unwrap()
+    };
+    // of 2·Near(one) − Near(other)/2 at x
+    let at = |x: Tensor<4>| (one.clone() - x.clone()) * 2.0 - (other.clone() - x) * 0.5;
+    let noisy = gradient(ReadingOf::Noisy, &Half);
+    assert_close("noisy", noisy, at(x_t.clone()), 1e-5);
+    // x_0 is half of x_t
+    let half = at(x_t.clone() * 0.5);
+    assert_close("denoised", gradient(ReadingOf::Denoised, &Half), half.clone() * 0.5, 1e-5);
+    let estimate = half / step.alpha_bar.sqrt();
+    assert_close("estimate", gradient(ReadingOf::Estimate, &Half), estimate, 1e-5);
+    // what is there already is kept
+    let steered = Guided { inner: Half, guidance: Constant(one.clone()) };
+    let both = gradient(ReadingOf::Noisy, &steered);
+    assert_close("both", both, at(x_t.clone()) + one.clone(), 1e-5);
 }

@@ -111,6 +111,7 @@ fn ancestral_steps() {
                 variance,
             },
             limit: Some(case.clip_sample_range),
+            quantile: None,
         };
         let what = format!("step {} of case {number}", case.t);
         let mut noise = Recorded(tensor("input.#.noise"));

@@ -30,6 +30,22 @@ impl Condition {
     }
 }
 
+/// What guidance leads away from.
+#[derive(Debug, Clone)]
+pub struct Null {
+    /// The negative captions, one for each picture.
+    pub text: TextEmbedding,
+    /// What the picture should not look like, one for each picture; the learned embedding that
+    /// stands for no picture if absent.
+    pub image: Option<ImageEmbedding>,
+}
+
+impl From<TextEmbedding> for Null {
+    fn from(text: TextEmbedding) -> Self {
+        Self { text, image: None }
+    }
+}
+
 /// A condition in the U-Net's terms.
 #[derive(Debug, Clone)]
 pub struct Bound {

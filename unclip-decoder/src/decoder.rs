@@ -2,13 +2,11 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unclip_core::{
-    Branched, DiffusionConfig, ImageEmbedding, InvalidSetting, Network, Stage, TextEmbedding,
-};
+use unclip_core::{Branched, DiffusionConfig, ImageEmbedding, InvalidSetting, Network, Stage};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{UNet, Whitening};
 
-use crate::{Bound, Condition, Conditioner, DecoderConfig};
+use crate::{Bound, Condition, Conditioner, DecoderConfig, Null};
 
 /// Predicts a small picture from a noised one, its image embedding and its caption.
 #[derive(Module, Debug)]
@@ -56,8 +54,7 @@ impl StageConfig for DecoderConfig {
 impl Stage<4> for DecoderConfig {
     type Network = Decoder;
     type Condition = Condition;
-    /// The negative caption; the null condition has no image.
-    type Null = TextEmbedding;
+    type Null = Null;
     type Output = Tensor<4>;
 
     fn diffusion(&self) -> &DiffusionConfig {
@@ -77,11 +74,23 @@ impl Stage<4> for DecoderConfig {
         &self,
         decoder: &Decoder,
         given: &Condition,
-        null: &TextEmbedding,
+        null: &Null,
     ) -> Branched<Box<dyn Network<4>>> {
-        assert_eq!(given.text.batch(), null.batch(), "one null caption for each given one");
-        let both = Condition::cat(&[given, &decoder.null(null)]);
+        let both = Condition::cat(&[given, &decoder.null(given.text.batch(), null)]);
         Branched::new(self.bind(decoder, &both), 2)
+    }
+
+    /// Between the given condition and the null one: its picture with the null caption.
+    fn bind_three(
+        &self,
+        decoder: &Decoder,
+        given: &Condition,
+        null: &Null,
+    ) -> Branched<Box<dyn Network<4>>> {
+        let none = decoder.null(given.text.batch(), null);
+        let picture = Condition { image: given.image.clone(), text: none.text.clone() };
+        let all = Condition::cat(&[given, &picture, &none]);
+        Branched::new(self.bind(decoder, &all), 3)
     }
 
     fn output(&self, _: &Decoder, x_0: Tensor<4>) -> Tensor<4> {
@@ -128,9 +137,15 @@ impl Decoder {
         }
     }
 
-    /// The null condition of guidance: no image, with these captions.
-    pub fn null(&self, text: &TextEmbedding) -> Condition {
-        Condition { image: self.text_proj.null_image(text.batch()), text: text.clone() }
+    /// The null condition of guidance, for a batch.
+    ///
+    /// # Panics
+    /// If there is not one null caption, and one null image if there is any, for each row.
+    pub fn null(&self, batch: usize, null: &Null) -> Condition {
+        let image = null.image.clone().unwrap_or_else(|| self.text_proj.null_image(batch));
+        let rows = [null.text.batch(), image.batch()];
+        assert_eq!(rows, [batch; 2], "one null condition for each given one");
+        Condition { image, text: null.text.clone() }
     }
 
     /// Replaces the image embedding by the learned null where `keep` is 0: condition dropout.

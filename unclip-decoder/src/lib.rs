@@ -9,6 +9,6 @@ mod condition;
 mod config;
 mod decoder;
 
-pub use condition::{Bound, Condition, Conditioner};
+pub use condition::{Bound, Condition, Conditioner, Null};
 pub use config::{DecoderConfig, LayoutConfig};
 pub use decoder::Decoder;

@@ -9,7 +9,7 @@ use unclip_core::{
     ClassifierFree, Ddpm, DiffusionConfig, ImageEmbedding, Network, NoiseSchedule,
     Parameterization, Stage, TextEmbedding, VarianceType,
 };
-use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig};
+use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig, Null};
 use unclip_nn::checkpoint::{KeyMap, StageConfig, Weights, load_weights};
 use unclip_nn::{UNetConfig, Whitening};
 
@@ -99,7 +99,7 @@ fn conditioner() {
 }
 
 /// The fixture's decoder, with the condition and the null caption that it was given.
-fn decoder(fixture: &Fixture) -> (Decoder, Condition, TextEmbedding) {
+fn decoder(fixture: &Fixture) -> (Decoder, Condition, Null) {
     let (config, device) = (config(4), Device::flex());
     config.validate().unwrap();
     let conditioner = Conditioner::new(&config, &device);
@@ -118,7 +118,7 @@ fn decoder(fixture: &Fixture) -> (Decoder, Condition, TextEmbedding) {
         tokens: fixture.tensor("input.uncond_text_hidden_states"),
         mask: fixture.mask("input.uncond_attention_mask"),
     };
-    (Decoder::new(conditioner, unet), condition, null.repeat_rows(2))
+    (Decoder::new(conditioner, unet), condition, null.repeat_rows(2).into())
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn guided_call() {
     let (decoder, condition, null) = decoder(&fixture);
     let x_t: Tensor<4> = fixture.tensor("input.sample");
     let timestep: Tensor<1> = fixture.integers("input.timestep").float();
-    let both = decoder.bind(&Condition::cat(&[&condition, &decoder.null(&null)]));
+    let both = decoder.bind(&Condition::cat(&[&condition, &decoder.null(2, &null)]));
     let twice = Tensor::cat(vec![x_t.clone(); 2], 0);
     let raw = both.forward(twice, timestep.clone().expand([4]));
     assert_close("raw", exchanged(raw), fixture.tensor("output.raw"), 1e-5);

@@ -194,9 +194,21 @@ impl Transformer {
         x: Tensor<3>,
         hidden: Option<Tensor<4, Bool>>,
     ) -> Tensor<3> {
-        self.layers.iter().zip(&cache.layers).fold(x, |x, (layer, first)| {
+        self.extend(&mut cache.clone(), x, hidden)
+    }
+
+    /// As [`forward_cached`](Self::forward_cached), and remembers the tokens for those that follow
+    /// them.
+    pub fn extend(
+        &self,
+        cache: &mut KvCache,
+        x: Tensor<3>,
+        hidden: Option<Tensor<4, Bool>>,
+    ) -> Tensor<3> {
+        self.layers.iter().zip(&mut cache.layers).fold(x, |x, (layer, known)| {
             let (normed, seen) = layer.begin(&x);
-            layer.finish(x, normed, first.followed_by(seen), hidden.clone())
+            *known = known.followed_by(seen);
+            layer.finish(x, normed, known.clone(), hidden.clone())
         })
     }
 }

@@ -1,7 +1,15 @@
 //! Embeddings in coordinates in which every direction has the same variance.
 
+use burn::linalg::svd;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+
+/// A direction that carries less than this share of the mean variance is not made louder any
+/// further.
+const FLOOR: f64 = 1e-3;
+
+/// Sweeps for each singular value after which the decomposition would be given up.
+const SWEEPS: usize = 10_000;
 
 /// Subtracts a mean, rotates, and divides by standard deviations, all of them fixed.
 ///
@@ -24,6 +32,21 @@ impl Whitening {
         let row = |value: f32| fixed(Tensor::full([1, d_embedding], value, device));
         let basis = || fixed(Tensor::eye(d_embedding, device));
         Self { mean: row(0.0), std: row(1.0), basis: has_basis.then(basis) }
+    }
+
+    /// Whitening along the principal components of some embeddings, the loudest direction first.
+    ///
+    /// # Shapes
+    /// - `embeddings`: `[n, d_embedding]`, many more than there are directions
+    pub fn of(embeddings: Tensor<2>) -> Self {
+        let n = embeddings.dims()[0];
+        let mean = embeddings.clone().mean_dim(0);
+        let centered = embeddings - mean.clone();
+        let covariance = centered.clone().transpose().matmul(centered) / n as f64;
+        let (basis, variances, _) = svd::<2, 1>(covariance, SWEEPS);
+        let floor = variances.clone().mean() * FLOOR;
+        let std = (variances + floor).sqrt().unsqueeze::<2>();
+        Self::new(mean, std, Some(basis))
     }
 
     /// A whitening with these statistics, none of which is trained.
@@ -85,6 +108,19 @@ impl Whitening {
         let place = Tensor::arange(0..width as i64, &whitened.device());
         let beyond = place.greater_equal_elem(k as i64).unsqueeze::<2>().expand([batch, width]);
         self.inverse(whitened.mask_fill(beyond, 0.0))
+    }
+
+    /// How many coordinates, from the first on, hold this share of the variance.
+    pub fn coordinates_holding(&self, share: f64) -> usize {
+        let variances = self.std.val().into_data();
+        let variances: Vec<f64> = variances.iter::<f64>().map(|std| std * std).collect();
+        let wanted = share * variances.iter().sum::<f64>();
+        let mut held = 0.0;
+        let before = variances.iter().take_while(|variance| {
+            held += **variance;
+            held < wanted
+        });
+        (before.count() + 1).min(variances.len())
     }
 
     /// The mean of the embeddings: `[1, d_embedding]`.
@@ -161,6 +197,18 @@ mod tests {
             (9, [7.0, 8.0, 9.0]),
         ] {
             assert_eq!(values(whitening.keep(embedding.clone(), k)), expected, "{k}");
+        }
+    }
+
+    #[test]
+    fn variance_is_held_by_the_loudest() {
+        let row = |row: [f32; 4]| Tensor::from_floats([row], &Device::flex());
+        let whitening = Whitening::new(row([0.0; 4]), row([3.0, 2.0, 1.0, 0.5]), None);
+        // of 14.25: 9, 13, 14, 14.25
+        for (share, expected) in
+            [(0.0, 1), (0.6, 1), (0.7, 2), (0.91, 2), (0.92, 3), (0.99, 4), (1.0, 4)]
+        {
+            assert_eq!(whitening.coordinates_holding(share), expected, "{share}");
         }
     }
 

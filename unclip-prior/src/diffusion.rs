@@ -10,9 +10,10 @@ use unclip_core::{
 };
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::linear;
-use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, Whitening, causal_mask};
+use unclip_nn::{KvCache, LayerNorm, TimestepEmbedding, Transformer, Whitening};
 
 use crate::DiffusionPriorConfig;
+use crate::sequence::hidden;
 
 /// Predicts the clean, whitened image embedding from a noised one and its caption.
 ///
@@ -135,7 +136,7 @@ impl DiffusionPrior {
         let caption = Tensor::cat(vec![tokens, pooled], 1);
         let first = caption.dims()[1];
         let caption = self.positions(caption, 0);
-        let hidden = self.hidden(&text.mask);
+        let hidden = hidden(&text.mask, self.positional_embedding.dims()[1]);
         let before = hidden.clone().narrow(2, 0, first).narrow(3, 0, first);
         let cache = self.transformer_blocks.prefill(caption, Some(before));
         let later = hidden.dims()[2] - first;
@@ -160,6 +161,11 @@ impl DiffusionPrior {
     /// along them (the paper's probing, section 3.4): `[batch, d_embedding]`.
     pub fn keep_components(&self, embedding: &ImageEmbedding, k: usize) -> ImageEmbedding {
         ImageEmbedding(self.clip.keep(embedding.0.clone(), k))
+    }
+
+    /// How many principal components, the loudest first, hold this share of the variance.
+    pub fn components_holding(&self, share: f64) -> usize {
+        self.clip.coordinates_holding(share)
     }
 
     /// The same prior for another CLIP, whose embeddings this whitens. It needs a basis if the
@@ -191,17 +197,5 @@ impl DiffusionPrior {
     fn positions(&self, x: Tensor<3>, first: usize) -> Tensor<3> {
         let positions = self.positional_embedding.val().narrow(1, first, x.dims()[1]);
         positions.cast(x.dtype()) + x
-    }
-
-    /// What each token must not look at: the future, and the padding of the text.
-    fn hidden(&self, mask: &Tensor<2, Bool>) -> Tensor<4, Bool> {
-        let [batch, text] = mask.dims();
-        let seq = self.positional_embedding.dims()[1];
-        let device = mask.device();
-        let extra = Tensor::zeros([batch, seq - text], &device);
-        let padding = Tensor::cat(vec![mask.clone().bool_not().int(), extra], 1).equal_elem(1);
-        let padding = padding.reshape([batch, 1, 1, seq]).expand([batch, 1, seq, seq]);
-        let future = causal_mask(seq, &device).expand([batch, 1, seq, seq]);
-        padding.bool_or(future)
     }
 }

@@ -7,3 +7,5 @@
 mod fixture;
 // the network against diffusers, and what binding keeps
 mod parity;
+// the autoregressive prior against PyTorch, and its laws
+mod autoregressive;

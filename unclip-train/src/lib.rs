@@ -17,6 +17,7 @@ mod settings;
 mod shapes_training;
 mod start;
 mod trainer;
+mod typical;
 mod vocabulary;
 mod wear;
 
@@ -25,7 +26,7 @@ pub use ema::update_average;
 pub use error::TrainError;
 pub use settings::TrainSettings;
 pub use shapes_training::{ShapesTraining, TrainStage};
-pub use start::{principal_components, silenced, trainable, whitening_towards};
+pub use start::{silenced, trainable, whitening_towards};
 pub use trainer::{StepReport, Trainer};
 pub use unclip_shapes as shapes;
 pub use vocabulary::train_vocabulary;

@@ -4,7 +4,7 @@ use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization};
 use unclip_decoder::{DecoderConfig, LayoutConfig};
 use unclip_nn::{Activation, TransformerConfig, UNetConfig};
-use unclip_prior::DiffusionPriorConfig;
+use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::UpsamplerConfig;
 
 use crate::TrainSettings;
@@ -13,6 +13,8 @@ use crate::TrainSettings;
 pub const CLIP_STEPS: u64 = 3_000;
 /// See [`CLIP_STEPS`].
 pub const PRIOR_STEPS: u64 = 8_000;
+/// See [`CLIP_STEPS`].
+pub const AR_PRIOR_STEPS: u64 = 6_000;
 /// See [`CLIP_STEPS`].
 pub const DECODER_STEPS: u64 = 30_000;
 /// See [`CLIP_STEPS`].
@@ -47,6 +49,7 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
         context_length: CONTEXT_LENGTH,
         d_embedding: D_EMBEDDING,
         transformer: tower(2),
+        logit_scale: TextEncoderConfig::MOST,
     }
 }
 
@@ -87,6 +90,27 @@ pub fn prior() -> DiffusionPriorConfig {
             sampler: Ddpm.into(),
             ..diffusion(Parameterization::Sample, 2.0)
         },
+    }
+}
+
+/// The autoregressive prior. The components that it leaves out hold 0.2 % of the variance.
+pub fn ar_prior() -> ArPriorConfig {
+    ArPriorConfig {
+        d_embedding: D_EMBEDDING,
+        d_text: D_CLIP,
+        context_length: CONTEXT_LENGTH,
+        n_codes: 40,
+        n_buckets: 64,
+        n_similarities: 16,
+        transformer: TransformerConfig {
+            d_model: 64,
+            n_layers: 4,
+            n_heads: 4,
+            d_hidden: 256,
+            activation: Activation::Gelu,
+            norm_eps: 1e-5,
+        },
+        guidance_scale: 1.0,
     }
 }
 
@@ -167,6 +191,11 @@ pub fn clip_training(steps: u64, seed: u64) -> TrainSettings {
 /// How the prior is trained.
 pub fn prior_training(steps: u64, seed: u64) -> TrainSettings {
     TrainSettings { batch: 128, ..training(steps, seed) }
+}
+
+/// How the autoregressive prior is trained.
+pub fn ar_prior_training(steps: u64, seed: u64) -> TrainSettings {
+    TrainSettings { batch: 128, learning_rate: 2e-3, ..training(steps, seed) }
 }
 
 /// How the decoder is trained.

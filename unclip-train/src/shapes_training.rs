@@ -1,36 +1,33 @@
 //! The training of the bundled shapes model, stage by stage, into a bundle.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::{ImageEmbedding, InvalidSetting};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{StageConfig, StageFiles, Weights, save_stage};
-use unclip_nn::{Precision, is_cpu};
+use unclip_nn::{Precision, Whitening, is_cpu};
 
 use crate::ahead::Ahead;
-use crate::data::mixed_batch;
 use crate::loss_curve::LossCurve;
 use crate::objective::{
-    ClipObjective, ClipTowers, DecoderObjective, FrozenClip, Objective, PriorObjective, Source,
-    UpsamplerObjective,
+    ArPriorObjective, ClipObjective, ClipTowers, DecoderObjective, FrozenClip, Objective,
+    PriorObjective, Source, UpsamplerObjective,
 };
+use crate::typical::{fingerprint, typical_embeddings, typical_pairs, with_longer_embeddings};
 use crate::vocabulary::copy_vocabulary;
 use crate::{
-    ClipScore, StepReport, TrainError, TrainSettings, Trainer, principal_components, recipe,
-    silenced, train_vocabulary, trainable, whitening_towards,
+    ClipScore, StepReport, TrainError, TrainSettings, Trainer, recipe, silenced, train_vocabulary,
+    trainable, whitening_towards,
 };
 use unclip_shapes::ShapesWorld;
 
 /// Captions from which the vocabulary is learned.
 const VOCABULARY_CAPTIONS: u64 = 20_000;
-/// Samples over which statistics of embeddings are taken.
-const STATISTICS_SAMPLES: usize = 4096;
 
 /// A stage of the shapes model, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +36,8 @@ pub enum TrainStage {
     Clip,
     /// The diffusion prior; needs CLIP.
     Prior,
+    /// The autoregressive prior; needs CLIP.
+    ArPrior,
     /// The decoder; needs CLIP.
     Decoder,
     /// An upsampler, by its place in the cascade; needs no other stage.
@@ -47,14 +46,21 @@ pub enum TrainStage {
 
 impl TrainStage {
     /// Every stage, in an order in which they can be trained.
-    pub const ALL: [Self; 5] =
-        [Self::Clip, Self::Prior, Self::Decoder, Self::Upsampler(0), Self::Upsampler(1)];
+    pub const ALL: [Self; 6] = [
+        Self::Clip,
+        Self::Prior,
+        Self::ArPrior,
+        Self::Decoder,
+        Self::Upsampler(0),
+        Self::Upsampler(1),
+    ];
 
     /// Its name, as the command line and folders spell it.
     pub fn name(self) -> String {
         match self {
             Self::Clip => "clip".into(),
             Self::Prior => "prior".into(),
+            Self::ArPrior => "ar_prior".into(),
             Self::Decoder => "decoder".into(),
             Self::Upsampler(place) => format!("upsampler.{place}"),
         }
@@ -66,6 +72,7 @@ impl TrainStage {
         match self {
             Self::Clip => recipe::clip_training(steps_or(recipe::CLIP_STEPS), seed),
             Self::Prior => recipe::prior_training(steps_or(recipe::PRIOR_STEPS), seed),
+            Self::ArPrior => recipe::ar_prior_training(steps_or(recipe::AR_PRIOR_STEPS), seed),
             Self::Decoder => recipe::decoder_training(steps_or(recipe::DECODER_STEPS), seed),
             Self::Upsampler(_) => {
                 recipe::upsampler_training(steps_or(recipe::UPSAMPLER_STEPS), seed)
@@ -108,6 +115,7 @@ impl ShapesTraining {
         match stage {
             TrainStage::Clip => self.train_clip(settings, observer),
             TrainStage::Prior => self.train_prior(settings, observer),
+            TrainStage::ArPrior => self.train_ar_prior(settings, observer),
             TrainStage::Decoder => self.train_decoder(settings, observer),
             TrainStage::Upsampler(place) => self.train_upsampler(place, settings, observer),
         }
@@ -142,7 +150,10 @@ impl ShapesTraining {
         let bounds: fn(ClipTowers) -> ClipTowers = ClipTowers::within_bounds;
         let stage = (TrainStage::Clip, "");
         let trainer = self.run(stage, settings, (towers, bounds), observer, &objective)?;
-        self.save_clip(trainer.average().clone(), &text, &image)
+        let towers = trainer.average().clone();
+        let logit_scale = f64::from(towers.logit_scale.val().into_scalar::<f32>()).exp();
+        let text = TextEncoderConfig { logit_scale, ..text };
+        self.save_clip(towers, &text, &image)
     }
 
     /// Writes both towers, scaled so that the embeddings of pictures have variance 1: contrastive
@@ -162,8 +173,8 @@ impl ShapesTraining {
         };
         let std = typical_embeddings(&clip).var(0).mean().into_scalar::<f32>().sqrt();
         let factor = 1.0 / f64::from(std.max(1e-6));
-        clip.text = clip.text.map(&mut ScaleProjection { factor, path: Vec::new() });
-        clip.image = clip.image.map(&mut ScaleProjection { factor, path: Vec::new() });
+        clip.text = with_longer_embeddings(clip.text, factor);
+        clip.image = with_longer_embeddings(clip.image, factor);
         let space = fingerprint(&clip);
         self.save("text_encoder", &space, text, &clip.text)?;
         self.save("image_encoder", &space, image, &clip.image)
@@ -177,13 +188,32 @@ impl ShapesTraining {
         let (clip, space) = self.clip()?;
         let config = recipe::prior();
         self.device.seed(settings.seed);
-        let whitening = principal_components(typical_embeddings(&clip));
+        let whitening = Whitening::of(typical_embeddings(&clip));
         let fresh = config.init(&self.device).with_whitening(whitening);
         let prior = self.first("prior", Some(&space), &config, fresh)?;
         let objective = PriorObjective::new(self.source(&settings), clip, config.clone())?;
         let stage = (TrainStage::Prior, space.as_str());
         let trainer = self.run(stage, settings, (prior, free), observer, &objective)?;
         self.save("prior", &space, &config, trainer.average())
+    }
+
+    fn train_ar_prior(
+        &self,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let (clip, space) = self.clip()?;
+        let config = recipe::ar_prior();
+        self.device.seed(settings.seed);
+        let fresh = config.init(&self.device);
+        let (image, text) = typical_pairs(&clip);
+        let whitening = Whitening::of(image.0.clone());
+        let codebook = fresh.codebook().clone().of(whitening, &image, &text);
+        let prior = self.first("ar_prior", Some(&space), &config, fresh.with_codebook(codebook))?;
+        let objective = ArPriorObjective { source: self.source(&settings), clip };
+        let stage = (TrainStage::ArPrior, space.as_str());
+        let trainer = self.run(stage, settings, (prior, free), observer, &objective)?;
+        self.save("ar_prior", &space, &config, trainer.average())
     }
 
     fn train_decoder(
@@ -195,7 +225,7 @@ impl ShapesTraining {
         let config = recipe::decoder();
         self.device.seed(settings.seed);
         let embeddings = typical_embeddings(&clip);
-        let whitening = principal_components(embeddings.clone());
+        let whitening = Whitening::of(embeddings.clone());
         let fresh = silenced(config.init(&self.device)).with_whitening(whitening);
         let first = self.first("decoder", None, &config, fresh)?;
         let decoder = match self.other_clip(&space)? {
@@ -382,44 +412,4 @@ impl ShapesTraining {
 /// Weights that may be anything.
 fn free<M>(model: M) -> M {
     model
-}
-
-/// Embeddings of clean pictures of the kinds that the other stages see in training:
-/// `[samples, d_embedding]`.
-fn typical_embeddings(clip: &FrozenClip) -> Tensor<2> {
-    const CHUNK: usize = 256;
-    let world = ShapesWorld::new(0);
-    let chunks = 0..(STATISTICS_SAMPLES / CHUNK) as u64;
-    let embed = |chunk| clip.embed_samples(&mixed_batch(&world, chunk, CHUNK)).0;
-    Tensor::cat(chunks.map(embed).collect(), 0)
-}
-
-/// A name for CLIP's space that changes whenever CLIP does: a hash of what it says of a picture.
-fn fingerprint(clip: &FrozenClip) -> String {
-    let sample = ShapesWorld::new(0).sample(0);
-    let mut hasher = DefaultHasher::new();
-    let embedding = clip.embed_samples(std::slice::from_ref(&sample)).0;
-    embedding.into_data().iter::<f32>().for_each(|v| hasher.write_u32(v.to_bits()));
-    format!("shapes-{:016x}", hasher.finish())
-}
-
-/// Multiplies the projection into CLIP's space.
-struct ScaleProjection {
-    factor: f64,
-    path: Vec<String>,
-}
-
-impl ModuleMapper for ScaleProjection {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let is_projection = self.path.iter().any(|name| name.ends_with("_projection"));
-        if is_projection { param.map(|weight| weight * self.factor) } else { param }
-    }
 }

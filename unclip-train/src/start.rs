@@ -6,27 +6,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use unclip_nn::Whitening;
 
-/// A direction that carries less than this share of the mean variance is not made louder any
-/// further.
-const FLOOR: f64 = 1e-3;
-
 /// Sweeps for each singular value after which the decomposition would be given up.
 const SWEEPS: usize = 10_000;
-
-/// Whitening along the principal components of some embeddings, the loudest direction first.
-///
-/// # Shapes
-/// - `embeddings`: `[n, d_embedding]`, many more than there are directions
-pub fn principal_components(embeddings: Tensor<2>) -> Whitening {
-    let n = embeddings.dims()[0];
-    let mean = embeddings.clone().mean_dim(0);
-    let centered = embeddings - mean.clone();
-    let covariance = centered.clone().transpose().matmul(centered) / n as f64;
-    let (basis, variances, _) = svd::<2, 1>(covariance, SWEEPS);
-    let floor = variances.clone().mean() * FLOOR;
-    let std = (variances + floor).sqrt().unsqueeze::<2>();
-    Whitening::new(mean, std, Some(basis))
-}
 
 /// Whitening of some embeddings that puts each as close to its place in `places` as turning can
 /// (the orthogonal Procrustes problem): a network that knew those places has less to learn anew.
@@ -36,7 +17,7 @@ pub fn principal_components(embeddings: Tensor<2>) -> Whitening {
 ///   they are whitened
 /// - `embeddings`: `[n, d_embedding]`
 pub fn whitening_towards(places: Tensor<2>, embeddings: Tensor<2>) -> Whitening {
-    let whitening = principal_components(embeddings.clone());
+    let whitening = Whitening::of(embeddings.clone());
     let products = whitening.forward(embeddings).transpose().matmul(places);
     let (left, _, right) = svd::<2, 1>(products, SWEEPS);
     whitening.turned(left.matmul(right))
@@ -131,7 +112,7 @@ mod tests {
         let scale = Tensor::<2>::from_floats([[5.0, 1.0, 1.0, 0.5, 0.5, 0.4]], &device);
         let cloud = Tensor::<2>::from_data(draws.normal([n, d]), &device);
         let cloud = (cloud * scale).matmul(mix) + 3.0;
-        let whitening = principal_components(cloud.clone());
+        let whitening = Whitening::of(cloud.clone());
         let white = whitening.forward(cloud.clone());
         let covariance = white.clone().transpose().matmul(white.clone()) / n as f64;
         for (at, value) in values(covariance).into_iter().enumerate() {
@@ -154,8 +135,8 @@ mod tests {
         let mut noise = |shape| Tensor::<2>::from_data(draws.normal(shape), &device);
         let first = noise([n, d]);
         let other = first.clone().matmul(noise([d, d])) - 2.0;
-        let places = principal_components(first.clone()).forward(first);
-        let before = principal_components(other.clone()).forward(other.clone());
+        let places = Whitening::of(first.clone()).forward(first);
+        let before = Whitening::of(other.clone()).forward(other.clone());
         let after = whitening_towards(places.clone(), other.clone()).forward(other);
         let far = |a: Tensor<2>| (a - places.clone()).powf_scalar(2.0).mean().into_scalar::<f32>();
         assert!(far(before) > 0.5);

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use unclip_core::resize::bicubic;
 use unclip_core::{
-    Branched, ByStep, Denoiser, DiffusionConfig, Guide, InvalidSetting, Network, Stage,
+    Branched, ByStep, Denoiser, DiffusionConfig, InvalidSetting, Network, Stage, Steering,
 };
 use unclip_nn::UNet;
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
@@ -92,12 +92,14 @@ impl Stage<4> for UpsamplerConfig {
         &self,
         upsampler: &Upsampler,
         low_res: &Tensor<4>,
-        guide: Option<Guide<'_, ()>>,
+        steering: Steering<'_, ()>,
     ) -> Box<dyn Denoiser<4>> {
-        assert!(guide.is_none(), "an upsampler has no guidance");
+        assert!(steering.guide.is_none(), "an upsampler has no guidance");
         let resized = upsampler.resize(low_res.clone());
-        let denoiser =
-            |unet: &UNet| self.diffusion.denoiser(upsampler.bind_network(unet, resized.clone()));
+        let denoiser = |unet: &UNet| {
+            let denoiser = self.diffusion.denoiser(upsampler.bind_network(unet, resized.clone()));
+            denoiser.with_quantile(steering.dynamic_threshold)
+        };
         let first = denoiser(&upsampler.unet);
         match &upsampler.last_step {
             None => Box::new(first),

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use unclip_core::{
     ByStep, Ddpm, Denoiser, DiffusionConfig, Network, Parameterization, Prediction, Spacing, Stage,
-    Step,
+    Steering, Step,
 };
 use unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip_nn::{Precision, UNetConfig};
@@ -85,7 +85,7 @@ fn a_second_network_changes_the_last_step_and_no_other() {
     let upsampler = config.init(&device);
     let low_res: Tensor<4> = noise([1, 3, 4, 4], 3, &device);
     let x_t: Tensor<4> = noise([1, 3, 8, 8], 4, &device);
-    let denoiser = config.denoiser(&upsampler, &low_res, None);
+    let denoiser = config.denoiser(&upsampler, &low_res, Steering::default());
     let first = config.diffusion.denoiser(upsampler.bind(low_res));
     for step in config.diffusion.schedule(7, &Spacing::Even).unwrap().reverse_steps() {
         let [got, plain] =

@@ -134,6 +134,7 @@ impl EndMark {
 pub(super) fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, EndMark), LoadError> {
     let mut fields = Fields::read(&folder.join("config.json"), None)?;
     let config = TextEncoderConfig {
+        logit_scale: TextEncoderConfig::MOST,
         transformer: tower(&mut fields)?,
         vocab_size: fields.take("vocab_size")?,
         context_length: fields.take_optional("max_position_embeddings")?.unwrap_or(77),

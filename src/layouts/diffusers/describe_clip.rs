@@ -40,7 +40,7 @@ fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) 
 }
 
 pub(super) fn text_encoder(bundle: &Bundle, format: Precision) -> Result<File, Error> {
-    let TextEncoderConfig { vocab_size, context_length, d_embedding, transformer } =
+    let TextEncoderConfig { vocab_size, context_length, d_embedding, transformer, logit_scale: _ } =
         bundle.text_encoder.config();
     let end =
         EndMark::of(&bundle.tokenizer).map_err(|error| refused(bundle, "text_encoder", error))?;

@@ -68,6 +68,7 @@ impl Layout for Diffusers {
             text_encoder,
             image_encoder: image_encoder(folder, options)?,
             prior: prior(folder, d_text)?,
+            ar_prior: None,
             decoder: decoder(folder, d_text)?,
             upsamplers: upsampler(folder)?.into_iter().collect(),
         })

@@ -40,7 +40,8 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
     let [context_length, _] = shapes.sides(&format!("{embeddings}.position_embedding.weight"))?;
     let [d_embedding, _] = shapes.sides("text_projection.weight")?;
     let transformer = tower(shapes, "text_model", &key, d_model)?;
-    Ok(TextEncoderConfig { vocab_size, context_length, d_embedding, transformer })
+    let logit_scale = TextEncoderConfig::MOST;
+    Ok(TextEncoderConfig { vocab_size, context_length, d_embedding, transformer, logit_scale })
 }
 
 /// The image tower.

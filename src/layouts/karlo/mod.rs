@@ -74,6 +74,7 @@ impl Layout for Karlo {
             text_encoder,
             image_encoder: image_encoder(folder, options.fit.unwrap_or(Fit::Squash))?,
             prior: Some(prior(folder)?),
+            ar_prior: None,
             decoder: decoder(folder)?,
             upsamplers: vec![upsampler(folder)?],
         })

@@ -1,5 +1,6 @@
 //! What each stage is trained to do on the shapes world: a step number to data, and data to a loss.
 
+mod ar_prior;
 mod clip;
 mod decoder;
 mod frozen;
@@ -7,6 +8,7 @@ mod prior;
 mod source;
 mod upsampler;
 
+pub use ar_prior::{ArPriorBatch, ArPriorObjective};
 pub use clip::{ClipBatch, ClipObjective, ClipTowers};
 pub use decoder::{DecoderBatch, DecoderObjective};
 pub use frozen::FrozenClip;

@@ -1,0 +1,48 @@
+//! What CLIP can do alone: the decoder gets no caption and no embedding, and CLIP leads it.
+
+use std::fmt::Write;
+
+use unclip::decoder::Null;
+use unclip::train::shapes::{Description, Tally, judge, read};
+use unclip::unclip_core::normalize;
+use unclip::{ClipGuidance, Error, GenerateOptions, StageOptions};
+
+use crate::Evaluation;
+
+/// Scales, and whether the gradient goes through the decoder.
+const WAYS: [(f64, bool); 7] =
+    [(0.0, true), (0.3, true), (1.0, true), (3.0, true), (0.3, false), (1.0, false), (3.0, false)];
+
+pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
+    let unclip = &evaluation.unclip;
+    let decoder = StageOptions::default().with_steps(evaluation.steps);
+    let options = GenerateOptions::default().with_decoder(decoder);
+    let settings = options.resolve(unclip.bundle())?.decoder;
+    let network = unclip.bundle().decoder.load(&unclip.device())?;
+    let mut text = String::from("CLIP guidance of a decoder without caption and embedding\n");
+    for (scale, through_decoder) in WAYS {
+        let (mut tally, mut cosine) = (Tally::default(), 0.0);
+        for numbers in evaluation.begin("guidance", evaluation.cases, evaluation.batch.min(20)) {
+            let samples = evaluation.samples(&numbers);
+            let captions: Vec<String> = samples.iter().map(|it| it.caption.clone()).collect();
+            let empty = unclip.embed_texts(&[""])?.repeat_rows(numbers.len());
+            let none = network.null(numbers.len(), &Null::from(empty));
+            let wanted = unclip.embed_texts(&captions)?;
+            let guidance = ClipGuidance { scale, through_decoder };
+            let mut run = unclip.run(&numbers).with_clip_guidance(guidance, Some(wanted.clone()));
+            let made = run.decode(&none, &settings)?;
+            let pictures = evaluation.read_size(made, &numbers)?;
+            let image = unclip.embed_images(&pictures)?;
+            let cosines = normalize(image.0) * normalize(wanted.pooled);
+            cosine += f64::from(cosines.sum().into_scalar::<f32>());
+            for (sample, picture) in samples.iter().zip(&pictures) {
+                tally.add(&judge(&Description::of(&sample.scene), &read(picture)));
+            }
+            evaluation.bar.inc(numbers.len() as u64);
+        }
+        let path = if through_decoder { "through the decoder" } else { "of the estimate" };
+        let cosine = cosine / evaluation.cases as f64;
+        let _ = writeln!(text, "scale {scale}, {path}: cosine to the caption {cosine:.3}\n{tally}");
+    }
+    Ok(text)
+}

@@ -1,0 +1,34 @@
+//! What the examples share that need a model's CLIP alone.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use unclip::{Bundle, Precision, Residency, UnClip};
+
+use crate::console::AnyError;
+
+/// Which model, and where it works.
+#[derive(Debug, Args)]
+pub(crate) struct Clip {
+    /// Folder of a model with an image encoder [default: the built-in shapes model]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// f32, f16 or bf16: number format in which networks work
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    precision: Precision,
+}
+
+impl Clip {
+    /// The model; stages are loaded when they are needed.
+    pub(crate) fn open(&self) -> Result<UnClip, AnyError> {
+        let bundle = match &self.model {
+            Some(folder) => Bundle::open(folder)?,
+            None => Bundle::shapes()?,
+        };
+        let placement = (&unclip::device(&self.device)?, self.precision);
+        Ok(UnClip::new(bundle, placement, Residency::OneByOne)?)
+    }
+}

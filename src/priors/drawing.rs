@@ -1,0 +1,156 @@
+//! Drawing image embeddings for captions, by any prior.
+
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+use unclip_core::{
+    Draw, Guide, ImageEmbedding, InvalidSetting, NoiseSource, SeededNoise, TextEmbedding, normalize,
+};
+use unclip_prior::{BoundArPrior, DiffusionPriorConfig};
+
+use crate::bound::Listened;
+use crate::finite::finite;
+use crate::{Bound, Error, PriorSettings, Run, StageCost, StageId, Start};
+
+/// A prior with its captions fixed.
+enum BoundPrior<'a> {
+    Diffusion(Box<Bound<'a, DiffusionPriorConfig, 2>>),
+    /// With its place among the costs.
+    Autoregressive(Box<BoundArPrior>, usize),
+    /// For each caption, the numbers of the nearest.
+    Retrieval(Vec<Vec<usize>>),
+}
+
+impl<'a> Run<'a> {
+    /// Runs the prior: text embeddings to image embeddings, `[seeds, d_embedding]`.
+    ///
+    /// # Errors
+    /// Weights that cannot be read, a stop by the observer, or values that are not finite.
+    ///
+    /// # Panics
+    /// If there is not one row for each seed.
+    pub fn prior(
+        &mut self,
+        text: &TextEmbedding,
+        settings: &PriorSettings,
+    ) -> Result<ImageEmbedding, Error> {
+        self.best_prior(text, settings, 1)
+    }
+
+    /// As [`prior`](Self::prior), with several candidates for each row, of which the one closest to
+    /// its caption is kept (paper, section 2.2, which takes the better of two). The first candidate
+    /// is that of the seed.
+    ///
+    /// # Errors
+    /// As [`prior`](Self::prior); no candidate; recorded noise for more than one.
+    ///
+    /// # Panics
+    /// As [`prior`](Self::prior).
+    pub fn best_prior(
+        &mut self,
+        text: &TextEmbedding,
+        settings: &PriorSettings,
+        candidates: usize,
+    ) -> Result<ImageEmbedding, Error> {
+        if candidates == 0 || (candidates > 1 && self.noise.is_some()) {
+            let expected = "at least 1, and no more with recorded noise";
+            return Err(InvalidSetting::new("candidates", candidates, expected).into());
+        }
+        let bound = self.bind_any_prior(text, settings)?;
+        let own = self.seeds.to_vec();
+        let towards = normalize(text.pooled.clone());
+        let mut best: Option<(Tensor<2>, Tensor<2>)> = None;
+        for k in 0..candidates as u64 {
+            // the golden ratio's bits: the seeds of neighboring pictures stay apart
+            let other = |seed: &u64| seed ^ k.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.seeds = own.iter().map(other).collect();
+            let drawn = self.draw_prior(&bound);
+            self.seeds = own.clone().into();
+            let image = drawn?.0;
+            let cosine = (normalize(image.clone()) * towards.clone()).sum_dim(1);
+            best = Some(match best {
+                None => (image, cosine),
+                Some((kept, closest)) => {
+                    let is_closer = cosine.clone().greater(closest.clone());
+                    let rows = is_closer.clone().expand(image.dims());
+                    (kept.mask_where(rows, image), closest.mask_where(is_closer, cosine))
+                }
+            });
+        }
+        let (image, _) = best.unwrap_or_else(|| unreachable!("at least one"));
+        self.trace.text = Some(text.clone());
+        self.trace.prior = Some(ImageEmbedding(image.clone()));
+        Ok(ImageEmbedding(image))
+    }
+
+    fn bind_any_prior(
+        &mut self,
+        text: &TextEmbedding,
+        settings: &PriorSettings,
+    ) -> Result<BoundPrior<'a>, Error> {
+        Ok(match settings {
+            PriorSettings::Diffusion(settings) => {
+                BoundPrior::Diffusion(Box::new(self.bind_prior(text, settings)?))
+            }
+            PriorSettings::Autoregressive(settings) => {
+                let scale = settings.guidance_scale;
+                let null = if scale == 1.0 { None } else { Some(self.null()?) };
+                let slot = self.bundle.ar_prior()?;
+                let (network, loading) = slot.network(self.placement)?;
+                let start = Instant::now();
+                let guide = null.as_ref().map(|null| Guide {
+                    null,
+                    scale,
+                    image_scale: None,
+                    within: None,
+                });
+                let bound = network.bind(text, guide);
+                self.costs.push(StageCost::new(slot.id(), loading, start, &network));
+                BoundPrior::Autoregressive(Box::new(bound), self.costs.len() - 1)
+            }
+            PriorSettings::Retrieval(settings) => {
+                let gallery = self.gallery()?;
+                let nearest = gallery.nearest(&text.pooled, settings.neighbors)?;
+                let numbers = |row: Vec<(usize, f32)>| row.iter().map(|near| near.0).collect();
+                BoundPrior::Retrieval(nearest.into_iter().map(numbers).collect())
+            }
+        })
+    }
+
+    /// One embedding for each seed.
+    fn draw_prior(&mut self, bound: &BoundPrior<'_>) -> Result<ImageEmbedding, Error> {
+        match bound {
+            BoundPrior::Diffusion(bound) => self.sample(bound, Start::default()),
+            BoundPrior::Autoregressive(bound, cost) => {
+                let stage = StageId::ArPrior;
+                let shape = [self.seeds.len(), 1];
+                let mut noise: Box<dyn NoiseSource> = match self.noise {
+                    None => Box::new(SeededNoise::new(&self.seeds, stage.noise_stream())),
+                    Some(recorded) => Box::new(recorded.stage(stage, bound.n_codes(), &shape)?),
+                };
+                let preview = Box::new(|_: &Tensor<2>| None);
+                let listened = Listened { stage, cost: *cost, preview };
+                let drawn = self.listen(listened, |listen| {
+                    bound.draw(&mut *noise, listen).map(|image| image.0)
+                });
+                Ok(ImageEmbedding(drawn?))
+            }
+            BoundPrior::Retrieval(nearest) => self.draw_near(nearest),
+        }
+    }
+
+    /// One of the nearest for each seed, each as likely as the others.
+    fn draw_near(&self, nearest: &[Vec<usize>]) -> Result<ImageEmbedding, Error> {
+        let mut noise = SeededNoise::new(&self.seeds, StageId::Prior.noise_stream());
+        let noise: &mut dyn NoiseSource = &mut noise;
+        let device = &self.placement.device;
+        let shares: Tensor<2> = noise.uniform(Draw::Initial, [nearest.len(), 1], device);
+        let shares: Vec<f32> = shares.into_data().iter::<f32>().collect();
+        let pick = |(near, share): (&Vec<usize>, &f32)| {
+            near[((share * near.len() as f32) as usize).min(near.len() - 1)]
+        };
+        let rows: Vec<usize> = nearest.iter().zip(&shares).map(pick).collect();
+        let image = self.gallery()?.rows(&rows, &self.placement.device);
+        Ok(ImageEmbedding(finite(StageId::Prior, image.0)?))
+    }
+}

@@ -1,0 +1,227 @@
+//! Variations with a caption, less of the picture, or by way of the prior; guidance of a caption
+//! and a picture apart.
+
+use image::RgbImage;
+use unclip::{Ddim, GenerateOptions, Generated, StageId, StageOptions, UnClip, Variation};
+
+use crate::support::{Model, refused};
+
+const CAPTION: &str = "a circle";
+
+fn unclip() -> UnClip {
+    Model::new().load().unwrap()
+}
+
+fn picture() -> RgbImage {
+    RgbImage::from_fn(12, 12, |x, y| image::Rgb([20 * x as u8, 20 * y as u8, 99]))
+}
+
+fn options() -> GenerateOptions {
+    GenerateOptions::default().with_seed(3).with_n(2)
+}
+
+fn vary(unclip: &UnClip, variation: Variation<'_>) -> Generated {
+    unclip.vary(&[picture()], &variation, &options()).unwrap()
+}
+
+#[test]
+fn strength_leads_from_the_caption_to_the_picture() {
+    let unclip = unclip();
+    let of =
+        |strength| vary(&unclip, Variation { caption: CAPTION, strength, through_prior: false });
+    let none = of(0.0);
+    assert_eq!(none.images(), unclip.text_to_image(CAPTION, &options()).unwrap().images());
+    let plain = Variation { caption: "", ..Variation::default() };
+    assert_eq!(
+        vary(&unclip, plain).images(),
+        unclip.image_variation(&[picture()], &options()).unwrap().images()
+    );
+    let (half, full) = (of(0.5), of(1.0));
+    assert_ne!(half.images(), none.images());
+    assert_ne!(half.images(), full.images());
+    assert_ne!(full.images(), vary(&unclip, plain).images(), "the caption counts");
+    let prior = |made: &Generated| made.costs.iter().any(|cost| cost.stage == StageId::Prior);
+    assert!(prior(&half) && !prior(&full));
+    let recipe = &half.pictures[1].recipe;
+    assert_eq!((recipe.prompt.as_str(), recipe.strength), (CAPTION, 0.5));
+    recipe.check_model(unclip.bundle()).unwrap();
+    let variation = Variation { caption: &recipe.prompt, strength: 0.5, through_prior: false };
+    let again = unclip.vary(&[picture()], &variation, &recipe.options()).unwrap();
+    assert_eq!(again.images()[0], half.images()[1]);
+}
+
+#[test]
+fn the_prior_draws_from_a_picture_as_from_a_caption() {
+    let unclip = unclip();
+    let through = Variation { through_prior: true, ..Variation::default() };
+    let made = vary(&unclip, through);
+    assert_ne!(made.images(), vary(&unclip, Variation::default()).images());
+    assert_ne!(made.images()[0], made.images()[1], "each seed draws its own");
+    assert!(made.pictures[0].recipe.through_prior);
+    let image = unclip.embed_images(&[picture()]).unwrap();
+    let one = GenerateOptions::default().with_seed(3);
+    let drawn = unclip.reimagine(&image, &through, &one).unwrap().0.into_data();
+    let traced = made.trace.prior.unwrap().narrow(0, 1).0.into_data();
+    assert_eq!(drawn, traced);
+    // the direction alone counts
+    let longer = unclip::ImageEmbedding(image.0.clone() * 2.0);
+    let same = unclip.reimagine(&longer, &through, &one).unwrap().0
+        - unclip::Tensor::from_data(drawn, &unclip.device());
+    assert!(same.abs().max().into_scalar::<f32>() < 1e-4);
+}
+
+#[test]
+fn every_step_of_every_prior_is_told() {
+    let unclip = unclip();
+    let both = Variation { caption: CAPTION, strength: 0.5, through_prior: true };
+    let (mut seen, mut total) = (0, 0);
+    let mut observer = |event: &unclip::Event<'_>| {
+        assert_eq!(event.call_index, seen);
+        seen += 1;
+        total = event.call_total.unwrap();
+        std::ops::ControlFlow::Continue(())
+    };
+    unclip.observed(&mut observer).vary(&[picture()], &both, &options()).unwrap();
+    assert_eq!(seen, total);
+}
+
+#[test]
+fn what_a_variation_cannot_be_is_refused() {
+    let unclip = unclip();
+    for strength in [-0.1, 1.1, f64::NAN] {
+        let variation = Variation { strength, ..Variation::default() };
+        refused(unclip.vary(&[picture()], &variation, &options()), &["strength of the picture"]);
+    }
+    let steps = options().with_prior(StageOptions::default().with_steps(2));
+    refused(unclip.image_variation(&[picture()], &steps), &["prior options", "full strength"]);
+    let half = Variation { strength: 0.5, ..Variation::default() };
+    unclip.vary(&[picture()], &half, &steps).unwrap();
+    let model = Model::new();
+    std::fs::remove_dir_all(model.path("prior")).unwrap();
+    let without = model.load().unwrap();
+    refused(without.vary(&[picture()], &half, &options()), &["prior"]);
+    without.vary(&[picture()], &Variation::default(), &options()).unwrap();
+}
+
+#[test]
+fn caption_and_picture_are_guided_apart() {
+    let unclip = unclip();
+    let made = |text: f64, image: Option<f64>| {
+        let mut decoder = StageOptions::default().with_guidance_scale(text);
+        decoder.image_guidance = image;
+        let made = unclip.text_to_image(CAPTION, &options().with_decoder(decoder)).unwrap();
+        made.trace.decoder.unwrap()
+    };
+    let near = |a: &unclip::Tensor<4>, b: &unclip::Tensor<4>| {
+        (a.clone() - b.clone()).abs().max().into_scalar::<f32>() < 1e-4
+    };
+    // with equal scales the branch between falls out
+    assert!(near(&made(3.0, Some(3.0)), &made(3.0, None)));
+    assert!(near(&made(1.0, Some(1.0)), &made(1.0, None)));
+    assert!(near(&made(0.0, Some(0.0)), &made(0.0, None)));
+    let apart = [made(3.0, Some(1.0)), made(1.0, Some(3.0)), made(3.0, None)];
+    assert!(!near(&apart[0], &apart[1]) && !near(&apart[0], &apart[2]));
+    assert!(!near(&apart[1], &apart[2]));
+    // a caption whose scale is 0 does not count, but for the variance, which DDIM has no use for
+    let decoder = StageOptions::default().with_guidance_scale(0.0).with_image_guidance(2.0);
+    let decoder = decoder.with_sampler(Ddim { eta: 0.0 });
+    let of = |caption: &str| {
+        let image = unclip.embed_images(&[picture()]).unwrap();
+        let text = unclip.embed_texts(&[caption]).unwrap();
+        let settings = options().with_decoder(decoder.clone()).resolve(unclip.bundle()).unwrap();
+        let condition = unclip::decoder::Condition { image, text };
+        unclip.run(&[1]).decode(&condition, &settings.decoder).unwrap()
+    };
+    assert!(near(&of(CAPTION), &of("a star")));
+}
+
+#[test]
+fn a_negative_picture_is_led_away_from() {
+    let unclip = unclip();
+    let negative = unclip.embed_images(&[RgbImage::new(9, 9)]).unwrap();
+    let plain = unclip.text_to_image(CAPTION, &options()).unwrap();
+    let away = options().with_negative_image(negative.clone());
+    let made = unclip.text_to_image(CAPTION, &away).unwrap();
+    assert_ne!(made.images(), plain.images());
+    assert!(made.pictures[0].recipe.incomplete && !plain.pictures[0].recipe.incomplete);
+    let unguided = away.clone().with_decoder(StageOptions::default().with_guidance_scale(1.0));
+    refused(unclip.text_to_image(CAPTION, &unguided), &["negative picture", "scale of 1"]);
+    let two = options().with_negative_image(negative.repeat_rows(2));
+    refused(unclip.text_to_image(CAPTION, &two), &["shape of the negative picture is [2, 6]"]);
+}
+
+#[cfg(feature = "autodiff")]
+#[test]
+fn clip_leads_to_the_caption() {
+    use unclip::ClipGuidance;
+
+    let unclip = unclip();
+    let of = |guidance: Option<(f64, bool)>| {
+        let mut options = options().with_n(4);
+        options.clip_guidance =
+            guidance.map(|(scale, through_decoder)| ClipGuidance { scale, through_decoder });
+        let made = unclip.text_to_image(CAPTION, &options).unwrap();
+        // what the upsamplers make of them CLIP does not lead
+        let small = unclip::unclip_core::image::to_rgb(made.trace.decoder.clone().unwrap());
+        let found = unclip.similarity(&small, &[CAPTION]).unwrap();
+        let mean = (0..4).map(|row| found.cosine(row, 0)).sum::<f32>() / 4.0;
+        (made, mean)
+    };
+    let (plain, before) = of(None);
+    assert_eq!(of(Some((0.0, true))).0.images(), plain.images());
+    for through_decoder in [true, false] {
+        let (made, after) = of(Some((0.5, through_decoder)));
+        assert!(after > before, "{after} {before}");
+        let recipe = &made.pictures[1].recipe;
+        assert!(recipe.weights.contains_key("image_encoder"));
+        recipe.check_model(unclip.bundle()).unwrap();
+        let again = unclip.text_to_image(CAPTION, &recipe.options()).unwrap();
+        assert_eq!(again.images()[0], made.images()[1], "and no batch matters");
+    }
+    let guidance = ClipGuidance { scale: 2.0, through_decoder: true };
+    let guided = options().with_clip_guidance(guidance);
+    refused(unclip.image_variation(&[picture()], &guided), &["CLIP guidance", "no caption"]);
+    let odd = ClipGuidance { scale: f64::NAN, ..guidance };
+    refused(
+        unclip.text_to_image(CAPTION, &options().with_clip_guidance(odd)),
+        &["CLIP guidance is NaN"],
+    );
+    let model = Model::new();
+    std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
+    refused(model.load().unwrap().text_to_image(CAPTION, &guided), &["image_encoder"]);
+}
+
+#[test]
+fn a_dynamic_threshold_is_of_the_stages_that_have_a_range() {
+    let unclip = unclip();
+    let with = |share: f64, scale: f64| {
+        let decoder = StageOptions::default().with_dynamic_threshold(share);
+        options().with_decoder(decoder.with_guidance_scale(scale))
+    };
+    let cut = with(1.0, 9.0);
+    let mut plain = cut.clone();
+    plain.decoder.dynamic_threshold = None;
+    let images =
+        |options: &GenerateOptions| unclip.text_to_image(CAPTION, options).unwrap().images();
+    assert_ne!(images(&cut), images(&plain), "guidance leads out of the range");
+    let made = unclip.text_to_image(CAPTION, &cut).unwrap();
+    assert_eq!(made.pictures[0].recipe.settings.decoder.dynamic_threshold, Some(1.0));
+    assert_eq!(images(&made.pictures[0].recipe.options()), made.images()[..1]);
+    for share in [-0.1, 1.1, f64::NAN] {
+        refused(unclip.text_to_image(CAPTION, &with(share, 2.0)), &["decoder dynamic threshold"]);
+    }
+    let prior = StageOptions::default().with_image_guidance(2.0);
+    let prior = options().with_prior(prior);
+    refused(
+        unclip.text_to_image(CAPTION, &prior),
+        &["prior image guidance is 2", "only the decoder"],
+    );
+}
+
+#[cfg(not(feature = "autodiff"))]
+#[test]
+fn without_gradients_clip_cannot_lead() {
+    let guidance = unclip::ClipGuidance { scale: 2.0, through_decoder: true };
+    let guided = options().with_clip_guidance(guidance);
+    refused(unclip().text_to_image(CAPTION, &guided), &["CLIP guidance", "--features autodiff"]);
+}
