@@ -55,6 +55,15 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let bundle = Bundle::open_with(&arguments.model, &options)?;
     let device = unclip::device(&arguments.device)?;
     bundle.save(&arguments.layout, &arguments.out, arguments.precision, &device)?;
+    let beside = [
+        bundle.prior.as_ref().and(bundle.ar_prior.as_ref()).map(|it| it.id()),
+        bundle.noised_image_encoder.as_ref().map(|it| it.id()),
+    ];
+    if arguments.layout == "diffusers" {
+        for stage in beside.into_iter().flatten() {
+            console::note(format_args!("left out, as the layout has no place for it: {stage}"));
+        }
+    }
     console::say(arguments.out.display());
     Ok(())
 }

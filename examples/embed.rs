@@ -18,17 +18,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use unclip::unclip_nn::checkpoint::check_place;
-use unclip::{Gallery, ImageEmbedding, RgbImage};
 
 use apart::check_apart;
 use clip::Clip;
 use console::AnyError;
-use folder::{pictures_in, read_all};
-
-/// Pictures that are embedded together.
-const TOGETHER: usize = 16;
+use folder::{embedded, pictures_in};
 
 /// Embeds the pictures of a folder.
 #[derive(Debug, Parser)]
@@ -54,22 +49,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     check_apart([out.as_path()].into_iter(), &inputs, clip.model.as_deref())?;
     check_place(out)?;
     let unclip = clip.open()?;
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} eta {eta}")?;
-    let bar = ProgressBar::new(files.len() as u64).with_style(style);
-    let (mut images, mut names) = (Vec::new(), Vec::new());
-    for files in files.chunks(TOGETHER) {
-        let (numbers, pictures): (Vec<usize>, Vec<RgbImage>) = read_all(files).into_iter().unzip();
-        if !pictures.is_empty() {
-            images.push(unclip.embed_images(&pictures)?);
-            names.extend(numbers.iter().map(|&at| files[at].to_string_lossy().into_owned()));
-        }
-        bar.inc(files.len() as u64);
-    }
-    bar.finish_and_clear();
-    if images.is_empty() {
-        return Err(format!("{}: no picture can be read", folder.display()).into());
-    }
-    let gallery = Gallery::new(ImageEmbedding::cat(images), names)?;
+    let gallery = embedded(&unclip, &files)?;
     gallery.save(out, unclip.bundle())?;
     console::say(format_args!("{}: {} embeddings", out.display(), gallery.len()));
     Ok(())

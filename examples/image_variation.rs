@@ -27,8 +27,8 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 use unclip::clip::Fit;
 use unclip::{
-    Bundle, Ddim, Device, GenerateOptions, Generated, Precision, ReadOptions, Recipe, RgbImage,
-    StageOptions, Variation,
+    Bundle, Ddim, Device, GenerateOptions, Picture, Precision, ReadOptions, Recipe, RgbImage,
+    SamplerKind, StageOptions, Variation,
 };
 
 use console::AnyError;
@@ -55,14 +55,15 @@ struct Arguments {
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// How much the picture counts: from 0, where the caption alone is drawn, to 1 [default: 1]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     strength: Option<f64>,
     /// Let the prior draw another embedding from the picture's, as it does from a caption's
-    #[arg(long)]
-    through_prior: bool,
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    through_prior: Option<bool>,
     /// Start from the picture's own noise, of which a step keeps the less the larger ETA is: 0
     /// gives the picture back, 1 a free variation
     #[arg(long, value_name = "ETA", conflicts_with_all = ["decoder-sampler", "from", "noise"])]
+    #[arg(allow_negative_numbers = true)]
     eta: Option<f64>,
     #[command(flatten)]
     choice: PriorChoice,
@@ -126,9 +127,18 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let precision = recipes.first().map_or(Precision::default(), |recipe| recipe.precision);
     let mut calls = Vec::new();
     for recipe in &recipes {
-        let mut options = common.again(recipe, &asked, &bundle)?;
-        options.candidates = arguments.choice.candidates.unwrap_or(options.candidates);
-        calls.push((options, arguments.variation(Some(recipe))));
+        let candidates = arguments.choice.candidates;
+        let mut options = common.again(recipe, &asked, candidates, &bundle)?;
+        let variation = arguments.variation(Some(recipe));
+        // the recipe's prior goes with the variation that had it
+        if !variation.has_prior() {
+            options.prior = asked.prior.clone();
+            options.prior_kind = asked.prior_kind;
+            options.gallery = asked.gallery.clone();
+            options.neighbors = asked.neighbors;
+            options.candidates = asked.candidates;
+        }
+        calls.push((options, variation));
     }
     if calls.is_empty() {
         calls.push((asked, arguments.variation(None)));
@@ -156,16 +166,18 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         let mut sheet = Vec::new();
         for (options, variation) in &calls {
             let options = work.with_negative(common, options.clone())?;
-            let mut made = match arguments.eta {
-                None => work.make(common, |unclip| unclip.vary(images, variation, &options))?,
+            let mut pictures = match arguments.eta {
+                None => {
+                    work.make(common, |unclip| unclip.vary(images, variation, &options))?.pictures
+                }
                 Some(eta) => from_noise(&mut work, common, (images, variation), options, eta)?,
             };
-            let n = made.pictures.len() / paths.len();
-            for (i, picture) in made.pictures.iter_mut().enumerate() {
+            let n = pictures.len() / paths.len();
+            for (i, picture) in pictures.iter_mut().enumerate() {
                 let name = paths[i / n].file_name().unwrap_or_default();
                 picture.recipe.picture = Some(name.to_string_lossy().into_owned());
             }
-            sheet.extend(made.pictures);
+            sheet.extend(pictures);
         }
         work.write(&sheet)?;
     }
@@ -192,26 +204,41 @@ fn read(
     Ok(image)
 }
 
-/// Variations that start from the pictures' own noise.
+/// Variations that start from the pictures' own noise: all of the first picture, then of the next.
 fn from_noise(
     work: &mut Work,
     common: &Common,
     (images, variation): (&[RgbImage], &Variation<'_>),
     mut options: GenerateOptions,
     eta: f64,
-) -> Result<Generated, AnyError> {
+) -> Result<Vec<Picture>, AnyError> {
+    SamplerKind::from(Ddim { eta }).validate()?;
     let decoder = options.decoder.clone();
-    let mut latents = work.show(|unclip| unclip.invert(images, &decoder))?;
-    if *variation != Variation::default() {
-        let image = work.show(|unclip| unclip.reimagine(&latents.image, variation, &options))?;
-        latents = latents.with_image(image).with_caption(variation.caption);
+    let (n, first) = (options.n, options.seed);
+    options.seeds(images.len())?;
+    options.n = 1;
+    // what is asked is checked here, before the noise is found
+    let image = work.unclip.embed_images(images)?;
+    let mut varied = Vec::new();
+    for k in 0..n as u64 {
+        options.seed = first.wrapping_add(k);
+        varied.push(work.show(|unclip| unclip.reimagine(&image, variation, &options))?);
     }
+    let latents = work.show(|unclip| unclip.invert(images, &decoder))?;
+    let latents = latents.with_caption(variation.caption);
     options.decoder = decoder.with_sampler(Ddim { eta });
     // the embeddings are made
     options.prior = StageOptions::default();
     (options.prior_kind, options.gallery, options.neighbors) = (None, None, None);
     options.candidates = 1;
-    work.make(common, |unclip| unclip.draw(&latents, &options))
+    let mut made: Vec<Vec<Picture>> = images.iter().map(|_| Vec::new()).collect();
+    for (k, image) in (0..).zip(varied) {
+        options.seed = first.wrapping_add(k);
+        let latents = latents.clone().with_image(image);
+        let drawn = work.make(common, |unclip| unclip.draw(&latents, &options))?;
+        made.iter_mut().zip(drawn.pictures).for_each(|(of, picture)| of.push(picture));
+    }
+    Ok(made.into_iter().flatten().collect())
 }
 
 impl Arguments {
@@ -225,7 +252,7 @@ impl Arguments {
         Variation {
             caption: self.prompt.as_deref().unwrap_or(before.caption),
             strength: self.strength.unwrap_or(before.strength),
-            through_prior: self.through_prior || before.through_prior,
+            through_prior: self.through_prior.unwrap_or(before.through_prior),
         }
     }
 }

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use unclip::{Gallery, ImageEmbedding, ReadOptions, RgbImage, UnClip};
+use unclip::{Gallery, UnClip};
 
 use clip::Clip;
 use console::{AnyError, note, say};
-use folder::{pictures_in, read_all};
+use folder::{embedded, pictures_in, read};
 
 /// Compares pictures and captions.
 #[derive(Debug, Parser)]
@@ -33,9 +33,9 @@ struct Arguments {
     /// The captions
     #[arg(required = true)]
     captions: Vec<String>,
-    /// How many pictures of a folder are shown for each caption
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    top: usize,
+    /// How many pictures of a folder are shown for each caption [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    top: Option<u64>,
     #[command(flatten)]
     clip: Clip,
 }
@@ -52,11 +52,14 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         note(format_args!("a caption is too long; left out: {dropped:?}"));
     }
     if !pictures.is_dir() && pictures.extension().is_none_or(|ending| ending != "safetensors") {
+        if top.is_some() {
+            return Err("--top is of a folder or of embeddings: a picture has all captions".into());
+        }
         return classify(&unclip, pictures, captions);
     }
     let gallery = gallery(&unclip, pictures)?;
     let text = unclip.embed_texts(captions)?;
-    let found = gallery.nearest(&text.pooled, *top)?;
+    let found = gallery.nearest(&text.pooled, top.unwrap_or(5) as usize)?;
     for (caption, found) in captions.iter().zip(found) {
         say(caption);
         found
@@ -67,8 +70,13 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
 }
 
 fn classify(unclip: &UnClip, picture: &Path, captions: &[String]) -> Result<(), AnyError> {
-    let read = ReadOptions::default().read(picture)?;
-    let found = unclip.similarity(&[read.image], captions)?;
+    let name = picture.display();
+    let fit = |whole| unclip.bundle().fit(&whole, &unclip.device());
+    let Some((square, cropped)) = read(picture, fit) else {
+        return Err(format!("{name}: expected a picture").into());
+    };
+    cropped.iter().for_each(|it| note(format_args!("{name}: {it}")));
+    let found = unclip.similarity(&[square], captions)?;
     for number in found.best_captions(0) {
         let percent = 100.0 * found.probability(0, number);
         let cosine = found.cosine(0, number);
@@ -82,10 +90,5 @@ fn gallery(unclip: &UnClip, path: &Path) -> Result<Gallery, AnyError> {
     if !path.is_dir() {
         return Ok(Gallery::open(path, unclip.bundle())?);
     }
-    let files = pictures_in(path)?;
-    let (numbers, pictures): (Vec<usize>, Vec<RgbImage>) = read_all(&files).into_iter().unzip();
-    let images = pictures.chunks(16).map(|some| unclip.embed_images(some));
-    let image = ImageEmbedding::cat(images.collect::<Result<_, _>>()?);
-    let names = numbers.iter().map(|&at| files[at].to_string_lossy().into_owned());
-    Ok(Gallery::new(image, names.collect())?)
+    embedded(unclip, &pictures_in(path)?)
 }

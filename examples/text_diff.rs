@@ -36,7 +36,7 @@ struct Arguments {
     #[arg(long, value_name = "CAPTION")]
     to: String,
     /// How far the last frame goes, 0 to 1; the paper goes up to 0.25 to 0.5
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     theta: f64,
     /// Number of pictures, the first of which is the picture itself, 2 to 64
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -45,7 +45,7 @@ struct Arguments {
     /// Share of the variance of pictures' embeddings that a turned one keeps: beyond it lies what
     /// no picture has [default: 0.995; 1, which is everything, for a model without principal
     /// components]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     keep_variance: Option<f64>,
     #[command(flatten)]
     common: Common,
@@ -57,8 +57,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, from, to, theta, frames, common, .. } = arguments;
-    let studio = common.open("text_diff.png", *frames as usize, &[picture], &[])?;
     InvalidSetting::check_range("theta", *theta, 0.0, 1.0)?;
+    if let Some(share) = arguments.keep_variance {
+        InvalidSetting::check_range("share of the variance", share, 0.0, 1.0)?;
+    }
+    let studio = common.open("text_diff.png", *frames as usize, &[picture], &[])?;
     studio.look_at(&[from, to]);
     let texts = studio.unclip.embed_texts(&[from, to])?;
     let [from, to] = [0, 1].map(|row| texts.narrow(row, 1).pooled);

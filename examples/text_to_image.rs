@@ -123,8 +123,8 @@ fn request(
         }
         let (precision, was_sheet) = (first.precision, recipes.len() > 1);
         let call = |recipe: Recipe| -> Result<Call, AnyError> {
-            let mut options = common.again(&recipe, &options, bundle)?;
-            options.candidates = arguments.choice.candidates.unwrap_or(options.candidates);
+            let candidates = arguments.choice.candidates;
+            let options = common.again(&recipe, &options, candidates, bundle)?;
             Ok(Call { captions: vec![recipe.prompt], options })
         };
         let calls = recipes.into_iter().map(call).collect::<Result<_, _>>()?;

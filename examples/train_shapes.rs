@@ -24,7 +24,7 @@ const SCENES: usize = 500;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// clip, prior, ar_prior, decoder, upsampler.0, upsampler.1, or all
+    /// clip, prior, ar_prior, noised_image_encoder, decoder, upsampler.0, upsampler.1, or all
     #[arg(long, default_value = "all")]
     stage: String,
     /// Training steps of each stage, if not the recipe's. A run that is extended continues from

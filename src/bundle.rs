@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
+use unclip_clip::{
+    Fit, ImageEncoderConfig, NoisedImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer,
+};
 use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::Placement;
-use unclip_nn::checkpoint::{LoadError, StageFiles};
+use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::UpsamplerConfig;
 
@@ -30,6 +32,8 @@ pub struct Bundle {
     pub text_encoder: Slot<TextEncoderConfig>,
     /// CLIP's image tower, if the model has one.
     pub image_encoder: Option<Slot<ImageEncoderConfig>>,
+    /// An image tower for noised pictures, if the model has one; it guides the decoder.
+    pub noised_image_encoder: Option<Slot<NoisedImageEncoderConfig>>,
     /// The diffusion prior, if the model has one; without any prior, only tasks that start from a
     /// picture work.
     pub prior: Option<Slot<DiffusionPriorConfig>>,
@@ -47,6 +51,7 @@ pub(crate) struct Parts {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) text_encoder: StageFiles<TextEncoderConfig>,
     pub(crate) image_encoder: Option<StageFiles<ImageEncoderConfig>>,
+    pub(crate) noised_image_encoder: Option<StageFiles<NoisedImageEncoderConfig>>,
     pub(crate) prior: Option<StageFiles<DiffusionPriorConfig>>,
     pub(crate) ar_prior: Option<StageFiles<ArPriorConfig>>,
     pub(crate) decoder: StageFiles<DecoderConfig>,
@@ -72,6 +77,9 @@ impl Bundle {
             tokenizer: parts.tokenizer,
             text_encoder: Slot::new(StageId::TextEncoder, parts.text_encoder),
             image_encoder: parts.image_encoder.map(|it| Slot::new(StageId::ImageEncoder, it)),
+            noised_image_encoder: parts
+                .noised_image_encoder
+                .map(|it| Slot::new(StageId::NoisedImageEncoder, it)),
             prior: parts.prior.map(|prior| Slot::new(StageId::Prior, prior)),
             ar_prior: parts.ar_prior.map(|prior| Slot::new(StageId::ArPrior, prior)),
             decoder: Slot::new(StageId::Decoder, parts.decoder),
@@ -85,6 +93,7 @@ impl Bundle {
     pub(crate) fn keep(&mut self, placement: &Placement) -> Result<(), Error> {
         self.text_encoder.keep(placement)?;
         self.image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
+        self.noised_image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.ar_prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.decoder.keep(placement)?;
@@ -115,6 +124,15 @@ impl Bundle {
         self.image_encoder.as_ref().ok_or_else(|| missing(&self.origin, StageId::ImageEncoder))
     }
 
+    /// CLIP's image tower for noised pictures.
+    ///
+    /// # Errors
+    /// [`Error::MissingStage`] if the model has none.
+    pub fn noised_image_encoder(&self) -> Result<&Slot<NoisedImageEncoderConfig>, Error> {
+        let absent = || missing(&self.origin, StageId::NoisedImageEncoder);
+        self.noised_image_encoder.as_ref().ok_or_else(absent)
+    }
+
     /// The model's name: its name on a hub if a hub client made its folder, else the folder's name.
     /// The rest of the path stays private.
     pub fn name(&self) -> String {
@@ -137,41 +155,30 @@ impl Bundle {
         OpenOptions { padding: Some(self.tokenizer.padding()), fit }
     }
 
-    /// Names of the weights of the stages that have a part in a picture: the image encoder or not,
-    /// a prior or none, and the others.
+    /// Names of the weights of the stages that have a part in a picture: the text encoder, the
+    /// decoder, the upsamplers, and those of `others` that the model has.
     pub(crate) fn fingerprints(
         &self,
-        of_picture: bool,
-        prior: Option<StageId>,
+        others: &[StageId],
     ) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
-        let mut add =
-            |id: StageId, fingerprint: &str| all.insert(id.to_string(), fingerprint.into());
-        add(StageId::TextEncoder, self.text_encoder.fingerprint()?);
-        if let Some(prior) = self.prior.as_ref().filter(|it| prior == Some(it.id())) {
-            add(prior.id(), prior.fingerprint()?);
-        }
-        if let Some(prior) = self.ar_prior.as_ref().filter(|it| prior == Some(it.id())) {
-            add(prior.id(), prior.fingerprint()?);
-        }
-        if let Some(encoder) = self.image_encoder.as_ref().filter(|_| of_picture) {
-            add(StageId::ImageEncoder, encoder.fingerprint()?);
-        }
-        add(StageId::Decoder, self.decoder.fingerprint()?);
-        for upsampler in &self.upsamplers {
-            add(upsampler.id(), upsampler.fingerprint()?);
-        }
+        add(&mut all, Some(&self.text_encoder))?;
+        let has = |id: StageId| others.contains(&id);
+        add(&mut all, self.prior.as_ref().filter(|it| has(it.id())))?;
+        add(&mut all, self.ar_prior.as_ref().filter(|it| has(it.id())))?;
+        add(&mut all, self.image_encoder.as_ref().filter(|it| has(it.id())))?;
+        add(&mut all, self.noised_image_encoder.as_ref().filter(|it| has(it.id())))?;
+        add(&mut all, Some(&self.decoder))?;
+        self.upsamplers.iter().try_for_each(|upsampler| add(&mut all, Some(upsampler)))?;
         Ok(all)
     }
 
     /// Names of the weights of CLIP, as far as the model has it: its text tower, and its image
     /// tower.
     pub(crate) fn clip_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
-        let text = &self.text_encoder;
-        let mut all = BTreeMap::from([(text.id().to_string(), text.fingerprint()?.into())]);
-        if let Some(image) = &self.image_encoder {
-            all.insert(image.id().to_string(), image.fingerprint()?.into());
-        }
+        let mut all = BTreeMap::new();
+        add(&mut all, Some(&self.text_encoder))?;
+        add(&mut all, self.image_encoder.as_ref())?;
         Ok(all)
     }
 
@@ -179,10 +186,8 @@ impl Bundle {
     /// is one, and of the decoder.
     pub(crate) fn latent_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
-        if let Some(encoder) = &self.image_encoder {
-            all.insert(encoder.id().to_string(), encoder.fingerprint()?.into());
-        }
-        all.insert(self.decoder.id().to_string(), self.decoder.fingerprint()?.into());
+        add(&mut all, self.image_encoder.as_ref())?;
+        add(&mut all, Some(&self.decoder))?;
         Ok(all)
     }
 
@@ -216,6 +221,13 @@ impl Bundle {
         }
         width(StageId::Decoder, "d_embedding", decoder.d_embedding, d_embedding)?;
         width(StageId::Decoder, "d_text", decoder.d_text, d_text)?;
+        if let Some(image) = &self.noised_image_encoder {
+            let (id, side) = (image.id(), decoder.unet.image_size.to_string());
+            space(id, image.embedding_space())?;
+            width(id, "d_embedding", image.config().d_embedding, d_embedding)?;
+            let found = image.config().image_size.to_string();
+            agree(StageId::Decoder, &side, id, &found, "image_size")?;
+        }
         if let Some(prior) = self.prior.as_ref().map(Slot::config) {
             let length = text.context_length;
             width(StageId::Prior, "d_embedding", prior.d_embedding, d_embedding)?;
@@ -257,6 +269,17 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+/// Adds the name of a stage's weights, if there is the stage.
+fn add<T: StageConfig>(
+    names: &mut BTreeMap<String, String>,
+    stage: Option<&Slot<T>>,
+) -> Result<(), LoadError> {
+    if let Some(stage) = stage {
+        names.insert(stage.id().to_string(), stage.fingerprint()?.into());
+    }
+    Ok(())
 }
 
 /// The error for a stage that a task needs and the model lacks.

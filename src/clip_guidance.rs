@@ -3,22 +3,44 @@
 use serde::{Deserialize, Serialize};
 use unclip_core::{InvalidSetting, check_guidance_scale};
 
-use crate::{Bundle, Error};
+use crate::{Bundle, Error, StageId};
 
 /// How the decoder is guided toward the caption by CLIP: along the gradient of CLIP's score, the
-/// cosine times the logit scale (GLIDE, Nichol et al. 2021, section 2.3).
-///
-/// The model's CLIP was trained on clean pictures, so it sees the decoder's estimate of the clean
-/// picture. It needs the feature `autodiff`, and holds the image encoder beside the decoder.
+/// logarithm of the caption's odds (GLIDE, Nichol et al. 2021, section 2.3). It needs the feature
+/// `autodiff`, and holds an image encoder beside the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClipGuidance {
     /// How strongly; 0 is none.
     pub scale: f64,
-    /// Whether the gradient goes through the decoder, as it should; every layer's values of one
-    /// call are then kept until it is taken. Otherwise the estimate is taken for the noisy picture,
-    /// which costs less.
-    pub through_decoder: bool,
+    /// What CLIP sees, and what the gradient goes through.
+    pub gradient: ClipGradient,
+}
+
+/// What CLIP sees of a noisy picture, and what its gradient goes through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClipGradient {
+    /// The decoder's estimate of the clean picture, through the decoder: for any CLIP. Every
+    /// layer's values of one call are kept until the gradient is taken.
+    #[default]
+    Decoder,
+    /// The same estimate, through CLIP alone, which costs less; see
+    /// [`Reading::Estimate`](unclip_core::Reading).
+    Estimate,
+    /// The noisy picture itself, by a tower that was trained on such, if the model has one
+    /// ([`NoisedImageEncoder`](unclip_clip::NoisedImageEncoder)).
+    Noised,
+}
+
+impl ClipGradient {
+    /// The stage that sees.
+    pub(crate) fn stage(self) -> StageId {
+        match self {
+            Self::Decoder | Self::Estimate => StageId::ImageEncoder,
+            Self::Noised => StageId::NoisedImageEncoder,
+        }
+    }
 }
 
 impl ClipGuidance {
@@ -28,7 +50,10 @@ impl ClipGuidance {
             let expected = "absent: this build has no gradients; build with `--features autodiff`";
             return Err(InvalidSetting::new("CLIP guidance", self.scale, expected).into());
         }
-        bundle.image_encoder().map(drop)
+        match self.gradient {
+            ClipGradient::Noised => bundle.noised_image_encoder().map(drop),
+            ClipGradient::Decoder | ClipGradient::Estimate => bundle.image_encoder().map(drop),
+        }
     }
 }
 
@@ -36,71 +61,130 @@ impl ClipGuidance {
 mod gradient {
     use burn::module::Module;
     use burn::tensor::Tensor;
-    use unclip_clip::{ImageEncoder, ImageEncoderConfig, standardize};
+    use burn::tensor::activation::log_softmax;
+    use unclip_clip::{ImageEncoder, ImageEncoderConfig, NoisedImageEncoder, standardize};
     use unclip_core::resize::bicubic;
     use unclip_core::{
         Denoiser, Guide, Reading, Score, Scored, Stage, Steering, Step, TextEmbedding, normalize,
     };
     use unclip_decoder::{Condition, DecoderConfig, Null};
 
-    use super::ClipGuidance;
+    use super::{ClipGradient, ClipGuidance};
     use crate::{Bound, Error, Run};
 
-    /// How much pictures are like their captions, according to CLIP.
-    struct Likeness<'a> {
+    /// What captions CLIP compares pictures with: directions, one row each.
+    struct Captions {
+        own: Tensor<2>,
+        others: Option<Tensor<2>>,
+    }
+
+    impl Captions {
+        /// What CLIP says of the own captions, or how probable they are among the others too.
+        ///
+        /// # Shapes
+        /// - `image`: `[batch, d_embedding]`, whose products with captions are log-odds
+        fn score(&self, image: Tensor<2>) -> Tensor<1> {
+            let [batch, _] = image.dims();
+            let own = (image.clone() * self.own.clone()).sum_dim(1);
+            let score = match &self.others {
+                None => own,
+                Some(others) => {
+                    let all = Tensor::cat(vec![own, image.matmul(others.clone().transpose())], 1);
+                    log_softmax(all, 1).narrow(1, 0, 1)
+                }
+            };
+            score.reshape([batch])
+        }
+    }
+
+    /// Clean pictures as CLIP sees them.
+    struct Clean<'a> {
         config: &'a ImageEncoderConfig,
         encoder: ImageEncoder,
-        /// Directions of the captions: `[batch, d_embedding]`.
-        captions: Tensor<2>,
+        captions: Captions,
         logit_scale: f64,
     }
 
-    impl Score<4> for Likeness<'_> {
+    impl Score<4> for Clean<'_> {
         fn score(&self, pictures: Tensor<4>, _: &Step) -> Tensor<1> {
             let side = self.config.image_size;
             let pictures = bicubic(pictures, side, side);
             let image = normalize(self.encoder.forward(standardize(self.config, pictures)).0);
-            let cosines = (image * self.captions.clone()).sum_dim(1);
-            let batch = cosines.dims()[0];
-            cosines.reshape([batch]) * self.logit_scale
+            self.captions.score(image * self.logit_scale)
+        }
+    }
+
+    /// Noisy pictures as a tower sees them that was trained on such.
+    struct Noisy {
+        encoder: NoisedImageEncoder,
+        captions: Captions,
+    }
+
+    impl Score<4> for Noisy {
+        fn score(&self, x_t: Tensor<4>, step: &Step) -> Tensor<1> {
+            let [batch, ..] = x_t.dims();
+            let timesteps = Tensor::full([batch], step.timestep as f32, &x_t.device());
+            self.captions.score(self.encoder.forward(x_t, timesteps).0)
         }
     }
 
     impl<'a> Run<'a> {
-        /// Lets CLIP steer a bound decoder.
+        /// Lets CLIP steer a bound decoder toward captions, away from others if there are any.
         pub(crate) fn steer(
             &self,
             mut bound: Bound<'a, DecoderConfig, 4>,
             (condition, null): (&Condition, Option<&Null>),
-            (guidance, to): (ClipGuidance, &TextEmbedding),
+            guidance: ClipGuidance,
+            (to, against): (&TextEmbedding, Option<&TextEmbedding>),
         ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
-            let slot = self.bundle.image_encoder()?;
-            let (encoder, _) = slot.network(self.placement)?;
-            let score = Likeness {
-                config: slot.config(),
-                encoder: encoder.train(),
-                captions: normalize(to.pooled.clone()),
-                logit_scale: self.bundle.text_encoder.config().logit_scale,
+            let captions = Captions {
+                own: normalize(to.pooled.clone()),
+                others: against.map(|others| normalize(others.pooled.clone())),
             };
-            let (inner, reading): (Box<dyn Denoiser<4>>, _) = if guidance.through_decoder {
-                let settings = &bound.settings;
-                let guide = null.map(|null| Guide {
-                    null,
-                    scale: settings.guidance_scale,
-                    image_scale: settings.image_guidance,
-                    within: settings.guidance_range,
-                });
-                let dynamic_threshold = settings.dynamic_threshold;
-                let steering = Steering { guide, dynamic_threshold };
-                let network = bound.network.clone().train();
-                (bound.config.denoiser(&network, condition, steering), Reading::Denoised)
-            } else {
-                (bound.denoiser, Reading::Estimate)
+            let (reading, score): (_, Box<dyn Score<4> + 'a>) = match guidance.gradient {
+                ClipGradient::Noised => {
+                    let slot = self.bundle.noised_image_encoder()?;
+                    let (encoder, _) = slot.network(self.placement)?;
+                    (Reading::Noisy, Box::new(Noisy { encoder: encoder.train(), captions }))
+                }
+                ClipGradient::Decoder => (Reading::Denoised, self.clean(captions)?),
+                ClipGradient::Estimate => (Reading::Estimate, self.clean(captions)?),
             };
-            let scores: Vec<(Box<dyn Score<4> + 'a>, f64)> =
-                vec![(Box::new(score), guidance.scale)];
+            let inner = match reading {
+                Reading::Denoised => differentiable(&bound, condition, null),
+                Reading::Noisy | Reading::Estimate => bound.denoiser,
+            };
+            let scores = vec![(score, guidance.scale)];
             bound.denoiser = Box::new(Scored { inner, scores, reading });
             Ok(bound)
         }
+
+        fn clean(&self, captions: Captions) -> Result<Box<dyn Score<4> + 'a>, Error> {
+            let slot = self.bundle.image_encoder()?;
+            let (encoder, _) = slot.network(self.placement)?;
+            Ok(Box::new(Clean {
+                config: slot.config(),
+                encoder: encoder.train(),
+                captions,
+                logit_scale: self.bundle.text_encoder.config().logit_scale,
+            }))
+        }
+    }
+
+    /// The same decoder under the same condition, where gradients go through it.
+    fn differentiable(
+        bound: &Bound<'_, DecoderConfig, 4>,
+        condition: &Condition,
+        null: Option<&Null>,
+    ) -> Box<dyn Denoiser<4>> {
+        let settings = &bound.settings;
+        let guide = null.map(|null| Guide {
+            null,
+            scale: settings.guidance_scale,
+            image_scale: settings.image_guidance,
+            within: settings.guidance_range,
+        });
+        let steering = Steering { guide, dynamic_threshold: settings.dynamic_threshold };
+        bound.config.denoiser(&bound.network.clone().train(), condition, steering)
     }
 }

@@ -273,11 +273,17 @@ impl Latents {
     fn expect_same_steps(&self, other: &Self) -> Result<(), InvalidSetting> {
         let of = |latents: &Self| {
             let Self { settings, start, caption, .. } = latents;
-            let StageSettings { steps, guidance_scale, sampler, spacing, .. } = settings;
+            let StageSettings { steps, sampler, spacing, .. } = settings;
+            let guidance = (
+                settings.guidance_scale,
+                settings.image_guidance,
+                settings.guidance_range.map(|range| range.to_string()),
+                settings.dynamic_threshold,
+            );
             let noise = if start.x_t.is_some() { "noise of its own" } else { "the seed's noise" };
             let taken = start.steps.unwrap_or(*steps);
             format!(
-                "{taken} of {steps} steps, {spacing}, {sampler}, guidance {guidance_scale}, {noise}, {caption:?}"
+                "{taken} of {steps} steps, {spacing}, {sampler}, guidance {guidance:?}, {noise}, {caption:?}"
             )
         };
         let (ours, others) = (of(self), of(other));

@@ -65,7 +65,7 @@ mod vary;
 
 pub use bound::{Bound, Start};
 pub use bundle::{Bundle, OpenOptions};
-pub use clip_guidance::ClipGuidance;
+pub use clip_guidance::{ClipGradient, ClipGuidance};
 pub use cost::StageCost;
 pub use device::device;
 pub use edit::Subject;

@@ -174,9 +174,10 @@ impl Observed<'_> {
         options: &GenerateOptions,
     ) -> Result<ImageEmbedding, Error> {
         let bundle = &self.unclip.bundle;
-        let settings = options.prior_request().resolve(bundle)?;
+        let settings = options.prior_request()?.resolve(bundle)?;
         let settings = settings.ok_or_else(|| missing(&bundle.origin, StageId::Prior))?;
-        let seeds = GenerateOptions { n: 1, ..options.clone() }.seeds(captions.len())?;
+        options.expect_one_each()?;
+        let seeds = options.seeds(captions.len())?;
         let mut run = self.start(&seeds, options, settings.steps() * options.candidates);
         let text = run.encode(captions)?;
         run.best_prior(&text, &settings, options.candidates)

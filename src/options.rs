@@ -8,8 +8,8 @@ use unclip_core::{ImageEmbedding, InvalidSetting};
 use crate::priors::PriorRequest;
 use crate::stage_options::setters;
 use crate::{
-    Bundle, ClipGuidance, Error, Gallery, PriorKind, PriorSettings, RecordedNoise, StageOptions,
-    StageSettings,
+    Bundle, ClipGuidance, Error, Gallery, PriorKind, PriorSettings, RecordedNoise, StageId,
+    StageOptions, StageSettings,
 };
 
 /// Largest number of pictures that one call makes.
@@ -31,6 +31,10 @@ pub struct GenerateOptions {
     pub negative_image: Option<ImageEmbedding>,
     /// Guidance of the decoder toward the caption by the model's own CLIP; by default none.
     pub clip_guidance: Option<ClipGuidance>,
+    /// Captions among which CLIP has to choose the picture's own: it then guides as a classifier
+    /// does, by the logarithm of the probability (Dhariwal & Nichol 2021). Without any, by what it
+    /// says of the caption alone.
+    pub clip_against: Vec<String>,
     /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
     /// kept; 1 to 64, by default 1.
     pub candidates: usize,
@@ -60,6 +64,7 @@ impl Default for GenerateOptions {
             negative_prompt: String::new(),
             negative_image: None,
             clip_guidance: None,
+            clip_against: Vec::new(),
             candidates: 1,
             noise: None,
             prior_kind: None,
@@ -84,6 +89,8 @@ impl GenerateOptions {
         with_negative_image: negative_image: ImageEmbedding = |image| Some(image);
         /// Sets [`clip_guidance`](Self::clip_guidance).
         with_clip_guidance: clip_guidance: ClipGuidance = |guidance| Some(guidance);
+        /// Sets [`clip_against`](Self::clip_against).
+        with_clip_against: clip_against: Vec<String> = |captions| captions;
         /// Sets [`candidates`](Self::candidates).
         with_candidates: candidates: usize = |candidates| candidates;
         /// Sets [`noise`](Self::noise).
@@ -127,7 +134,7 @@ impl GenerateOptions {
         let expected = format!("absent: {why}");
         let refuse = |name: &str, found: String| Err(InvalidSetting::new(name, found, &expected));
         if self.prior != StageOptions::default() {
-            return refuse("prior options", format!("{:?}", self.prior));
+            return refuse("prior options", self.prior.to_string());
         }
         if let Some(kind) = self.prior_kind {
             return refuse("prior", kind.to_string());
@@ -147,15 +154,32 @@ impl GenerateOptions {
         }
     }
 
+    /// Guidance by CLIP, if there is any: a scale of 0 is none.
+    pub(crate) fn guiding_clip(&self) -> Option<ClipGuidance> {
+        self.clip_guidance.filter(|guidance| guidance.scale != 0.0)
+    }
+
+    /// Refuses more than one result for each input.
+    pub(crate) fn expect_one_each(&self) -> Result<(), InvalidSetting> {
+        match self.n {
+            1 => Ok(()),
+            n => Err(InvalidSetting::new("n", n, "1: there is one embedding for each row")),
+        }
+    }
+
     /// What is asked of the prior.
-    pub(crate) fn prior_request(&self) -> PriorRequest<'_> {
-        PriorRequest {
+    pub(crate) fn prior_request(&self) -> Result<PriorRequest<'_>, InvalidSetting> {
+        if !(1..=MAX_IMAGES).contains(&self.candidates) {
+            let expected = format!("1 to {MAX_IMAGES}");
+            return Err(InvalidSetting::new("candidates", self.candidates, expected));
+        }
+        Ok(PriorRequest {
             kind: self.prior_kind,
             options: &self.prior,
             gallery: self.gallery.as_deref(),
             neighbors: self.neighbors,
             candidates: self.candidates,
-        }
+        })
     }
 
     /// Fills in what is open from the model, and checks everything.
@@ -174,21 +198,23 @@ impl GenerateOptions {
         }
         if bundle.upsamplers.is_empty() && *upsampler != StageOptions::default() {
             let expected = "absent: the model has no upsampler";
-            let found = format!("{upsampler:?}");
-            return Err(InvalidSetting::new("upsampler options", found, expected).into());
+            return Err(InvalidSetting::new("upsampler options", upsampler, expected).into());
         }
         let decoder = &bundle.decoder;
         let upsamplers =
             bundle.upsamplers.iter().map(|it| upsampler.resolve(it.id(), &it.config().diffusion));
-        if !(1..=MAX_IMAGES).contains(&self.candidates) {
-            let expected = format!("1 to {MAX_IMAGES}");
-            return Err(InvalidSetting::new("candidates", self.candidates, expected).into());
+        let clip_guidance = self.guiding_clip();
+        clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
+        if clip_guidance.is_none() && !self.clip_against.is_empty() {
+            let expected = "none: without CLIP guidance there is nothing to choose";
+            let found = format!("{:?}", self.clip_against);
+            return Err(InvalidSetting::new("captions to choose from", found, expected).into());
         }
-        self.clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
         Ok(Settings {
-            clip_guidance: self.clip_guidance,
+            clip_guidance,
+            clip_against: self.clip_against.clone(),
             candidates: self.candidates,
-            prior: self.prior_request().resolve(bundle)?,
+            prior: self.prior_request()?.resolve(bundle)?,
             decoder: self.decoder.resolve(decoder.id(), &decoder.config().diffusion)?,
             upsamplers: upsamplers.collect::<Result<_, _>>()?,
         })
@@ -202,6 +228,9 @@ pub struct Settings {
     /// Guidance by CLIP, if there was any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_guidance: Option<ClipGuidance>,
+    /// Captions among which CLIP had to choose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clip_against: Vec<String>,
     /// Embeddings of which the prior's best was kept.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub candidates: usize,
@@ -227,9 +256,10 @@ impl Settings {
                 let (name, found) = ("shape of the negative picture", format!("{found:?}"));
                 return Err(InvalidSetting::new(name, found, format!("[1, {width}]")));
             }
-            if !self.decoder.is_guided() {
+            let StageSettings { guidance_scale, image_guidance, .. } = self.decoder;
+            if image_guidance.unwrap_or(guidance_scale) == 1.0 {
                 let expected = "absent: the decoder's guidance leads away from it, and there is \
-                                none with a scale of 1";
+                                none of pictures with a scale of 1";
                 return Err(InvalidSetting::new("negative picture", "an embedding", expected));
             }
         }
@@ -252,6 +282,14 @@ impl Settings {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Stages that have a part beside those that every picture needs, but for the image encoder of
+    /// a picture.
+    pub(crate) fn others(&self) -> Vec<StageId> {
+        let prior = self.prior.as_ref().and_then(PriorSettings::stage);
+        let guide = self.clip_guidance.map(|guidance| guidance.gradient.stage());
+        prior.into_iter().chain(guide).collect()
     }
 
     /// The same where the prior has no part.

@@ -292,6 +292,7 @@ impl<'a> Observed<'a> {
             return Err(missing(&bundle.origin, StageId::Prior));
         };
         settings.check_negatives(options, bundle)?;
+        captions.iter().try_for_each(|caption| settings.check_clip(caption.as_ref()))?;
         let precision = self.unclip.placement.precision;
         let made_by = MadeBy::of(bundle, precision, false, &settings)?;
         let mut run = self.start(&seeds, options, settings.steps());
@@ -317,8 +318,8 @@ impl<'a> Observed<'a> {
     {
         let mut run = self.unclip.run(seeds).with_steps(steps);
         run = run.with_negative_prompt(&options.negative_prompt);
-        if let Some(guidance) = options.clip_guidance {
-            run = run.with_clip_guidance(guidance, None);
+        if let Some(guidance) = options.guiding_clip() {
+            run = run.with_clip_guidance(guidance, None).with_clip_against(&options.clip_against);
         }
         if let Some(image) = &options.negative_image {
             run = run.with_negative_image(image);

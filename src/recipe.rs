@@ -29,9 +29,9 @@ impl MadeBy {
         settings: &Settings,
     ) -> Result<Self, Error> {
         let (model, opened) = (bundle.name(), bundle.opened(of_picture));
-        let prior = settings.prior.as_ref().and_then(PriorSettings::stage);
-        let has_encoder = of_picture || settings.clip_guidance.is_some();
-        let weights = bundle.fingerprints(has_encoder, prior)?;
+        let mut others = settings.others();
+        others.extend(of_picture.then_some(StageId::ImageEncoder));
+        let weights = bundle.fingerprints(&others)?;
         Ok(Self { model, weights, opened, precision })
     }
 }
@@ -60,8 +60,11 @@ pub struct Recipe {
     /// Which row of that file: see [`RecordedNoise::row`](crate::RecordedNoise::row).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise_row: Option<usize>,
+    /// Whether guidance led away from a picture, which a recipe does not hold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub negative_picture: bool,
     /// Whether more went into the picture than a recipe holds, so that it cannot be made again from
-    /// it: [`Latents`](crate::Latents), the picture that was edited, or a negative picture.
+    /// it: [`Latents`](crate::Latents), or the picture that was edited.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub incomplete: bool,
     /// How captions were padded, and a `!` was read.
@@ -106,7 +109,8 @@ impl Recipe {
             through_prior: false,
             noise: options.noise.as_ref().map(|noise| noise.name()),
             noise_row: options.noise.as_ref().map(|noise| noise.first_row() + row),
-            incomplete: options.negative_image.is_some(),
+            negative_picture: options.negative_image.is_some(),
+            incomplete: false,
             padding: opened.padding,
             fit: opened.fit,
             precision,
@@ -127,9 +131,10 @@ impl Recipe {
         if self.weights.is_empty() {
             return Ok(());
         }
+        let mut others = self.settings.others();
         let of_picture = self.weights.contains_key(&StageId::ImageEncoder.to_string());
-        let prior = self.settings.prior.as_ref().and_then(PriorSettings::stage);
-        let found = bundle.fingerprints(of_picture, prior)?;
+        others.extend(of_picture.then_some(StageId::ImageEncoder));
+        let found = bundle.fingerprints(&others)?;
         let mut stages = self.weights.keys().chain(found.keys());
         let of = |weights: &BTreeMap<String, String>, stage: &String| {
             weights.get(stage).cloned().unwrap_or("absent".into())
@@ -153,13 +158,15 @@ impl Recipe {
 
     /// The options that make this picture again, except for noise and embeddings from files.
     pub fn options(&self) -> GenerateOptions {
-        let Settings { clip_guidance, candidates, prior, decoder, upsamplers } = &self.settings;
+        let Settings { clip_guidance, clip_against, candidates, prior, decoder, upsamplers } =
+            &self.settings;
         GenerateOptions {
             seed: self.seed,
             n: 1,
             negative_prompt: self.negative_prompt.clone(),
             negative_image: None,
             clip_guidance: *clip_guidance,
+            clip_against: clip_against.clone(),
             candidates: *candidates,
             noise: None,
             prior_kind: prior.as_ref().map(PriorSettings::kind),

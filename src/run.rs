@@ -34,8 +34,11 @@ pub struct Run<'a> {
     /// And captions, if they are not the conditions'.
     clip_guidance: Option<(ClipGuidance, Option<TextEmbedding>)>,
     negative_prompt: &'a str,
+    clip_against: &'a [String],
     /// What guidance leads away from, once it is known: one row.
     null: Option<TextEmbedding>,
+    /// What CLIP has to choose from, once it is known: one row each.
+    against: Option<TextEmbedding>,
     /// Steps done so far, and in all, if somebody knows.
     pub(crate) progress: (usize, Option<usize>),
     /// For each of the captions last encoded, the end that did not fit into the model's context.
@@ -60,7 +63,9 @@ impl<'a> Run<'a> {
             negative_image: None,
             clip_guidance: None,
             negative_prompt: "",
+            clip_against: &[],
             null: None,
+            against: None,
             progress: (0, None),
             dropped: Vec::new(),
             dropped_negative: None,
@@ -95,6 +100,13 @@ impl<'a> Run<'a> {
         Self { clip_guidance: Some((guidance, to)), ..self }
     }
 
+    /// Lets CLIP choose among these captions and the picture's own, as a classifier does, instead
+    /// of comparing with its own alone.
+    #[must_use]
+    pub fn with_clip_against(self, captions: &'a [String]) -> Self {
+        Self { clip_against: captions, against: None, ..self }
+    }
+
     /// Sets the embeddings that the prior `Retrieval` takes the nearest of.
     #[must_use]
     pub fn with_gallery(self, gallery: &'a Gallery) -> Self {
@@ -104,7 +116,7 @@ impl<'a> Run<'a> {
     pub(crate) fn gallery(&self) -> Result<&'a Gallery, InvalidSetting> {
         self.gallery.ok_or_else(|| {
             let expected = "stored embeddings, of which the nearest are taken";
-            InvalidSetting::new("gallery of the retrieval", "absent", expected)
+            InvalidSetting::new("gallery for the prior retrieval", "absent", expected)
         })
     }
 
@@ -130,9 +142,14 @@ impl<'a> Run<'a> {
         if captions.is_empty() {
             return Err(InvalidSetting::new("captions", 0, "at least 1").into());
         }
-        let both = captions.iter().map(AsRef::as_ref).chain([self.negative_prompt]);
-        let (text, mut dropped) = self.encode_all(&both.collect::<Vec<_>>())?;
+        let against = self.clip_against.iter().map(String::as_str);
+        let all = captions.iter().map(AsRef::as_ref).chain([self.negative_prompt]).chain(against);
+        let (text, mut dropped) = self.encode_all(&all.collect::<Vec<_>>())?;
         self.null = Some(text.narrow(captions.len(), 1));
+        if !self.clip_against.is_empty() {
+            self.against = Some(text.narrow(captions.len() + 1, self.clip_against.len()));
+        }
+        dropped.truncate(captions.len() + 1);
         self.dropped_negative = dropped.pop().flatten();
         self.dropped = dropped;
         Ok(text.narrow(0, captions.len()))
@@ -168,6 +185,17 @@ impl<'a> Run<'a> {
             }
         };
         Ok(self.null.insert(null).repeat_rows(self.seeds.len()))
+    }
+
+    /// Embeds the captions that CLIP has to choose from, if there are any.
+    #[cfg(feature = "autodiff")]
+    fn against(&mut self) -> Result<Option<TextEmbedding>, Error> {
+        if self.clip_against.is_empty() || self.against.is_some() {
+            return Ok(self.against.clone());
+        }
+        let captions: Vec<&str> = self.clip_against.iter().map(String::as_str).collect();
+        let (against, _) = self.encode_all(&captions)?;
+        Ok(Some(self.against.insert(against).clone()))
     }
 
     /// Runs the decoder: image embeddings and captions to small pictures, `[seeds, 3, side, side]`
@@ -261,8 +289,11 @@ impl<'a> Run<'a> {
         match &self.clip_guidance {
             #[cfg(feature = "autodiff")]
             Some((guidance, to)) => {
-                let to = to.as_ref().unwrap_or(&condition.text);
-                self.steer(bound, (condition, null.as_ref()), (*guidance, to))
+                let to = to.clone().unwrap_or_else(|| condition.text.clone());
+                let guidance = *guidance;
+                let against = self.against()?;
+                let condition = (condition, null.as_ref());
+                self.steer(bound, condition, guidance, (&to, against.as_ref()))
             }
             #[cfg(not(feature = "autodiff"))]
             Some((guidance, _)) => guidance.check(self.bundle).map(|()| bound),

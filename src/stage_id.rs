@@ -6,14 +6,16 @@ use std::str::FromStr;
 use unclip_core::InvalidSetting;
 
 /// A stage of the pipeline. Model folders, traces, recorded noise, costs, progress and errors all
-/// spell it the same: `text_encoder`, `image_encoder`, `prior`, `ar_prior`, `decoder`, `upsampler.0`,
-/// and so on.
+/// spell it the same: `text_encoder`, `image_encoder`, `noised_image_encoder`, `prior`, `ar_prior`,
+/// `decoder`, `upsampler.0`, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageId {
     /// Captions to text embeddings, in one call.
     TextEncoder,
     /// Pictures to image embeddings, in one call.
     ImageEncoder,
+    /// Noised pictures to image embeddings, for guidance.
+    NoisedImageEncoder,
     /// Text embeddings to image embeddings, by diffusion.
     Prior,
     /// The same, code by code.
@@ -29,7 +31,7 @@ impl StageId {
     /// noise of the next.
     pub(crate) fn noise_stream(self) -> u64 {
         match self {
-            Self::TextEncoder | Self::ImageEncoder => 0,
+            Self::TextEncoder | Self::ImageEncoder | Self::NoisedImageEncoder => 0,
             Self::Prior => 1,
             Self::Decoder => 2,
             Self::ArPrior => u64::MAX,
@@ -43,6 +45,7 @@ impl fmt::Display for StageId {
         match self {
             Self::TextEncoder => f.pad("text_encoder"),
             Self::ImageEncoder => f.pad("image_encoder"),
+            Self::NoisedImageEncoder => f.pad("noised_image_encoder"),
             Self::Prior => f.pad("prior"),
             Self::ArPrior => f.pad("ar_prior"),
             Self::Decoder => f.pad("decoder"),
@@ -55,12 +58,14 @@ impl FromStr for StageId {
     type Err = InvalidSetting;
 
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
-        let expected = "text_encoder, image_encoder, prior, ar_prior, decoder or upsampler.N";
+        let expected = "text_encoder, image_encoder, noised_image_encoder, prior, ar_prior, decoder \
+                        or upsampler.N";
         let refused = || InvalidSetting::new("stage", format!("{name:?}"), expected);
         Ok(match name {
             "text_encoder" => Self::TextEncoder,
             "image_encoder" => Self::ImageEncoder,
             "prior" => Self::Prior,
+            "noised_image_encoder" => Self::NoisedImageEncoder,
             "ar_prior" => Self::ArPrior,
             "decoder" => Self::Decoder,
             _ => {
@@ -77,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_name_is_read_back_and_others_are_refused() {
-        let encoders = [StageId::TextEncoder, StageId::ImageEncoder];
+        let encoders = [StageId::TextEncoder, StageId::ImageEncoder, StageId::NoisedImageEncoder];
         let others = [StageId::Prior, StageId::ArPrior, StageId::Decoder];
         for stage in encoders.into_iter().chain(others).chain([0, 1, 12].map(StageId::Upsampler)) {
             assert_eq!(stage.to_string().parse::<StageId>().unwrap(), stage);

@@ -1,5 +1,7 @@
 //! Options of one stage, and the settings that they become for a given model.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use unclip_core::{
     DiffusionConfig, InvalidSetting, SamplerKind, Spacing, TimestepRange, check_guidance_scale,
@@ -87,7 +89,9 @@ impl StageOptions {
             self.steps.is_none() || lists(spacing).is_none_or(|n| Some(n) == self.steps)
         };
         let is_open = self.guidance_scale.is_none();
-        let range = other.guidance_range.filter(|_| self.guidance_scale != Some(1.0));
+        let is_unguided = self.guidance_scale == Some(1.0)
+            && self.image_guidance.is_none_or(|scale| scale == 1.0);
+        let range = other.guidance_range.filter(|_| !is_unguided);
         Self {
             steps: steps.or(other.steps),
             guidance_scale: self.guidance_scale.or(other.guidance_scale),
@@ -142,6 +146,25 @@ impl StageOptions {
             }
             _ => Ok(settings),
         }
+    }
+}
+
+impl fmt::Display for StageOptions {
+    /// What is chosen, as in `steps 20, guidance 3`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn part(name: &str, value: Option<impl fmt::Display>) -> Option<String> {
+            value.map(|value| format!("{name} {value}"))
+        }
+        let parts = [
+            part("steps", self.steps),
+            part("guidance", self.guidance_scale),
+            part("image guidance", self.image_guidance),
+            part("dynamic threshold", self.dynamic_threshold),
+            part("guidance range", self.guidance_range),
+            part("sampler", self.sampler.as_ref()),
+            part("spacing", self.spacing.as_ref()),
+        ];
+        f.pad(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -36,6 +36,11 @@ impl Default for Variation<'_> {
 }
 
 impl Variation<'_> {
+    /// Whether the prior has a part in it.
+    pub fn has_prior(&self) -> bool {
+        self.priors() > 0
+    }
+
     /// How many times the prior runs.
     fn priors(&self) -> usize {
         usize::from(self.through_prior) + usize::from(self.strength < 1.0)
@@ -44,6 +49,10 @@ impl Variation<'_> {
     /// The settings, with those of the prior if it has a part.
     fn settings(&self, options: &GenerateOptions, unclip: &UnClip) -> Result<Settings, Error> {
         InvalidSetting::check_range("strength of the picture", self.strength, 0.0, 1.0)?;
+        if self.through_prior && self.strength == 0.0 {
+            let expected = "above 0: of a picture that does not count there is nothing to draw";
+            return Err(InvalidSetting::new("strength of the picture", 0, expected).into());
+        }
         let bundle = &unclip.bundle;
         let settings = options.resolve(bundle)?;
         let settings = match (self.priors(), &settings.prior) {
@@ -102,8 +111,8 @@ impl UnClip {
         self.quietly().vary(pictures, variation, options)
     }
 
-    /// The embeddings that [`vary`](Self::vary) decodes, for pictures of these embeddings, one row
-    /// each.
+    /// The embeddings that [`vary`](Self::vary) decodes for the seed, for pictures of these
+    /// embeddings, one row each.
     ///
     /// # Errors
     /// As there.
@@ -190,8 +199,9 @@ impl Observed<'_> {
             let name = "width of the image embeddings";
             return Err(InvalidSetting::new(name, found[1], width.to_string()).into());
         }
+        options.expect_one_each()?;
         let settings = variation.settings(options, self.unclip)?;
-        let seeds = GenerateOptions { n: 1, ..options.clone() }.seeds(image.batch())?;
+        let seeds = options.seeds(image.batch())?;
         let (prior, candidates) = (settings.prior.as_ref(), settings.candidates);
         let once = prior.map_or(0, |prior| prior.steps() * candidates);
         let mut run = self.start(&seeds, options, once * variation.priors());
@@ -224,6 +234,8 @@ impl Run<'_> {
         if variation.strength == 0.0 {
             return Ok(said);
         }
-        Ok(said.between(&image, variation.strength)?)
+        let image = said.between(&image, variation.strength)?;
+        self.trace.prior = Some(image.clone());
+        Ok(image)
     }
 }

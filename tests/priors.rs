@@ -72,7 +72,7 @@ fn the_diffusion_prior_is_the_default_where_there_are_both() {
     unclip.text_to_image(CAPTION, &GenerateOptions::default()).unwrap();
     refused(
         unclip.text_to_image(CAPTION, &ar().with_prior_kind(PriorKind::Diffusion)),
-        &["prior", "no"],
+        &["has no prior", "expected a folder `prior`"],
     );
     let without = Model::new().load().unwrap();
     refused(without.text_to_image(CAPTION, &ar()), &["ar_prior"]);
@@ -127,7 +127,7 @@ fn options_of_another_prior_are_refused() {
     let stray = ar().with_gallery(Arc::new(gallery(&unclip)));
     refused(unclip.imagine(&[CAPTION], &stray), &["gallery", "only the prior retrieval"]);
     let bare = GenerateOptions::default().with_prior_kind(PriorKind::Retrieval);
-    refused(unclip.imagine(&[CAPTION], &bare), &["gallery of the retrieval is absent"]);
+    refused(unclip.imagine(&[CAPTION], &bare), &["gallery for the prior retrieval is absent"]);
     let with = |change: fn(GenerateOptions) -> GenerateOptions| change(retrieval(&unclip));
     refused(unclip.imagine(&[CAPTION], &with(|it| it.with_neighbors(7))), &["neighbors is 7", "6"]);
     refused(unclip.imagine(&[CAPTION], &with(|it| it.with_neighbors(0))), &["neighbors is 0"]);
@@ -185,6 +185,8 @@ fn a_gallery_finds_what_is_near_and_refuses_what_it_cannot_compare() {
     let image = |row: [f32; 2]| ImageEmbedding(Tensor::from_floats([row], &unclip.device()));
     let names = |n: usize| vec!["a".to_string(); n];
     refused(Gallery::new(image([1.0, 0.0]), names(2)), &["names of embeddings is 2, expected 1"]);
+    let none = ImageEmbedding(Tensor::zeros([2, 0], &unclip.device()));
+    refused(Gallery::new(none, names(2)), &["names of embeddings is 2"]);
     refused(Gallery::new(image([0.0, 0.0]), names(1)), &["length of the embedding of a is 0"]);
     refused(Gallery::new(image([f32::INFINITY, 0.0]), names(1)), &["length of the embedding of a"]);
 }
@@ -212,6 +214,30 @@ fn a_gallery_comes_back_from_its_file_for_the_same_clip_alone() {
     refused(change("text_encoder"), &["embeddings.safetensors", "CLIP", "text_encoder"]);
     refused(Gallery::open(model.path("prior/model.safetensors"), unclip.bundle()), &["embed"]);
     refused(Gallery::open(folder.path().join("none"), unclip.bundle()), &["none"]);
+    // made by hand
+    let whole = std::fs::read(&path).unwrap();
+    let odd = folder.path().join("odd.safetensors");
+    let open = |bytes: &[u8]| {
+        std::fs::write(&odd, bytes).unwrap();
+        Gallery::open(&odd, unclip.bundle()).map(drop)
+    };
+    let header = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let at = whole.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        open(&bytes)
+    };
+    header("0.png", "9.png").unwrap();
+    refused(header("[6,6]", "[4,9]"), &["shape of image in", "[4, 9]", "[6, 6]"]);
+    refused(header("\"F32\"", "\"I32\""), &["image in", "I32", "expected F32"]);
+    let data = whole.len() - 6 * 6 * 4;
+    for (byte, words) in [(0, "length of the embedding of 0.png in"), (0xff, "odd.safetensors")] {
+        let mut bytes = whole.clone();
+        bytes[data..].fill(byte);
+        refused(open(&bytes), &[words]);
+    }
+    refused(open(&whole[..whole.len() - 1]), &["odd.safetensors"]);
 }
 
 #[test]
@@ -230,8 +256,21 @@ fn probabilities_are_those_of_the_softmax() {
             assert!(off.abs() < 1e-4, "{off}");
         }
         let best = found.best_captions(picture);
-        assert!(found.cosine(picture, best[0]) >= found.cosine(picture, best[2]));
+        let cosines = [0, 1, 2].map(|place| found.cosine(picture, best[place]));
+        assert!(cosines.is_sorted_by(|a, b| a >= b), "{cosines:?}");
     }
     refused(unclip.similarity(&pictures, &[] as &[&str]), &["captions is 0"]);
     refused(unclip.similarity(&[], &captions), &["pictures"]);
+}
+
+#[test]
+fn codes_do_not_hide_what_is_not_finite() {
+    let model = Model::with_ar_prior();
+    model.edit_tensors("ar_prior", |tensors| {
+        let head = tensors.iter_mut().find(|it| it.key == "proj_to_buckets.weight").unwrap();
+        let huge = f32::MAX.to_le_bytes();
+        head.bytes.chunks_mut(4).for_each(|value| value.copy_from_slice(&huge));
+    });
+    let made = model.load().unwrap().text_to_image(CAPTION, &ar());
+    refused(made, &["the ar_prior", "not finite"]);
 }

@@ -1,5 +1,8 @@
 //! The programs that people type: where results go, what is read, what is said.
 
+/// Which prior, what guides, and folders of pictures.
+mod choices;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -143,7 +143,8 @@ fn a_negative_picture_is_led_away_from() {
     let away = options().with_negative_image(negative.clone());
     let made = unclip.text_to_image(CAPTION, &away).unwrap();
     assert_ne!(made.images(), plain.images());
-    assert!(made.pictures[0].recipe.incomplete && !plain.pictures[0].recipe.incomplete);
+    let led_away = |made: &Generated| made.pictures[0].recipe.negative_picture;
+    assert!(led_away(&made) && !led_away(&plain));
     let unguided = away.clone().with_decoder(StageOptions::default().with_guidance_scale(1.0));
     refused(unclip.text_to_image(CAPTION, &unguided), &["negative picture", "scale of 1"]);
     let two = options().with_negative_image(negative.repeat_rows(2));
@@ -153,13 +154,12 @@ fn a_negative_picture_is_led_away_from() {
 #[cfg(feature = "autodiff")]
 #[test]
 fn clip_leads_to_the_caption() {
-    use unclip::ClipGuidance;
+    use unclip::{ClipGradient, ClipGuidance};
 
     let unclip = unclip();
-    let of = |guidance: Option<(f64, bool)>| {
+    let of = |guidance: Option<(f64, ClipGradient)>| {
         let mut options = options().with_n(4);
-        options.clip_guidance =
-            guidance.map(|(scale, through_decoder)| ClipGuidance { scale, through_decoder });
+        options.clip_guidance = guidance.map(|(scale, gradient)| ClipGuidance { scale, gradient });
         let made = unclip.text_to_image(CAPTION, &options).unwrap();
         // what the upsamplers make of them CLIP does not lead
         let small = unclip::unclip_core::image::to_rgb(made.trace.decoder.clone().unwrap());
@@ -168,9 +168,9 @@ fn clip_leads_to_the_caption() {
         (made, mean)
     };
     let (plain, before) = of(None);
-    assert_eq!(of(Some((0.0, true))).0.images(), plain.images());
-    for through_decoder in [true, false] {
-        let (made, after) = of(Some((0.5, through_decoder)));
+    assert_eq!(of(Some((0.0, ClipGradient::Decoder))).0.images(), plain.images());
+    for gradient in [ClipGradient::Decoder, ClipGradient::Estimate] {
+        let (made, after) = of(Some((0.5, gradient)));
         assert!(after > before, "{after} {before}");
         let recipe = &made.pictures[1].recipe;
         assert!(recipe.weights.contains_key("image_encoder"));
@@ -178,7 +178,7 @@ fn clip_leads_to_the_caption() {
         let again = unclip.text_to_image(CAPTION, &recipe.options()).unwrap();
         assert_eq!(again.images()[0], made.images()[1], "and no batch matters");
     }
-    let guidance = ClipGuidance { scale: 2.0, through_decoder: true };
+    let guidance = ClipGuidance { scale: 2.0, gradient: ClipGradient::Decoder };
     let guided = options().with_clip_guidance(guidance);
     refused(unclip.image_variation(&[picture()], &guided), &["CLIP guidance", "no caption"]);
     let odd = ClipGuidance { scale: f64::NAN, ..guidance };
@@ -221,7 +221,8 @@ fn a_dynamic_threshold_is_of_the_stages_that_have_a_range() {
 #[cfg(not(feature = "autodiff"))]
 #[test]
 fn without_gradients_clip_cannot_lead() {
-    let guidance = unclip::ClipGuidance { scale: 2.0, through_decoder: true };
+    let gradient = unclip::ClipGradient::Decoder;
+    let guidance = unclip::ClipGuidance { scale: 2.0, gradient };
     let guided = options().with_clip_guidance(guidance);
     refused(unclip().text_to_image(CAPTION, &guided), &["CLIP guidance", "--features autodiff"]);
 }

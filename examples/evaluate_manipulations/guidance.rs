@@ -5,31 +5,45 @@ use std::fmt::Write;
 use unclip::decoder::Null;
 use unclip::train::shapes::{Description, Tally, judge, read};
 use unclip::unclip_core::normalize;
-use unclip::{ClipGuidance, Error, GenerateOptions, StageOptions};
+use unclip::{ClipGradient, ClipGuidance, Error, GenerateOptions, StageOptions};
 
 use crate::Evaluation;
 
-/// Scales, and whether the gradient goes through the decoder.
-const WAYS: [(f64, bool); 7] =
-    [(0.0, true), (0.3, true), (1.0, true), (3.0, true), (0.3, false), (1.0, false), (3.0, false)];
+/// Scales, and what the gradient goes through.
+const WAYS: [(f64, ClipGradient); 9] = [
+    (0.0, ClipGradient::Estimate),
+    (0.5, ClipGradient::Decoder),
+    (1.0, ClipGradient::Decoder),
+    (1.0, ClipGradient::Estimate),
+    (10.0, ClipGradient::Estimate),
+    (30.0, ClipGradient::Estimate),
+    (1.0, ClipGradient::Noised),
+    (3.0, ClipGradient::Noised),
+    (10.0, ClipGradient::Noised),
+];
 
 pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
     let unclip = &evaluation.unclip;
-    let decoder = StageOptions::default().with_steps(evaluation.steps);
+    let decoder = StageOptions::default().with_steps(evaluation.steps).with_guidance_scale(1.0);
     let options = GenerateOptions::default().with_decoder(decoder);
     let settings = options.resolve(unclip.bundle())?.decoder;
     let network = unclip.bundle().decoder.load(&unclip.device())?;
     let mut text = String::from("CLIP guidance of a decoder without caption and embedding\n");
-    for (scale, through_decoder) in WAYS {
+    for (scale, gradient) in WAYS {
+        if gradient == ClipGradient::Noised && unclip.bundle().noised_image_encoder.is_none() {
+            continue;
+        }
         let (mut tally, mut cosine) = (Tally::default(), 0.0);
         for numbers in evaluation.begin("guidance", evaluation.cases, evaluation.batch.min(20)) {
+            let seeds: Vec<u64> =
+                numbers.iter().map(|number| evaluation.seed.wrapping_add(*number)).collect();
             let samples = evaluation.samples(&numbers);
             let captions: Vec<String> = samples.iter().map(|it| it.caption.clone()).collect();
             let empty = unclip.embed_texts(&[""])?.repeat_rows(numbers.len());
             let none = network.null(numbers.len(), &Null::from(empty));
             let wanted = unclip.embed_texts(&captions)?;
-            let guidance = ClipGuidance { scale, through_decoder };
-            let mut run = unclip.run(&numbers).with_clip_guidance(guidance, Some(wanted.clone()));
+            let guidance = ClipGuidance { scale, gradient };
+            let mut run = unclip.run(&seeds).with_clip_guidance(guidance, Some(wanted.clone()));
             let made = run.decode(&none, &settings)?;
             let pictures = evaluation.read_size(made, &numbers)?;
             let image = unclip.embed_images(&pictures)?;
@@ -40,7 +54,11 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
             }
             evaluation.bar.inc(numbers.len() as u64);
         }
-        let path = if through_decoder { "through the decoder" } else { "of the estimate" };
+        let path = match gradient {
+            ClipGradient::Decoder => "through the decoder",
+            ClipGradient::Estimate => "of the estimate",
+            ClipGradient::Noised => "by the tower for noised pictures",
+        };
         let cosine = cosine / evaluation.cases as f64;
         let _ = writeln!(text, "scale {scale}, {path}: cosine to the caption {cosine:.3}\n{tally}");
     }

@@ -81,10 +81,6 @@ impl Common {
         let files = if is_folder(&out) { self::files(&out, frames) } else { vec![out.clone()] };
         let all = || files.iter().map(PathBuf::as_path).chain(others.iter().copied());
         check_apart(all(), inputs, self.model.as_deref())?;
-        if is_folder(&out) {
-            std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-        }
-        all().try_for_each(check_place)?;
         let bundle = match &self.model {
             Some(folder) => Bundle::open(folder)?,
             None => Bundle::shapes()?,
@@ -101,6 +97,12 @@ impl Common {
             note(format_args!("seed {seed}"));
         }
         let placement = (&unclip::device(&self.device)?, self.precision);
+        options.clone().with_decoder(decoder.clone()).resolve(&bundle)?;
+        // nothing is made until all that can be checked is
+        if is_folder(&out) {
+            std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+        }
+        all().try_for_each(check_place)?;
         let unclip = UnClip::new(bundle, placement, Residency::Resident)?;
         Ok(Studio { unclip, out, decoder, options })
     }

@@ -26,7 +26,7 @@ use unclip::{Gallery, PictureFormat, RgbImage, write_picture};
 use apart::check_apart;
 use clip::Clip;
 use console::{AnyError, say};
-use folder::read_all;
+use folder::read;
 use plane::{pca, tsne};
 
 /// Draws a map of pictures.
@@ -65,6 +65,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let Arguments { embeddings, out, clip, size, thumbnail, .. } = arguments;
+    if thumbnail > size {
+        let message = format!("--thumbnail is {thumbnail}, expected at most the --size, {size}");
+        return Err(message.into());
+    }
     PictureFormat::of(out)?;
     let places = [out.as_path()];
     check_apart(places.into_iter(), &[embeddings.as_path()], clip.model.as_deref())?;
@@ -73,7 +77,13 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let gallery = Gallery::open(embeddings, unclip.bundle())?;
     let files: Vec<PathBuf> = gallery.names().iter().map(PathBuf::from).collect();
     check_apart(places.into_iter(), &files.iter().map(PathBuf::as_path).collect::<Vec<_>>(), None)?;
-    let pictures = read_all(&files);
+    // a point of the map is all that is kept of a picture
+    let shrink = |whole: RgbImage| {
+        Ok(imageops::resize(&whole, *thumbnail, *thumbnail, FilterType::Triangle))
+    };
+    let seen = files.iter().enumerate();
+    let pictures: Vec<(usize, RgbImage)> =
+        seen.filter_map(|(at, path)| Some((at, read(path, shrink)?))).collect();
     if pictures.is_empty() {
         let message = "none of its pictures can be read: run this from where `embed` was run";
         return Err(format!("{}: {message}", embeddings.display()).into());
@@ -86,8 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let room = f64::from(size - thumbnail);
     for (number, picture) in &pictures {
         let [x, y] = points[*number];
-        let small = imageops::resize(picture, *thumbnail, *thumbnail, FilterType::Triangle);
-        imageops::replace(&mut map, &small, (x * room) as i64, (y * room) as i64);
+        imageops::replace(&mut map, picture, (x * room) as i64, (y * room) as i64);
     }
     write_picture(out, &map)?;
     say(out.display());

@@ -18,7 +18,11 @@ pub(crate) fn pca(gallery: &Gallery, device: &Device) -> Vec<[f64; 2]> {
 pub(crate) fn tsne(gallery: &Gallery, device: &Device) -> Result<Vec<[f64; 2]>, InvalidSetting> {
     let n = gallery.len();
     if n < 4 {
-        return Err(InvalidSetting::new("embeddings for t-SNE", n, "at least 4"));
+        return Err(InvalidSetting::new(
+            "number of embeddings for t-SNE",
+            n,
+            "at least 4; --method pca takes any number",
+        ));
     }
     let values: Vec<f32> = gallery.image(device).0.into_data().iter::<f32>().collect();
     let rows: Vec<&[f32]> = values.chunks(values.len() / n).collect();

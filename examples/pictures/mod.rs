@@ -12,8 +12,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use unclip::clip::{Fit, Padding};
 use unclip::{
-    Bundle, Device, GenerateOptions, Generated, OpenOptions, Precision, PriorSettings, ReadOptions,
-    Recipe, RecordedNoise, Residency, StageCost, StageOptions, UnClip,
+    Bundle, Device, GenerateOptions, Generated, ImageEmbedding, OpenOptions, Precision,
+    PriorSettings, ReadOptions, Recipe, RecordedNoise, Residency, StageCost, StageOptions, UnClip,
 };
 
 use crate::console::{AnyError, note};
@@ -91,6 +91,7 @@ pub(crate) struct Work {
     pub(crate) unclip: UnClip,
     places: Places,
     costs: Vec<StageCost>,
+    negative: Option<ImageEmbedding>,
 }
 
 impl Common {
@@ -134,9 +135,12 @@ impl Common {
         let mut options = GenerateOptions::default()
             .with_n(self.n.unwrap_or(1))
             .with_negative_prompt(self.negative_prompt.as_deref().unwrap_or_default())
-            .with_decoder(self.guidance.of(self.decoder.options()))
+            .with_decoder(self.guidance.of(self.decoder.options(), &StageOptions::default()))
             .with_upsampler(self.upsampler.options());
-        options.clip_guidance = self.guidance.clip();
+        options = self.guidance.with_clip(options);
+        if self.from.is_none() {
+            self.guidance.check(&options)?;
+        }
         if let Some(Seed(seed)) = self.seed {
             options.seed = seed;
         }
@@ -150,6 +154,7 @@ impl Common {
         &self,
         recipe: &Recipe,
         asked: &GenerateOptions,
+        candidates: Option<usize>,
         bundle: &Bundle,
     ) -> Result<GenerateOptions, AnyError> {
         if recipe.incomplete {
@@ -171,20 +176,36 @@ impl Common {
             (None, _) => asked.noise.clone(),
         };
         let is_same = asked.prior_kind.is_none_or(|kind| Some(kind) == options.prior_kind);
-        if let (Some(PriorSettings::Retrieval(settings)), true, None) =
-            (&recipe.settings.prior, is_same, &asked.gallery)
+        if let (Some(PriorSettings::Retrieval(settings)), true) = (&recipe.settings.prior, is_same)
         {
-            let name = &settings.gallery;
-            return Err(format!("its embeddings came from {name:?}; give that by --gallery").into());
+            let found = asked.gallery.as_ref().map(|gallery| gallery.fingerprint());
+            if found.as_ref() != Some(&settings.fingerprint) {
+                let (name, found) = (&settings.gallery, found.unwrap_or("absent".into()));
+                let message = format!(
+                    "its embeddings came from {name:?}, whose contents are {}, found {found}: give \
+                     that by --gallery",
+                    settings.fingerprint
+                );
+                return Err(message.into());
+            }
+        }
+        if recipe.negative_picture && self.negative_picture.is_none() {
+            let message = "it was led away from another picture, which its recipe does not hold: \
+                           give that by --negative-picture";
+            return Err(message.into());
         }
         options.gallery = asked.gallery.clone();
-        options.clip_guidance = asked.clip_guidance.or(options.clip_guidance);
+        options = self.guidance.with_clip(options);
+        self.guidance.check(&options)?;
         // what belongs to another prior does not go with the one that is asked for
         let before = if is_same { options.prior } else { StageOptions::default() };
         options.prior = asked.prior.clone().or(before);
         options.neighbors = asked.neighbors.or(options.neighbors.filter(|_| is_same));
         options.prior_kind = asked.prior_kind.or(options.prior_kind);
-        options.decoder = asked.decoder.clone().or(options.decoder);
+        let before = if is_same { options.candidates } else { 1 };
+        options.candidates = candidates.unwrap_or(before);
+        let decoder = self.guidance.of(asked.decoder.clone(), &options.decoder);
+        options.decoder = decoder.or(options.decoder);
         options.upsampler = asked.upsampler.clone().or(options.upsampler);
         Ok(options)
     }
@@ -221,7 +242,7 @@ impl Common {
         if let Some(Seed(seed)) = self.seed {
             note(format_args!("seed {seed}"));
         }
-        Ok(Work { unclip, places, costs: Vec::new() })
+        Ok(Work { unclip, places, costs: Vec::new(), negative: None })
     }
 
     /// Writes what was asked for beside the pictures.
@@ -231,16 +252,22 @@ impl Common {
 }
 
 impl Work {
-    /// The options with the negative picture, if there is one.
+    /// The options with the negative picture, if there is one; it is read once.
     pub(crate) fn with_negative(
-        &self,
+        &mut self,
         common: &Common,
         mut options: GenerateOptions,
     ) -> Result<GenerateOptions, AnyError> {
-        if let Some(path) = &common.negative_picture {
+        options.negative_image = self.negative.clone();
+        if let (Some(path), None) = (&common.negative_picture, &self.negative) {
+            let name = path.display();
             let read = ReadOptions::default().read(path)?;
-            read.left_out.iter().for_each(|it| note(format_args!("{}: {it}", path.display())));
-            options.negative_image = Some(self.unclip.embed_images(&[read.image])?);
+            read.left_out.iter().for_each(|it| note(format_args!("{name}: {it}")));
+            let fitted = self.unclip.bundle().fit(&read.image, &self.unclip.device());
+            let (image, cropped) = fitted.map_err(|error| format!("{name}: {error}"))?;
+            cropped.iter().for_each(|it| note(format_args!("{name}: {it}")));
+            self.negative = Some(self.unclip.embed_images(&[image])?);
+            options.negative_image = self.negative.clone();
         }
         Ok(options)
     }

@@ -1,7 +1,9 @@
 //! The options of stages.
 
 use clap::{Args, ValueEnum};
-use unclip::{ClipGuidance, SamplerKind, Spacing, StageOptions};
+use unclip::{ClipGradient, ClipGuidance, GenerateOptions, SamplerKind, Spacing, StageOptions};
+
+use crate::console::AnyError;
 
 /// How samplers are spelled, for help texts.
 pub(crate) const SAMPLERS: &str = "ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun";
@@ -66,39 +68,76 @@ pub(crate) struct GuidanceArguments {
     image_guidance: Option<f64>,
     /// Share of the values, as in 0.995, that the decoder may not cut off when guidance leads out
     /// of the range: the rest of the picture is dimmed instead (dynamic thresholding)
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     dynamic_threshold: Option<f64>,
     /// How far CLIP leads the decoder toward the caption; needs a build with `--features autodiff`
     #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
     clip_guidance: Option<f64>,
-    /// What the gradient of CLIP goes through
-    #[arg(long, value_enum, requires = "clip_guidance", default_value = "decoder")]
-    clip_gradient: ClipGradient,
+    /// What CLIP sees, and what its gradient goes through [default: decoder]
+    #[arg(long, value_enum)]
+    clip_gradient: Option<Gradient>,
+    /// A caption among which CLIP has to choose the picture's own, as a classifier does; several,
+    /// if it is given several times
+    #[arg(long, value_name = "TEXT")]
+    clip_against: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ClipGradient {
-    /// Through the decoder, as it should
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Gradient {
+    /// CLIP sees the decoder's estimate, and the gradient goes through the decoder
     Decoder,
-    /// Through CLIP alone: the decoder's estimate is taken for the noisy picture, which costs less
+    /// The same estimate, through CLIP alone, which costs less
     Estimate,
+    /// A tower for noised pictures sees them as they are, if the model has one
+    Noised,
+}
+
+impl From<Gradient> for ClipGradient {
+    fn from(gradient: Gradient) -> Self {
+        match gradient {
+            Gradient::Decoder => Self::Decoder,
+            Gradient::Estimate => Self::Estimate,
+            Gradient::Noised => Self::Noised,
+        }
+    }
 }
 
 impl GuidanceArguments {
-    /// The options of the decoder with these.
-    pub(crate) fn of(&self, mut options: StageOptions) -> StageOptions {
+    /// The options of the decoder with these. Of two scales, one that is not given is that of the
+    /// recipe, or else 1.
+    pub(crate) fn of(&self, mut options: StageOptions, before: &StageOptions) -> StageOptions {
         if self.text_guidance.or(self.image_guidance).is_some() {
-            options.guidance_scale = Some(self.text_guidance.unwrap_or(1.0));
-            options.image_guidance = Some(self.image_guidance.unwrap_or(1.0));
+            let apart = before.image_guidance.is_some();
+            let text = before.guidance_scale.filter(|_| apart).unwrap_or(1.0);
+            options.guidance_scale = Some(self.text_guidance.unwrap_or(text));
+            let image = before.image_guidance.unwrap_or(1.0);
+            options.image_guidance = Some(self.image_guidance.unwrap_or(image));
         }
         options.dynamic_threshold = self.dynamic_threshold;
         options
     }
 
-    /// Guidance by CLIP, if it was asked for.
-    pub(crate) fn clip(&self) -> Option<ClipGuidance> {
-        let through_decoder = self.clip_gradient == ClipGradient::Decoder;
-        self.clip_guidance.map(|scale| ClipGuidance { scale, through_decoder })
+    /// The options with guidance by CLIP: what was asked for, and otherwise what is there.
+    pub(crate) fn with_clip(&self, mut options: GenerateOptions) -> GenerateOptions {
+        if let Some(scale) = self.clip_guidance {
+            let gradient = options.clip_guidance.map(|before| before.gradient).unwrap_or_default();
+            options.clip_guidance = Some(ClipGuidance { scale, gradient });
+        }
+        if let (Some(gradient), Some(guidance)) = (self.clip_gradient, &mut options.clip_guidance) {
+            guidance.gradient = gradient.into();
+        }
+        if !self.clip_against.is_empty() {
+            options.clip_against = self.clip_against.clone();
+        }
+        options
+    }
+
+    /// Refuses what says how CLIP guides where it does not.
+    pub(crate) fn check(&self, options: &GenerateOptions) -> Result<(), AnyError> {
+        if self.clip_gradient.is_some() && options.clip_guidance.is_none() {
+            return Err("--clip-gradient says how CLIP guides: give --clip-guidance, too".into());
+        }
+        Ok(())
     }
 }
 

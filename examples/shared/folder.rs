@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use unclip::{ReadOptions, RgbImage};
+use indicatif::{ProgressBar, ProgressStyle};
+use unclip::{Gallery, ImageEmbedding, ReadOptions, RgbImage, UnClip};
 
 use crate::console::{AnyError, note};
 
@@ -36,15 +37,50 @@ pub(crate) fn pictures_in(path: &Path) -> Result<Vec<PathBuf>, AnyError> {
     Ok(files)
 }
 
-/// Pictures that can be read, with the numbers of their files; what cannot be is said, and left
-/// out.
-pub(crate) fn read_all(files: &[PathBuf]) -> Vec<(usize, RgbImage)> {
-    let read = |(number, path): (usize, &PathBuf)| match ReadOptions::default().read(path) {
-        Ok(picture) => Some((number, picture.image)),
-        Err(error) => {
-            note(format_args!("left out: {error}"));
-            None
+/// A picture of a file, made into what is needed of it; what is not shown of it is said. If it
+/// cannot be used, that is said, and it is left out.
+pub(crate) fn read<T>(
+    path: &Path,
+    make: impl FnOnce(RgbImage) -> Result<T, unclip::Error>,
+) -> Option<T> {
+    let name = path.display();
+    let made = ReadOptions::default().read(path).and_then(|picture| {
+        picture.left_out.iter().for_each(|it| note(format_args!("{name}: {it}")));
+        make(picture.image)
+    });
+    made.inspect_err(|error| note(format_args!("{name} is left out: {error}"))).ok()
+}
+
+/// Embeds pictures, with progress: as many at once as take little memory, each as the square that
+/// CLIP sees of it.
+pub(crate) fn embedded(unclip: &UnClip, files: &[PathBuf]) -> Result<Gallery, AnyError> {
+    const TOGETHER: usize = 64;
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} eta {eta}")?;
+    let bar = ProgressBar::new(files.len() as u64).with_style(style);
+    let (mut images, mut names) = (Vec::new(), Vec::new());
+    for files in files.chunks(TOGETHER) {
+        let mut pictures = Vec::new();
+        for path in files {
+            bar.inc(1);
+            let Some(name) = path.to_str() else {
+                let name = path.display();
+                bar.suspend(|| note(format_args!("{name} is left out: its name is not UTF-8")));
+                continue;
+            };
+            let fitted = bar
+                .suspend(|| read(path, |picture| unclip.bundle().fit(&picture, &unclip.device())));
+            let Some((picture, cropped)) = fitted else { continue };
+            cropped.iter().for_each(|it| bar.suspend(|| note(format_args!("{name}: {it}"))));
+            pictures.push(picture);
+            names.push(name.to_string());
         }
-    };
-    files.iter().enumerate().filter_map(read).collect()
+        if !pictures.is_empty() {
+            images.push(unclip.embed_images(&pictures)?);
+        }
+    }
+    bar.finish_and_clear();
+    if images.is_empty() {
+        return Err("no picture can be read, expected at least one".into());
+    }
+    Ok(Gallery::new(ImageEmbedding::cat(images), names)?)
 }

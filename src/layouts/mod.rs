@@ -39,6 +39,7 @@ impl Bundle {
     /// tokenizer/      vocab.json, merges.txt
     /// text_encoder/   config.json, model.safetensors
     /// image_encoder/  …  (only for tasks that start from a picture)
+    /// noised_image_encoder/  …  (guides the decoder, if there is one)
     /// prior/          …
     /// ar_prior/       …  (either prior, or both)
     /// decoder/        …
@@ -92,8 +93,8 @@ impl Bundle {
     /// The folder is written whole or not at all. Stages are loaded to `device` one after the
     /// other; nothing is computed there. Weights that were read in `format` come out as the same
     /// bytes. diffusers' layout has no place for default step counts and guidance scales: its
-    /// pipelines have their own; nor for CLIP's temperature, or for an autoregressive prior beside
-    /// a diffusion prior: those are left out.
+    /// pipelines have their own; nor for CLIP's temperature, for an autoregressive prior beside
+    /// a diffusion prior, or for a tower for noised pictures: those are left out.
     ///
     /// # Errors
     /// A layout that cannot be written, or that cannot hold this model (which names the field),

@@ -4,6 +4,7 @@
 //! tokenizer/      vocab.json, merges.txt
 //! text_encoder/   config.json, model.safetensors
 //! image_encoder/  …  (only for tasks that start from a picture)
+//! noised_image_encoder/  …  (guides the decoder, if there is one)
 //! prior/          …
 //! ar_prior/       …  (either prior, or both)
 //! decoder/        …
@@ -49,6 +50,7 @@ impl Layout for Native {
             tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
             text_encoder,
             image_encoder,
+            noised_image_encoder: optional_stage(folder, StageId::NoisedImageEncoder)?,
             prior: optional_stage(folder, StageId::Prior)?,
             ar_prior: optional_stage(folder, StageId::ArPrior)?,
             decoder: stage(folder, StageId::Decoder)?,
@@ -76,6 +78,7 @@ impl Layout for Native {
             target.copy_tokenizer(bundle)?;
             write(&bundle.text_encoder, target)?;
             bundle.image_encoder.iter().try_for_each(|stage| write(stage, target))?;
+            bundle.noised_image_encoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.prior.iter().try_for_each(|stage| write(stage, target))?;
             bundle.ar_prior.iter().try_for_each(|stage| write(stage, target))?;
             write(&bundle.decoder, target)?;
@@ -165,6 +168,7 @@ pub(crate) fn shapes() -> Result<Parts, Error> {
         )?,
         text_encoder,
         image_encoder: Some(embedded!("image_encoder")?),
+        noised_image_encoder: None,
         prior: Some(embedded!("prior")?),
         ar_prior: Some(embedded!("ar_prior")?),
         decoder: embedded!("decoder")?,

@@ -77,6 +77,9 @@ pub struct ArSettings {
 pub struct RetrievalSettings {
     /// Name of the file that the embeddings come from; empty if they come from none.
     pub gallery: String,
+    /// Name of its contents ([`Gallery::fingerprint`]).
+    #[serde(default)]
+    pub fingerprint: String,
     /// How many of the nearest there are to draw from.
     pub neighbors: usize,
 }
@@ -215,8 +218,7 @@ impl PriorRequest<'_> {
         if others != StageOptions::default() {
             let expected = "absent: the autoregressive prior takes one step for each code, and \
                             has a guidance scale alone";
-            let found = format!("{others:?}");
-            return Err(InvalidSetting::new("prior options", found, expected).into());
+            return Err(InvalidSetting::new("prior options", others, expected).into());
         }
         let guidance_scale = guidance_scale.unwrap_or(config.guidance_scale);
         check_guidance_scale(&format!("{} guidance", slot.id()), guidance_scale)?;
@@ -227,12 +229,11 @@ impl PriorRequest<'_> {
     fn retrieval(&self) -> Result<PriorSettings, InvalidSetting> {
         let Some(gallery) = self.gallery else {
             let expected = "stored embeddings, of which the nearest are taken";
-            return Err(InvalidSetting::new("gallery of the retrieval", "absent", expected));
+            return Err(InvalidSetting::new("gallery for the prior retrieval", "absent", expected));
         };
         if *self.options != StageOptions::default() {
-            let found = format!("{:?}", self.options);
             let expected = "absent: retrieval has no steps and no guidance";
-            return Err(InvalidSetting::new("prior options", found, expected));
+            return Err(InvalidSetting::new("prior options", self.options, expected));
         }
         if self.candidates > 1 {
             let expected = "1: retrieval already takes the nearest";
@@ -243,8 +244,11 @@ impl PriorRequest<'_> {
             let expected = format!("1 to {}, which the gallery has", gallery.len());
             return Err(InvalidSetting::new("neighbors", neighbors, expected));
         }
-        let gallery = gallery.name().into();
-        Ok(PriorSettings::Retrieval(RetrievalSettings { gallery, neighbors }))
+        Ok(PriorSettings::Retrieval(RetrievalSettings {
+            gallery: gallery.name().into(),
+            fingerprint: gallery.fingerprint(),
+            neighbors,
+        }))
     }
 
     fn expect_no_retrieval(&self) -> Result<(), InvalidSetting> {
@@ -276,7 +280,11 @@ mod tests {
     fn settings_of_every_kind_are_read_back() {
         let all = [
             PriorSettings::Autoregressive(ArSettings { codes: 40, guidance_scale: 1.5 }),
-            PriorSettings::Retrieval(RetrievalSettings { gallery: "a".into(), neighbors: 3 }),
+            PriorSettings::Retrieval(RetrievalSettings {
+                gallery: "a".into(),
+                fingerprint: "b".into(),
+                neighbors: 3,
+            }),
         ];
         for settings in all {
             let json = serde_json::to_string(&settings).unwrap();

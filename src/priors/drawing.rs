@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use unclip_core::{
-    Draw, Guide, ImageEmbedding, InvalidSetting, NoiseSource, SeededNoise, TextEmbedding, normalize,
+    Draw, Guide, ImageEmbedding, InvalidSetting, NoiseSource, SeededNoise, TextEmbedding,
+    check_guidance_scale, normalize,
 };
 use unclip_prior::{BoundArPrior, DiffusionPriorConfig};
 
@@ -94,6 +95,12 @@ impl<'a> Run<'a> {
             }
             PriorSettings::Autoregressive(settings) => {
                 let scale = settings.guidance_scale;
+                check_guidance_scale("ar_prior guidance", scale)?;
+                let codes = self.bundle.ar_prior()?.config().n_codes;
+                if settings.codes != codes {
+                    let expected = format!("{codes}, which the model fixes");
+                    return Err(InvalidSetting::new("codes", settings.codes, expected).into());
+                }
                 let null = if scale == 1.0 { None } else { Some(self.null()?) };
                 let slot = self.bundle.ar_prior()?;
                 let (network, loading) = slot.network(self.placement)?;
@@ -110,6 +117,17 @@ impl<'a> Run<'a> {
             }
             PriorSettings::Retrieval(settings) => {
                 let gallery = self.gallery()?;
+                if !(1..=gallery.len()).contains(&settings.neighbors) {
+                    let expected = format!("1 to {}, which the gallery has", gallery.len());
+                    let found = settings.neighbors;
+                    return Err(InvalidSetting::new("neighbors", found, expected).into());
+                }
+                if let (Some(noise), 2..) = (self.noise, settings.neighbors) {
+                    let expected = "absent: which of several neighbors is taken, the seed says";
+                    return Err(
+                        InvalidSetting::new("recorded noise", noise.name(), expected).into()
+                    );
+                }
                 let nearest = gallery.nearest(&text.pooled, settings.neighbors)?;
                 let numbers = |row: Vec<(usize, f32)>| row.iter().map(|near| near.0).collect();
                 BoundPrior::Retrieval(nearest.into_iter().map(numbers).collect())

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use unclip_core::{ImageEmbedding, InvalidSetting};
-use unclip_nn::checkpoint::{LoadError, Weights, save_tensors};
+use unclip_nn::checkpoint::{Fnv, LoadError, Weights, save_tensors};
 
 use crate::{Bundle, Error};
 
@@ -58,17 +58,18 @@ impl Gallery {
     /// # Errors
     /// No embedding; another number of names; an embedding of length 0 or that is not finite.
     pub fn new(image: ImageEmbedding, names: Vec<String>) -> Result<Self, InvalidSetting> {
-        let [rows, width] = image.0.dims();
-        if rows == 0 || names.len() != rows {
-            let expected = format!("{}, one for each embedding, and at least one", rows.max(1));
-            return Err(InvalidSetting::new("names of embeddings", names.len(), expected));
-        }
+        let [_, width] = image.0.dims();
         let values: Vec<f32> = image.0.into_data().iter::<f32>().collect();
         Self::of_rows(&values, width, names)
     }
 
     fn of_rows(values: &[f32], width: usize, names: Vec<String>) -> Result<Self, InvalidSetting> {
         let image: Vec<Vec<f32>> = values.chunks(width.max(1)).map(<[f32]>::to_vec).collect();
+        let rows = image.len();
+        if rows == 0 || names.len() != rows {
+            let expected = format!("{}, one for each embedding, and at least one", rows.max(1));
+            return Err(InvalidSetting::new("names of embeddings", names.len(), expected));
+        }
         for (row, name) in image.iter().zip(&names) {
             let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
             if !(length > 0.0 && length.is_finite()) {
@@ -88,6 +89,16 @@ impl Gallery {
     /// Name of the file that it came from; empty if it came from none.
     pub fn name(&self) -> &str {
         &self.file
+    }
+
+    /// A name for its contents, which changes when they do.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Fnv::default();
+        for (name, row) in self.names.iter().zip(&self.image) {
+            hash.add(name.as_bytes());
+            row.iter().for_each(|value| hash.add(&value.to_bits().to_le_bytes()));
+        }
+        hash.name()
     }
 
     /// Names of the pictures.
@@ -183,20 +194,29 @@ impl Gallery {
             |(stage, weights): &(&String, &String)| label.weights.get(*stage) != Some(weights);
         if let Some((stage, _)) = ours.iter().find(other) {
             let found = label.weights.get(stage).map_or("absent", String::as_str);
-            let expected = format!("the CLIP that made them, whose {stage} is {found}");
+            let expected = format!(
+                "the CLIP that made them, whose {stage} is {found}; or embed the pictures again"
+            );
             let model = bundle.name();
             return Err(InvalidSetting::new(format!("model for {name}"), model, expected).into());
         }
         let width = bundle.text_encoder.config().d_embedding;
         let shape = [label.names.len(), width];
         let found = file.shape("image").map(<[usize]>::to_vec).unwrap_or_default();
-        let values = file.read("image")?.filter(|_| found == shape);
-        let Some(values) = values else {
-            let key = format!("shape of image in {name}");
-            return Err(InvalidSetting::new(key, format!("{found:?}"), format!("{shape:?}")).into());
+        if found != shape {
+            let (key, found) = (format!("shape of image in {name}"), format!("{found:?}"));
+            return Err(InvalidSetting::new(key, found, format!("{shape:?}")).into());
+        }
+        let Some(values) = file.read("image")? else {
+            let found = file.dtype("image").map_or(String::new(), |it| format!("{it:?}"));
+            let key = format!("image in {name}");
+            return Err(InvalidSetting::new(key, found, "F32, F16 or BF16").into());
         };
-        let gallery = Self::of_rows(&values, width, label.names)
-            .map_err(|error| error.within(&name.to_string()))?;
+        let within = |error: InvalidSetting| InvalidSetting {
+            name: format!("{} in {name}", error.name),
+            ..error
+        };
+        let gallery = Self::of_rows(&values, width, label.names).map_err(within)?;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { file, ..gallery })
     }

@@ -11,6 +11,7 @@
 mod config;
 mod error;
 pub mod loss;
+mod noised;
 mod preprocess;
 mod text;
 mod tokenizer;
@@ -20,6 +21,7 @@ mod vision;
 
 pub use config::{Fit, ImageEncoderConfig, TextEncoderConfig};
 pub use error::TokenizerError;
+pub use noised::{NoisedImageEncoder, NoisedImageEncoderConfig};
 pub use preprocess::{fitted, preprocess, standardize};
 pub use text::TextEncoder;
 pub use tokenizer::{Padding, Tokenizer, TokenizerOptions, vocabulary_files};

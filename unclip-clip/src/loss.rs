@@ -22,6 +22,16 @@ pub fn contrastive_loss(image: Tensor<2>, text: Tensor<2>, logit_scale: Tensor<1
     (diagonal_cross_entropy(logits.clone()) + diagonal_cross_entropy(logits.transpose())) * 0.5
 }
 
+/// Cross-entropy of finding the caption of each noised picture among those of a batch, by the answers
+/// of a [`NoisedImageEncoder`](crate::NoisedImageEncoder).
+///
+/// # Shapes
+/// - `image`, `text`: `[batch, d_embedding]`, row k of one belonging to row k of the other
+/// - result: `[1]`
+pub fn odds_loss(image: Tensor<2>, text: Tensor<2>) -> Tensor<1> {
+    diagonal_cross_entropy(image.matmul(normalize(text).transpose()))
+}
+
 /// Mean over rows of −log softmax at the diagonal.
 fn diagonal_cross_entropy(logits: Tensor<2>) -> Tensor<1> {
     let [batch, _] = logits.dims();

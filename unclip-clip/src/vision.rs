@@ -87,8 +87,18 @@ impl ImageEncoder {
     /// # Shapes
     /// - `pixels`: `[batch, 3, image_size, image_size]`, normalized
     pub fn forward(&self, pixels: Tensor<4>) -> ImageEmbedding {
+        self.forward_told(pixels, None)
+    }
+
+    /// As [`forward`](Self::forward), with something that is added to the class token: what the
+    /// tower is told of each picture, `[batch, d_model]`.
+    pub(crate) fn forward_told(
+        &self,
+        pixels: Tensor<4>,
+        told: Option<Tensor<2>>,
+    ) -> ImageEmbedding {
         let model = &self.vision_model;
-        let x = model.embed(pixels);
+        let x = model.embed(pixels, told);
         let x = model.encoder.forward(model.pre_layrnorm.forward(x), None);
         let [batch, _, width] = x.dims();
         let class = x.narrow(1, 0, 1).reshape([batch, width]);
@@ -99,13 +109,17 @@ impl ImageEncoder {
 
 impl VisionModel {
     /// The class token, then the patches row by row, each with its position.
-    fn embed(&self, pixels: Tensor<4>) -> Tensor<3> {
+    fn embed(&self, pixels: Tensor<4>, told: Option<Tensor<2>>) -> Tensor<3> {
         let batch = pixels.dims()[0];
         let patches = patchify(pixels, &self.embeddings.patch_embedding);
         let width = patches.dims()[2];
         let class = self.embeddings.class_embedding.val().cast(patches.dtype());
-        let class = class.reshape([1, 1, width]);
-        let tokens = Tensor::cat(vec![class.expand([batch, 1, width]), patches], 1);
+        let class = class.reshape([1, 1, width]).expand([batch, 1, width]);
+        let class = match told {
+            Some(told) => class + told.unsqueeze_dim(1).cast(patches.dtype()),
+            None => class,
+        };
+        let tokens = Tensor::cat(vec![class, patches], 1);
         let positions = self.embeddings.position_embedding.weight.val().cast(tokens.dtype());
         tokens + positions.unsqueeze::<3>()
     }

@@ -24,8 +24,10 @@ pub enum Reading {
     /// know clean samples alone. It keeps every layer's values of one call until the gradient is
     /// taken.
     Denoised,
-    /// The same estimate, taken for the noisy sample divided by √ᾱ: the gradient goes through the
-    /// score alone, which costs less and is wrong where the denoiser does more than that.
+    /// The same estimate, but the gradient goes through the score alone, times √ᾱ: what the
+    /// denoiser would make of it if samples were independent values of variance 1. It costs less.
+    /// (The factor 1/√ᾱ, which some use, is that of a sample of which nothing is known; at the
+    /// noisiest step of a cosine schedule it is 20,000.)
     Estimate,
 }
 
@@ -53,7 +55,7 @@ impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Scored<'_, M, D> {
             Reading::Estimate => {
                 let prediction = self.inner.denoise(x_t, step);
                 let gradient = self.gradient(prediction.x_0.clone(), step);
-                (prediction, gradient / step.alpha_bar.sqrt())
+                (prediction, gradient * step.alpha_bar.sqrt())
             }
             Reading::Denoised => {
                 let leaf = x_t.autodiff().require_grad();

@@ -339,7 +339,7 @@ fn gradients_of_scores_are_those_of_calculus() {
     // x_0 is half of x_t
     let half = at(x_t.clone() * 0.5);
     assert_close("denoised", gradient(ReadingOf::Denoised, &Half), half.clone() * 0.5, 1e-5);
-    let estimate = half / step.alpha_bar.sqrt();
+    let estimate = half * step.alpha_bar.sqrt();
     assert_close("estimate", gradient(ReadingOf::Estimate, &Half), estimate, 1e-5);
     // what is there already is kept
     let steered = Guided { inner: Half, guidance: Constant(one.clone()) };

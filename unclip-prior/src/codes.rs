@@ -71,7 +71,9 @@ impl Codebook {
     pub fn encode(&self, image: &ImageEmbedding) -> Tensor<2, Int> {
         let n_codes = self.low.dims()[1];
         let components = self.clip.forward(image.0.clone()).narrow(1, 0, n_codes);
-        let share = (components - self.low.val()) / (self.high.val() - self.low.val());
+        // of a component that is always the same there is one bucket
+        let width = (self.high.val() - self.low.val()).clamp_min(1e-12);
+        let share = (components - self.low.val()) / width;
         let last = (self.n_buckets - 1) as f64;
         (share * self.n_buckets as f64).floor().clamp(0.0, last).int()
     }

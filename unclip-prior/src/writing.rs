@@ -84,8 +84,11 @@ impl BoundArPrior {
         let mut token = self.prior.similarity_token(self.with_unknown(similarity));
         let mut cache = self.caption.clone();
         let mut codes: Option<Tensor<2, Int>> = None;
+        // codes are finite whatever the odds are: what is not finite is carried along, and noticed
+        let mut flaw = Tensor::<2>::zeros([self.batch, 1], &device);
         for index in 0..self.n_codes {
             let odds = self.odds(token, &mut cache, index);
+            flaw = flaw + odds.clone().sum_dim(1) * 0.0;
             let left = self.n_codes - index;
             let code = pick(odds, uniform(Draw::Step(left)));
             let rows = self.rows(code.clone());
@@ -102,7 +105,7 @@ impl BoundArPrior {
             }
         }
         let codes = codes.unwrap_or_else(|| unreachable!("a configuration has at least one code"));
-        Ok(self.prior.codebook.decode(codes))
+        Ok(ImageEmbedding(self.prior.codebook.decode(codes).0 + flaw))
     }
 
     /// Probabilities of the buckets of the next code, `[batch, n_buckets]`; the token before it is

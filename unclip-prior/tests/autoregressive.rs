@@ -112,7 +112,7 @@ fn guidance_by_one_or_zero_is_one_of_both_captions() {
     let draw = |guide| prior.bind(&given, guide).draw(&mut recorded(&fixture), &mut ()).unwrap().0;
     let guided = |scale| draw(Some(Guide { null: &null, scale, image_scale: None, within: None }));
     assert_close("one", guided(1.0), draw(None), 0.0);
-    // the rows differ in nothing but their noise
+    // captions do not count, and the noise is the same for all
     let same = Recorded(vec![vec![0.3; 3]; 7]);
     let guide = Guide { null: &null, scale: 0.0, image_scale: None, within: None };
     let drawn = prior.bind(&given, Some(guide)).draw(&mut { same }, &mut ()).unwrap();

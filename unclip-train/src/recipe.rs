@@ -1,6 +1,6 @@
 //! The sizes and settings of the bundled shapes model.
 
-use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
+use unclip_clip::{Fit, ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization};
 use unclip_decoder::{DecoderConfig, LayoutConfig};
 use unclip_nn::{Activation, TransformerConfig, UNetConfig};
@@ -15,6 +15,8 @@ pub const CLIP_STEPS: u64 = 3_000;
 pub const PRIOR_STEPS: u64 = 8_000;
 /// See [`CLIP_STEPS`].
 pub const AR_PRIOR_STEPS: u64 = 6_000;
+/// See [`CLIP_STEPS`].
+pub const NOISED_STEPS: u64 = 4_000;
 /// See [`CLIP_STEPS`].
 pub const DECODER_STEPS: u64 = 30_000;
 /// See [`CLIP_STEPS`].
@@ -63,6 +65,16 @@ pub fn image_encoder() -> ImageEncoderConfig {
         mean: [0.5; 3],
         std: [0.4; 3],
         fit: Fit::Crop,
+    }
+}
+
+/// CLIP's image tower for noised pictures of the decoder.
+pub fn noised_image_encoder() -> NoisedImageEncoderConfig {
+    NoisedImageEncoderConfig {
+        image_size: DECODER_SIDE as usize,
+        patch_size: 4,
+        d_embedding: D_EMBEDDING,
+        transformer: tower(4),
     }
 }
 
@@ -196,6 +208,11 @@ pub fn prior_training(steps: u64, seed: u64) -> TrainSettings {
 /// How the autoregressive prior is trained.
 pub fn ar_prior_training(steps: u64, seed: u64) -> TrainSettings {
     TrainSettings { batch: 128, learning_rate: 2e-3, ..training(steps, seed) }
+}
+
+/// How CLIP's image tower for noised pictures is trained.
+pub fn noised_training(steps: u64, seed: u64) -> TrainSettings {
+    TrainSettings { batch: 128, ..training(steps, seed) }
 }
 
 /// How the decoder is trained.

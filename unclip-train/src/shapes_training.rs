@@ -15,8 +15,8 @@ use unclip_nn::{Precision, Whitening, is_cpu};
 use crate::ahead::Ahead;
 use crate::loss_curve::LossCurve;
 use crate::objective::{
-    ArPriorObjective, ClipObjective, ClipTowers, DecoderObjective, FrozenClip, Objective,
-    PriorObjective, Source, UpsamplerObjective,
+    ArPriorObjective, ClipObjective, ClipTowers, DecoderObjective, FrozenClip, NoisedObjective,
+    Objective, PriorObjective, Source, UpsamplerObjective,
 };
 use crate::typical::{fingerprint, typical_embeddings, typical_pairs, with_longer_embeddings};
 use crate::vocabulary::copy_vocabulary;
@@ -38,6 +38,8 @@ pub enum TrainStage {
     Prior,
     /// The autoregressive prior; needs CLIP.
     ArPrior,
+    /// CLIP's image tower for noised pictures, which guides the decoder; needs CLIP.
+    Noised,
     /// The decoder; needs CLIP.
     Decoder,
     /// An upsampler, by its place in the cascade; needs no other stage.
@@ -46,10 +48,11 @@ pub enum TrainStage {
 
 impl TrainStage {
     /// Every stage, in an order in which they can be trained.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Clip,
         Self::Prior,
         Self::ArPrior,
+        Self::Noised,
         Self::Decoder,
         Self::Upsampler(0),
         Self::Upsampler(1),
@@ -61,6 +64,7 @@ impl TrainStage {
             Self::Clip => "clip".into(),
             Self::Prior => "prior".into(),
             Self::ArPrior => "ar_prior".into(),
+            Self::Noised => "noised_image_encoder".into(),
             Self::Decoder => "decoder".into(),
             Self::Upsampler(place) => format!("upsampler.{place}"),
         }
@@ -73,6 +77,7 @@ impl TrainStage {
             Self::Clip => recipe::clip_training(steps_or(recipe::CLIP_STEPS), seed),
             Self::Prior => recipe::prior_training(steps_or(recipe::PRIOR_STEPS), seed),
             Self::ArPrior => recipe::ar_prior_training(steps_or(recipe::AR_PRIOR_STEPS), seed),
+            Self::Noised => recipe::noised_training(steps_or(recipe::NOISED_STEPS), seed),
             Self::Decoder => recipe::decoder_training(steps_or(recipe::DECODER_STEPS), seed),
             Self::Upsampler(_) => {
                 recipe::upsampler_training(steps_or(recipe::UPSAMPLER_STEPS), seed)
@@ -116,6 +121,7 @@ impl ShapesTraining {
             TrainStage::Clip => self.train_clip(settings, observer),
             TrainStage::Prior => self.train_prior(settings, observer),
             TrainStage::ArPrior => self.train_ar_prior(settings, observer),
+            TrainStage::Noised => self.train_noised(settings, observer),
             TrainStage::Decoder => self.train_decoder(settings, observer),
             TrainStage::Upsampler(place) => self.train_upsampler(place, settings, observer),
         }
@@ -214,6 +220,24 @@ impl ShapesTraining {
         let stage = (TrainStage::ArPrior, space.as_str());
         let trainer = self.run(stage, settings, (prior, free), observer, &objective)?;
         self.save("ar_prior", &space, &config, trainer.average())
+    }
+
+    fn train_noised(
+        &self,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let (clip, space) = self.clip()?;
+        let config = recipe::noised_image_encoder();
+        self.device.seed(settings.seed);
+        let name = TrainStage::Noised.name();
+        let encoder = self.first(&name, Some(&space), &config, config.init(&self.device))?;
+        let schedule = recipe::decoder().diffusion.training_schedule()?;
+        let source = self.source(&settings);
+        let objective = NoisedObjective { source, clip, schedule, side: config.image_size };
+        let stage = (TrainStage::Noised, space.as_str());
+        let trainer = self.run(stage, settings, (encoder, free), observer, &objective)?;
+        self.save(&name, &space, &config, trainer.average())
     }
 
     fn train_decoder(

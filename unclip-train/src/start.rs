@@ -67,7 +67,7 @@ struct Wake {
 
 impl Wake {
     fn is_fixed(container: &str) -> bool {
-        container == "Struct:Whitening"
+        ["Struct:Whitening", "Struct:Codebook"].contains(&container)
     }
 }
 

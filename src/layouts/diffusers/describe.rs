@@ -42,6 +42,10 @@ fn one_width(d_text: usize, d_embedding: usize) -> Result<(), InvalidSetting> {
 }
 
 fn index(bundle: &Bundle) -> Result<Vec<File>, Error> {
+    if let (None, Some(prior)) = (&bundle.prior, &bundle.ar_prior) {
+        let expected = "a diffusion prior: the layout has no place for an autoregressive one";
+        return Err(InvalidSetting::new("only prior of the model", prior.id(), expected).into());
+    }
     let class = match (&bundle.prior, &bundle.image_encoder) {
         (Some(_), _) => "UnCLIPPipeline",
         (None, Some(_)) => "UnCLIPImageVariationPipeline",

@@ -69,6 +69,7 @@ impl Layout for Diffusers {
             image_encoder: image_encoder(folder, options)?,
             prior: prior(folder, d_text)?,
             ar_prior: None,
+            noised_image_encoder: None,
             decoder: decoder(folder, d_text)?,
             upsamplers: upsampler(folder)?.into_iter().collect(),
         })

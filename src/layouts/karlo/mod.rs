@@ -75,6 +75,7 @@ impl Layout for Karlo {
             image_encoder: image_encoder(folder, options.fit.unwrap_or(Fit::Squash))?,
             prior: Some(prior(folder)?),
             ar_prior: None,
+            noised_image_encoder: None,
             decoder: decoder(folder)?,
             upsamplers: vec![upsampler(folder)?],
         })

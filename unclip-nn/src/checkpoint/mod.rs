@@ -6,6 +6,7 @@
 
 mod error;
 mod file;
+mod fnv;
 mod key_map;
 mod load;
 mod save;
@@ -16,6 +17,7 @@ mod weights_file;
 
 pub use error::{LoadError, Mismatch};
 pub use file::{open_file, read_file, read_text, without_mark};
+pub use fnv::Fnv;
 pub use key_map::KeyMap;
 pub use load::{load_config, load_weights, parse_config};
 pub use save::{

@@ -13,6 +13,7 @@ use half::f16;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use super::Fnv;
 use super::LoadError;
 use super::weights_file::WeightsFile;
 
@@ -197,7 +198,7 @@ impl Weights {
                 hash.add(&f16::from_f32(value).to_bits().to_le_bytes());
             }
         }
-        Ok(format!("{:016x}", hash.0))
+        Ok(hash.name())
     }
 
     /// Reads a floating-point tensor as f32, and checks that it is finite. `None` if there is none
@@ -245,23 +246,6 @@ impl Entry {
         } else {
             values
         })
-    }
-}
-
-/// The hash FNV-1a of 64 bits: the same in every version of this library.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
     }
 }
 
