@@ -69,5 +69,5 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
 fn imagined(studio: &Studio, captions: &[String]) -> Result<Latents, console::AnyError> {
     studio.look_at(captions);
     let image = studio.unclip.imagine(captions, &studio.options)?;
-    studio.drawn(image, Some(Ddim { eta: 0.0 }.into()))
+    studio.drawn(studio.settled(image)?, None)
 }

@@ -87,5 +87,5 @@ fn embedding(studio: &Studio, name: &str) -> Result<ImageEmbedding, console::Any
         return Err(format!("{name}: no such file").into());
     }
     studio.look_at(&[name]);
-    Ok(studio.unclip.imagine(&[name], &studio.options)?)
+    Ok(studio.settled(studio.unclip.imagine(&[name], &studio.options)?)?)
 }

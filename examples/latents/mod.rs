@@ -10,8 +10,8 @@ use clap::Args;
 use unclip::unclip_nn::checkpoint::check_place;
 use unclip::{
     Bundle, GenerateOptions, Generated, ImageEmbedding, Latents, Observed, Picture, PictureFormat,
-    Precision, ReadOptions, Residency, RgbImage, SamplerKind, Sheet, Spacing, StageOptions, UnClip,
-    is_animation, write_animation,
+    Precision, ReadOptions, Residency, RgbImage, SHARE, SamplerKind, Sheet, Spacing, StageOptions,
+    UnClip, is_animation, write_animation,
 };
 
 use crate::apart::check_apart;
@@ -152,6 +152,17 @@ impl Studio {
     ) -> Result<Latents, AnyError> {
         let decoder = self.decoder.clone().with_sampler(sampler);
         self.show(|unclip| unclip.invert(pictures, &decoder))
+    }
+
+    /// The part of embeddings that pictures' embeddings have, where the model can tell it: what words
+    /// lead to has more, which only confuses the decoder.
+    pub(crate) fn settled(&self, image: ImageEmbedding) -> Result<ImageEmbedding, unclip::Error> {
+        match &self.unclip.bundle().prior {
+            Some(prior) if prior.config().principal_components => {
+                self.unclip.keep_variance(&image, SHARE)
+            }
+            _ => Ok(image),
+        }
     }
 
     /// Embeddings whose noise the seed draws; by a sampler, or else by the model's.
