@@ -53,6 +53,13 @@ impl ImageEmbedding {
         let ends = [self, other];
         ends.iter().try_for_each(|end| expect_rows("image embedding", &end.0, &self.0))?;
         let [from, to] = ends.map(|end| normalize(end.0.clone()).expand(self.0.dims()));
+        // the ends are what they are, without round-off
+        if t == 0.0 {
+            return Ok(self.clone());
+        }
+        if t == 1.0 {
+            return Ok(Self(other.0.clone().expand(self.0.dims())));
+        }
         let length = lengths(&self.0) * (1.0 - t) + lengths(&other.0) * t;
         Ok(Self(on_the_sphere((from, to), t)? * length))
     }
