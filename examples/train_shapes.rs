@@ -55,6 +55,10 @@ struct Arguments {
     /// Stop each stage after this many minutes; the same command continues it later
     #[arg(long)]
     minutes: Option<f64>,
+    /// Train nothing: measure what the predictions of the bundle's prior leave open, and store it in
+    /// the prior's config.json, where the sampler analytic_dpm reads it
+    #[arg(long, conflicts_with_all = ["steps", "batch", "learning_rate", "from", "minutes"])]
+    measure_uncertainty: bool,
     /// Seconds between two checkpoints
     #[arg(long, default_value_t = 120)]
     checkpoint_seconds: u64,
@@ -86,6 +90,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         interval: Duration::from_secs(arguments.checkpoint_seconds),
         time_limit: arguments.minutes.map(limit).transpose()?,
     };
+    if arguments.measure_uncertainty {
+        let table = training.measure_uncertainty()?;
+        console::say(format_args!("uncertainty, from clean to noisy: {table}"));
+        return Ok(());
+    }
     for stage in stages {
         train(&training, stage, arguments)?;
     }

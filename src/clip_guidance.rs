@@ -57,6 +57,30 @@ impl ClipGuidance {
     }
 }
 
+/// Checks the captions among which CLIP is to choose.
+pub(crate) fn check_choices(
+    bundle: &Bundle,
+    guidance: Option<ClipGuidance>,
+    captions: &[String],
+) -> Result<(), InvalidSetting> {
+    const NAME: &str = "captions to choose from";
+    if captions.is_empty() {
+        return Ok(());
+    }
+    if guidance.is_none() {
+        let expected = "none: without CLIP guidance there is nothing to choose";
+        return Err(InvalidSetting::new(NAME, format!("{captions:?}"), expected));
+    }
+    let tokens = bundle.tokenizer.encode(captions);
+    match (0..captions.len()).find(|&row| tokens.dropped(row).is_some()) {
+        Some(row) => {
+            let expected = "captions that fit into the model's context whole";
+            Err(InvalidSetting::new(NAME, format!("{:?}", captions[row]), expected))
+        }
+        None => Ok(()),
+    }
+}
+
 #[cfg(feature = "autodiff")]
 mod gradient {
     use burn::module::Module;

@@ -95,8 +95,8 @@ pub use burn::tensor::{Device, Tensor};
 pub use image::RgbImage;
 pub use unclip_clip as clip;
 pub use unclip_core::{
-    Belm, BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting, Resampling,
-    SamplerKind, Spacing, TextEmbedding, TimestepRange, slerp,
+    AnalyticDpm, Belm, BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting,
+    Resampling, SamplerKind, Spacing, TextEmbedding, TimestepRange, slerp,
 };
 pub use unclip_decoder as decoder;
 pub use unclip_nn::{Placement, Precision};

@@ -79,7 +79,7 @@ impl<'a> Run<'a> {
         assert_eq!(x_t.dims(), bound.shape, "the start is of the sample's shape");
         let mut sampler = match x_prev {
             Some(x_prev) => ExactStart { x_t: x_t.clone(), x_prev }.sampler(),
-            None => kind.start(bound.diffusion.variance),
+            None => kind.start(&bound.diffusion.variances()),
         };
         let denoiser = bound.denoiser();
         let x_0 = self.listen(bound.listened(), |listen| {
@@ -150,8 +150,11 @@ impl<'a> Run<'a> {
         resampling.validate()?;
         let kind = &bound.settings.sampler;
         let name = kind.to_string();
-        if !["ddpm", "ddim", "heun"].contains(&name.split(':').next().unwrap_or_default()) {
-            let expected = "ddpm, ddim or heun: others remember steps, which are undone here";
+        if !["ddpm", "analytic_dpm", "ddim", "heun"]
+            .contains(&name.split(':').next().unwrap_or_default())
+        {
+            let expected =
+                "ddpm, analytic_dpm, ddim or heun: others remember steps, which are undone here";
             return Err(InvalidSetting::new("sampler of an inpainting", name, expected).into());
         }
         if let Some(recorded) = self.noise {
@@ -164,7 +167,7 @@ impl<'a> Run<'a> {
         let mut noise: Box<dyn NoiseSource> =
             Box::new(SeededNoise::new(&self.seeds, bound.stage.noise_stream()));
         let x_t = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
-        let mut sampler = kind.start(bound.diffusion.variance);
+        let mut sampler = kind.start(&bound.diffusion.variances());
         let (denoiser, plan) = (bound.denoiser(), (&schedule, resampling));
         let x_0 = self.listen(bound.listened(), |listen| {
             inpaint(denoiser, &mut *sampler, plan, x_t, kept, &mut *noise, listen)

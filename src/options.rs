@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use unclip_core::{ImageEmbedding, InvalidSetting};
 
+use crate::clip_guidance::check_choices;
 use crate::priors::PriorRequest;
 use crate::stage_options::setters;
 use crate::{
@@ -205,11 +206,7 @@ impl GenerateOptions {
             bundle.upsamplers.iter().map(|it| upsampler.resolve(it.id(), &it.config().diffusion));
         let clip_guidance = self.guiding_clip();
         clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
-        if clip_guidance.is_none() && !self.clip_against.is_empty() {
-            let expected = "none: without CLIP guidance there is nothing to choose";
-            let found = format!("{:?}", self.clip_against);
-            return Err(InvalidSetting::new("captions to choose from", found, expected).into());
-        }
+        check_choices(bundle, clip_guidance, &self.clip_against)?;
         Ok(Settings {
             clip_guidance,
             clip_against: self.clip_against.clone(),

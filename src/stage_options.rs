@@ -132,6 +132,7 @@ impl StageOptions {
         check_guidance_scale("guidance", settings.guidance_scale).map_err(of_stage)?;
         settings.check(stage, config).map_err(of_stage)?;
         settings.sampler.validate().map_err(of_stage)?;
+        settings.sampler.suits(&config.variances()).map_err(of_stage)?;
         config.schedule(settings.steps, &settings.spacing).map_err(of_stage)?;
         let last = config.num_train_timesteps - 1;
         match settings.guidance_range {

@@ -219,7 +219,9 @@ fn diffusion_settings_are_checked() {
         ("guidance_scale", json!(null), "expected f64 at line"),
         ("clamp", json!(0.0), "config.json: diffusion.clamp is 0, expected a number from"),
         ("clamp", json!(-1.0), "clamp is -1, expected a number from"),
-        ("sampler", json!("euler"), "expected ddpm, ddim or ddim:ETA, dpm_solver"),
+        ("uncertainty", json!([0.5]), "uncertainty is 1, expected two numbers or more"),
+        ("uncertainty", json!([0.5, -1.0]), "uncertainty[1]"),
+        ("sampler", json!("euler"), "expected ddpm, analytic_dpm, ddim or ddim:ETA, dpm_solver"),
         ("spacing", json!("evenly"), "expected even, leading"),
         (
             "spacing",

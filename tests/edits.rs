@@ -127,7 +127,7 @@ fn masks_that_cannot_be_followed_are_refused() {
         StageOptions::default().with_sampler("dpm_solver".parse::<unclip::SamplerKind>().unwrap());
     refused(
         inpaint(&good, plain, &GenerateOptions::default().with_decoder(solver)),
-        &["sampler of an inpainting is dpm_solver", "ddpm, ddim or heun"],
+        &["sampler of an inpainting is dpm_solver", "ddpm, analytic_dpm, ddim or heun"],
     );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("noise.safetensors");

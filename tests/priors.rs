@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use unclip::unclip_core::normalize;
 use unclip::{
-    Gallery, GenerateOptions, ImageEmbedding, PriorKind, PriorSettings, Recipe, Spacing, StageId,
-    StageOptions, Tensor, UnClip,
+    AnalyticDpm, Ddpm, Gallery, GenerateOptions, ImageEmbedding, PriorKind, PriorSettings, Recipe,
+    SamplerKind, Spacing, StageId, StageOptions, Tensor, UnClip,
 };
 
 use crate::support::{Model, ar_prior, refused};
@@ -56,6 +57,29 @@ fn each_prior_draws_and_its_recipe_makes_the_picture_again() {
     let of_stage = |stage| made[1].1.costs.iter().find(|cost| cost.stage == stage);
     assert_eq!(of_stage(StageId::ArPrior).unwrap().calls.len(), ar_prior().n_codes);
     assert!(of_stage(StageId::Prior).is_none());
+}
+
+/// A table that leaves nothing open is DDPM with its smaller variance.
+#[test]
+fn what_the_prior_leaves_open_is_drawn() {
+    let model = Model::new();
+    let with = |table: Option<f64>, sampler: SamplerKind| {
+        if let Some(variance) = table {
+            let table = json!([variance, variance]);
+            model.edit_config("prior", |json| json["config"]["diffusion"]["uncertainty"] = table);
+        }
+        let mut options = GenerateOptions::default().with_seed(4);
+        options.prior = StageOptions::default().with_sampler(sampler).with_steps(5);
+        model.load().unwrap().imagine(&[CAPTION], &options)
+    };
+    let values = |image: ImageEmbedding| image.0.into_data().iter::<f32>().collect::<Vec<_>>();
+    refused(
+        with(None, AnalyticDpm.into()),
+        &["prior sampler is analytic_dpm", "diffusion.uncertainty in the stage's config.json"],
+    );
+    let plain = values(with(None, Ddpm.into()).unwrap());
+    assert_eq!(values(with(Some(0.0), AnalyticDpm.into()).unwrap()), plain);
+    assert_ne!(values(with(Some(0.5), AnalyticDpm.into()).unwrap()), plain);
 }
 
 #[test]

@@ -186,6 +186,15 @@ fn clip_leads_to_the_caption() {
         unclip.text_to_image(CAPTION, &options().with_clip_guidance(odd)),
         &["CLIP guidance is NaN"],
     );
+    let among = |captions: &[&str]| captions.iter().map(|it| it.to_string()).collect();
+    let aimless = options().with_clip_against(among(&["a dog"]));
+    refused(unclip.text_to_image(CAPTION, &aimless), &["captions to choose from", "nothing to"]);
+    let long = ["a circle ".repeat(50)];
+    let cut = guided.clone().with_clip_against(among(&["a dog", &long[0]]));
+    refused(
+        unclip.text_to_image(CAPTION, &cut),
+        &["captions to choose from is \"a circle", "whole"],
+    );
     let model = Model::new();
     std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
     refused(model.load().unwrap().text_to_image(CAPTION, &guided), &["image_encoder"]);

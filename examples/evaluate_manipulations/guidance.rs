@@ -3,24 +3,33 @@
 use std::fmt::Write;
 
 use unclip::decoder::Null;
-use unclip::train::shapes::{Description, Tally, judge, read};
+use unclip::train::shapes::{Color, Description, Shape, Tally, judge, read};
 use unclip::unclip_core::normalize;
 use unclip::{ClipGradient, ClipGuidance, Error, GenerateOptions, StageOptions};
 
 use crate::Evaluation;
 
-/// Scales, and what the gradient goes through.
-const WAYS: [(f64, ClipGradient); 9] = [
-    (0.0, ClipGradient::Estimate),
-    (0.5, ClipGradient::Decoder),
-    (1.0, ClipGradient::Decoder),
-    (1.0, ClipGradient::Estimate),
-    (10.0, ClipGradient::Estimate),
-    (30.0, ClipGradient::Estimate),
-    (1.0, ClipGradient::Noised),
-    (3.0, ClipGradient::Noised),
-    (10.0, ClipGradient::Noised),
+/// Scales, what the gradient goes through, and whether CLIP classifies.
+const WAYS: [(f64, ClipGradient, bool); 12] = [
+    (0.0, ClipGradient::Estimate, false),
+    (0.5, ClipGradient::Decoder, false),
+    (1.0, ClipGradient::Decoder, false),
+    (1.0, ClipGradient::Estimate, false),
+    (10.0, ClipGradient::Estimate, false),
+    (30.0, ClipGradient::Estimate, false),
+    (1.0, ClipGradient::Noised, false),
+    (3.0, ClipGradient::Noised, false),
+    (10.0, ClipGradient::Noised, false),
+    (10.0, ClipGradient::Estimate, true),
+    (3.0, ClipGradient::Noised, true),
+    (10.0, ClipGradient::Noised, true),
 ];
+
+/// The classes of a classifier: every object that there can be.
+fn classes() -> Vec<String> {
+    let shapes = |color: Color| Shape::ALL.map(|shape| format!("a {color} {shape}"));
+    Color::ALL.into_iter().flat_map(shapes).collect()
+}
 
 pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
     let unclip = &evaluation.unclip;
@@ -29,7 +38,8 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
     let settings = options.resolve(unclip.bundle())?.decoder;
     let network = unclip.bundle().decoder.load(&unclip.device())?;
     let mut text = String::from("CLIP guidance of a decoder without caption and embedding\n");
-    for (scale, gradient) in WAYS {
+    let classes = classes();
+    for (scale, gradient, classifies) in WAYS {
         if gradient == ClipGradient::Noised && unclip.bundle().noised_image_encoder.is_none() {
             continue;
         }
@@ -44,6 +54,9 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
             let wanted = unclip.embed_texts(&captions)?;
             let guidance = ClipGuidance { scale, gradient };
             let mut run = unclip.run(&seeds).with_clip_guidance(guidance, Some(wanted.clone()));
+            if classifies {
+                run = run.with_clip_against(&classes);
+            }
             let made = run.decode(&none, &settings)?;
             let pictures = evaluation.read_size(made, &numbers)?;
             let image = unclip.embed_images(&pictures)?;
@@ -60,7 +73,11 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
             ClipGradient::Noised => "by the tower for noised pictures",
         };
         let cosine = cosine / evaluation.cases as f64;
-        let _ = writeln!(text, "scale {scale}, {path}: cosine to the caption {cosine:.3}\n{tally}");
+        let among = if classifies { ", among all objects" } else { "" };
+        let _ = writeln!(
+            text,
+            "scale {scale}, {path}{among}: cosine to the caption {cosine:.3}\n{tally}"
+        );
     }
     Ok(text)
 }

@@ -52,7 +52,7 @@ struct Arguments {
     /// Reverse steps of the decoder
     #[arg(long)]
     decoder_steps: Option<usize>,
-    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published or heun
+    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published, heun or belm
     #[arg(long, value_name = "NAME")]
     decoder_sampler: Option<SamplerKind>,
     /// Guidance scale of the decoder
@@ -63,6 +63,12 @@ struct Arguments {
     /// Guidance scale of the prior
     #[arg(long)]
     prior_guidance: Option<f64>,
+    /// Reverse steps of the diffusion prior; the part "samplers" has numbers of its own
+    #[arg(long)]
+    prior_steps: Option<usize>,
+    /// Sampler of the diffusion prior, as above or analytic_dpm; the part "samplers" compares them
+    #[arg(long, value_name = "NAME")]
+    prior_sampler: Option<SamplerKind>,
     /// Upsamplers applied to the pictures of captions before they are read; other parts use all
     #[arg(long, default_value_t = 1)]
     upsamplers: usize,
@@ -85,8 +91,10 @@ struct Arguments {
 enum Part {
     /// What CLIP sees, and how close the prior comes
     Clip,
-    /// The priors side by side, and what candidates gain
+    /// Each prior of the model with 1, 2, 4 and 8 candidates
     Priors,
+    /// The diffusion prior by sampler and number of steps
+    Samplers,
     /// Pictures of captions
     Pictures,
     /// Variations of the model's own pictures
@@ -159,6 +167,8 @@ impl Evaluation {
         }
         let mut options = GenerateOptions::default();
         options.prior.guidance_scale = arguments.prior_guidance;
+        options.prior.steps = arguments.prior_steps;
+        options.prior.sampler = arguments.prior_sampler.clone();
         options.decoder.steps = arguments.decoder_steps;
         options.decoder.guidance_scale = arguments.decoder_guidance;
         options.decoder.sampler = arguments.decoder_sampler.clone();
@@ -215,6 +225,7 @@ impl Evaluation {
         Ok(match part {
             Part::Clip => sight::measure(self)?.to_string(),
             Part::Priors => priors::measure(self)?.to_string(),
+            Part::Samplers => priors::measure_samplers(self)?.to_string(),
             Part::Pictures => series::measure(self)?.to_string(),
             Part::Variations => variations::measure(self)?.to_string(),
             Part::Upsamplers => cascade::measure(self)?.to_string(),

@@ -1,4 +1,4 @@
-//! The priors side by side, and what candidates gain.
+//! The priors side by side, what candidates gain, and the samplers of the diffusion prior.
 
 use std::fmt;
 use std::time::Instant;
@@ -8,7 +8,10 @@ use unclip::decoder::Condition;
 use unclip::train::shapes::{Description, Rate, Sample, Scene, Test, judge, read};
 use unclip::unclip_core::image::to_rgb;
 use unclip::unclip_core::normalize;
-use unclip::{Error, GenerateOptions, ImageEmbedding, PriorKind, PriorSettings, TextEmbedding};
+use unclip::{
+    AnalyticDpm, Ddim, Ddpm, DpmSolver, Error, ImageEmbedding, PriorKind, PriorSettings,
+    SamplerKind, TextEmbedding,
+};
 
 use crate::Evaluation;
 
@@ -18,13 +21,16 @@ const CANDIDATES: [usize; 4] = [1, 2, 4, 8];
 /// Single draws that are timed.
 const TIMED: u64 = 5;
 
+/// Numbers of steps.
+const STEPS: [usize; 4] = [3, 5, 10, 25];
+
 pub(crate) struct Priors {
+    title: &'static str,
     rows: Vec<Row>,
 }
 
 struct Row {
-    kind: PriorKind,
-    candidates: usize,
+    name: String,
     /// Cosines to the caption and to the true picture, summed.
     cosines: [f64; 2],
     /// Pictures in which all is right.
@@ -43,17 +49,47 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<Priors, Error> {
     evaluation.begin("priors", kinds.len() * CANDIDATES.len() * evaluation.captions);
     let mut rows = Vec::new();
     for kind in kinds {
-        let options = GenerateOptions::default().with_prior_kind(kind);
+        let mut options = evaluation.options.clone().with_prior_kind(kind);
+        (options.gallery, options.neighbors) = (None, None);
+        if kind != PriorKind::Diffusion {
+            (options.prior.steps, options.prior.sampler) = (None, None);
+        }
         let Some(settings) = options.resolve(bundle)?.prior else { continue };
         for candidates in CANDIDATES {
-            rows.push(evaluation.row(&settings, candidates)?);
+            rows.push(evaluation.row(format!("{kind}, {candidates}"), &settings, candidates)?);
         }
     }
-    Ok(Priors { rows })
+    Ok(Priors { title: "prior, candidates", rows })
+}
+
+/// The diffusion prior by each sampler that it can have.
+pub(crate) fn measure_samplers(evaluation: &Evaluation) -> Result<Priors, Error> {
+    let bundle = evaluation.unclip.bundle();
+    let Some(stage) = &bundle.prior else {
+        return Ok(Priors { title: "no diffusion prior", rows: vec![] });
+    };
+    let suits = |kind: &SamplerKind| kind.suits(&stage.config().diffusion.variances()).is_ok();
+    let kinds: Vec<SamplerKind> =
+        [Ddpm.into(), AnalyticDpm.into(), Ddim { eta: 0.0 }.into(), DpmSolver::default().into()]
+            .into_iter()
+            .filter(suits)
+            .collect();
+    evaluation.begin("samplers", kinds.len() * STEPS.len() * evaluation.captions);
+    let mut rows = Vec::new();
+    for kind in kinds {
+        for steps in STEPS {
+            let mut options = evaluation.options.clone().with_prior_kind(PriorKind::Diffusion);
+            options.prior.sampler = Some(kind.clone());
+            options.prior.steps = Some(steps);
+            let Some(settings) = options.resolve(bundle)?.prior else { continue };
+            rows.push(evaluation.row(format!("{kind}, {steps}"), &settings, options.candidates)?);
+        }
+    }
+    Ok(Priors { title: "sampler, steps", rows })
 }
 
 impl Evaluation {
-    fn row(&self, settings: &PriorSettings, candidates: usize) -> Result<Row, Error> {
+    fn row(&self, name: String, settings: &PriorSettings, candidates: usize) -> Result<Row, Error> {
         let (mut cosines, mut right) = ([0.0; 2], Rate::default());
         for first in (0..self.captions).step_by(self.batch) {
             let numbers = first..(first + self.batch).min(self.captions);
@@ -82,7 +118,7 @@ impl Evaluation {
         let cosines = cosines.map(|sum| sum / self.captions as f64);
         let text = self.text(&["a pink ring".to_string()])?;
         let seconds = self.seconds(&text, settings, candidates)?;
-        Ok(Row { kind: settings.kind(), candidates, cosines, right, seconds })
+        Ok(Row { name, cosines, right, seconds })
     }
 
     fn seconds(
@@ -112,14 +148,14 @@ fn cosine(image: &ImageEmbedding, other: &Tensor<2>) -> f64 {
 impl fmt::Display for Priors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "priors: held-out combinations and pairs of objects, half each")?;
-        writeln!(f, "prior      candidates  cosine to caption  to true picture  time  all right")?;
+        writeln!(f, "{:<17}  cosine to caption  to true picture    time  all right", self.title)?;
         for row in &self.rows {
             let [caption, picture] = row.cosines;
-            let (kind, milliseconds) = (row.kind, 1000.0 * row.seconds);
+            let milliseconds = 1000.0 * row.seconds;
             writeln!(
                 f,
-                "{kind:<10} {:>10} {caption:>18.4} {picture:>16.4} {milliseconds:>3.0} ms  {}",
-                row.candidates, row.right
+                "{:<17}  {caption:>17.4} {picture:>16.4} {milliseconds:>4.0} ms  {}",
+                row.name, row.right
             )?;
         }
         Ok(())

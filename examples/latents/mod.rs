@@ -103,7 +103,8 @@ impl Common {
             std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
         }
         all().try_for_each(check_place)?;
-        let unclip = UnClip::new(bundle, placement, Residency::Resident)?;
+        // each stage works once, the decoder perhaps twice: not worth the memory of them all
+        let unclip = UnClip::new(bundle, placement, Residency::OneByOne)?;
         Ok(Studio { unclip, out, decoder, options })
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BetaSchedule, Clamped, Ddim, InvalidSetting, NoiseSchedule, Parameterization, Parameterized,
-    SamplerKind, Spacing, VarianceType,
+    SamplerKind, Spacing, Uncertainty, VarianceType, Variances,
 };
 
 /// How a stage was trained to denoise, and how it is sampled unless the user says otherwise.
@@ -23,6 +23,9 @@ pub struct DiffusionConfig {
     pub parameterization: Parameterization,
     /// Which variance the reverse steps have.
     pub variance: VarianceType,
+    /// What a prediction leaves open, where it was measured; `analytic_dpm` needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty: Option<Uncertainty>,
     /// Largest magnitude of a predicted x_0, if it is clamped.
     pub clamp: Option<f64>,
     /// Default sampler.
@@ -54,6 +57,7 @@ impl DiffusionConfig {
             set_alpha_to_one: true,
             parameterization,
             variance: VarianceType::FixedSmall,
+            uncertainty: None,
             clamp: Some(1.0),
             sampler: Ddim { eta: 0.0 }.into(),
             steps: 25,
@@ -69,9 +73,22 @@ impl DiffusionConfig {
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         self.schedule(self.steps, &self.spacing)?;
         crate::check_guidance_scale("guidance_scale", self.guidance_scale)?;
+        if let Some(uncertainty) = &self.uncertainty {
+            uncertainty.validate()?;
+        }
+        self.sampler.suits(&self.variances())?;
         match self.clamp {
             Some(limit) => InvalidSetting::check_range("clamp", limit, 1e-6, 1e6),
             None => Ok(()),
+        }
+    }
+
+    /// What a sampler may know of the stage's variances.
+    pub fn variances(&self) -> Variances<'_> {
+        Variances {
+            kind: self.variance,
+            uncertainty: self.uncertainty.as_ref(),
+            timesteps: self.num_train_timesteps,
         }
     }
 

@@ -104,37 +104,3 @@ impl<const D: usize, A: Denoiser<D>, B: Denoiser<D>> Denoiser<D> for ByStep<A, B
         }
     }
 }
-
-/// Gradient of a log-density that steers a prediction; a pair adds both gradients.
-pub trait Guidance<const D: usize> {
-    /// The gradient with respect to `x_t`, of the same shape.
-    fn gradient(&self, x_t: Tensor<D>, step: &Step, prediction: &Prediction<D>) -> Tensor<D>;
-}
-
-impl<const D: usize, A: Guidance<D>, B: Guidance<D>> Guidance<D> for (A, B) {
-    fn gradient(&self, x_t: Tensor<D>, step: &Step, prediction: &Prediction<D>) -> Tensor<D> {
-        self.0.gradient(x_t.clone(), step, prediction) + self.1.gradient(x_t, step, prediction)
-    }
-}
-
-/// A denoiser whose steps are steered by a gradient. Samplers differ in what they do with it: see
-/// [`Prediction::gradient`].
-#[derive(Debug, Clone)]
-pub struct Guided<M, G> {
-    /// The denoiser to steer.
-    pub inner: M,
-    /// The gradient that steers it.
-    pub guidance: G,
-}
-
-impl<const D: usize, M: Denoiser<D>, G: Guidance<D>> Denoiser<D> for Guided<M, G> {
-    fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D> {
-        let prediction = self.inner.denoise(x_t.clone(), step);
-        let gradient = self.guidance.gradient(x_t, step, &prediction);
-        let gradient = match prediction.gradient.clone() {
-            Some(other) => other + gradient,
-            None => gradient,
-        };
-        Prediction { gradient: Some(gradient), ..prediction }
-    }
-}

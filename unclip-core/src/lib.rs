@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`ClassifierFree`] | [`Branched`] network → network | guidance by the condition |
 //! | [`Parameterized`] | network → denoiser | the meaning of the output; nothing else does |
-//! | [`Guided`] | denoiser → denoiser | guidance by a gradient |
+//! | `Scored` (feature `autodiff`) | denoiser → denoiser | guidance by the gradient of a score |
 //! | [`Clamped`] | denoiser → denoiser | the range of the sample |
 //! | [`ByStep`] | two denoisers → denoiser | a different one for some of the steps |
 //!
@@ -26,7 +26,7 @@
 //! let x_t = (&mut noise as &mut dyn NoiseSource).tensor(Draw::Initial, [1, 2], &device);
 //! let sampled = sample(
 //!     &config.denoiser(network),
-//!     &mut *config.sampler.start(config.variance),
+//!     &mut *config.sampler.start(&config.variances()),
 //!     &config.schedule(10, &Spacing::Even)?,
 //!     x_t,
 //!     &mut noise,
@@ -59,18 +59,19 @@ mod score;
 mod spacing;
 mod stage;
 mod timesteps;
+mod uncertainty;
 
 pub use denoiser::{Clamped, Denoiser, Network, Parameterized};
 pub use diffusion::DiffusionConfig;
 pub use embedding::{ImageEmbedding, TextEmbedding, normalize, slerp};
 pub use error::InvalidSetting;
-pub use guidance::{Branched, ByStep, ClassifierFree, Guidance, Guided, check_guidance_scale};
+pub use guidance::{Branched, ByStep, ClassifierFree, check_guidance_scale};
 pub use noise::{Draw, NoiseSource, SeededNoise};
 pub use prediction::{Parameterization, Prediction, VarianceType};
 pub use progress::{Interrupted, Observer, StepEvent};
 pub use sampler::{
-    Belm, Ddim, Ddpm, DpmSolver, ExactStart, Heun, Kept, Resampling, Reverse, Sampler, SamplerKind,
-    SamplingMethod, Stepped, inpaint, invert, invert_exactly, sample,
+    AnalyticDpm, Belm, Ddim, Ddpm, DpmSolver, ExactStart, Heun, Kept, Resampling, Reverse, Sampler,
+    SamplerKind, SamplingMethod, Stepped, inpaint, invert, invert_exactly, sample,
 };
 pub use schedule::{BetaSchedule, NoiseSchedule, Step};
 #[cfg(feature = "autodiff")]
@@ -78,3 +79,4 @@ pub use score::{Reading, Score, Scored};
 pub use spacing::{Spacing, TimestepRange};
 pub use stage::{Guide, Stage, Steering};
 pub use timesteps::Timesteps;
+pub use uncertainty::{Uncertainty, Variances};

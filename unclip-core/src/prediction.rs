@@ -61,6 +61,16 @@ impl<const D: usize> Prediction<D> {
         Self { x_0, log_variance: None, gradient: None, limit: None }
     }
 
+    /// The same, steered by a gradient beside those that steer it already.
+    #[must_use]
+    pub fn steered(self, gradient: Tensor<D>) -> Self {
+        let gradient = match self.gradient {
+            Some(other) => other + gradient,
+            None => gradient,
+        };
+        Self { gradient: Some(gradient), ..self }
+    }
+
     /// Applies the gradient to `x_0`: the noise estimate moves by −√(1 − ᾱ)·gradient (Dhariwal &
     /// Nichol 2021, algorithm 2), and thereby `x_0` by (1 − ᾱ)/√ᾱ·gradient.
     ///

@@ -64,11 +64,7 @@ impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Scored<'_, M, D> {
                 (without_graph(prediction), gradient)
             }
         };
-        let gradient = match prediction.gradient.clone() {
-            Some(other) => other + gradient,
-            None => gradient,
-        };
-        Prediction { gradient: Some(gradient), ..prediction }
+        prediction.steered(gradient)
     }
 }
 

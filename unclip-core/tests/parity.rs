@@ -5,8 +5,9 @@ use serde::Deserialize;
 use unclip_core::loss::{Noised, hybrid_loss};
 use unclip_core::resize::bicubic;
 use unclip_core::{
-    BetaSchedule, Clamped, Ddim, Ddpm, Draw, NoiseSchedule, NoiseSource, Parameterization,
-    Parameterized, Reverse, Sampler, SamplingMethod, Stepped, Timesteps, VarianceType,
+    BetaSchedule, Clamped, Ddim, Ddpm, DiffusionConfig, Draw, NoiseSchedule, NoiseSource,
+    Parameterization, Parameterized, Reverse, Sampler, SamplingMethod, Stepped, Timesteps,
+    VarianceType,
 };
 
 use crate::fixture::{Fixture, assert_close};
@@ -113,12 +114,15 @@ fn ancestral_steps() {
             limit: Some(case.clip_sample_range),
             quantile: None,
         };
+        let config =
+            DiffusionConfig { variance, ..DiffusionConfig::cosine(Parameterization::Sample) };
         let what = format!("step {} of case {number}", case.t);
         let mut noise = Recorded(tensor("input.#.noise"));
         let x_t = tensor("input.#.sample");
         let shape = x_t.dims();
         let mut reverse = Reverse::new(&denoiser, &schedule, step.index, &mut noise, &shape);
-        let Stepped { x_prev, x_0: decoded } = Ddpm.start(variance).step(rows(x_t), &mut reverse);
+        let Stepped { x_prev, x_0: decoded } =
+            Ddpm.start(&config.variances()).step(rows(x_t), &mut reverse);
         let x_0 = rows(tensor("output.#.pred_original_sample"));
         assert_close(&what, decoded.clone(), x_0, F32_SCHEDULE);
         let want = rows(tensor("output.#.prev_sample"));

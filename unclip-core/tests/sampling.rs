@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_core::{
-    Belm, BetaSchedule, Ddim, Ddpm, Denoiser, DpmSolver, Draw, Heun, Interrupted, Kept,
-    NoiseSchedule, NoiseSource, Parameterization, Parameterized, Prediction, Resampling, Reverse,
-    Sampler, SamplingMethod, SeededNoise, Spacing, Step, StepEvent, Timesteps, VarianceType,
-    inpaint, invert, invert_exactly, sample,
+    AnalyticDpm, Belm, BetaSchedule, Ddim, Ddpm, Denoiser, DiffusionConfig, DpmSolver, Draw, Heun,
+    Interrupted, Kept, NoiseSchedule, NoiseSource, Parameterization, Parameterized, Prediction,
+    Resampling, Reverse, Sampler, SamplingMethod, SeededNoise, Spacing, Step, StepEvent, Timesteps,
+    Uncertainty, VarianceType, Variances, inpaint, invert, invert_exactly, sample,
 };
 
 use crate::fixture::{assert_close, difference, noise};
@@ -26,8 +26,8 @@ fn schedule(steps: usize) -> NoiseSchedule {
 }
 
 /// Every method.
-const ALL: [&dyn SamplingMethod; 7] =
-    [&STRAIGHT, &Ddim { eta: 1.0 }, &Ddpm, &SOLVER, &PUBLISHED, &Heun, &Belm];
+const ALL: [&dyn SamplingMethod; 8] =
+    [&STRAIGHT, &Ddim { eta: 1.0 }, &Ddpm, &AnalyticDpm, &SOLVER, &PUBLISHED, &Heun, &Belm];
 
 /// The start of sampling and the noise of the steps after it, for one row.
 fn start(width: usize) -> (Tensor<2>, SeededNoise) {
@@ -36,9 +36,23 @@ fn start(width: usize) -> (Tensor<2>, SeededNoise) {
     (source.tensor(Draw::Initial, [1, width], &Device::flex()), noise)
 }
 
+/// A stage whose denoiser is that of [`Gaussian`] data.
+fn config(data: &Gaussian) -> DiffusionConfig {
+    let training = training();
+    let left = |timestep| {
+        let noise = 1.0 - training.step(timestep).alpha_bar;
+        data.variance * noise / ((1.0 - noise) * data.variance + noise)
+    };
+    let variances = Uncertainty::timesteps(1000, 1000).map(left).collect();
+    DiffusionConfig {
+        uncertainty: Some(Uncertainty::new(variances).unwrap()),
+        ..DiffusionConfig::cosine(Parameterization::Sample)
+    }
+}
+
 /// A run of small variance.
 fn start_of(method: &dyn SamplingMethod) -> Box<dyn Sampler> {
-    method.start(VarianceType::FixedSmall)
+    method.start(&config(&DATA).variances())
 }
 
 /// Samples without an observer.
@@ -60,6 +74,9 @@ impl Denoiser<2> for Exact {
         Prediction::new(self.0.clone())
     }
 }
+
+/// Data of the tests below.
+const DATA: Gaussian = Gaussian { mean: 0.5, variance: 0.25 };
 
 /// The best denoiser of normally distributed data: E\[x_0 | x_t\].
 struct Gaussian {
@@ -128,7 +145,7 @@ fn an_exact_network_is_sampled_to_its_answer_whatever_it_predicts() {
 fn gaussian_data_keeps_its_moments() {
     // both samplers leave the variance a little small, by a share that falls as 1/steps: at 250
     // steps 3.0 % (DDPM) and 1.3 % (DDIM) of 0.25; 20,000 values add 1 % of chance
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     for (sampler, tolerance) in [(&Ddpm as &dyn SamplingMethod, 0.06), (&STRAIGHT, 0.04)] {
         let sampled = run(&data, sampler, 250, start(20_000).0);
         let mean = sampled.clone().mean().into_scalar::<f32>() as f64;
@@ -139,9 +156,43 @@ fn gaussian_data_keeps_its_moments() {
     }
 }
 
+/// With the variance that the denoiser leaves open, ancestral steps are exact for normal data: any
+/// number of them keeps the moments, where without it 3 steps leave a quarter of the variance.
+#[test]
+fn analytic_variance_is_exact_for_gaussian_data() {
+    let variance_of = |method: &dyn SamplingMethod, steps| {
+        let sampled = run(&DATA, method, steps, start(20_000).0);
+        let mean = sampled.clone().mean().into_scalar::<f32>() as f64;
+        assert!((mean - DATA.mean).abs() < 0.015, "mean {mean}");
+        (sampled - mean).powf_scalar(2.0).mean().into_scalar::<f32>() as f64
+    };
+    for steps in [2, 3, 5, 10, 25] {
+        // the last step adds no noise: what it leaves open is missing
+        let last = schedule(steps).step(0);
+        let left = config(&DATA).uncertainty.unwrap().variance(&last, 1000);
+        let found = variance_of(&AnalyticDpm, steps);
+        let error = (found + left) / DATA.variance - 1.0;
+        assert!(error.abs() < 0.03, "{steps} steps: {found}, {left} left");
+        let plain = variance_of(&Ddpm, steps);
+        assert!(plain < found, "{steps} steps: {plain}, analytic {found}");
+    }
+    assert!(variance_of(&Ddpm, 3) < 0.5 * DATA.variance);
+}
+
+#[test]
+fn a_method_that_lacks_what_it_needs_says_so() {
+    let bare = DiffusionConfig { uncertainty: None, ..config(&DATA) };
+    let refused = AnalyticDpm.suits(&bare.variances()).unwrap_err().to_string();
+    assert!(refused.starts_with("sampler is analytic_dpm, expected another one"), "{refused}");
+    let default = DiffusionConfig { sampler: AnalyticDpm.into(), ..bare };
+    assert_eq!(default.validate().unwrap_err().to_string(), refused);
+    DiffusionConfig { sampler: AnalyticDpm.into(), ..config(&DATA) }.validate().unwrap();
+    AnalyticDpm.suits(&config(&DATA).variances()).unwrap();
+}
+
 #[test]
 fn inversion_is_undone_by_sampling_the_better_the_more_steps() {
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     let x_0: Tensor<2> = noise([1, 64], 3, &Device::flex()) * 0.5 + 0.5;
     let error = |steps: usize| {
         let x_t = invert(&data, &schedule(steps), x_0.clone(), &mut ()).unwrap();
@@ -165,7 +216,7 @@ fn flow(data: &Gaussian, x_t: Tensor<2>, schedule: &NoiseSchedule) -> Tensor<2> 
 
 #[test]
 fn the_solver_errs_much_less_for_as_many_steps() {
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     let error = |sampler: &dyn SamplingMethod, steps: usize| {
         let x_t = start(64).0;
         let want = flow(&data, x_t.clone(), &schedule(steps));
@@ -180,7 +231,7 @@ fn the_solver_errs_much_less_for_as_many_steps() {
 
 #[test]
 fn looking_ahead_is_of_second_order() {
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     let error = |method: &dyn SamplingMethod, steps: usize| {
         let training = training();
         let timesteps = Spacing::LogSnr.timesteps(steps, &training).unwrap();
@@ -205,7 +256,7 @@ fn looking_ahead_is_of_second_order() {
 
 #[test]
 fn sampling_may_start_at_any_step() {
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     let whole = schedule(20);
     let x_t = start(64).0;
     let watched = Watched { data: &data, seen: RefCell::new(Vec::new()) };
@@ -251,7 +302,7 @@ fn a_schedule_that_ends_noisy_leaves_the_noise_of_its_first_timestep() {
 
 #[test]
 fn inversion_is_heard_and_stopped() {
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     let mut heard = Vec::new();
     let mut observer = |event: StepEvent<'_, 2>| {
         heard.push((event.index, event.total, event.timestep));
@@ -268,7 +319,7 @@ fn inversion_is_heard_and_stopped() {
 
 #[test]
 fn inversion_of_data_gives_standard_noise() {
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     let (unit, _) = start(20_000);
     let x_t = invert(&data, &schedule(500), unit * 0.5 + 0.5, &mut ()).unwrap();
     let mean = x_t.clone().mean().into_scalar::<f32>();
@@ -306,7 +357,8 @@ fn every_step_but_the_last_draws_noise() {
     let drawn_with = |method: &dyn SamplingMethod, variance: VarianceType| {
         let mut noise = Listed(Vec::new());
         let answer = Exact(Tensor::zeros([1, 4], &Device::flex()));
-        let (x_t, mut sampler) = (start(4).0, method.start(variance));
+        let (x_t, mut sampler) =
+            (start(4).0, method.start(&Variances { kind: variance, ..config(&DATA).variances() }));
         sample(&answer, &mut *sampler, &schedule(5), x_t, &mut noise, &mut ()).unwrap();
         noise.0
     };
@@ -314,6 +366,7 @@ fn every_step_but_the_last_draws_noise() {
     let all = [4, 3, 2, 1].map(Draw::Step);
     assert_eq!(drawn(&Ddpm), all);
     assert_eq!(drawn_with(&Ddpm, VarianceType::FixedLarge), all);
+    assert_eq!(drawn(&AnalyticDpm), all);
     assert_eq!(drawn(&Ddim { eta: 0.5 }), all);
     assert_eq!(drawn(&STRAIGHT), []);
     assert_eq!(drawn(&SOLVER), []);
@@ -376,7 +429,7 @@ fn back_and_forth(data: &dyn Denoiser<2>, schedule: &NoiseSchedule, x_0: &Tensor
 #[test]
 fn exact_inversion_is_undone_at_any_number_of_steps() {
     let x_0: Tensor<2> = noise([3, 64], 3, &Device::flex()) * 0.5 + 0.5;
-    let data = Gaussian { mean: 0.5, variance: 0.25 };
+    let data = &DATA;
     for steps in [4, 10, 25, 50, 100] {
         // without the long last step of a cosine schedule
         let cleanest = schedule(steps).cleanest(steps - 1).unwrap();

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::tensor::Device;
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
-use unclip_core::{ImageEmbedding, InvalidSetting};
+use unclip_core::{ImageEmbedding, InvalidSetting, Uncertainty};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{StageConfig, StageFiles, Weights, save_stage};
 use unclip_nn::{Precision, Whitening, is_cpu};
+use unclip_prior::DiffusionPriorConfig;
 
 use crate::ahead::Ahead;
 use crate::loss_curve::LossCurve;
@@ -18,7 +19,9 @@ use crate::objective::{
     ArPriorObjective, ClipObjective, ClipTowers, DecoderObjective, FrozenClip, NoisedObjective,
     Objective, PriorObjective, Source, UpsamplerObjective,
 };
+use crate::train_stage::TrainStage;
 use crate::typical::{fingerprint, typical_embeddings, typical_pairs, with_longer_embeddings};
+use crate::uncertainty::uncertainty;
 use crate::vocabulary::copy_vocabulary;
 use crate::{
     ClipScore, StepReport, TrainError, TrainSettings, Trainer, recipe, silenced, train_vocabulary,
@@ -28,63 +31,6 @@ use unclip_shapes::ShapesWorld;
 
 /// Captions from which the vocabulary is learned.
 const VOCABULARY_CAPTIONS: u64 = 20_000;
-
-/// A stage of the shapes model, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TrainStage {
-    /// Both towers of CLIP, and the vocabulary.
-    Clip,
-    /// The diffusion prior; needs CLIP.
-    Prior,
-    /// The autoregressive prior; needs CLIP.
-    ArPrior,
-    /// CLIP's image tower for noised pictures, which guides the decoder; needs CLIP.
-    Noised,
-    /// The decoder; needs CLIP.
-    Decoder,
-    /// An upsampler, by its place in the cascade; needs no other stage.
-    Upsampler(usize),
-}
-
-impl TrainStage {
-    /// Every stage, in an order in which they can be trained.
-    pub const ALL: [Self; 7] = [
-        Self::Clip,
-        Self::Prior,
-        Self::ArPrior,
-        Self::Noised,
-        Self::Decoder,
-        Self::Upsampler(0),
-        Self::Upsampler(1),
-    ];
-
-    /// Its name, as the command line and folders spell it.
-    pub fn name(self) -> String {
-        match self {
-            Self::Clip => "clip".into(),
-            Self::Prior => "prior".into(),
-            Self::ArPrior => "ar_prior".into(),
-            Self::Noised => "noised_image_encoder".into(),
-            Self::Decoder => "decoder".into(),
-            Self::Upsampler(place) => format!("upsampler.{place}"),
-        }
-    }
-
-    /// How the recipe trains it, for as many steps as it says or for others.
-    pub fn settings(self, steps: Option<u64>, seed: u64) -> TrainSettings {
-        let steps_or = |recipe: u64| steps.unwrap_or(recipe);
-        match self {
-            Self::Clip => recipe::clip_training(steps_or(recipe::CLIP_STEPS), seed),
-            Self::Prior => recipe::prior_training(steps_or(recipe::PRIOR_STEPS), seed),
-            Self::ArPrior => recipe::ar_prior_training(steps_or(recipe::AR_PRIOR_STEPS), seed),
-            Self::Noised => recipe::noised_training(steps_or(recipe::NOISED_STEPS), seed),
-            Self::Decoder => recipe::decoder_training(steps_or(recipe::DECODER_STEPS), seed),
-            Self::Upsampler(_) => {
-                recipe::upsampler_training(steps_or(recipe::UPSAMPLER_STEPS), seed)
-            }
-        }
-    }
-}
 
 /// Where and how the shapes model is trained.
 #[derive(Debug, Clone)]
@@ -125,6 +71,23 @@ impl ShapesTraining {
             TrainStage::Decoder => self.train_decoder(settings, observer),
             TrainStage::Upsampler(place) => self.train_upsampler(place, settings, observer),
         }
+    }
+
+    /// Measures what the predictions of the bundle's prior leave open, and keeps the table in its
+    /// configuration: `analytic_dpm` needs it.
+    ///
+    /// # Errors
+    /// A CLIP or a prior that is missing or cannot be read; a folder that cannot be written.
+    pub fn measure_uncertainty(&self) -> Result<Uncertainty, TrainError> {
+        let (clip, space) = self.clip()?;
+        let name = TrainStage::Prior.name();
+        let files = StageFiles::<DiffusionPriorConfig>::open(&self.bundle.join(&name))?;
+        let (prior, mut config) = (files.load(&self.device)?, files.manifest.config.clone());
+        let (images, texts) = typical_pairs(&clip);
+        let table = uncertainty(&config, &prior, (&images, &texts))?;
+        config.diffusion.uncertainty = Some(table.clone());
+        self.save(&name, &space, &config, &prior)?;
+        Ok(table)
     }
 
     /// What the bundle's CLIP sees, by `n` scenes for each question.

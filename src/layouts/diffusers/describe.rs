@@ -219,6 +219,7 @@ fn scheduler(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
     require("diffusion.sampler", diffusion.sampler.to_string(), Ddpm.spelling(), CLASS)?;
     require("diffusion.spacing", diffusion.spacing.to_string(), "even".into(), CLASS)?;
     require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, CLASS)?;
+    require("diffusion.uncertainty", diffusion.uncertainty.as_ref(), None, CLASS)?;
     let other = |field: &str, found: Value, expected: &str| {
         Err(InvalidSetting::new(
             field,

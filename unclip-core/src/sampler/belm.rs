@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::method::{Known, Reverse, Sampler, SamplingMethod, Stepped, plain};
 use super::walk::as_rows;
-use crate::{Denoiser, Interrupted, NoiseSchedule, Observer, Step, StepEvent, VarianceType};
+use crate::{Denoiser, Interrupted, NoiseSchedule, Observer, Step, StepEvent, Variances};
 
 pub(super) const KNOWN: Known =
     Known { spellings: "belm", names: &["belm", "o_belm"], parse: |it| plain(Belm, it) };
@@ -26,7 +26,7 @@ impl SamplingMethod for Belm {
         false
     }
 
-    fn start(&self, _: VarianceType) -> Box<dyn Sampler> {
+    fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
         Box::new(Walk { noisier: None, second: None, is_exact: false })
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::method::{Known, Reverse, Sampler, SamplerKind, SamplingMethod, Stepped};
-use crate::{InvalidSetting, VarianceType};
+use crate::{InvalidSetting, Variances};
 
 pub(super) const KNOWN: Known =
     Known { spellings: "ddim or ddim:ETA", names: &["ddim"], parse: |parameter| parse(parameter) };
@@ -44,7 +44,7 @@ impl SamplingMethod for Ddim {
         self.eta != 0.0
     }
 
-    fn start(&self, _: VarianceType) -> Box<dyn Sampler> {
+    fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
         Box::new(*self)
     }
 }

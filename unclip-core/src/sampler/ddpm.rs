@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::method::{Known, Reverse, Sampler, SamplingMethod, Stepped, plain};
-use crate::{Prediction, Step, VarianceType};
+use crate::{Prediction, Step, VarianceType, Variances};
 
 pub(super) const KNOWN: Known =
     Known { spellings: "ddpm", names: &["ddpm"], parse: |parameter| plain(Ddpm, parameter) };
@@ -20,8 +20,8 @@ impl SamplingMethod for Ddpm {
         "ddpm".into()
     }
 
-    fn start(&self, variance: VarianceType) -> Box<dyn Sampler> {
-        Box::new(Ancestral { variance })
+    fn start(&self, variances: &Variances<'_>) -> Box<dyn Sampler> {
+        Box::new(Ancestral { variance: variances.kind })
     }
 }
 
@@ -35,9 +35,13 @@ pub(crate) fn posterior_mean<const D: usize>(
     x_t: Tensor<D>,
     step: &Step,
 ) -> Tensor<D> {
-    let from_x_0 = step.alpha_bar_prev.sqrt() * step.beta / (1.0 - step.alpha_bar);
     let from_x_t = (1.0 - step.beta).sqrt() * (1.0 - step.alpha_bar_prev) / (1.0 - step.alpha_bar);
-    x_0 * from_x_0 + x_t * from_x_t
+    x_0 * weight_of_x_0(step) + x_t * from_x_t
+}
+
+/// The weight of x_0 in the posterior mean.
+pub(super) fn weight_of_x_0(step: &Step) -> f64 {
+    step.alpha_bar_prev.sqrt() * step.beta / (1.0 - step.alpha_bar)
 }
 
 impl Sampler for Ancestral {

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::method::{Known, Reverse, Sampler, SamplerKind, SamplingMethod, Stepped};
-use crate::{InvalidSetting, Step, VarianceType};
+use crate::{InvalidSetting, Step, Variances};
 
 pub(super) const KNOWN: Known = Known {
     spellings: "dpm_solver or dpm_solver:published",
@@ -47,7 +47,7 @@ impl SamplingMethod for DpmSolver {
         false
     }
 
-    fn start(&self, _: VarianceType) -> Box<dyn Sampler> {
+    fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
         Box::new(Multistep { published: self.published, past: None })
     }
 }

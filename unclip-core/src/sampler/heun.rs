@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::dpm_solver::{exponential_step, lambda};
 use super::method::{Known, Reverse, Sampler, SamplingMethod, Stepped, plain};
-use crate::VarianceType;
+use crate::Variances;
 
 pub(super) const KNOWN: Known =
     Known { spellings: "heun", names: &["heun"], parse: |parameter| plain(Heun, parameter) };
@@ -29,7 +29,7 @@ impl SamplingMethod for Heun {
         false
     }
 
-    fn start(&self, _: VarianceType) -> Box<dyn Sampler> {
+    fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
         Box::new(*self)
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Denoiser, Draw, InvalidSetting, NoiseSchedule, NoiseSource, Prediction, Step, VarianceType,
+    Denoiser, Draw, InvalidSetting, NoiseSchedule, NoiseSource, Prediction, Step, Variances,
 };
 
 /// Takes the reverse steps of one run, and may remember what it saw on the way.
@@ -98,7 +98,7 @@ pub(super) fn draw(
 ///     fn spelling(&self) -> String {
 ///         "one_look".into()
 ///     }
-///     fn start(&self, _: VarianceType) -> Box<dyn Sampler> {
+///     fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
 ///         Box::new(*self)
 ///     }
 /// }
@@ -131,8 +131,16 @@ pub trait SamplingMethod: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Makes a sampler for a new run, for a network with this variance.
-    fn start(&self, variance: VarianceType) -> Box<dyn Sampler>;
+    /// Checks that it can sample such a stage.
+    ///
+    /// # Errors
+    /// Names what the stage lacks.
+    fn suits(&self, _: &Variances<'_>) -> Result<(), InvalidSetting> {
+        Ok(())
+    }
+
+    /// Makes a sampler for a new run of a stage that it [suits](Self::suits).
+    fn start(&self, variances: &Variances<'_>) -> Box<dyn Sampler>;
 }
 
 /// A method that options know by name.
@@ -146,7 +154,7 @@ pub(super) struct Known {
 }
 
 /// A sampling method as a value of options and configurations: one known by name (`ddpm`, `ddim`,
-/// `ddim:0.5`, `dpm_solver`, `dpm_solver:published`, `heun`), or your own.
+/// `analytic_dpm`, `ddim:0.5`, `dpm_solver`, `dpm_solver:published`, `heun`, `belm`), or your own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SamplerKind(Arc<dyn SamplingMethod>);
@@ -165,9 +173,17 @@ impl SamplerKind {
         self.0.draws_noise()
     }
 
-    /// Makes a sampler for a new run, for a network with this variance.
-    pub fn start(&self, variance: VarianceType) -> Box<dyn Sampler> {
-        self.0.start(variance)
+    /// Checks that the method can sample such a stage.
+    ///
+    /// # Errors
+    /// Names what the stage lacks.
+    pub fn suits(&self, variances: &Variances<'_>) -> Result<(), InvalidSetting> {
+        self.0.suits(variances)
+    }
+
+    /// Makes a sampler for a new run of a stage that it [suits](Self::suits).
+    pub fn start(&self, variances: &Variances<'_>) -> Box<dyn Sampler> {
+        self.0.start(variances)
     }
 }
 

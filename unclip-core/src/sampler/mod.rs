@@ -23,7 +23,14 @@ macro_rules! methods {
     };
 }
 
-methods!(ddpm::Ddpm, ddim::Ddim, dpm_solver::DpmSolver, heun::Heun, belm::Belm);
+methods!(
+    ddpm::Ddpm,
+    analytic_dpm::AnalyticDpm,
+    ddim::Ddim,
+    dpm_solver::DpmSolver,
+    heun::Heun,
+    belm::Belm
+);
 
 spelled!(SamplerKind);
 
@@ -54,6 +61,7 @@ mod tests {
     fn every_spelling_is_read_back() {
         for name in [
             "ddpm",
+            "analytic_dpm",
             "ddim",
             "ddim:0.5",
             "ddim:1",
@@ -79,8 +87,8 @@ mod tests {
     #[test]
     fn others_are_refused_by_name() {
         let refused = |name: &str| name.parse::<SamplerKind>().unwrap_err().to_string();
-        let expected = "sampler is euler, expected ddpm, ddim or ddim:ETA, dpm_solver or \
-                        dpm_solver:published, heun, belm";
+        let expected = "sampler is euler, expected ddpm, analytic_dpm, ddim or ddim:ETA, \
+                        dpm_solver or dpm_solver:published, heun, belm";
         assert_eq!(refused("euler"), expected);
         let expected = "parameter of the sampler ddpm is 2, expected none: it takes no parameter";
         assert_eq!(refused("ddpm:2"), expected);
