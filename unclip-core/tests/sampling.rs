@@ -147,7 +147,7 @@ fn gaussian_data_keeps_its_moments() {
     // steps 3.0 % (DDPM) and 1.3 % (DDIM) of 0.25; 20,000 values add 1 % of chance
     let data = &DATA;
     for (sampler, tolerance) in [(&Ddpm as &dyn SamplingMethod, 0.06), (&STRAIGHT, 0.04)] {
-        let sampled = run(&data, sampler, 250, start(20_000).0);
+        let sampled = run(data, sampler, 250, start(20_000).0);
         let mean = sampled.clone().mean().into_scalar::<f32>() as f64;
         let variance = (sampled - mean).powf_scalar(2.0).mean().into_scalar::<f32>() as f64;
         assert!((mean - data.mean).abs() < 0.015, "mean {mean}");
@@ -195,8 +195,8 @@ fn inversion_is_undone_by_sampling_the_better_the_more_steps() {
     let data = &DATA;
     let x_0: Tensor<2> = noise([1, 64], 3, &Device::flex()) * 0.5 + 0.5;
     let error = |steps: usize| {
-        let x_t = invert(&data, &schedule(steps), x_0.clone(), &mut ()).unwrap();
-        difference("inversion", run(&data, &STRAIGHT, steps, x_t), x_0.clone()).0
+        let x_t = invert(data, &schedule(steps), x_0.clone(), &mut ()).unwrap();
+        difference("inversion", run(data, &STRAIGHT, steps, x_t), x_0.clone()).0
     };
     let errors = [10, 20, 40, 80, 160, 320].map(error);
     assert!(errors.windows(2).all(|pair| pair[1] < 0.6 * pair[0]), "{errors:?}");
@@ -219,8 +219,8 @@ fn the_solver_errs_much_less_for_as_many_steps() {
     let data = &DATA;
     let error = |sampler: &dyn SamplingMethod, steps: usize| {
         let x_t = start(64).0;
-        let want = flow(&data, x_t.clone(), &schedule(steps));
-        difference("flow", run(&data, sampler, steps, x_t), want).0
+        let want = flow(data, x_t.clone(), &schedule(steps));
+        difference("flow", run(data, sampler, steps, x_t), want).0
     };
     for (steps, share) in [(5, 0.5), (10, 0.2), (20, 0.05), (40, 0.05), (80, 0.05)] {
         let [solver, straight] =
@@ -237,7 +237,7 @@ fn looking_ahead_is_of_second_order() {
         let timesteps = Spacing::LogSnr.timesteps(steps, &training).unwrap();
         let schedule = training.respaced(&timesteps).unwrap();
         let (x_t, mut noise) = start(64);
-        let want = flow(&data, x_t.clone(), &schedule);
+        let want = flow(data, x_t.clone(), &schedule);
         let mut sampler = start_of(method);
         let got = sample(&data, &mut *sampler, &schedule, x_t, &mut noise, &mut ()).unwrap();
         difference("flow", got, want).0
@@ -259,7 +259,7 @@ fn sampling_may_start_at_any_step() {
     let data = &DATA;
     let whole = schedule(20);
     let x_t = start(64).0;
-    let watched = Watched { data: &data, seen: RefCell::new(Vec::new()) };
+    let watched = Watched { data, seen: RefCell::new(Vec::new()) };
     let all = run_on(&watched, &whole, x_t);
     let middle = watched.seen.into_inner()[10].clone();
     let part = whole.cleanest(10).unwrap();
@@ -312,7 +312,7 @@ fn inversion_is_heard_and_stopped() {
         }
     };
     let x_0: Tensor<2> = noise([1, 4], 3, &Device::flex());
-    let stopped = invert(&data, &schedule(7), x_0, &mut observer).unwrap_err();
+    let stopped = invert(data, &schedule(7), x_0, &mut observer).unwrap_err();
     assert_eq!(stopped, Interrupted { done: 3, total: 6 });
     assert_eq!(heard, [(0, 6, 0), (1, 6, 166), (2, 6, 333)]);
 }
@@ -321,7 +321,7 @@ fn inversion_is_heard_and_stopped() {
 fn inversion_of_data_gives_standard_noise() {
     let data = &DATA;
     let (unit, _) = start(20_000);
-    let x_t = invert(&data, &schedule(500), unit * 0.5 + 0.5, &mut ()).unwrap();
+    let x_t = invert(data, &schedule(500), unit * 0.5 + 0.5, &mut ()).unwrap();
     let mean = x_t.clone().mean().into_scalar::<f32>();
     let variance = (x_t - mean).powf_scalar(2.0).mean().into_scalar::<f32>();
     assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
