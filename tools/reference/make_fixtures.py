@@ -17,6 +17,7 @@ sys.dont_write_bytecode = True
 from safetensors.torch import load  # noqa: E402
 
 import common  # noqa: E402
+import fixtures_autoencoder  # noqa: E402
 import fixtures_clip  # noqa: E402
 import fixtures_core  # noqa: E402
 import fixtures_decoder  # noqa: E402
@@ -33,6 +34,7 @@ MODULES = (
     fixtures_prior,
     fixtures_decoder,
     fixtures_upsample,
+    fixtures_autoencoder,
 )
 
 
