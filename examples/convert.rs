@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let options = if arguments.as_diffusers {
-        OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop) }
+        OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop), prior_model: None }
     } else {
         OpenOptions::default()
     };

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use unclip_autoencoder::AutoencoderConfig;
 use unclip_clip::{
     Fit, ImageEncoderConfig, NoisedImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer,
 };
@@ -21,11 +22,16 @@ use crate::{Error, Slot, StageId};
 /// Largest side of a picture, in pixels.
 const MAX_SIDE: usize = 1 << 13;
 
+/// Channels of a picture.
+const PICTURE_CHANNELS: usize = 3;
+
 /// An opened model, checked to be complete and consistent.
 #[derive(Debug)]
 pub struct Bundle {
     /// Where it came from.
     pub origin: PathBuf,
+    /// Where the tokenizer's files lie.
+    pub(crate) words: PathBuf,
     /// Turns captions into tokens.
     pub tokenizer: Tokenizer,
     /// CLIP's text tower.
@@ -41,6 +47,8 @@ pub struct Bundle {
     pub ar_prior: Option<Slot<ArPriorConfig>>,
     /// The decoder.
     pub decoder: Slot<DecoderConfig>,
+    /// What turns the decoder's latents into pictures, if it samples latents.
+    pub autoencoder: Option<Slot<AutoencoderConfig>>,
     /// The upsamplers, in order.
     pub upsamplers: Vec<Slot<UpsamplerConfig>>,
 }
@@ -48,6 +56,7 @@ pub struct Bundle {
 /// The stages of a model as a layout opens them.
 #[derive(Debug)]
 pub(crate) struct Parts {
+    pub(crate) words: PathBuf,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) text_encoder: StageFiles<TextEncoderConfig>,
     pub(crate) image_encoder: Option<StageFiles<ImageEncoderConfig>>,
@@ -55,17 +64,20 @@ pub(crate) struct Parts {
     pub(crate) prior: Option<StageFiles<DiffusionPriorConfig>>,
     pub(crate) ar_prior: Option<StageFiles<ArPriorConfig>>,
     pub(crate) decoder: StageFiles<DecoderConfig>,
+    pub(crate) autoencoder: Option<StageFiles<AutoencoderConfig>>,
     pub(crate) upsamplers: Vec<StageFiles<UpsamplerConfig>>,
 }
 
 /// Settings on which implementations of the same model differ. `None` means what the model's own
 /// folder says, or else what its layout's own code does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Which token pads a caption, and how a `!` in it is read.
     pub padding: Option<Padding>,
     /// How pictures are fitted to the image encoder's square.
     pub fit: Option<Fit>,
+    /// The folder of the prior, of a model that is published as two.
+    pub prior_model: Option<PathBuf>,
 }
 
 impl Bundle {
@@ -74,6 +86,7 @@ impl Bundle {
         let upsamplers = parts.upsamplers.into_iter().enumerate();
         let bundle = Self {
             origin: origin.into(),
+            words: parts.words,
             tokenizer: parts.tokenizer,
             text_encoder: Slot::new(StageId::TextEncoder, parts.text_encoder),
             image_encoder: parts.image_encoder.map(|it| Slot::new(StageId::ImageEncoder, it)),
@@ -83,6 +96,7 @@ impl Bundle {
             prior: parts.prior.map(|prior| Slot::new(StageId::Prior, prior)),
             ar_prior: parts.ar_prior.map(|prior| Slot::new(StageId::ArPrior, prior)),
             decoder: Slot::new(StageId::Decoder, parts.decoder),
+            autoencoder: parts.autoencoder.map(|it| Slot::new(StageId::Autoencoder, it)),
             upsamplers: upsamplers.map(|(n, it)| Slot::new(StageId::Upsampler(n), it)).collect(),
         };
         bundle.check()?;
@@ -97,6 +111,7 @@ impl Bundle {
         self.prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.ar_prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.decoder.keep(placement)?;
+        self.autoencoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         Ok(self.upsamplers.iter_mut().try_for_each(|stage| stage.keep(placement))?)
     }
 
@@ -152,7 +167,7 @@ impl Bundle {
     pub(crate) fn opened(&self, of_picture: bool) -> OpenOptions {
         let encoder = self.image_encoder.as_ref().filter(|_| of_picture);
         let fit = encoder.map(|encoder| encoder.config().fit);
-        OpenOptions { padding: Some(self.tokenizer.padding()), fit }
+        OpenOptions { padding: Some(self.tokenizer.padding()), fit, prior_model: None }
     }
 
     /// Names of the weights of the stages that have a part in a picture: the text encoder, the
@@ -169,6 +184,7 @@ impl Bundle {
         add(&mut all, self.image_encoder.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, self.noised_image_encoder.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, Some(&self.decoder))?;
+        add(&mut all, self.autoencoder.as_ref())?;
         self.upsamplers.iter().try_for_each(|upsampler| add(&mut all, Some(upsampler)))?;
         Ok(all)
     }
@@ -183,18 +199,25 @@ impl Bundle {
     }
 
     /// Names of the weights to which latents mean something: those of CLIP's image tower, if there
-    /// is one, and of the decoder.
+    /// is one, of the decoder, and of its autoencoder, if there is one.
     pub(crate) fn latent_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
         add(&mut all, self.image_encoder.as_ref())?;
         add(&mut all, Some(&self.decoder))?;
+        add(&mut all, self.autoencoder.as_ref())?;
         Ok(all)
+    }
+
+    /// Side of the pictures that the decoder makes, with its autoencoder, in pixels.
+    pub fn small_size(&self) -> usize {
+        let factor = self.autoencoder.as_ref().map_or(1, |it| it.config().factor());
+        self.decoder.config().unet.image_size * factor
     }
 
     /// Side of the final pictures, in pixels.
     pub fn image_size(&self) -> usize {
         let factors = self.upsamplers.iter().map(|stage| stage.config().factor);
-        self.decoder.config().unet.image_size * factors.product::<usize>()
+        self.small_size() * factors.product::<usize>()
     }
 
     /// Checks that every stage speaks of the same CLIP, and that widths agree.
@@ -220,7 +243,10 @@ impl Bundle {
             space(StageId::ImageEncoder, image.embedding_space())?;
         }
         width(StageId::Decoder, "d_embedding", decoder.d_embedding, d_embedding)?;
-        width(StageId::Decoder, "d_text", decoder.d_text, d_text)?;
+        if let Some(found) = decoder.d_text {
+            width(StageId::Decoder, "d_text", found, d_text)?;
+        }
+        self.check_autoencoder()?;
         if let Some(image) = &self.noised_image_encoder {
             let (id, side) = (image.id(), decoder.unet.image_size.to_string());
             space(id, image.embedding_space())?;
@@ -249,6 +275,16 @@ impl Bundle {
         self.check_sizes()
     }
 
+    /// Checks that what the decoder samples becomes a picture.
+    fn check_autoencoder(&self) -> Result<(), Error> {
+        let made = match self.autoencoder.as_ref().map(Slot::config) {
+            Some(config) => config.stored_channels(),
+            None => PICTURE_CHANNELS,
+        };
+        let (expected, found) = (self.decoder.config().channels.to_string(), made.to_string());
+        agree(StageId::Decoder, &expected, StageId::Autoencoder, &found, "channels")
+    }
+
     /// Checks that each upsampler can take the size that the stage before it gives.
     fn check_sizes(&self) -> Result<(), Error> {
         let side = self.image_size();
@@ -256,7 +292,7 @@ impl Bundle {
             let (name, expected) = ("side of this model's pictures", format!("at most {MAX_SIDE}"));
             return Err(InvalidSetting::new(name, side, expected).into());
         }
-        let mut side = self.decoder.config().unet.image_size;
+        let mut side = self.small_size();
         for upsampler in &self.upsamplers {
             let config = upsampler.config();
             side *= config.factor;

@@ -46,6 +46,7 @@ impl ClipGradient {
 impl ClipGuidance {
     pub(crate) fn check(self, bundle: &Bundle) -> Result<(), Error> {
         check_guidance_scale("CLIP guidance", self.scale)?;
+        bundle.expect_no_latents("model for CLIP guidance")?;
         if !cfg!(feature = "autodiff") {
             let expected = "absent: this build has no gradients; build with `--features autodiff`";
             return Err(InvalidSetting::new("CLIP guidance", self.scale, expected).into());

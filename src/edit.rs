@@ -83,7 +83,8 @@ impl Observed<'_> {
         let square = Square::of(picture);
         square.check(picture, mask)?;
         let unclip = self.unclip;
-        let side = unclip.bundle.decoder.config().unet.image_size;
+        let side = unclip.bundle.small_size();
+        unclip.bundle.expect_no_latents("model for an inpainting")?;
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
         let steps = settings.steps() - settings.decoder.steps;
@@ -136,12 +137,13 @@ impl Observed<'_> {
         let steps = ((strength * settings.decoder.steps as f64).round() as usize).max(1);
         let made_by = subject.made_by(unclip, &settings)?;
         let total = settings.steps() - settings.decoder.steps + steps;
-        let side = unclip.bundle.decoder.config().unet.image_size as u32;
+        let side = unclip.bundle.small_size() as u32;
         let small = bicubic_8bit(&Square::of(picture).cut(picture), side, side);
         let x_0 = to_tensor(&[small], &unclip.device()).repeat_dim(0, seeds.len());
         let mut run = self.start(&seeds, options, total);
         let condition = subject.condition(&mut run, unclip, &settings)?;
-        let start = Start { x_0: Some(x_0), steps: Some(steps), ..Start::default() };
+        let x_0 = Some(run.samples_of(x_0)?);
+        let start = Start { x_0, steps: Some(steps), ..Start::default() };
         let captions = std::iter::repeat(subject.caption());
         let made = (&made_by, options, &settings);
         let mut made = finish(run, (&condition, start), made, captions)?;
@@ -177,6 +179,9 @@ impl Subject<'_> {
         }
         settings.check_negatives(options, &unclip.bundle)?;
         settings.check_clip(self.caption())?;
+        if !self.has_caption() {
+            unclip.bundle.check_caption(self.caption())?;
+        }
         Ok(settings)
     }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use unclip_core::{ImageEmbedding, InvalidSetting, slerp};
-use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{LoadError, Weights, save_tensors};
 
 use crate::{Bundle, Error, StageSettings, Start};
@@ -239,7 +238,7 @@ impl Latents {
         };
         let batch = self.batch().max(1);
         expect("shape of the embeddings", &image.0.dims(), &[batch, d_embedding])?;
-        let noise = [batch, DecoderConfig::CHANNELS, side, side];
+        let noise = [batch, bundle.decoder.config().channels, side, side];
         for (name, tensor) in [("x_t", &start.x_t), ("x_prev", &start.x_prev)] {
             let name = format!("shape of {name}");
             tensor.iter().try_for_each(|tensor| expect(&name, &tensor.dims(), &noise))?;

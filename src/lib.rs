@@ -35,6 +35,7 @@
 //! `unclip_core` holds the mathematics of diffusion, `unclip_nn` the layers, [`clip`], [`prior`],
 //! [`decoder`] and [`upsample`] the stages, and `train` (feature `train`) the training.
 
+mod autoencoding;
 mod bound;
 mod bundle;
 mod clip_guidance;

@@ -154,6 +154,7 @@ impl Observed<'_> {
         let options = GenerateOptions::default();
         // the cleanest level stands for the picture itself
         let mut run = self.start(&seeds, &options, settings.steps + 1 - least);
+        let small = run.samples_of(small)?;
         let text = run.encode(&[""])?.repeat_rows(seeds.len());
         let bound = run.bind_decoder(&Condition { image: image.clone(), text }, &settings)?;
         let start = if is_exact {
@@ -198,6 +199,7 @@ impl Observed<'_> {
         let settings = options.resolve(&unclip.bundle)?.without_prior();
         settings.check_negatives(&options, &unclip.bundle)?;
         settings.check_clip(&latents.caption)?;
+        unclip.bundle.check_caption(&latents.caption)?;
         expect_steps(&settings.decoder, &latents.settings)?;
         let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, true, &settings)?;
         let Latents { image, mut start, caption, .. } = latents.repeat_rows(options.n);

@@ -207,6 +207,7 @@ impl GenerateOptions {
         let clip_guidance = self.guiding_clip();
         clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
         check_choices(bundle, clip_guidance, &self.clip_against)?;
+        bundle.check_image_guidance(&self.decoder)?;
         Ok(Settings {
             clip_guidance,
             clip_against: self.clip_against.clone(),
@@ -262,6 +263,11 @@ impl Settings {
         }
         let prior = self.prior.as_ref().map_or(1.0, PriorSettings::guidance_scale);
         let prompt = &options.negative_prompt;
+        if !prompt.is_empty() && self.prior.is_none() && !bundle.decoder.config().reads_captions() {
+            let expected = "none: the decoder of this model reads no captions, and no prior has a \
+                            part in this picture";
+            return Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected));
+        }
         if prompt.is_empty() || prior != 1.0 || self.decoder.is_guided() {
             return Ok(());
         }

@@ -153,7 +153,7 @@ impl Recipe {
 
     /// The options with which to open the model for this picture.
     pub fn open_options(&self) -> OpenOptions {
-        OpenOptions { padding: self.padding, fit: self.fit }
+        OpenOptions { padding: self.padding, fit: self.fit, prior_model: None }
     }
 
     /// The options that make this picture again, except for noise and embeddings from files.

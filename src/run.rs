@@ -33,7 +33,9 @@ pub struct Run<'a> {
     negative_image: Option<&'a ImageEmbedding>,
     /// And captions, if they are not the conditions'.
     clip_guidance: Option<(ClipGuidance, Option<TextEmbedding>)>,
-    negative_prompt: &'a str,
+    pub(crate) negative_prompt: &'a str,
+    /// What the prior made of the negative prompt, for a decoder that reads no captions.
+    pub(crate) negative_drawn: Option<ImageEmbedding>,
     clip_against: &'a [String],
     /// What guidance leads away from, once it is known: one row.
     null: Option<TextEmbedding>,
@@ -63,6 +65,7 @@ impl<'a> Run<'a> {
             negative_image: None,
             clip_guidance: None,
             negative_prompt: "",
+            negative_drawn: None,
             clip_against: &[],
             null: None,
             against: None,
@@ -198,8 +201,8 @@ impl<'a> Run<'a> {
         Ok(Some(self.against.insert(against).clone()))
     }
 
-    /// Runs the decoder: image embeddings and captions to small pictures, `[seeds, 3, side, side]`
-    /// in [−1, 1].
+    /// Runs the decoder, and its autoencoder if it samples latents: image embeddings and captions to
+    /// small pictures, `[seeds, 3, side, side]` in [−1, 1].
     ///
     /// # Errors
     /// Weights that cannot be read, a stop by the observer, or values that are not finite.
@@ -228,10 +231,11 @@ impl<'a> Run<'a> {
         settings: &StageSettings,
     ) -> Result<Tensor<4>, Error> {
         let bound = self.bind_decoder(condition, settings)?;
-        let pictures = self.sample(&bound, start)?;
+        let sample = self.sample(&bound, start)?;
+        // never two networks at once
+        drop(bound);
         self.trace.text = Some(condition.text.clone());
-        self.trace.decoder = Some(pictures.clone());
-        Ok(pictures)
+        self.pictures(sample)
     }
 
     /// Runs as many upsamplers as there are settings for: small pictures to large ones.
@@ -284,7 +288,16 @@ impl<'a> Run<'a> {
         let slot = &self.bundle.decoder;
         let rows = self.seeds.len();
         let image = self.negative_image.map(|image| image.repeat_rows(rows));
-        let null = self.null_if_guided(settings)?.map(|text| Null { text, image });
+        let null = if slot.config().reads_captions() {
+            self.null_if_guided(settings)?.map(|text| Null { text, image })
+        } else if settings.is_guided() {
+            let image = image.map_or_else(|| self.negative_embedding(), Ok)?;
+            self.trace.negative = Some(image.clone());
+            // which it does not read
+            Some(Null { text: condition.text.clone(), image: Some(image) })
+        } else {
+            None
+        };
         let bound = self.bind(slot, condition, settings, null.as_ref())?;
         match &self.clip_guidance {
             #[cfg(feature = "autodiff")]

@@ -46,7 +46,7 @@ impl Bundle {
     pub fn fit_small(&self, picture: &RgbImage, device: &Device) -> Result<RgbImage, Error> {
         let encoder = self.image_encoder()?.config();
         check_pictures(std::slice::from_ref(picture))?;
-        let image_size = self.decoder.config().unet.image_size;
+        let image_size = self.small_size();
         Ok(fitted(&ImageEncoderConfig { image_size, ..encoder.clone() }, picture, device))
     }
 

@@ -7,7 +7,7 @@ use unclip_core::InvalidSetting;
 
 /// A stage of the pipeline. Model folders, traces, recorded noise, costs, progress and errors all
 /// spell it the same: `text_encoder`, `image_encoder`, `noised_image_encoder`, `prior`, `ar_prior`,
-/// `decoder`, `upsampler.0`, and so on.
+/// `decoder`, `autoencoder`, `upsampler.0`, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageId {
     /// Captions to text embeddings, in one call.
@@ -20,8 +20,10 @@ pub enum StageId {
     Prior,
     /// The same, code by code.
     ArPrior,
-    /// Image embeddings to small pictures.
+    /// Image embeddings to small pictures, or to latents.
     Decoder,
+    /// Latents to pictures and back, in one call.
+    Autoencoder,
     /// Small pictures to larger ones, with its place in the cascade, from 0.
     Upsampler(usize),
 }
@@ -31,7 +33,10 @@ impl StageId {
     /// noise of the next.
     pub(crate) fn noise_stream(self) -> u64 {
         match self {
-            Self::TextEncoder | Self::ImageEncoder | Self::NoisedImageEncoder => 0,
+            Self::TextEncoder
+            | Self::ImageEncoder
+            | Self::NoisedImageEncoder
+            | Self::Autoencoder => 0,
             Self::Prior => 1,
             Self::Decoder => 2,
             Self::ArPrior => u64::MAX,
@@ -49,6 +54,7 @@ impl fmt::Display for StageId {
             Self::Prior => f.pad("prior"),
             Self::ArPrior => f.pad("ar_prior"),
             Self::Decoder => f.pad("decoder"),
+            Self::Autoencoder => f.pad("autoencoder"),
             Self::Upsampler(place) => f.pad(&format!("upsampler.{place}")),
         }
     }
@@ -58,8 +64,8 @@ impl FromStr for StageId {
     type Err = InvalidSetting;
 
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
-        let expected = "text_encoder, image_encoder, noised_image_encoder, prior, ar_prior, decoder \
-                        or upsampler.N";
+        let expected = "text_encoder, image_encoder, noised_image_encoder, prior, ar_prior, decoder, \
+                        autoencoder or upsampler.N";
         let refused = || InvalidSetting::new("stage", format!("{name:?}"), expected);
         Ok(match name {
             "text_encoder" => Self::TextEncoder,
@@ -68,6 +74,7 @@ impl FromStr for StageId {
             "noised_image_encoder" => Self::NoisedImageEncoder,
             "ar_prior" => Self::ArPrior,
             "decoder" => Self::Decoder,
+            "autoencoder" => Self::Autoencoder,
             _ => {
                 let place = name.strip_prefix("upsampler.").and_then(|n| n.parse().ok());
                 Self::Upsampler(place.ok_or_else(refused)?)
@@ -83,7 +90,7 @@ mod tests {
     #[test]
     fn every_name_is_read_back_and_others_are_refused() {
         let encoders = [StageId::TextEncoder, StageId::ImageEncoder, StageId::NoisedImageEncoder];
-        let others = [StageId::Prior, StageId::ArPrior, StageId::Decoder];
+        let others = [StageId::Prior, StageId::ArPrior, StageId::Decoder, StageId::Autoencoder];
         for stage in encoders.into_iter().chain(others).chain([0, 1, 12].map(StageId::Upsampler)) {
             assert_eq!(stage.to_string().parse::<StageId>().unwrap(), stage);
         }

@@ -20,6 +20,11 @@ pub struct Trace {
     pub text: Option<TextEmbedding>,
     /// The prior's image embeddings.
     pub prior: Option<ImageEmbedding>,
+    /// What guidance of a decoder without captions led away from: embeddings, one row for each
+    /// picture.
+    pub negative: Option<ImageEmbedding>,
+    /// The decoder's latents, if it samples such: `[batch, channels, height, width]`.
+    pub latent: Option<Tensor<4>>,
     /// The decoder's pictures, `[batch, 3, height, width]` in [−1, 1].
     pub decoder: Option<Tensor<4>>,
     /// Each upsampler's pictures.
@@ -29,8 +34,8 @@ pub struct Trace {
 impl Trace {
     /// Writes whatever is present as safetensors, in f32: `image_encoder.pixels`,
     /// `image_encoder.embedding`, `text_encoder.pooled`, `text_encoder.tokens`, `text_encoder.mask`
-    /// (1 for tokens, 0 for padding), `prior.embedding`, `decoder.image`, `upsampler.0.image`,
-    /// `upsampler.1.image` and so on.
+    /// (1 for tokens, 0 for padding), `prior.embedding`, `prior.negative_embedding`,
+    /// `decoder.latent`, `decoder.image`, `upsampler.0.image`, `upsampler.1.image` and so on.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -52,6 +57,12 @@ impl Trace {
         }
         if let Some(image) = &self.prior {
             add(StageId::Prior, "embedding", values(&image.0));
+        }
+        if let Some(image) = &self.negative {
+            add(StageId::Prior, "negative_embedding", values(&image.0));
+        }
+        if let Some(latent) = &self.latent {
+            add(StageId::Decoder, "latent", values(latent));
         }
         if let Some(picture) = &self.decoder {
             add(StageId::Decoder, "image", values(picture));

@@ -65,6 +65,9 @@ impl Variation<'_> {
         };
         settings.check_negatives(options, bundle)?;
         settings.check_clip(self.caption)?;
+        if self.priors() == 0 {
+            bundle.check_caption(self.caption)?;
+        }
         Ok(settings)
     }
 }

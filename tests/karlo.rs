@@ -1,12 +1,10 @@
 //! Karlo's folders: the numbers that diffusers gives on them. `tools/reference/karlo_fixtures.py`
 //! makes folders, noise and traces.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use tempfile::TempDir;
+use burn::tensor::Device;
 use unclip::decoder::Condition;
 use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
 use unclip::unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
@@ -15,27 +13,16 @@ use unclip::{
     device, read_picture,
 };
 
+use crate::reference::{Calls, Saved, Tolerance};
+
 /// The prompts of the folder `tiny`: the padding token in one, the other too long.
 const PROMPTS: [&str; 2] =
     ["a cat!", "a painting of two cats on the moon, highly detailed digital art"];
 
-/// How far values may be from the reference's, relative to the largest of these.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tolerance {
-    /// Embeddings of captions and pictures, and preprocessed pictures: largest difference.
-    pub(crate) clip: f64,
-    /// The prior's answer: largest difference.
-    pub(crate) prior: f64,
-    /// A single call of a network: largest difference.
-    pub(crate) call: f64,
-    /// Pictures: median and 99th percentile. The largest difference says nothing: 1/√ᾱ of the
-    /// first step is 20,000, and where the rounding of ε decides a sign there is another pixel.
-    pub(crate) picture: [f64; 2],
-}
-
 /// On the CPU. diffusers' pictures move by a median of 2e-6 and a 99th percentile of 3e-4
 /// when its weights move by one part in a million, which is some roundings.
-const FLEX: Tolerance = Tolerance { clip: 1e-4, prior: 1e-5, call: 1e-4, picture: [1e-5, 1e-3] };
+const FLEX: Tolerance =
+    Tolerance { clip: 1e-4, prior: 1e-5, latent: 1e-4, call: 1e-4, picture: [1e-5, 1e-3] };
 
 /// A file or folder of the fixtures.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -119,10 +106,14 @@ pub(crate) fn agrees_with_diffusers(device: &str, tolerance: Tolerance) {
         "upsampler.0.image",
     ];
     let text = Saved::of(&text_to_images(device, &fixture("tiny")));
-    text.agrees("tiny", &[&keys[..], &["prior.embedding"]].concat(), tolerance);
+    text.agrees(
+        &fixture("tiny.trace.safetensors"),
+        &[&keys[..], &["prior.embedding"]].concat(),
+        tolerance,
+    );
     let images = Saved::of(&image_variation(device, &fixture("variation")));
     images.agrees(
-        "variation",
+        &fixture("variation.trace.safetensors"),
         &[&keys[..], &["image_encoder.pixels", "image_encoder.embedding"]].concat(),
         tolerance,
     );
@@ -157,101 +148,6 @@ fn options(noise: &str) -> GenerateOptions {
 
 fn steps(steps: usize) -> StageOptions {
     StageOptions::default().with_steps(steps)
-}
-
-/// A trace as its file has it.
-pub(crate) struct Saved(Weights);
-
-impl Saved {
-    pub(crate) fn of(trace: &Trace) -> Self {
-        let folder = TempDir::new().unwrap();
-        let path = folder.path().join("trace.safetensors");
-        trace.save(&path).unwrap();
-        let bytes = fs::read(&path).unwrap().leak();
-        Self(Weights::embedded("trace", bytes).unwrap())
-    }
-
-    /// Compares everything with the trace of a folder, which has these entries.
-    fn agrees(&self, folder: &str, keys: &[&str], tolerance: Tolerance) {
-        let path = fixture(&format!("{folder}.trace.safetensors"));
-        let expected = Self(Weights::open(&path).unwrap());
-        let mut keys = keys.to_vec();
-        keys.sort();
-        assert_eq!(expected.0.keys(), keys);
-        self.agrees_with(&expected, folder, tolerance);
-    }
-
-    /// Compares everything with another trace.
-    pub(crate) fn agrees_with(&self, expected: &Self, name: &str, tolerance: Tolerance) {
-        assert_eq!(self.0.keys(), expected.0.keys());
-        let mut failures = Vec::new();
-        for key in expected.0.keys() {
-            let differences = self.differences(&expected.0, &key);
-            let quantile = |q: f64| differences[(q * (differences.len() - 1) as f64) as usize];
-            let [median, high, worst] = [0.5, 0.99, 1.0].map(quantile);
-            let line =
-                format!("{name} {key}: median {median:.1e}, 99 % {high:.1e}, all {worst:.1e}");
-            println!("{line}");
-            let within = match key.as_str() {
-                "text_encoder.mask" => worst == 0.0,
-                "prior.embedding" => worst <= tolerance.prior,
-                key if key.ends_with(".image") => {
-                    median <= tolerance.picture[0] && high <= tolerance.picture[1]
-                }
-                _ => worst <= tolerance.clip,
-            };
-            failures.extend((!within).then_some(line));
-        }
-        assert!(failures.is_empty(), "{tolerance:?}: {failures:#?}");
-    }
-
-    fn differences(&self, expected: &Weights, key: &str) -> Vec<f64> {
-        assert_eq!(self.0.shape(key), expected.shape(key), "{key}");
-        let read = |weights: &Weights| weights.read(key).unwrap().unwrap();
-        differences(&read(&self.0), &read(expected))
-    }
-}
-
-/// Absolute differences relative to the largest expected value, in order of size.
-fn differences(found: &[f32], expected: &[f32]) -> Vec<f64> {
-    assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(0.0f64, |scale, &v| scale.max(v.abs().into()));
-    let pairs = found.iter().zip(expected);
-    let mut differences: Vec<f64> =
-        pairs.map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs() / scale).collect();
-    differences.sort_by(f64::total_cmp);
-    differences
-}
-
-/// Inputs and outputs of single network calls.
-struct Calls {
-    file: Weights,
-    device: Device,
-}
-
-impl Calls {
-    fn tensor<const D: usize>(&self, key: &str) -> Tensor<D> {
-        let values = self.file.read(key).unwrap().unwrap();
-        let shape = self.file.shape(key).unwrap().to_vec();
-        Tensor::from_data(TensorData::new(values, shape), &self.device)
-    }
-
-    /// One timestep for all rows.
-    fn timesteps(&self, network: &str, rows: usize) -> Tensor<1> {
-        let key = format!("{network}.input.timestep");
-        let timestep = self.file.read(&key).unwrap().unwrap()[0];
-        Tensor::full([rows], timestep, &self.device)
-    }
-
-    fn agree<const D: usize>(&self, key: &str, found: Tensor<D>, tolerance: Tolerance) {
-        let expected = self.tensor::<D>(key);
-        assert_eq!(found.dims(), expected.dims(), "{key}");
-        let [found, expected] =
-            [found, expected].map(|x| x.into_data().iter::<f32>().collect::<Vec<_>>());
-        let worst = differences(&found, &expected).pop().unwrap();
-        println!("{key}: {worst:.1e}");
-        assert!(worst <= tolerance.call, "{key}: {worst:.1e}");
-    }
 }
 
 /// Compares single calls of the networks of `tiny`.

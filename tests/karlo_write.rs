@@ -264,9 +264,9 @@ fn models_that_diffusers_has_no_pipeline_for_are_refused() {
     refuse(&model.open().unwrap(), &["has no prior"]);
 
     let open = |options| Bundle::open_with(fixture("variation"), &options).unwrap();
-    let zero = OpenOptions { padding: Some(Padding::Zero), fit: None };
+    let zero = OpenOptions { padding: Some(Padding::Zero), ..OpenOptions::default() };
     refuse(&open(zero), &["tokenizer: padding is zero, expected exclamation or end"]);
-    let squash = OpenOptions { padding: None, fit: Some(Fit::Squash) };
+    let squash = OpenOptions { fit: Some(Fit::Squash), ..OpenOptions::default() };
     refuse(&open(squash), &["image_encoder: fit is \"squash\", expected \"crop\""]);
 }
 

@@ -21,6 +21,8 @@ mod edits;
 mod end_to_end;
 /// Folders as today's tools and yesterday's write them.
 mod folders;
+/// Kandinsky's folders: what diffusers gives on them.
+mod kandinsky;
 /// Karlo's folders: what diffusers gives on them.
 mod karlo;
 /// Karlo's folders, damaged at random.
@@ -37,6 +39,8 @@ mod pictures;
 mod priors;
 /// The programs that people type.
 mod programs;
+/// What the reference wrote down.
+mod reference;
 /// The tiny model, and files to damage.
 mod support;
 /// The rules of the house: who imports whom, headers, sizes.

@@ -261,7 +261,8 @@ fn unet(image_size: usize, channels: [usize; 2], block_out_channels: Vec<usize>)
 fn decoder() -> DecoderConfig {
     DecoderConfig {
         d_embedding: 6,
-        d_text: 8,
+        channels: 3,
+        d_text: Some(8),
         image_tokens: 2,
         whitened: true,
         layout: Some(LayoutConfig { side: 4, channels: 2, d_hidden: 6 }),

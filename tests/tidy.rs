@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const FOUNDATIONS: [&str; 2] = ["unclip-core", "unclip-nn"];
-const STAGES: [&str; 4] = ["unclip-clip", "unclip-prior", "unclip-decoder", "unclip-upsample"];
+const STAGES: [&str; 5] =
+    ["unclip-clip", "unclip-prior", "unclip-decoder", "unclip-autoencoder", "unclip-upsample"];
 /// Longest source file, in lines.
 const MAX_LINES: usize = 450;
 

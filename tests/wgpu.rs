@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 
 use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip, device};
 
-use crate::karlo::{Saved, Tolerance, agrees_with_diffusers, calls_agree_with_diffusers};
+use crate::kandinsky;
+use crate::karlo::{agrees_with_diffusers, calls_agree_with_diffusers};
+use crate::reference::{Saved, Tolerance};
 
 /// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are
 /// long enough for every kernel and short enough that rounding does not grow into another picture.
@@ -45,7 +47,7 @@ fn wgpu_computes_in_16_bits() {
 }
 
 const IN_16_BITS: Tolerance =
-    Tolerance { clip: 1e-2, prior: 1e-2, call: 1e-2, picture: [1e-2, 1e-1] };
+    Tolerance { clip: 1e-2, prior: 1e-2, latent: 1e-2, call: 1e-2, picture: [1e-2, 1e-1] };
 
 #[test]
 fn wgpu_refuses_bf16_which_it_does_not_have() {
@@ -59,10 +61,17 @@ fn wgpu_refuses_bf16_which_it_does_not_have() {
 /// Some ten times what Mesa's software Vulkan gives: 5e-7 for CLIP, 9e-7 for the prior, 1e-6 for
 /// single calls, and for pictures a median of 4e-7 with 99 % below 3e-5.
 const TOLERANCE: Tolerance =
-    Tolerance { clip: 1e-5, prior: 1e-5, call: 1e-5, picture: [1e-5, 1e-3] };
+    Tolerance { clip: 1e-5, prior: 1e-5, latent: 1e-5, call: 1e-5, picture: [1e-5, 1e-3] };
 
 #[test]
 fn wgpu_gives_the_numbers_of_diffusers() {
     calls_agree_with_diffusers("wgpu:cpu", TOLERANCE);
     agrees_with_diffusers("wgpu:cpu", TOLERANCE);
+}
+
+#[test]
+fn wgpu_gives_the_numbers_of_diffusers_kandinsky() {
+    let picture = [1e-4, 1e-1];
+    kandinsky::calls_agree_with_diffusers("wgpu:cpu", TOLERANCE);
+    kandinsky::agrees_with_diffusers("wgpu:cpu", Tolerance { picture, ..TOLERANCE });
 }

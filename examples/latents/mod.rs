@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use unclip::unclip_nn::checkpoint::check_place;
 use unclip::{
-    Bundle, GenerateOptions, Generated, ImageEmbedding, Latents, Observed, Picture, PictureFormat,
-    Precision, ReadOptions, Residency, RgbImage, SHARE, SamplerKind, Sheet, Spacing, StageOptions,
-    UnClip, is_animation, write_animation,
+    Bundle, GenerateOptions, Generated, ImageEmbedding, Latents, Observed, OpenOptions, Picture,
+    PictureFormat, Precision, ReadOptions, Residency, RgbImage, SHARE, SamplerKind, Sheet, Spacing,
+    StageOptions, UnClip, is_animation, write_animation,
 };
 
 use crate::apart::check_apart;
@@ -29,6 +29,9 @@ pub(crate) struct Common {
     /// Folder of a model with an image encoder [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    #[arg(long, value_name = "DIR", requires = "model")]
+    prior_model: Option<PathBuf>,
     /// Seed of what is drawn beside the picture's own noise, or `random` [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<Seed>,
@@ -82,7 +85,10 @@ impl Common {
         let all = || files.iter().map(PathBuf::as_path).chain(others.iter().copied());
         check_apart(all(), inputs, self.model.as_deref())?;
         let bundle = match &self.model {
-            Some(folder) => Bundle::open(folder)?,
+            Some(folder) => {
+                let prior_model = self.prior_model.clone();
+                Bundle::open_with(folder, &OpenOptions { prior_model, ..OpenOptions::default() })?
+            }
             None => Bundle::shapes()?,
         };
         let mut decoder = StageOptions::default();

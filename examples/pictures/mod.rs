@@ -31,6 +31,9 @@ pub(crate) struct Common {
     /// built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    #[arg(long, value_name = "DIR", requires = "model")]
+    prior_model: Option<PathBuf>,
     /// Seed of the first picture, or `random`; each further picture has the next seed [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<Seed>,
@@ -123,7 +126,11 @@ impl Common {
             Exclamation::Padding => Padding::Exclamation,
             Exclamation::Mark => Padding::Zero,
         });
-        let options = OpenOptions { padding: padding.or(before.padding), fit: fit.or(before.fit) };
+        let options = OpenOptions {
+            padding: padding.or(before.padding),
+            fit: fit.or(before.fit),
+            prior_model: self.prior_model.clone(),
+        };
         Ok(match &self.model {
             Some(folder) => Bundle::open_with(folder, &options)?,
             None => Bundle::shapes()?,

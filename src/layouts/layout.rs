@@ -18,6 +18,11 @@ pub(super) trait Layout: Sync {
     /// Whether a folder is of this layout, as far as the names of its files tell.
     fn recognizes(&self, folder: &Path) -> bool;
 
+    /// Whether its models may have the prior in another folder.
+    fn takes_prior_model(&self) -> bool {
+        false
+    }
+
     /// Opens a folder: reads and checks configurations and headers.
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error>;
 
@@ -64,7 +69,7 @@ impl Target<'_> {
 
     /// Copies vocabulary and merges, which have the same place in all layouts that are written.
     pub(super) fn copy_tokenizer(&self, bundle: &Bundle) -> Result<(), Error> {
-        let (vocab, merges) = vocabulary_files(&bundle.origin.join("tokenizer"))?;
+        let (vocab, merges) = vocabulary_files(&bundle.words)?;
         write_whole(&self.place("tokenizer/vocab.json")?, &vocab)?;
         Ok(write_whole(&self.place("tokenizer/merges.txt")?, &merges)?)
     }

@@ -25,13 +25,14 @@ macro_rules! layouts {
     };
 }
 
-layouts!(diffusers::Diffusers, karlo::Karlo, native::Native);
+layouts!(kandinsky::Kandinsky, diffusers::Diffusers, karlo::Karlo, native::Native);
 
 impl Bundle {
     /// Opens a model's folder.
     ///
     /// It has this crate's own layout, which is shown below; diffusers' (Karlo as published), with
-    /// a `model_index.json`; or that of Karlo's own code, whose pickles must first be converted to
+    /// a `model_index.json`; Kandinsky 2.2's two folders, as published (the prior's is
+    /// [`OpenOptions::prior_model`]) or together in one; or that of Karlo's own code, whose pickles must first be converted to
     /// safetensors (`tools/convert_pickle.py`). A hub client's folder (`models--…`) stands for the
     /// revision in it.
     ///
@@ -43,6 +44,7 @@ impl Bundle {
     /// prior/          …
     /// ar_prior/       …  (either prior, or both)
     /// decoder/        …
+    /// autoencoder/    …  (of a decoder of latents)
     /// upsampler.0/    …  (and upsampler.1, …: as many as there are)
     /// ```
     ///
@@ -75,6 +77,10 @@ impl Bundle {
         let folder = snapshot.as_deref().unwrap_or(folder);
         let layout = LAYOUTS.iter().find(|layout| layout.recognizes(folder));
         let layout = layout.unwrap_or_else(|| unreachable!("the last recognizes every folder"));
+        if let (Some(prior), false) = (&options.prior_model, layout.takes_prior_model()) {
+            let expected = "absent: the model has its prior in its own folder";
+            return Err(InvalidSetting::new("prior model", prior.display(), expected).into());
+        }
         Self::of(folder, layout.open(folder, options)?)
     }
 

@@ -8,6 +8,7 @@
 //! prior/          …
 //! ar_prior/       …  (either prior, or both)
 //! decoder/        …
+//! autoencoder/    …  (of a decoder of latents)
 //! upsampler.0/    …  (and upsampler.1, …: as many as there are)
 //! ```
 
@@ -47,6 +48,7 @@ impl Layout for Native {
             files.manifest.config.fit = fit;
         }
         Ok(Parts {
+            words: folder.join("tokenizer"),
             tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
             text_encoder,
             image_encoder,
@@ -54,6 +56,7 @@ impl Layout for Native {
             prior: optional_stage(folder, StageId::Prior)?,
             ar_prior: optional_stage(folder, StageId::ArPrior)?,
             decoder: stage(folder, StageId::Decoder)?,
+            autoencoder: optional_stage(folder, StageId::Autoencoder)?,
             upsamplers: upsamplers(folder)?,
         })
     }
@@ -82,6 +85,7 @@ impl Layout for Native {
             bundle.prior.iter().try_for_each(|stage| write(stage, target))?;
             bundle.ar_prior.iter().try_for_each(|stage| write(stage, target))?;
             write(&bundle.decoder, target)?;
+            bundle.autoencoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.upsamplers.iter().try_for_each(|stage| write(stage, target))
         }))
     }
@@ -160,6 +164,7 @@ pub(crate) fn shapes() -> Result<Parts, Error> {
     let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;
     let reading = tokenizer_options(&text_encoder, None);
     Ok(Parts {
+        words: "tokenizer".into(),
         tokenizer: Tokenizer::from_bytes(
             Path::new("tokenizer"),
             include_bytes!("../../assets/shapes/tokenizer/vocab.json"),
@@ -172,6 +177,7 @@ pub(crate) fn shapes() -> Result<Parts, Error> {
         prior: Some(embedded!("prior")?),
         ar_prior: Some(embedded!("ar_prior")?),
         decoder: embedded!("decoder")?,
+        autoencoder: None,
         upsamplers: vec![embedded!("upsampler.0")?, embedded!("upsampler.1")?],
     })
 }

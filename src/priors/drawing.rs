@@ -57,6 +57,8 @@ impl<'a> Run<'a> {
             let expected = "at least 1, and no more with recorded noise";
             return Err(InvalidSetting::new("candidates", candidates, expected).into());
         }
+        let rows = self.seeds.len();
+        let text = &self.with_negative(text)?;
         let bound = self.bind_any_prior(text, settings)?;
         let own = self.seeds.to_vec();
         let towards = normalize(text.pooled.clone());
@@ -79,9 +81,27 @@ impl<'a> Run<'a> {
             });
         }
         let (image, _) = best.unwrap_or_else(|| unreachable!("at least one"));
-        self.trace.text = Some(text.clone());
-        self.trace.prior = Some(ImageEmbedding(image.clone()));
-        Ok(ImageEmbedding(image))
+        let all = ImageEmbedding(image);
+        if all.batch() > rows {
+            self.seeds = own[..rows].to_vec().into();
+            self.negative_drawn = Some(all.narrow(rows, rows));
+        }
+        let image = all.narrow(0, rows);
+        self.trace.text = Some(text.narrow(0, rows));
+        self.trace.prior = Some(image.clone());
+        Ok(image)
+    }
+
+    /// The captions, followed by the negative prompt for each of them if the prior has to draw that
+    /// too, with seeds of its own.
+    fn with_negative(&mut self, text: &TextEmbedding) -> Result<TextEmbedding, Error> {
+        if !self.draws_negative() {
+            return Ok(text.clone());
+        }
+        let null = self.null()?;
+        let others = self.seeds.iter().map(|seed| !seed);
+        self.seeds = self.seeds.iter().copied().chain(others).collect();
+        Ok(TextEmbedding::cat(vec![text.clone(), null]))
     }
 
     fn bind_any_prior(

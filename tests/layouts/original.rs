@@ -75,7 +75,8 @@ pub(crate) fn prior_config() -> DiffusionPriorConfig {
 pub(crate) fn decoder_config() -> DecoderConfig {
     DecoderConfig {
         d_embedding: 24,
-        d_text: 2 * HEAD,
+        channels: 3,
+        d_text: Some(2 * HEAD),
         image_tokens: 3,
         whitened: false,
         layout: None,

@@ -27,6 +27,7 @@ pub struct Autoencoder {
 
 /// A decoder with norms of either kind.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a whole network")]
 enum AnyDecoder {
     Plain(Decoder<GroupNorm>),
     Spatial(Decoder<SpatialNorm>),

@@ -62,7 +62,7 @@ pub struct Parameterized<N> {
     pub network: N,
     /// What its output means.
     pub parameterization: Parameterization,
-    /// Whether it also gives a variance, and how.
+    /// Which variance the steps have, and whether the network gives it.
     pub variance: VarianceType,
 }
 
@@ -71,14 +71,12 @@ impl<const D: usize, N: Network<D>> Denoiser<D> for Parameterized<N> {
         let [batch, channels] = [x_t.dims()[0], x_t.dims()[1]];
         let timesteps = Tensor::full([batch], step.timestep as f32, &x_t.device());
         let output = self.network.forward(x_t.clone(), timesteps);
-        let (output, log_variance) = if !self.variance.is_learned() {
-            (output, None)
-        } else {
+        let log_variance = self.variance.is_learned().then(|| {
             let raw = output.clone().narrow(1, channels, channels);
-            let log_variance = decode_log_variance(self.variance, raw, step);
-            (output.narrow(1, 0, channels), Some(log_variance))
-        };
-        let x_0 = self.parameterization.x_0(x_t, output, step);
+            decode_log_variance(self.variance, raw, step)
+        });
+        // a variance that was learned and is not used is left out here too
+        let x_0 = self.parameterization.x_0(x_t, output.narrow(1, 0, channels), step);
         Prediction { log_variance, ..Prediction::new(x_0) }
     }
 }

@@ -8,10 +8,14 @@ use unclip_nn::{UNetConfig, check};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
+    /// Channels of what it samples: 3 of a picture, 4 of most latents.
+    #[serde(default = "picture", skip_serializing_if = "is_picture")]
+    pub channels: usize,
     /// Width of CLIP's space.
     pub d_embedding: usize,
-    /// Width of the text tower's token states.
-    pub d_text: usize,
+    /// Width of the text tower's token states; absent in a decoder that reads no captions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_text: Option<usize>,
     /// Number of context tokens made from the image embedding; the paper and Karlo have 4.
     pub image_tokens: usize,
     /// Whether image embeddings are whitened along their principal components before anything
@@ -21,7 +25,8 @@ pub struct DecoderConfig {
     /// A coarse picture of the condition that the U-Net reads alongside x_t, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<LayoutConfig>,
-    /// The U-Net. Its `d_context` is the width of the context tokens; its input is x_t and the
+    /// The U-Net. If the diffusion's variance is not learned and this gives one all the same, it is
+    /// not used. Its `d_context` is the width of the context tokens; its input is x_t and the
     /// layout's channels.
     pub unet: UNetConfig,
     /// How it denoises.
@@ -45,17 +50,26 @@ pub struct LayoutConfig {
     pub d_hidden: usize,
 }
 
-impl DecoderConfig {
-    /// Channels of the pictures.
-    pub const CHANNELS: usize = 3;
+/// Channels of a picture.
+const PICTURE: usize = 3;
 
+fn picture() -> usize {
+    PICTURE
+}
+
+fn is_picture(channels: &usize) -> bool {
+    *channels == PICTURE
+}
+
+impl DecoderConfig {
     /// Checks that the sizes go together.
     ///
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         check::size("d_embedding", self.d_embedding)?;
-        check::size("d_text", self.d_text)?;
+        check::size("channels", self.channels)?;
+        self.check_captions()?;
         check::size("image_tokens", self.image_tokens)?;
         self.unet.validate().map_err(|error| error.within("unet"))?;
         if let Some(LayoutConfig { side, channels, d_hidden }) = self.layout {
@@ -68,13 +82,31 @@ impl DecoderConfig {
                 return Err(InvalidSetting::new("layout.side", side, expected));
             }
         }
-        let channels_in = Self::CHANNELS + self.layout.map_or(0, |layout| layout.channels);
+        let channels_in = self.channels + self.layout.map_or(0, |layout| layout.channels);
         check::equal("unet.in_channels", self.unet.in_channels, channels_in)?;
-        let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        let channels_out = self.diffusion.output_channels(self.channels);
+        if self.unet.out_channels != 2 * self.channels {
+            check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        }
         if self.unet.d_context.is_none() {
             return Err(InvalidSetting::new("unet.d_context", "absent", "the width of a token"));
         }
         self.diffusion.validate().map_err(|error| error.within("diffusion"))
+    }
+
+    /// Whether captions have a part in its condition.
+    pub fn reads_captions(&self) -> bool {
+        self.d_text.is_some()
+    }
+
+    fn check_captions(&self) -> Result<(), InvalidSetting> {
+        match self.d_text {
+            Some(width) => check::size("d_text", width),
+            None if self.whitened || self.layout.is_some() => {
+                let expected = "a width: a decoder that whitens or has a layout reads captions";
+                Err(InvalidSetting::new("d_text", "absent", expected))
+            }
+            None => Ok(()),
+        }
     }
 }

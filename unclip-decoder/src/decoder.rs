@@ -8,7 +8,7 @@ use unclip_nn::{UNet, Whitening};
 
 use crate::{Bound, Condition, Conditioner, DecoderConfig, Null};
 
-/// Predicts a small picture from a noised one, its image embedding and its caption.
+/// Predicts a small picture, or a latent, from a noised one, its image embedding and its caption.
 #[derive(Module, Debug)]
 pub struct Decoder {
     text_proj: Conditioner,
@@ -24,13 +24,17 @@ impl DecoderConfig {
 
 /// Names of the conditioner's tensors in files. Those of the U-Net are those of the fields.
 const NAMES: KeyMap = KeyMap::new(&[
-    ("null_image", "learned_classifier_free_guidance_embeddings"),
-    ("pooled_text_proj", "embedding_proj"),
-    // before the image tokens, whose new name ends in "context_tokens_proj"
-    ("text_tokens_proj", "encoder_hidden_states_proj"),
-    ("text_tokens_norm", "text_encoder_hidden_states_norm"),
-    ("image_tokens_proj", "clip_extra_context_tokens_proj"),
-    ("image_proj", "clip_image_embeddings_project_to_time_embeddings"),
+    ("CaptionAndImage.null_image", "learned_classifier_free_guidance_embeddings"),
+    ("CaptionAndImage.pooled_text_proj", "embedding_proj"),
+    ("CaptionAndImage.text_tokens_proj", "encoder_hidden_states_proj"),
+    ("CaptionAndImage.text_tokens_norm", "text_encoder_hidden_states_norm"),
+    ("CaptionAndImage.image_tokens_proj", "clip_extra_context_tokens_proj"),
+    ("CaptionAndImage.image_proj", "clip_image_embeddings_project_to_time_embeddings"),
+    ("CaptionAndImage.", ""),
+    // there, these are parts of the U-Net
+    ("text_proj.ImageAlone.image_", "unet.add_embedding.image_"),
+    ("text_proj.ImageAlone.tokens_proj", "unet.encoder_hid_proj.image_embeds"),
+    ("text_proj.ImageAlone.tokens_norm", "unet.encoder_hid_proj.norm"),
 ]);
 
 impl StageConfig for DecoderConfig {
@@ -63,7 +67,7 @@ impl Stage<4> for DecoderConfig {
 
     fn sample_shape(&self, condition: &Condition) -> [usize; 4] {
         let side = self.unet.image_size;
-        [condition.text.batch(), Self::CHANNELS, side, side]
+        [condition.image.batch(), self.channels, side, side]
     }
 
     fn bind(&self, decoder: &Decoder, condition: &Condition) -> Box<dyn Network<4>> {
@@ -76,7 +80,7 @@ impl Stage<4> for DecoderConfig {
         given: &Condition,
         null: &Null,
     ) -> Branched<Box<dyn Network<4>>> {
-        let both = Condition::cat(&[given, &decoder.null(given.text.batch(), null)]);
+        let both = Condition::cat(&[given, &decoder.null(given.image.batch(), null)]);
         Branched::new(self.bind(decoder, &both), 2)
     }
 
@@ -87,7 +91,7 @@ impl Stage<4> for DecoderConfig {
         given: &Condition,
         null: &Null,
     ) -> Branched<Box<dyn Network<4>>> {
-        let none = decoder.null(given.text.batch(), null);
+        let none = decoder.null(given.image.batch(), null);
         let picture = Condition { image: given.image.clone(), text: none.text.clone() };
         let all = Condition::cat(&[given, &picture, &none]);
         Branched::new(self.bind(decoder, &all), 3)
@@ -102,7 +106,8 @@ impl Stage<4> for DecoderConfig {
     }
 
     fn preview(&self, x_0: &Tensor<4>) -> Option<Tensor<4>> {
-        Some(x_0.clone())
+        // of a latent, its first three channels say nothing
+        (self.channels == 3).then(|| x_0.clone())
     }
 }
 
@@ -140,9 +145,11 @@ impl Decoder {
     /// The null condition of guidance, for a batch.
     ///
     /// # Panics
-    /// If there is not one null caption, and one null image if there is any, for each row.
+    /// If there is not one null caption, and one null image if there is any, for each row; without a
+    /// null image, if the decoder has learned none.
     pub fn null(&self, batch: usize, null: &Null) -> Condition {
-        let image = null.image.clone().unwrap_or_else(|| self.text_proj.null_image(batch));
+        let learned = || self.text_proj.null_image(batch);
+        let image = null.image.clone().or_else(learned).expect("what guidance leads away from");
         let rows = [null.text.batch(), image.batch()];
         assert_eq!(rows, [batch; 2], "one null condition for each given one");
         Condition { image, text: null.text.clone() }
@@ -153,8 +160,11 @@ impl Decoder {
     /// # Shapes
     /// - `image`: `[batch, d_embedding]`
     /// - `keep`: `[batch, 1]`, 0 or 1
+    ///
+    /// # Panics
+    /// If the decoder has learned no null image.
     pub fn drop_images(&self, image: &ImageEmbedding, keep: Tensor<2>) -> ImageEmbedding {
-        let null = self.text_proj.null_image(image.0.dims()[0]);
+        let null = self.text_proj.null_image(image.0.dims()[0]).expect("a learned null image");
         ImageEmbedding(null.0.clone() + (image.0.clone() - null.0) * keep)
     }
 }

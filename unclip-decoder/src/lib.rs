@@ -2,13 +2,19 @@
 //!
 //! The image embedding enters twice, added to the timestep embedding and as extra context tokens;
 //! the caption enters as context tokens and, pooled, beside the image embedding (paper, section
-//! 2.1, as Karlo lays it out). Binding a [`Condition`] gives a
+//! 2.1, as Karlo lays it out). Kandinsky 2.2's decoder reads no caption. Binding a [`Condition`] gives a
 //! [`Network`](unclip_core::Network), which the samplers of `unclip-core` walk.
 
+mod caption_and_image;
 mod condition;
+mod conditioner;
 mod config;
 mod decoder;
+mod image_alone;
 
-pub use condition::{Bound, Condition, Conditioner, Null};
+pub use caption_and_image::CaptionAndImage;
+pub use condition::{Bound, Condition, Null};
+pub use conditioner::Conditioner;
 pub use config::{DecoderConfig, LayoutConfig};
 pub use decoder::Decoder;
+pub use image_alone::ImageAlone;

@@ -22,7 +22,8 @@ const F32: f64 = 5e-6;
 fn config(model_channels: usize) -> DecoderConfig {
     DecoderConfig {
         d_embedding: 24,
-        d_text: 24,
+        channels: 3,
+        d_text: Some(24),
         image_tokens: 4,
         whitened: false,
         layout: None,
@@ -87,7 +88,7 @@ fn conditioner() {
     assert_close("time", bound.emb, fixture.tensor("output.time"), F32);
     assert_close("context", bound.context.tokens, fixture.tensor("output.context"), F32);
 
-    let no_image = conditioner.null_image(2).0;
+    let no_image = conditioner.null_image(2).unwrap().0;
     let guided = conditioner.forward(&Condition {
         image: ImageEmbedding(Tensor::cat(vec![image, no_image], 0)),
         text: TextEmbedding::cat(vec![text, empty.repeat_rows(2)]),
@@ -192,7 +193,7 @@ fn whitening_comes_before_everything_else() {
     let expected = plain.forward(&condition(whitening.forward(image)));
     assert_close("emb", got.emb, expected.emb, 1e-6);
     assert_close("tokens", got.context.tokens, expected.context.tokens, 1e-6);
-    assert_close("no image", conditioner.null_image(1).0, mean, 1e-6);
+    assert_close("no image", conditioner.null_image(1).unwrap().0, mean, 1e-6);
 }
 
 /// Both embeddings change the layout, and each of its pixels is a square of equal ones.

@@ -133,7 +133,8 @@ const LAYOUT_CHANNELS: usize = 4;
 pub fn decoder() -> DecoderConfig {
     DecoderConfig {
         d_embedding: D_EMBEDDING,
-        d_text: D_CLIP,
+        channels: 3,
+        d_text: Some(D_CLIP),
         image_tokens: 4,
         whitened: true,
         layout: Some(LayoutConfig { side: 16, channels: LAYOUT_CHANNELS, d_hidden: 192 }),

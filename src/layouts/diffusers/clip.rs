@@ -105,14 +105,14 @@ fn tower(fields: &mut Fields) -> Result<TransformerConfig, LoadError> {
 
 /// The number of the end mark, as a text encoder's configuration has it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct EndMark(pub(super) usize);
+pub(in crate::layouts) struct EndMark(pub(in crate::layouts) usize);
 
 impl EndMark {
     /// What old files say; the token with the largest number is then taken for the end mark.
     const LEGACY: usize = 2;
 
     /// The mark of this tokenizer, as old versions of transformers understand it too if possible.
-    pub(super) fn of(tokenizer: &Tokenizer) -> Result<Self, InvalidSetting> {
+    pub(in crate::layouts) fn of(tokenizer: &Tokenizer) -> Result<Self, InvalidSetting> {
         match tokenizer.end() as usize {
             end if end + 1 == tokenizer.vocab_size() => Ok(Self(Self::LEGACY)),
             Self::LEGACY => {
@@ -124,14 +124,16 @@ impl EndMark {
     }
 
     /// Whether it is the mark of this tokenizer.
-    pub(super) fn is_of(self, tokenizer: &Tokenizer) -> bool {
+    pub(in crate::layouts) fn is_of(self, tokenizer: &Tokenizer) -> bool {
         let end = tokenizer.end() as usize;
         self.0 == end || (self.0 == Self::LEGACY && end + 1 == tokenizer.vocab_size())
     }
 }
 
 /// A `CLIPTextModelWithProjection`, and its end mark.
-pub(super) fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, EndMark), LoadError> {
+pub(in crate::layouts) fn text_encoder(
+    folder: &Path,
+) -> Result<(TextEncoderConfig, EndMark), LoadError> {
     let mut fields = Fields::read(&folder.join("config.json"), None)?;
     let config = TextEncoderConfig {
         logit_scale: TextEncoderConfig::MOST,
@@ -148,7 +150,7 @@ pub(super) fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, EndMark)
 }
 
 /// A `CLIPVisionModelWithProjection`, and the `CLIPImageProcessor` before it.
-pub(super) fn image_encoder(
+pub(in crate::layouts) fn image_encoder(
     folder: &Path,
     processor: &Path,
 ) -> Result<ImageEncoderConfig, LoadError> {
@@ -220,7 +222,9 @@ fn image_processor(folder: &Path, side: usize) -> Result<([f32; 3], [f32; 3]), L
 
 /// What a tokenizer's folder says beside vocabulary and merges: how rows are filled up, and how
 /// long they are.
-pub(super) fn tokenizer(folder: &Path) -> Result<(Option<Padding>, Option<usize>), LoadError> {
+pub(in crate::layouts) fn tokenizer(
+    folder: &Path,
+) -> Result<(Option<Padding>, Option<usize>), LoadError> {
     let path = folder.join("tokenizer_config.json");
     if !path.exists() {
         return Ok((None, None));

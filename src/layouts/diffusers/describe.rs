@@ -112,12 +112,13 @@ fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
     let config = bundle.decoder.config();
     let (unet, diffusion) = (&config.unet, &config.diffusion);
     let described = || {
-        one_width(config.d_text, config.d_embedding)?;
+        one_width(config.d_text.unwrap_or(config.d_embedding), config.d_embedding)?;
         // without attention on any level there is none in the middle
         if unet.attention_resolutions.is_empty() {
             let expected = "at least one: the middle of diffusers' decoder has attention";
             return Err(InvalidSetting::new("unet.attention_resolutions", "[]", expected));
         }
+        require("channels", config.channels, 3, "UnCLIPPipeline")?;
         let layout = config.layout.map(|layout| layout.side);
         require("layout.side", layout, None, "UNet2DConditionModel")?;
         require("whitened", config.whitened, false, "UnCLIPTextProjModel")?;

@@ -10,17 +10,23 @@ use unclip_nn::checkpoint::{LoadError, load_config};
 /// A JSON object whose every field must be accounted for: one that nothing reads might change what
 /// the network computes.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(in crate::layouts) struct Fields {
     path: PathBuf,
+    class: String,
     rest: Map<String, Value>,
 }
 
 impl Fields {
     /// Reads a file. Fields that begin with an underscore are notes of the library that wrote it,
     /// except for the name of its class, which must be one of `classes`.
-    pub(super) fn read(path: &Path, classes: Option<&[&str]>) -> Result<Self, LoadError> {
-        let mut fields = Self { path: path.into(), rest: load_config(path)? };
-        let class = fields.rest.get("_class_name").and_then(Value::as_str).unwrap_or("absent");
+    pub(in crate::layouts) fn read(
+        path: &Path,
+        classes: Option<&[&str]>,
+    ) -> Result<Self, LoadError> {
+        let rest: Map<String, Value> = load_config(path)?;
+        let class = rest.get("_class_name").and_then(Value::as_str).unwrap_or("absent").to_string();
+        let mut fields = Self { path: path.into(), class, rest };
+        let class = fields.class();
         if let Some(classes) = classes.filter(|classes| !classes.contains(&class)) {
             return Err(fields.error("_class_name", class, &classes.join(" or ")));
         }
@@ -28,21 +34,38 @@ impl Fields {
         Ok(fields)
     }
 
+    /// The name of the class that the file is of.
+    pub(in crate::layouts) fn class(&self) -> &str {
+        &self.class
+    }
+
     /// The error for a field.
-    pub(super) fn error(&self, field: &str, found: impl ToString, expected: &str) -> LoadError {
+    pub(in crate::layouts) fn error(
+        &self,
+        field: &str,
+        found: impl ToString,
+        expected: &str,
+    ) -> LoadError {
         let source = InvalidSetting::new(field, found.to_string(), expected);
         LoadError::Config { path: self.path.clone(), source }
     }
 
     /// The error for what our own checks found, with the names of the file for `names` of ours.
-    pub(super) fn invalid(&self, error: &InvalidSetting, names: &[(&str, &str)]) -> LoadError {
+    pub(in crate::layouts) fn invalid(
+        &self,
+        error: &InvalidSetting,
+        names: &[(&str, &str)],
+    ) -> LoadError {
         let [field, expected] =
             [flat(&error.name), &error.expected].map(|text| renamed(text, names));
         self.error(&field, &error.found, &expected)
     }
 
     /// A field that has to be there.
-    pub(super) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, LoadError> {
+    pub(in crate::layouts) fn take<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+    ) -> Result<T, LoadError> {
         match self.take_optional(name)? {
             Some(value) => Ok(value),
             None => Err(self.error(name, "absent", "a value")),
@@ -50,7 +73,7 @@ impl Fields {
     }
 
     /// A field that may be absent or null.
-    pub(super) fn take_optional<T: DeserializeOwned>(
+    pub(in crate::layouts) fn take_optional<T: DeserializeOwned>(
         &mut self,
         name: &str,
     ) -> Result<Option<T>, LoadError> {
@@ -63,7 +86,7 @@ impl Fields {
     }
 
     /// A field that may be absent, and must have this value otherwise: nothing else is built here.
-    pub(super) fn expect(
+    pub(in crate::layouts) fn expect(
         &mut self,
         name: &str,
         expected: impl Into<Value>,
@@ -79,7 +102,7 @@ impl Fields {
 
     /// A field that has to be there with this value: what stands for an absent one in the other
     /// project is not built here.
-    pub(super) fn demand(
+    pub(in crate::layouts) fn demand(
         &mut self,
         name: &str,
         expected: impl Into<Value>,
@@ -93,7 +116,7 @@ impl Fields {
     }
 
     /// [`expect`](Self::expect) for several fields.
-    pub(super) fn expect_all<const N: usize>(
+    pub(in crate::layouts) fn expect_all<const N: usize>(
         &mut self,
         fields: [(&str, Value); N],
     ) -> Result<(), LoadError> {
@@ -101,13 +124,13 @@ impl Fields {
     }
 
     /// Fields that say nothing about what the network computes.
-    pub(super) fn ignore(&mut self, names: &[&str]) {
+    pub(in crate::layouts) fn ignore(&mut self, names: &[&str]) {
         self.rest.retain(|name, _| !names.contains(&name.as_str()));
     }
 
     /// Checks that no meaningful field is left. Unknown fields that are null are ignored; a list of
     /// nulls is a pipeline part that this pipeline does without.
-    pub(super) fn finish(self) -> Result<(), LoadError> {
+    pub(in crate::layouts) fn finish(self) -> Result<(), LoadError> {
         let says_nothing = |value: &Value| match value {
             Value::Null => true,
             Value::Array(parts) => !parts.is_empty() && parts.iter().all(Value::is_null),
@@ -129,7 +152,7 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// The name of a field of ours in a file that is flat where ours is nested.
-pub(super) fn flat(path: &str) -> &str {
+pub(in crate::layouts) fn flat(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 

@@ -1,8 +1,8 @@
 //! Names of the files of diffusers' layout.
 
 /// The file by which the layout is recognized.
-pub(super) const INDEX: &str = "model_index.json";
+pub(in crate::layouts) const INDEX: &str = "model_index.json";
 /// Weights of diffusers' own networks.
-pub(super) const NETWORK: &str = "diffusion_pytorch_model";
+pub(in crate::layouts) const NETWORK: &str = "diffusion_pytorch_model";
 /// Weights of transformers' networks.
-pub(super) const MODEL: &str = "model";
+pub(in crate::layouts) const MODEL: &str = "model";

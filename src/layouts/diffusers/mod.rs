@@ -13,13 +13,14 @@
 //! Sizes come from the configurations; a field that is not understood is refused, because it might
 //! change what the network computes.
 
-mod clip;
+pub(super) mod autoencoder;
+pub(super) mod clip;
 mod describe;
 mod describe_clip;
 mod described;
-mod fields;
-mod files;
-mod networks;
+pub(super) mod fields;
+pub(super) mod files;
+pub(super) mod networks;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -60,17 +61,19 @@ impl Layout for Diffusers {
     }
 
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
-        check_index(folder)?;
+        check_index(folder, &["UnCLIPPipeline", "UnCLIPImageVariationPipeline"], &PARTS)?;
         let (tokenizer, text_encoder) = text(folder, options)?;
         let d_text = text_encoder.manifest.config.transformer.d_model;
         Ok(Parts {
+            words: folder.join("tokenizer"),
             tokenizer,
             text_encoder,
-            image_encoder: image_encoder(folder, options)?,
-            prior: prior(folder, d_text)?,
+            image_encoder: image_encoder(folder, "feature_extractor", options)?,
+            prior: prior(folder, "prior_scheduler", d_text)?,
             ar_prior: None,
             noised_image_encoder: None,
             decoder: decoder(folder, d_text)?,
+            autoencoder: None,
             upsamplers: upsampler(folder)?.into_iter().collect(),
         })
     }
@@ -110,12 +113,15 @@ const PARTS: [(&str, &[&str]); 12] = [
     ("super_res_scheduler", &["UnCLIPScheduler"]),
 ];
 
-/// Checks that this is a pipeline of the family, and that the parts that it lists are there: of
+/// Checks that this is one of these pipelines, and that the parts that it lists are there: of
 /// classes that are read, because diffusers goes by those and not by the parts' own.
-fn check_index(folder: &Path) -> Result<(), Error> {
-    let known = ["UnCLIPPipeline", "UnCLIPImageVariationPipeline"];
-    let mut fields = Fields::read(&folder.join(INDEX), Some(&known))?;
-    for (part, classes) in PARTS {
+pub(super) fn check_index(
+    folder: &Path,
+    pipelines: &[&str],
+    parts: &[(&str, &[&str])],
+) -> Result<(), Error> {
+    let mut fields = Fields::read(&folder.join(INDEX), Some(pipelines))?;
+    for &(part, classes) in parts {
         let listed: Option<(Option<String>, Option<String>)> = fields.take_optional(part)?;
         let Some((_, Some(class))) = listed else {
             continue;
@@ -129,13 +135,13 @@ fn check_index(folder: &Path) -> Result<(), Error> {
 }
 
 /// A part that has to be there.
-fn required(folder: &Path, name: &str) -> Result<PathBuf, Error> {
+pub(super) fn required(folder: &Path, name: &str) -> Result<PathBuf, Error> {
     let path = folder.join(name);
     if path.is_dir() { Ok(path) } else { Err(missing(folder, name)) }
 }
 
 /// A stage. `layers` is how the configuration spells what says how many layers there are.
-fn stage<T: StageConfig>(
+pub(super) fn stage<T: StageConfig>(
     folder: &Path,
     config: T,
     weights: Weights,
@@ -152,7 +158,7 @@ fn stage<T: StageConfig>(
     })
 }
 
-fn text(
+pub(super) fn text(
     folder: &Path,
     options: &OpenOptions,
 ) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
@@ -180,26 +186,33 @@ fn text(
     Ok((tokenizer, stage(&path, config, weights, "num_hidden_layers")?))
 }
 
-fn image_encoder(
+/// The image encoder, if there is one, and the folder of its preprocessing.
+pub(super) fn image_encoder(
     folder: &Path,
+    processor: &str,
     options: &OpenOptions,
 ) -> Result<Option<StageFiles<ImageEncoderConfig>>, Error> {
     let path = folder.join("image_encoder");
     if !path.is_dir() {
         return Ok(None);
     }
-    let config = clip::image_encoder(&path, &required(folder, "feature_extractor")?)?;
+    let config = clip::image_encoder(&path, &required(folder, processor)?)?;
     let config = ImageEncoderConfig { fit: options.fit.unwrap_or(Fit::Crop), ..config };
     let weights = image_tower(Weights::open_in(&path, MODEL)?)?;
     Ok(Some(stage(&path, config, weights, "num_hidden_layers")?))
 }
 
-fn prior(folder: &Path, d_text: usize) -> Result<Option<StageFiles<DiffusionPriorConfig>>, Error> {
+/// The prior, if there is one, and the folder of its scheduler.
+pub(super) fn prior(
+    folder: &Path,
+    scheduler: &str,
+    d_text: usize,
+) -> Result<Option<StageFiles<DiffusionPriorConfig>>, Error> {
     let path = folder.join("prior");
     if !path.is_dir() {
         return Ok(None);
     }
-    let scheduler = required(folder, "prior_scheduler")?;
+    let scheduler = required(folder, scheduler)?;
     let diffusion = networks::scheduler(&scheduler, PRIOR)?;
     if diffusion.variance.is_learned() {
         let expected = "fixed_small_log: the prior gives no variance";
@@ -225,7 +238,8 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
     };
     let config = DecoderConfig {
         d_embedding: size("clip_embeddings_dim")?,
-        d_text,
+        channels: 3,
+        d_text: Some(d_text),
         image_tokens: size("clip_extra_context_tokens")?,
         whitened: false,
         layout: None,

@@ -12,13 +12,16 @@ use super::fields::Fields;
 
 /// What a user gets by default: the reference pipeline's own defaults.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Defaults {
-    pub(super) steps: usize,
-    pub(super) guidance_scale: f64,
+pub(in crate::layouts) struct Defaults {
+    pub(in crate::layouts) steps: usize,
+    pub(in crate::layouts) guidance_scale: f64,
 }
 
 /// A `UnCLIPScheduler`.
-pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionConfig, LoadError> {
+pub(in crate::layouts) fn scheduler(
+    folder: &Path,
+    defaults: Defaults,
+) -> Result<DiffusionConfig, LoadError> {
     let path = folder.join("scheduler_config.json");
     let mut fields = Fields::read(&path, Some(&["UnCLIPScheduler"]))?;
     fields.expect("beta_schedule", "squaredcos_cap_v2")?;
@@ -58,7 +61,7 @@ pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionCo
 }
 
 /// A `PriorTransformer`.
-pub(super) fn prior(
+pub(in crate::layouts) fn prior(
     folder: &Path,
     diffusion: DiffusionConfig,
 ) -> Result<DiffusionPriorConfig, LoadError> {
@@ -107,22 +110,22 @@ pub(super) fn prior(
 }
 
 /// The kinds of block that a U-Net is built of.
-pub(super) struct Blocks {
-    pub(super) class: &'static str,
+pub(in crate::layouts) struct Blocks {
+    pub(in crate::layouts) class: &'static str,
     /// On the way down, and on the way up.
-    pub(super) plain: [&'static str; 2],
-    pub(super) attention: Option<[&'static str; 2]>,
-    pub(super) middle: &'static str,
+    pub(in crate::layouts) plain: [&'static str; 2],
+    pub(in crate::layouts) attention: Option<[&'static str; 2]>,
+    pub(in crate::layouts) middle: &'static str,
 }
 
-pub(super) const DECODER_BLOCKS: Blocks = Blocks {
+pub(in crate::layouts) const DECODER_BLOCKS: Blocks = Blocks {
     class: "UNet2DConditionModel",
     plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
     attention: Some(["SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"]),
     middle: "UNetMidBlock2DSimpleCrossAttn",
 };
 
-pub(super) const UPSAMPLER_BLOCKS: Blocks = Blocks {
+pub(in crate::layouts) const UPSAMPLER_BLOCKS: Blocks = Blocks {
     class: "UNet2DModel",
     plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
     attention: None,
@@ -144,22 +147,41 @@ fn expect_common(fields: &mut Fields) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The decoder's `UNet2DConditionModel`.
-pub(super) fn decoder_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
-    let blocks = &DECODER_BLOCKS;
-    let mut fields = Fields::read(&folder.join("config.json"), Some(&[blocks.class]))?;
-    let d_context: usize = fields.take("cross_attention_dim")?;
+/// Karlo's `UNet2DConditionModel`, whose condition another network makes.
+pub(in crate::layouts) fn decoder_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
+    let mut fields = conditional(folder)?;
     fields.demand("class_embed_type", "identity")?;
+    fields.expect_all([
+        ("encoder_hid_dim", Value::Null),
+        ("encoder_hid_dim_type", Value::Null),
+        ("addition_embed_type", Value::Null),
+    ])?;
+    conditional_unet(fields)
+}
+
+/// Kandinsky 2.2's, which reads image embeddings alone, and their width.
+pub(in crate::layouts) fn image_unet(folder: &Path) -> Result<(UNetConfig, usize), LoadError> {
+    let mut fields = conditional(folder)?;
+    fields.expect("class_embed_type", Value::Null)?;
+    fields.demand("encoder_hid_dim_type", "image_proj")?;
+    fields.demand("addition_embed_type", "image")?;
+    let d_embedding: usize = fields.take("encoder_hid_dim")?;
+    Ok((conditional_unet(fields)?, d_embedding))
+}
+
+fn conditional(folder: &Path) -> Result<Fields, LoadError> {
+    Fields::read(&folder.join("config.json"), Some(&[DECODER_BLOCKS.class]))
+}
+
+fn conditional_unet(mut fields: Fields) -> Result<UNetConfig, LoadError> {
+    let d_context: usize = fields.take("cross_attention_dim")?;
     fields.expect_all([
         ("only_cross_attention", json!(false)),
         ("transformer_layers_per_block", json!(1)),
         ("reverse_transformer_layers_per_block", Value::Null),
-        ("encoder_hid_dim", Value::Null),
-        ("encoder_hid_dim_type", Value::Null),
         ("num_attention_heads", Value::Null),
         ("dual_cross_attention", json!(false)),
         ("use_linear_projection", json!(false)),
-        ("addition_embed_type", Value::Null),
         ("addition_time_embed_dim", Value::Null),
         ("resnet_skip_time_act", json!(false)),
         ("resnet_out_scale_factor", json!(1.0)),
@@ -175,12 +197,12 @@ pub(super) fn decoder_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
         ("cross_attention_norm", Value::Null),
     ])?;
     fields.ignore(&["upcast_attention", "addition_embed_type_num_heads"]);
-    let config = unet(&mut fields, blocks)?;
+    let config = unet(&mut fields, &DECODER_BLOCKS)?;
     finish(fields, UNetConfig { d_context: Some(d_context), ..config })
 }
 
 /// An upsampler's `UNet2DModel`.
-pub(super) fn upsampler_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
+pub(in crate::layouts) fn upsampler_unet(folder: &Path) -> Result<UNetConfig, LoadError> {
     let blocks = &UPSAMPLER_BLOCKS;
     let mut fields = Fields::read(&folder.join("config.json"), Some(&[blocks.class]))?;
     fields.demand("add_attention", false)?;

@@ -70,6 +70,7 @@ impl Layout for Karlo {
             padding: options.padding.unwrap_or(Padding::Zero),
         };
         Ok(Parts {
+            words: folder.join("tokenizer"),
             tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
             text_encoder,
             image_encoder: image_encoder(folder, options.fit.unwrap_or(Fit::Squash))?,
@@ -77,6 +78,7 @@ impl Layout for Karlo {
             ar_prior: None,
             noised_image_encoder: None,
             decoder: decoder(folder)?,
+            autoencoder: None,
             upsamplers: vec![upsampler(folder)?],
         })
     }

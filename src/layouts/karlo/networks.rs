@@ -51,9 +51,12 @@ fn diffusion(
     }
 }
 
+/// Channels of a picture.
+const PICTURE: usize = 3;
+
 /// A U-Net gives a variance if it gives twice the channels.
 fn variance(unet: &UNetConfig) -> VarianceType {
-    if unet.out_channels == 2 * DecoderConfig::CHANNELS {
+    if unet.out_channels == 2 * PICTURE {
         VarianceType::LearnedRange
     } else {
         VarianceType::FixedSmall
@@ -94,7 +97,8 @@ pub(super) fn decoder(shapes: &Shapes<'_>, names: &UNetNames) -> Result<DecoderC
     let epsilon = Parameterization::Epsilon;
     Ok(DecoderConfig {
         d_embedding,
-        d_text,
+        channels: PICTURE,
+        d_text: Some(d_text),
         image_tokens: shapes.divide(tokens, d_tokens, d_context, "the width of a token")?,
         whitened: false,
         layout: None,

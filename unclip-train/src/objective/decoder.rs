@@ -65,7 +65,7 @@ impl Objective for DecoderObjective {
         let no_image: Vec<bool> = dropped(0.0..0.2);
         let no_caption: Vec<bool> = dropped(0.1..0.65);
         let worn = worn_pictures(&samples, self.clip.side(), &mut draws);
-        let shape = [samples.len(), DecoderConfig::CHANNELS, side, side];
+        let shape = [samples.len(), self.config.channels, side, side];
         DecoderBatch {
             images: whole_pictures(&samples, side as u32),
             worn,

@@ -1,0 +1,130 @@
+//! diffusers' autoencoders: `AutoencoderKL` and `VQModel`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use unclip_autoencoder::{AutoencoderConfig, Latents};
+use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
+
+use super::fields::Fields;
+use super::files::NETWORK;
+use super::stage;
+
+const KL: &str = "AutoencoderKL";
+const CODES: &str = "VQModel";
+
+/// What a latent of a codebook is multiplied with: Kandinsky's pipelines, the only ones that have
+/// one, do not multiply, whatever the field says.
+const UNSCALED: f64 = 1.0;
+
+/// An autoencoder's folder.
+pub(in crate::layouts) fn autoencoder(
+    folder: &Path,
+) -> Result<StageFiles<AutoencoderConfig>, LoadError> {
+    let config = config(folder)?;
+    stage(folder, config, Weights::open_in(folder, NETWORK)?, "layers_per_block")
+}
+
+fn config(folder: &Path) -> Result<AutoencoderConfig, LoadError> {
+    let mut fields = Fields::read(&folder.join("config.json"), Some(&[KL, CODES]))?;
+    let is_kl = fields.class() == KL;
+    let block_out_channels: Vec<usize> = fields.take("block_out_channels")?;
+    let latent_channels: usize = fields.take("latent_channels")?;
+    let norm_groups = fields.take_optional("norm_num_groups")?.unwrap_or(32);
+    let attention = attention(&mut fields, block_out_channels.len())?;
+    let scale: Option<f64> = fields.take_optional("scaling_factor")?;
+    let latents = if is_kl { kl(&mut fields)? } else { codes(&mut fields, latent_channels)? };
+    if let Latents::Codes { spatial_norm: true, .. } = latents
+        && norm_groups != 32
+    {
+        // norms that read the latent have as many, and no field says so
+        return Err(fields.error("norm_num_groups", norm_groups, "32, with norm_type spatial"));
+    }
+    fields.expect_all([
+        ("in_channels", json!(AutoencoderConfig::CHANNELS)),
+        ("out_channels", json!(AutoencoderConfig::CHANNELS)),
+        ("act_fn", json!("silu")),
+        ("mid_block_add_attention", json!(true)),
+    ])?;
+    // how it is computed in 16 bits
+    fields.ignore(&["force_upcast"]);
+    let config = AutoencoderConfig {
+        // what its pictures measured in training, where that is said
+        image_size: fields.take_optional("sample_size")?.unwrap_or(32),
+        latent_channels,
+        num_res_blocks: fields.take_optional("layers_per_block")?.unwrap_or(1),
+        norm_groups,
+        attention,
+        scaling_factor: if is_kl { scale.unwrap_or(0.18215) } else { UNSCALED },
+        latents,
+        block_out_channels,
+    };
+    let names = [
+        ("image_size", "sample_size"),
+        ("num_res_blocks", "layers_per_block"),
+        ("norm_groups", "norm_num_groups"),
+        ("n_codes", "num_vq_embeddings"),
+        ("d_code", "vq_embed_dim"),
+    ];
+    config.validate().map_err(|error| fields.invalid(&error, &names))?;
+    fields.finish()?;
+    Ok(config)
+}
+
+fn kl(fields: &mut Fields) -> Result<Latents, LoadError> {
+    fields.expect_all([
+        ("use_quant_conv", json!(true)),
+        ("use_post_quant_conv", json!(true)),
+        ("shift_factor", Value::Null),
+        ("latents_mean", Value::Null),
+        ("latents_std", Value::Null),
+    ])?;
+    Ok(Latents::Kl)
+}
+
+fn codes(fields: &mut Fields, latent_channels: usize) -> Result<Latents, LoadError> {
+    fields.expect("lookup_from_codebook", false)?;
+    let norm: Option<String> = fields.take_optional("norm_type")?;
+    let spatial_norm = match norm.as_deref() {
+        None | Some("group") => false,
+        Some("spatial") => true,
+        Some(other) => return Err(fields.error("norm_type", other, "\"group\" or \"spatial\"")),
+    };
+    Ok(Latents::Codes {
+        n_codes: fields.take_optional("num_vq_embeddings")?.unwrap_or(256),
+        d_code: fields.take_optional("vq_embed_dim")?.unwrap_or(latent_channels),
+        spatial_norm,
+    })
+}
+
+/// Whether the innermost level has attention: on both ways or on none.
+fn attention(fields: &mut Fields, levels: usize) -> Result<bool, LoadError> {
+    const WAYS: [(&str, &str, &str); 2] = [
+        ("down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        ("up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
+    ];
+    let mut found = [false; 2];
+    for (way, (name, plain, attention)) in WAYS.into_iter().enumerate() {
+        let mut kinds: Vec<String> = fields.take(name)?;
+        if way == 1 {
+            kinds.reverse();
+        }
+        let last = kinds.last().map_or("", String::as_str);
+        let is_known = [plain, attention].contains(&last)
+            && kinds.len() == levels
+            && kinds[..levels - 1].iter().all(|kind| kind == plain);
+        if !is_known {
+            let expected = format!("{levels} times {plain}, or {attention} where it is smallest");
+            return Err(fields.error(name, format!("{kinds:?}"), &expected));
+        }
+        found[way] = last == attention;
+    }
+    if found[0] != found[1] {
+        return Err(fields.error(
+            "up_block_types",
+            "another kind",
+            "the mirror of down_block_types",
+        ));
+    }
+    Ok(found[0])
+}

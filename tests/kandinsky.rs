@@ -1,0 +1,182 @@
+//! Kandinsky's folders: the numbers that diffusers gives on them.
+//! `tools/reference/kandinsky_fixtures.py` makes folders, noise and traces.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use unclip::decoder::Condition;
+use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
+use unclip::unclip_nn::checkpoint::Weights;
+use unclip::{
+    Bundle, GenerateOptions, OpenOptions, Precision, RecordedNoise, Residency, StageOptions,
+    UnClip, device, read_picture,
+};
+
+use crate::reference::{Calls, Saved, Tolerance};
+use crate::support::refused;
+
+const PROMPTS: [&str; 2] =
+    ["a cat!", "a painting of two cats on the moon, highly detailed digital art"];
+
+/// On the CPU. A decoder of random weights samples latents twenty times too large, of which the
+/// autoencoder makes pictures that are nearly all black or white, and gray only at the edges: when
+/// those latents move by one part in a million, diffusers' pictures move by up to 0.03.
+const FLEX: Tolerance =
+    Tolerance { clip: 1e-4, prior: 1e-4, latent: 1e-4, call: 1e-4, picture: [1e-5, 1e-2] };
+
+/// A file or folder of the fixtures.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kandinsky").join(name)
+}
+
+fn open(device_name: &str) -> UnClip {
+    let bundle = Bundle::open(fixture("model")).unwrap();
+    UnClip::new(bundle, &device(device_name).unwrap(), Residency::OneByOne).unwrap()
+}
+
+fn options(name: &str) -> GenerateOptions {
+    let noise = RecordedNoise::open(fixture(&format!("{name}.noise.safetensors"))).unwrap();
+    GenerateOptions::default()
+        .with_noise(Arc::new(noise))
+        .with_decoder(StageOptions::default().with_steps(5))
+}
+
+fn with_prior(options: GenerateOptions) -> GenerateOptions {
+    options.with_prior(StageOptions::default().with_steps(5))
+}
+
+/// Compares the traces of pictures of captions, with a negative one, and of pictures of pictures.
+pub(crate) fn agrees_with_diffusers(device: &str, tolerance: Tolerance) {
+    let unclip = open(device);
+    let of_text = ["text_encoder.pooled", "text_encoder.tokens", "text_encoder.mask"];
+    let ends = ["prior.negative_embedding", "decoder.latent", "decoder.image"];
+    let keys = [&of_text[..], &["prior.embedding"], &ends].concat();
+    for (name, negative) in [("text", ""), ("negative", "a dog")] {
+        let options = with_prior(options(name)).with_negative_prompt(negative);
+        let trace = unclip.text_to_images(&PROMPTS, &options).unwrap().trace;
+        let file = fixture(&format!("{name}.trace.safetensors"));
+        Saved::of(&trace).agrees(&file, &keys, tolerance);
+    }
+    let pictures = ["wide.png", "high.png"];
+    let pictures = pictures.map(|name| read_picture(fixture("../karlo").join(name)).unwrap());
+    let mut trace = unclip.image_variation(&pictures, &options("variation")).unwrap().trace;
+    // which the decoder does not read
+    trace.text = None;
+    let keys = [&["image_encoder.pixels", "image_encoder.embedding"], &ends[..]].concat();
+    Saved::of(&trace).agrees(&fixture("variation.trace.safetensors"), &keys, tolerance);
+}
+
+#[test]
+fn flex_gives_the_numbers_of_diffusers() {
+    agrees_with_diffusers("flex", FLEX);
+}
+
+#[test]
+fn flex_gives_the_calls_of_diffusers() {
+    calls_agree_with_diffusers("flex", FLEX);
+}
+
+/// Compares single calls of the networks.
+pub(crate) fn calls_agree_with_diffusers(name: &str, tolerance: Tolerance) {
+    let bundle = Bundle::open(fixture("model")).unwrap();
+    let file = Weights::open(&fixture("text.calls.safetensors")).unwrap();
+    let calls = Calls { file, device: device(name).unwrap() };
+    let prior = bundle.prior().unwrap().load(&calls.device).unwrap();
+    let text = TextEmbedding {
+        pooled: calls.tensor("prior.input.proj_embedding"),
+        tokens: calls.tensor("prior.input.encoder_hidden_states"),
+        mask: calls.tensor::<2>("prior.input.attention_mask").equal_elem(1),
+    };
+    let x_t = calls.tensor("prior.input.hidden_states");
+    let output = prior.bind(&text).forward(x_t, calls.timesteps("prior", 4));
+    calls.agree("prior.output", output, tolerance);
+
+    let decoder = bundle.decoder.load(&calls.device).unwrap();
+    let image = ImageEmbedding(calls.tensor("unet.input.image_embeds"));
+    let x_t = calls.tensor::<4>("unet.input.sample");
+    let output = decoder.bind(&Condition { image, text }).forward(x_t, calls.timesteps("unet", 4));
+    calls.agree("unet.output", output, tolerance);
+
+    let autoencoder = bundle.autoencoder.as_ref().unwrap().load(&calls.device).unwrap();
+    let picture = autoencoder.decode(calls.tensor("movq.input.latent"));
+    calls.agree("movq.output.picture", picture, tolerance);
+    let latent = autoencoder.encode(calls.tensor("movq.input.picture")).mean;
+    calls.agree("movq.output.latent", latent, tolerance);
+}
+
+/// Two folders, as they are published, are the same model as one folder with both.
+#[test]
+fn decoder_and_prior_may_lie_apart() {
+    let prior = || Some(fixture("model/prior"));
+    let with = |prior_model| OpenOptions { prior_model, ..OpenOptions::default() };
+    let apart = Bundle::open_with(fixture("model/decoder"), &with(prior())).unwrap();
+    let together = Bundle::open(fixture("model")).unwrap();
+    let print = |bundle: &Bundle| bundle.decoder.fingerprint().unwrap().to_string();
+    assert_eq!(print(&apart), print(&together));
+    assert_eq!(apart.image_size(), 16);
+    refused(
+        Bundle::open(fixture("model/decoder")),
+        &["prior model is absent", "kandinsky-2-2-prior"],
+    );
+    refused(Bundle::open(fixture("model/prior")), &["model is a prior", "the decoder's folder"]);
+    let karlo = fixture("../karlo/tiny");
+    refused(Bundle::open_with(karlo, &with(prior())), &["prior model is", "expected absent"]);
+    let folder = Some(fixture("../karlo/tiny"));
+    refused(
+        Bundle::open_with(fixture("model/decoder"), &with(folder)),
+        &["model_index.json", "_class_name is UnCLIPPipeline", "KandinskyV22PriorPipeline"],
+    );
+}
+
+/// Written in this project's own layout, in the types that it has, it is the same model.
+#[test]
+fn it_is_written_in_the_native_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("native");
+    let with = |prior_model| OpenOptions { prior_model, ..OpenOptions::default() };
+    let prior = with(Some(fixture("model/prior")));
+    let apart = Bundle::open_with(fixture("model/decoder"), &prior).unwrap();
+    let flex = device("flex").unwrap();
+    apart.save("native", &out, Precision::F16, &flex).unwrap();
+    let again = Bundle::open(&out).unwrap();
+    let picture = |bundle: Bundle| {
+        let unclip = UnClip::new(bundle, &flex, Residency::OneByOne).unwrap();
+        let options = with_prior(GenerateOptions::default());
+        let decoder = StageOptions::default().with_steps(3);
+        unclip.text_to_image("a cat", &options.with_decoder(decoder)).unwrap().images()
+    };
+    assert_eq!(picture(again), picture(apart));
+    let refused = Bundle::open(fixture("model")).unwrap();
+    let refused = refused.save("diffusers", folder.path().join("other"), Precision::F16, &flex);
+    assert!(refused.unwrap_err().to_string().contains("channels"));
+}
+
+/// What its decoder does not read, or a decoder of latents cannot do, is refused before any work.
+#[test]
+fn what_the_decoder_cannot_do_is_refused() {
+    let unclip = open("flex");
+    let picture = read_picture(fixture("../karlo/wide.png")).unwrap();
+    let pictures = std::slice::from_ref(&picture);
+    let plain = GenerateOptions::default();
+    let caption = unclip::Variation { caption: "a cat", ..unclip::Variation::default() };
+    refused(unclip.vary(pictures, &caption, &plain), &["caption is", "reads no captions"]);
+    let away = plain.clone().with_negative_prompt("a dog");
+    refused(unclip.image_variation(pictures, &away), &["negative prompt", "reads no captions"]);
+    let apart = StageOptions::default().with_image_guidance(2.0);
+    refused(
+        unclip.text_to_image("a cat", &plain.clone().with_decoder(apart)),
+        &["image guidance is 2", "reads no captions"],
+    );
+}
+
+/// A picture is inverted to its noise as latents, and comes back as its autoencoder shows it.
+#[test]
+fn pictures_become_latents_and_come_back() {
+    let unclip = open("flex");
+    let picture = read_picture(fixture("../karlo/wide.png")).unwrap();
+    let steps = StageOptions::default().with_steps(20);
+    let latents = unclip.invert(&[picture], &steps).unwrap();
+    assert_eq!(latents.start.x_t.as_ref().unwrap().dims(), [1, 4, 8, 8]);
+    let made = unclip.draw(&latents, &GenerateOptions::default()).unwrap();
+    assert_eq!(made.pictures[0].image.dimensions(), (16, 16));
+}

@@ -1,0 +1,110 @@
+"""Writes tests/fixtures/kandinsky: a very small Kandinsky 2.2, the noise and the traces of runs on it.
+
+    python kandinsky_fixtures.py            writes the files
+    python kandinsky_fixtures.py --check    recomputes the traces, compares, writes nothing
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
+
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+import kandinsky_folders  # noqa: E402
+import kandinsky_reference  # noqa: E402
+from common import SIZE_LIMIT  # noqa: E402
+from karlo_fixtures import PROMPTS, pictures  # noqa: E402
+from karlo_reference import save  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "kandinsky"
+
+STEPS = (5, 5)
+
+GUIDANCE = (4.0, 4.0)
+
+#: What the pictures should not be like.
+NEGATIVE = "a dog"
+
+OPTIONS = {"size": "micro", "dtype": "f16", "shard_bytes": 80_000}
+
+
+def autoencoder(movq, trace):
+    """Single calls of the autoencoder, on latents of a size for which its pictures are not clamped
+    throughout, as those of random networks are."""
+    latent = trace["decoder.latent"] / trace["decoder.latent"].abs().max()
+    picture = trace["decoder.image"]
+    with torch.no_grad():
+        return {
+            "movq.input.latent": latent,
+            "movq.output.picture": movq.decode(latent, force_not_quantize=True).sample,
+            "movq.input.picture": picture,
+            "movq.output.latent": movq.encode(picture).latents,
+        }
+
+
+def compute(root):
+    """The files beside the folders: name, tensors, settings."""
+    pipelines = kandinsky_reference.load(root / "model")
+
+    def run(inputs, **options):
+        return kandinsky_reference.run(pipelines, inputs, steps=STEPS, guidance=GUIDANCE, **options)
+
+    settings = {"inputs": PROMPTS, "steps": STEPS, "guidance": GUIDANCE, "tables": "f64", "seed": 0}
+    noise, trace, calls = run(PROMPTS)
+    yield "text.noise", noise, settings
+    yield "text.trace", trace, settings
+    yield "text.calls", {**calls, **autoencoder(pipelines[1].movq, trace)}, settings
+    noise, trace, _ = run(PROMPTS, negative=NEGATIVE, seed=1)
+    yield "negative.noise", noise, {**settings, "negative": NEGATIVE, "seed": 1}
+    yield "negative.trace", trace, {**settings, "negative": NEGATIVE, "seed": 1}
+    images = pictures()
+    noise, trace, _ = run(list(images.values()), seed=2)
+    yield "variation.noise", noise, {**settings, "inputs": list(images), "seed": 2}
+    yield "variation.trace", trace, {**settings, "inputs": list(images), "seed": 2}
+
+
+def write():
+    """Writes everything, and sees that it is small enough to be committed."""
+    kandinsky_folders.write_folder(ROOT / "model", **OPTIONS)
+    for name, tensors, settings in compute(ROOT):
+        save(ROOT / f"{name}.safetensors", tensors, settings)
+    files = [path for path in ROOT.rglob("*") if path.is_file()]
+    for path in files:
+        path.chmod(0o644)
+        assert path.stat().st_size <= SIZE_LIMIT, f"{path} is too large: {path.stat().st_size}"
+    print(f"{len(files)} files, {sum(path.stat().st_size for path in files):,} bytes")
+
+
+def check():
+    """Recomputes the folder's weights and the traces; another CPU may change the last bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        kandinsky_folders.write_folder(Path(folder) / "model", **OPTIONS)
+        for path in sorted(Path(folder).rglob("*")):
+            committed = ROOT / path.relative_to(folder)
+            if path.is_file() and path.read_bytes() != committed.read_bytes():
+                sys.exit(f"{committed} is not what kandinsky_folders.py writes")
+    for name, tensors, _ in compute(ROOT):
+        committed = load_file(ROOT / f"{name}.safetensors")
+        assert committed.keys() == tensors.keys(), name
+        for key, value in tensors.items():
+            difference = (committed[key] - value.float()).abs().double()
+            print(f"{name:16} {key:32} largest difference {difference.max():.1e}, median {difference.median():.1e}")
+            assert difference.median() <= 1e-5, f"{name}: {key}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="recompute and compare, write nothing")
+    arguments = parser.parse_args()
+    quiet()
+    check() if arguments.check else write()
+
+
+if __name__ == "__main__":
+    main()

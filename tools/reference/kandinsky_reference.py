@@ -1,0 +1,196 @@
+"""Runs diffusers' Kandinsky 2.2 pipelines on folders with recorded noise.
+
+    python kandinsky_reference.py --model DIR --prompt "a cat" --noise N.safetensors --trace T.safetensors
+    python kandinsky_reference.py --model DIR --images A.png --noise N.safetensors --trace T.safetensors
+
+DIR holds the folders `decoder` and `prior`, as `kandinsky_folders.py` writes them. Noise and trace
+are as in `karlo_reference.py`; the decoder's scheduler also draws for its last step, where the draw
+counts for 1e-10. Tables of the schedulers are in f64 unless `--tables f32` says otherwise.
+"""
+
+import argparse
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
+
+import torch  # noqa: E402
+from diffusers import DDPMScheduler, KandinskyV22Pipeline, KandinskyV22PriorPipeline  # noqa: E402
+from diffusers.pipelines.kandinsky2_2 import pipeline_kandinsky2_2, pipeline_kandinsky2_2_prior  # noqa: E402
+from diffusers.schedulers import scheduling_ddpm, scheduling_unclip  # noqa: E402
+from PIL import Image  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+import karlo_reference  # noqa: E402
+from karlo_reference import exact_tables, save, wrap  # noqa: E402
+
+#: The modules that draw random numbers.
+DRAWING = (pipeline_kandinsky2_2, pipeline_kandinsky2_2_prior, scheduling_ddpm, scheduling_unclip)
+
+#: The networks of which one call is recorded.
+CALLS = ("prior", "unet")
+
+
+class Noise(karlo_reference.Noise):
+    """As Karlo's, with one draw more for the decoder."""
+
+    def __init__(self, steps, recorded=None, seed=0):
+        super().__init__(steps, recorded, seed)
+        self.names.append(f"decoder.step.{steps['decoder'] - 1}")
+
+    @contextmanager
+    def installed(self):
+        original = DRAWING[0].randn_tensor
+        for module in DRAWING:
+            module.randn_tensor = self
+        try:
+            yield
+        finally:
+            for module in DRAWING:
+                module.randn_tensor = original
+        assert list(self.drawn) == self.names, "not every recorded draw was used"
+
+
+def load(folder, tables="f64"):
+    """The pipelines of prior and decoder, computing in f32."""
+    kinds = {"prior": KandinskyV22PriorPipeline, "decoder": KandinskyV22Pipeline}
+    pipelines = []
+    for name, kind in kinds.items():
+        pipeline = kind.from_pretrained(Path(folder) / name, dtype=torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        pipelines.append(exact(pipeline) if tables == "f64" else pipeline)
+    return pipelines
+
+
+def exact(pipeline):
+    """Replaces the f32 tables of the schedulers by the same in f64."""
+    part = pipeline.scheduler
+    if isinstance(part, DDPMScheduler):
+        config = part.config
+        assert config.beta_schedule == "linear"
+        part.betas = torch.linspace(
+            config.beta_start, config.beta_end, config.num_train_timesteps, dtype=torch.float64
+        )
+        part.alphas = 1 - part.betas
+        part.alphas_cumprod = torch.cumprod(part.alphas, dim=0)
+        part.one = torch.tensor(1, dtype=torch.float64)
+        return pipeline
+    return exact_tables(pipeline)
+
+
+def run(pipelines, inputs, *, steps=(25, 100), guidance=(4.0, 4.0), negative=None, seed=0, noise=None):
+    """Runs both pipelines on prompts or pictures; gives noise, trace and single calls."""
+    prior, decoder = pipelines
+    trace, calls, undo = {}, {}, []
+    variation = not isinstance(inputs[0], str)
+    rows = len(inputs)
+
+    def call(name):
+        def after(module, arguments, named, result):
+            if name in calls:
+                return
+            inputs = {**named, **({"hidden_states": arguments[0]} if arguments else {})}
+            added = inputs.pop("added_cond_kwargs", {})
+            output = result[0] if isinstance(result, tuple) else next(iter(result.values()))
+            tensors = {f"input.{key}": value for key, value in {**inputs, **added}.items()}
+            tensors["output"] = output
+            calls[name] = {
+                key: value for key, value in tensors.items() if isinstance(value, torch.Tensor)
+            }
+
+        return after
+
+    def text(result):
+        # with guidance the prompts come second; negative prompts that are drawn follow them
+        half = len(result[0]) // 2
+        pooled, tokens, mask = (value[half : half + rows] for value in result)
+        trace.update({"text_encoder.pooled": pooled, "text_encoder.tokens": tokens, "text_encoder.mask": mask})
+
+    counts = {"decoder": steps[1]} if variation else dict(zip(("prior", "decoder"), steps))
+    source = Noise(counts, noise, seed)
+    undo.append(decoder.unet.register_forward_hook(call("unet"), with_kwargs=True).remove)
+    undo.append(prior.prior.register_forward_hook(call("prior"), with_kwargs=True).remove)
+    undo.append(wrap(prior, "_encode_prompt", text))
+    try:
+        with source.installed(), torch.no_grad():
+            if variation:
+                pixels = prior.image_processor(inputs, return_tensors="pt").pixel_values
+                image = prior.image_encoder(pixels)["image_embeds"]
+                trace.update({"image_encoder.pixels": pixels, "image_encoder.embedding": image})
+                away = prior.get_zero_embed(rows)
+            else:
+                negatives = None if negative is None else [negative] * rows
+                image, away = prior(
+                    list(inputs),
+                    negative_prompt=negatives,
+                    num_inference_steps=steps[0],
+                    guidance_scale=guidance[0],
+                    return_dict=False,
+                )
+                trace["prior.embedding"] = image
+            trace["prior.negative_embedding"] = away
+            side = decoder.unet.config.sample_size * decoder.movq_scale_factor
+            # what the pipeline makes of it: rounded up to a multiple of the factor's square
+            latent = decoder(
+                image,
+                away,
+                height=side,
+                width=side,
+                num_inference_steps=steps[1],
+                guidance_scale=guidance[1],
+                output_type="latent",
+            ).images
+            trace["decoder.latent"] = latent
+            picture = decoder.movq.decode(latent, force_not_quantize=True)["sample"]
+            trace["decoder.image"] = picture.clamp(-1, 1)
+    finally:
+        for step in undo:
+            step()
+    flat = {f"{name}.{key}": value for name, tensors in calls.items() for key, value in tensors.items()}
+    return source.drawn, trace, flat
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder with `decoder` and `prior`")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompt", action="append", help="a prompt; can be repeated")
+    source.add_argument("--images", type=Path, nargs="+", help="pictures to vary")
+    parser.add_argument("--negative", help="a negative prompt")
+    parser.add_argument("--noise", type=Path, required=True, help="draws: read if it exists, else written")
+    parser.add_argument("--trace", type=Path, required=True, help="what the stages give each other")
+    parser.add_argument("--prior-steps", type=int, default=25)
+    parser.add_argument("--decoder-steps", type=int, default=100)
+    parser.add_argument("--prior-guidance", type=float, default=4.0)
+    parser.add_argument("--decoder-guidance", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0, help="of new draws")
+    parser.add_argument("--tables", choices=("f32", "f64"), default="f64", help="of the schedulers")
+    arguments = parser.parse_args()
+    quiet()
+    steps = (arguments.prior_steps, arguments.decoder_steps)
+    guidance = (arguments.prior_guidance, arguments.decoder_guidance)
+    inputs = arguments.prompt or [Image.open(path).convert("RGB") for path in arguments.images]
+    recorded = load_file(arguments.noise) if arguments.noise.exists() else None
+    noise, trace, _ = run(
+        load(arguments.model, arguments.tables),
+        inputs,
+        steps=steps,
+        guidance=guidance,
+        negative=arguments.negative,
+        seed=arguments.seed,
+        noise=recorded,
+    )
+    settings = {"steps": steps, "guidance": guidance, "negative": arguments.negative}
+    if recorded is None:
+        save(arguments.noise, noise, settings)
+    save(arguments.trace, trace, settings)
+    for name, value in trace.items():
+        value = value.float()
+        print(f"{name:26} {str(list(value.shape)):20} rms {value.square().mean().sqrt():.4f} max {value.abs().max():.4f}")
+
+
+if __name__ == "__main__":
+    main()

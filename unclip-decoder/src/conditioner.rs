@@ -1,0 +1,68 @@
+//! How a condition is read: there are decoders with and without captions.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use unclip_core::ImageEmbedding;
+use unclip_nn::Whitening;
+
+use crate::caption_and_image::CaptionAndImage;
+use crate::image_alone::ImageAlone;
+use crate::{Bound, Condition, DecoderConfig};
+
+/// Turns a [`Condition`] into a [`Bound`].
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a whole network")]
+pub enum Conditioner {
+    /// Of a decoder that reads captions.
+    CaptionAndImage(CaptionAndImage),
+    /// Of one that does not.
+    ImageAlone(ImageAlone),
+}
+
+impl Conditioner {
+    /// A conditioner with fresh weights.
+    pub fn new(config: &DecoderConfig, device: &Device) -> Self {
+        match config.d_text {
+            Some(d_text) => Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device)),
+            None => Self::ImageAlone(ImageAlone::new(config, device)),
+        }
+    }
+
+    /// The same conditioner for a CLIP whose embeddings this whitens. The null image starts as
+    /// their mean, which is zero once whitened.
+    ///
+    /// # Panics
+    /// Of a decoder that reads no captions: it does not whiten.
+    #[must_use]
+    pub fn with_whitening(self, whitening: Whitening) -> Self {
+        match self {
+            Self::CaptionAndImage(both) => Self::CaptionAndImage(both.with_whitening(whitening)),
+            Self::ImageAlone(_) => panic!("a decoder that whitens"),
+        }
+    }
+
+    /// Embeddings in the form that everything here reads: `[batch, d_embedding]`.
+    pub fn whitened(&self, image: &ImageEmbedding) -> Tensor<2> {
+        match self {
+            Self::CaptionAndImage(both) => both.whitened(image),
+            Self::ImageAlone(_) => image.0.clone(),
+        }
+    }
+
+    /// The learned embedding that stands for no image, for a batch: `[batch, d_embedding]`. `None`
+    /// if there is no such thing: what guidance leads away from is then given.
+    pub fn null_image(&self, batch: usize) -> Option<ImageEmbedding> {
+        match self {
+            Self::CaptionAndImage(both) => Some(both.null_image(batch)),
+            Self::ImageAlone(_) => None,
+        }
+    }
+
+    /// Projects a condition. Nothing here depends on the timestep.
+    pub fn forward(&self, condition: &Condition) -> Bound {
+        match self {
+            Self::CaptionAndImage(both) => both.forward(condition),
+            Self::ImageAlone(alone) => alone.forward(&condition.image),
+        }
+    }
+}
