@@ -46,7 +46,7 @@ struct Arguments {
     /// built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// prior, decoder, upsampler.0, upsampler.1, …; or picture: one call makes whole pictures
+    /// prior, decoder, autoencoder, upsampler.0, upsampler.1, …; or picture: one call makes whole pictures
     #[arg(long)]
     stage: String,
     /// Rows of a call; guidance takes two for each picture
@@ -97,6 +97,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     match arguments.stage.as_str() {
         "prior" => prior(arguments, &bundle),
         "decoder" => decoder(arguments, &bundle),
+        "autoencoder" => autoencoder(arguments, &bundle),
         "picture" => picture(arguments, bundle),
         stage => upsampler(arguments, &bundle, stage),
     }
@@ -118,6 +119,7 @@ fn check_side(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
         stage => {
             let multiple = match stage {
                 "decoder" => decoder.unet.size_multiple(),
+                "autoencoder" => 1,
                 _ => {
                     let config = bundle.upsamplers[place(bundle, stage)?].config();
                     let (factor, multiple) = (config.factor, config.unet.size_multiple());
@@ -150,7 +152,23 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let condition = inputs.condition(bundle);
     let bound = bind(&decoder, loading, |decoder| decoder.bind(&condition))?;
     let side = arguments.side.unwrap_or(config.unet.image_size);
-    answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
+    answer_network_calls(&bound, inputs, |batch| [batch, config.channels, side, side])
+}
+
+/// Latents to pictures.
+fn autoencoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
+    let Some(slot) = &bundle.autoencoder else {
+        return Err("no stage autoencoder: the model's decoder makes pictures".into());
+    };
+    let (autoencoder, loading) = load(slot, arguments)?;
+    answer_loading(loading, Duration::ZERO, Some(autoencoder.num_params()))?;
+    let side = arguments.side.unwrap_or(bundle.decoder.config().unet.image_size);
+    let channels = slot.config().stored_channels();
+    let latents = Inputs::new(arguments)?.normal([arguments.batch, channels, side, side]);
+    answer_calls(|| {
+        autoencoder.decode(latents.clone()).into_data();
+        Ok(())
+    })
 }
 
 fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), AnyError> {
@@ -185,7 +203,10 @@ fn place(bundle: &Bundle, stage: &str) -> Result<usize, AnyError> {
         _ => {
             let names: Vec<_> = bundle.upsamplers.iter().map(|it| it.id().to_string()).collect();
             let names = names.join(", ");
-            Err(format!("no stage {stage}; expected prior, decoder, {names} or picture").into())
+            Err(format!(
+                "no stage {stage}; expected prior, decoder, autoencoder, {names} or picture"
+            )
+            .into())
         }
     }
 }

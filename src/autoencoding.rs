@@ -94,7 +94,7 @@ impl Bundle {
         }
     }
 
-    /// Refuses what only decoders of pictures can do.
+    /// Refuses what a decoder of pictures alone can do.
     pub(crate) fn expect_no_latents(&self, what: &str) -> Result<(), InvalidSetting> {
         match &self.autoencoder {
             Some(slot) => {

@@ -84,7 +84,6 @@ impl Observed<'_> {
         square.check(picture, mask)?;
         let unclip = self.unclip;
         let side = unclip.bundle.small_size();
-        unclip.bundle.expect_no_latents("model for an inpainting")?;
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
         let steps = settings.steps() - settings.decoder.steps;
@@ -95,13 +94,15 @@ impl Observed<'_> {
         let device = unclip.device();
         let cut = square.without_hole(picture, mask, side);
         let small = bicubic_8bit(&cut, side as u32, side as u32);
-        let small = to_tensor(&[small], &device).repeat_dim(0, seeds.len());
+        // of a latent, all is drawn on which some of the hole lies
+        let small = run.samples_of(to_tensor(&[small], &device))?.repeat_dim(0, seeds.len());
+        let side = unclip.bundle.decoder.config().unet.image_size;
         let small_mask = square.small_mask(mask, side, &device).expand(small.dims());
         let bound = run.bind_decoder(&condition, &settings.decoder)?;
         let kept = Kept { x_0: small, mask: small_mask };
-        let pictures = run.inpaint(&bound, &kept, resampling)?;
+        let sample = run.inpaint(&bound, &kept, resampling)?;
         drop(bound);
-        run.trace.decoder = Some(pictures.clone());
+        let pictures = run.pictures(sample)?;
         let pictures = run.upsample(pictures, &settings.upsamplers)?;
         let recipe = |(row, &seed): (usize, &u64)| {
             let recipe = Recipe::new(&made_by, options, &settings, subject.caption(), (seed, row));
@@ -139,10 +140,10 @@ impl Observed<'_> {
         let total = settings.steps() - settings.decoder.steps + steps;
         let side = unclip.bundle.small_size() as u32;
         let small = bicubic_8bit(&Square::of(picture).cut(picture), side, side);
-        let x_0 = to_tensor(&[small], &unclip.device()).repeat_dim(0, seeds.len());
         let mut run = self.start(&seeds, options, total);
+        let x_0 = run.samples_of(to_tensor(&[small], &unclip.device()))?;
         let condition = subject.condition(&mut run, unclip, &settings)?;
-        let x_0 = Some(run.samples_of(x_0)?);
+        let x_0 = Some(x_0.repeat_dim(0, seeds.len()));
         let start = Start { x_0, steps: Some(steps), ..Start::default() };
         let captions = std::iter::repeat(subject.caption());
         let made = (&made_by, options, &settings);

@@ -8,8 +8,8 @@ use unclip::decoder::Condition;
 use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
 use unclip::unclip_nn::checkpoint::Weights;
 use unclip::{
-    Bundle, GenerateOptions, OpenOptions, Precision, RecordedNoise, Residency, StageOptions,
-    UnClip, device, read_picture,
+    Bundle, GenerateOptions, OpenOptions, Precision, RecordedNoise, Resampling, Residency,
+    StageOptions, Subject, UnClip, device, read_picture,
 };
 
 use crate::reference::{Calls, Saved, Tolerance};
@@ -167,6 +167,34 @@ fn what_the_decoder_cannot_do_is_refused() {
         unclip.text_to_image("a cat", &plain.clone().with_decoder(apart)),
         &["image guidance is 2", "reads no captions"],
     );
+}
+
+/// Kept pixels are the same bytes; the rest is drawn in latents. A noisy version begins at latents.
+#[test]
+fn pictures_are_edited_in_latents() {
+    let unclip = open("flex");
+    let picture = read_picture(fixture("../karlo/wide.png")).unwrap();
+    let (width, height) = picture.dimensions();
+    let in_hole = |x: u32, y: u32| (15..25).contains(&x) && (8..19).contains(&y);
+    let mask = image::GrayImage::from_fn(width, height, |x, y| {
+        image::Luma([if in_hole(x, y) { 255 } else { 0 }])
+    });
+    let options = GenerateOptions::default().with_decoder(StageOptions::default().with_steps(4));
+    let subject = Subject::Picture(&picture);
+    let resampling = Resampling { jump: 2, times: 2 };
+    let made = unclip.inpaint((&picture, &mask), subject, resampling, &options).unwrap();
+    let drawn = &made.pictures[0].image;
+    let pixels = picture.enumerate_pixels();
+    let differs = pixels.filter(|(x, y, pixel)| drawn.get_pixel(*x, *y) != *pixel);
+    let differs: Vec<bool> = differs.map(|(x, y, _)| in_hole(x, y)).collect();
+    assert!(!differs.is_empty() && differs.iter().all(|&it| it), "{differs:?}");
+    assert_eq!(made.trace.latent.unwrap().dims(), [1, 4, 8, 8]);
+
+    let of_picture = || Subject::Picture(&picture);
+    let image = |strength| {
+        unclip.image_to_image(&picture, strength, of_picture(), &options).unwrap().images()
+    };
+    assert_ne!(image(0.25), image(1.0));
 }
 
 /// A picture is inverted to its noise as latents, and comes back as its autoencoder shows it.

@@ -15,6 +15,8 @@ mod bad_karlo_files;
 mod bad_places;
 /// Options, captions, positions, pictures and devices that cannot be used.
 mod bad_requests;
+/// Published folders, damaged at random.
+mod damage;
 /// Edited pictures.
 mod edits;
 /// A tiny model from its folder to pictures, and back from the pictures to their recipes.
@@ -25,8 +27,6 @@ mod folders;
 mod kandinsky;
 /// Karlo's folders: what diffusers gives on them.
 mod karlo;
-/// Karlo's folders, damaged at random.
-mod karlo_damage;
 /// Folders written in diffusers' layout.
 mod karlo_write;
 /// Both latents of pictures.

@@ -5,17 +5,19 @@
     python tools/compare/compare.py --work out/compare --cases unet unet-train --pairs 20
     python tools/compare/compare.py --work out/compare --cases prior decoder upsampler picture --size full
 
-Cases (all but the last four by default):
+Cases (the first five by default):
 
     unet, unet-train        a U-Net of 32 and 64 channels at 32 pixels, batch 32: one call; one training step
     decoder32, decoder32-train    the same with a decoder's attention and conditions
     bundled                 the bundled model's 512-pixel picture, from the second of a process on; ours alone
     prior, decoder, upsampler     one call of each network of Karlo in `--size` (two rows where guidance makes two),
                             and its share of what is computed once for the 25, 25 or 7 steps of a picture
+    kandinsky-decoder       one call of Kandinsky 2.2's U-Net, two rows
+    kandinsky-autoencoder   one latent to a picture of 512 pixels
     picture                 one caption to one picture, 25, 25 and 7 steps, each side once
 
 Folders of random weights are made in --work by tools/reference/karlo_folders.py, where they are not
-there yet: `full` is Karlo as published, 13.7 GB. Both sides answer each call by one line, so calls
+there yet: `full` is Karlo as published, 13.7 GB, `kandinsky-full` Kandinsky 2.2, 9.8 GB in f16. Both sides answer each call by one line, so calls
 alternate: ours, theirs, ours, theirs. No two variants of PyTorch are in memory at once.
 
 A row is a variant of PyTorch: median and quartiles of the seconds of both, quartiles of the ratio
@@ -55,6 +57,8 @@ CALLS = {
     "prior": (None, ["--stage", "prior", "--batch", "2"], TRANSFORMER, 25),
     "decoder": (None, ["--stage", "decoder", "--batch", "2"], UNET, 25),
     "upsampler": (None, ["--stage", "upsampler.0", "--batch", "1"], UNET, 7),
+    "kandinsky-decoder": ("kandinsky-full", ["--stage", "decoder", "--batch", "2"], UNET, None),
+    "kandinsky-autoencoder": ("kandinsky-full", ["--stage", "autoencoder"], UNET, None),
 }
 
 DEFAULT = ["unet", "unet-train", "decoder32", "decoder32-train", "bundled"]
@@ -208,6 +212,12 @@ def print_picture(name, seconds, loading, whole, memory):
 def folder(arguments, size):
     """The folder of a size, made if it is not there."""
     path = arguments.work / size
+    if size.startswith("kandinsky-"):
+        if not (path / "decoder" / "model_index.json").exists():
+            options = ["--size", size.removeprefix("kandinsky-"), "--out", path, "--dtype", "f16"]
+            command = [sys.executable, REFERENCE / "kandinsky_folders.py", *options]
+            subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+        return path
     if not (path / "model_index.json").exists():
         command = [sys.executable, REFERENCE / "karlo_folders.py", "--size", size, "--out", path]
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)

@@ -29,7 +29,7 @@ THREADS = os.environ.get("OMP_NUM_THREADS")  # before `karlo_files` sets one
 from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 import torch  # noqa: E402
-from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel  # noqa: E402
+from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel, VQModel  # noqa: E402
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
@@ -135,7 +135,49 @@ class Upsampler:
         return self.unet(torch.cat([inputs["x_t"], inputs["low_res"]], 1), timesteps).sample
 
 
+class KandinskyDecoder:
+    """Kandinsky 2.2's U-Net, which makes its conditions anew in each call."""
+
+    def __init__(self, folder):
+        self.unet = UNet2DConditionModel.from_pretrained(folder / "decoder" / "unet")
+        self.modules = [self.unet]
+
+    def inputs(self, batch, side, normal):
+        config = self.unet.config
+        side = side or config.sample_size
+        return {"x_t": normal(batch, 4, side, side), "image_embeds": normal(batch, config.encoder_hid_dim)}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        added = {"image_embeds": inputs["image_embeds"]}
+        return self.unet(inputs["x_t"], timesteps, None, added_cond_kwargs=added).sample
+
+
+class KandinskyAutoencoder:
+    """MoVQ's decoder: latents to pictures."""
+
+    def __init__(self, folder):
+        self.movq = VQModel.from_pretrained(folder / "decoder" / "movq")
+        path = folder / "decoder" / "unet" / "config.json"
+        self.side = json.loads(path.read_text())["sample_size"]
+        self.modules = [self.movq]
+
+    def inputs(self, batch, side, normal):
+        side = side or self.side
+        return {"x_t": normal(batch, 4, side, side)}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        return self.movq.decode(inputs["x_t"], force_not_quantize=True).sample
+
+
+#: Of Karlo's folders, and of Kandinsky's.
 STAGES = {"prior": Prior, "decoder": Decoder, "upsampler.0": Upsampler}
+KANDINSKY = {"decoder": KandinskyDecoder, "autoencoder": KandinskyAutoencoder}
 
 
 class Inference:
@@ -202,7 +244,8 @@ def lay_out(inputs, parts):
 
 def make(arguments, parts):
     """The call, and the parameters of its stage."""
-    stage = STAGES[arguments.stage](arguments.model)
+    stages = KANDINSKY if (arguments.model / "decoder" / "unet").is_dir() else STAGES
+    stage = stages[arguments.stage](arguments.model)
     if "channels_last" in parts:
         for module in stage.modules:
             module.to(memory_format=torch.channels_last)
@@ -226,7 +269,7 @@ def profile(call, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder in the diffusers layout")
-    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--stage", choices=STAGES | KANDINSKY, required=True)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--side", type=int, help="of the pictures, if not the model's own")
     parser.add_argument("--seed", type=int, default=0)

@@ -57,6 +57,11 @@ def size(*, width, tokens, vocabulary, merges, text, image, prior, context, unet
             "eos_token_id": 2,
             "pad_token_id": 1,
             **text,
+            **(
+                {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": 0}
+                if text.get("eos_token_id") == "real"
+                else {}
+            ),
         },
         "image_encoder": {"projection_dim": width, **image},
         "image_processor": image["image_size"],
@@ -139,6 +144,48 @@ SIZES = {
             "norm_num_groups": 4,
         },
         movq={"block_out_channels": [32, 32, 64], "layers_per_block": 2, "num_vq_embeddings": 40},
+    ),
+    # Differs from the published one wherever a configuration can say so.
+    "odd": size(
+        width=20,
+        tokens=21,
+        vocabulary=None,
+        merges=77,
+        text=tower(20, 3, 5, "quick_gelu", layer_norm_eps=1e-6, eos_token_id="real"),
+        image=tower(
+            18, 3, 3, "quick_gelu", hidden_size=18, image_size=30, patch_size=6, layer_norm_eps=1e-6
+        ),
+        prior={"num_attention_heads": 3, "attention_head_dim": 6, "num_layers": 3},
+        context=18,
+        unet={
+            "sample_size": 12,
+            "block_out_channels": [12, 18],
+            "layers_per_block": 2,
+            "attention_head_dim": 6,
+            "norm_num_groups": 3,
+            "norm_eps": 1e-6,
+            "resnet_time_scale_shift": "default",
+        },
+        movq={"block_out_channels": [64, 32, 96], "layers_per_block": 3, "num_vq_embeddings": 7},
+    ),
+    # Large enough for every kernel.
+    "small": size(
+        width=64,
+        tokens=32,
+        vocabulary=None,
+        merges=120,
+        text=tower(64, 3, 4, "gelu"),
+        image=tower(96, 3, 4, "gelu", hidden_size=96, image_size=64, patch_size=8),
+        prior={"num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 3},
+        context=48,
+        unet={
+            "sample_size": 32,
+            "block_out_channels": [32, 64, 96],
+            "layers_per_block": 2,
+            "attention_head_dim": 32,
+            "norm_num_groups": 8,
+        },
+        movq={"block_out_channels": [32, 64, 128], "layers_per_block": 2, "num_vq_embeddings": 100},
     ),
     # The published one.
     "full": size(

@@ -1,7 +1,7 @@
-//! Folders in diffusers' layout, damaged at random: refused or harmless, at once, and with no more
+//! Karlo's and Kandinsky's folders, damaged at random: refused or harmless, at once, and with no more
 //! memory than their files' size and a fixed allowance.
 //!
-//! 256 folders by default; `PROPTEST_CASES=1000000 cargo test … karlo_damage` tries more, and
+//! 256 of each by default; `PROPTEST_CASES=1000000 cargo test … damage` tries more, and
 //! `PROPTEST_RNG_SEED` others.
 
 use std::cell::Cell;
@@ -52,10 +52,11 @@ const NUMBERS: [&str; 16] = [
 #[test]
 fn damaged_folders_do_no_harm() {
     if std::env::var_os(CHILD).is_some() {
-        return damage_folders();
+        damage_folders(&karlo(), 32);
+        return damage_folders(&kandinsky(), 16);
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "karlo_damage::damaged_folders_do_no_harm", "--nocapture"])
+        .args(["--exact", "damage::damaged_folders_do_no_harm", "--nocapture"])
         // glibc gives every thread a region of its own otherwise, which looks like memory in use
         .envs([(CHILD, "1"), ("MALLOC_ARENA_MAX", "1")])
         .output()
@@ -189,8 +190,8 @@ fn replace(
     }
 }
 
-/// A folder with every part that there can be, one of them in shards, and noise for it.
-fn whole() -> Karlo {
+/// Karlo with every part that there can be, one of them in shards, and noise for it.
+fn karlo() -> Karlo {
     let model = Karlo::new("tiny");
     for folder in ["image_encoder", "feature_extractor"] {
         fs::create_dir(model.path(folder)).unwrap();
@@ -208,12 +209,20 @@ fn whole() -> Karlo {
     model
 }
 
-fn damage_folders() {
-    let model = whole();
+/// Kandinsky, and noise for it.
+fn kandinsky() -> Karlo {
+    let model = Karlo::new("../kandinsky/model");
+    let noise = fixture("../kandinsky/text.noise.safetensors");
+    fs::copy(noise, model.path("noise.safetensors")).unwrap();
+    model
+}
+
+/// `side` is that of its pictures.
+fn damage_folders(model: &Karlo, side: usize) {
     let names = files(&model.path(""));
     let good: Vec<Vec<u8>> = names.iter().map(|name| fs::read(model.path(name)).unwrap()).collect();
     let size = good.iter().map(Vec::len).sum::<usize>() as u64;
-    use_model(&model.path("")).unwrap();
+    use_model(&model.path(""), side).unwrap();
 
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     let rng_seed = match config.rng_seed {
@@ -234,7 +243,7 @@ fn damage_folders() {
             changed.push(file);
         }
         let (before, folder) = (peak(), model.path(""));
-        let result = in_time(move || use_model(&folder));
+        let result = in_time(move || use_model(&folder, side));
         let more = peak() - before;
         for file in changed {
             fs::write(model.path(&names[file]), &good[file]).unwrap();
@@ -252,16 +261,19 @@ fn damage_folders() {
 }
 
 /// Everything that a folder is for, as long as it asks for pictures of its old size.
-fn use_model(folder: &Path) -> Result<(), Error> {
+fn use_model(folder: &Path, side: usize) -> Result<(), Error> {
     let noise = RecordedNoise::open(folder.join("noise.safetensors")).ok().map(Arc::new);
     let unclip = load(folder)?;
     drop(unclip.bundle().tokenizer.encode(&["a red circle!", "\u{1f600}", ""]));
-    if unclip.bundle().image_size() != 32 {
+    if unclip.bundle().image_size() != side {
         return Ok(());
     }
     let two = StageOptions::default().with_steps(2);
     let mut options = GenerateOptions::default().with_prior(two.clone());
-    options = options.with_decoder(two.clone()).with_upsampler(two);
+    options = options.with_decoder(two.clone());
+    if !unclip.bundle().upsamplers.is_empty() {
+        options = options.with_upsampler(two);
+    }
     options.noise = noise;
     unclip.text_to_images(&["a", "b!"], &options)?;
     (options.prior, options.noise) = (StageOptions::default(), None);
