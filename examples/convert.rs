@@ -21,13 +21,16 @@ use unclip::{Bundle, OpenOptions, Precision};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Folder of a model: this project's layout, diffusers' or Karlo's own
+    /// Folder of a model: this project's layout, diffusers', Kandinsky's or Karlo's own
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    #[arg(long, value_name = "DIR")]
+    prior_model: Option<PathBuf>,
     /// Folder to write, which must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Layout to write: diffusers or native
+    /// Layout to write: diffusers (Karlo's), kandinsky or native
     #[arg(long, value_name = "NAME", default_value = "diffusers")]
     layout: String,
     /// Number format of the weights: f32, f16 or bf16
@@ -47,11 +50,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
-    let options = if arguments.as_diffusers {
-        OpenOptions { padding: Some(Padding::Exclamation), fit: Some(Fit::Crop), prior_model: None }
+    let (padding, fit) = if arguments.as_diffusers {
+        (Some(Padding::Exclamation), Some(Fit::Crop))
     } else {
-        OpenOptions::default()
+        (None, None)
     };
+    let options = OpenOptions { padding, fit, prior_model: arguments.prior_model.clone() };
     let bundle = Bundle::open_with(&arguments.model, &options)?;
     let device = unclip::device(&arguments.device)?;
     bundle.save(&arguments.layout, &arguments.out, arguments.precision, &device)?;

@@ -151,6 +151,40 @@ fn it_is_written_in_the_native_layout() {
     assert!(refused.unwrap_err().to_string().contains("channels"));
 }
 
+/// Written back as it was read, it has the same tensors, as the same bytes, and the same pictures.
+#[test]
+fn it_is_written_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("again");
+    let bundle = Bundle::open(fixture("model")).unwrap();
+    bundle.save("kandinsky", &out, Precision::F16, &device("flex").unwrap()).unwrap();
+    let weights = "diffusion_pytorch_model";
+    for (part, name) in [
+        ("decoder/unet", weights),
+        ("decoder/movq", weights),
+        ("prior/prior", weights),
+        ("prior/text_encoder", "model"),
+        ("prior/image_encoder", "model"),
+    ] {
+        let open = |folder: &Path| Weights::open_in(&folder.join(part), name).unwrap();
+        let (before, after) = (open(&fixture("model")), open(&out));
+        assert_eq!(before.keys(), after.keys(), "{part}");
+        assert_eq!(before.fingerprint().unwrap(), after.fingerprint().unwrap(), "{part}");
+        for key in before.keys() {
+            assert_eq!(before.dtype(&key), after.dtype(&key), "{part} {key}");
+        }
+    }
+    let again = Bundle::open(&out).unwrap();
+    assert_eq!(again.decoder.config(), bundle.decoder.config());
+    let of = |bundle: &Bundle| bundle.autoencoder.as_ref().unwrap().config().clone();
+    assert_eq!(of(&again), of(&bundle));
+    assert_eq!(again.prior().unwrap().config(), bundle.prior().unwrap().config());
+    let shapes = Bundle::shapes().unwrap();
+    let refused =
+        shapes.save("kandinsky", folder.path().join("x"), Precision::F16, &device("flex").unwrap());
+    assert!(refused.is_err() && !folder.path().join("x").exists());
+}
+
 /// What its decoder does not read, or a decoder of latents cannot do, is refused before any work.
 #[test]
 fn what_the_decoder_cannot_do_is_refused() {

@@ -67,10 +67,10 @@ impl Target<'_> {
         Ok(path)
     }
 
-    /// Copies vocabulary and merges, which have the same place in all layouts that are written.
-    pub(super) fn copy_tokenizer(&self, bundle: &Bundle) -> Result<(), Error> {
+    /// Copies vocabulary and merges to a folder in it.
+    pub(super) fn copy_tokenizer(&self, bundle: &Bundle, folder: &str) -> Result<(), Error> {
         let (vocab, merges) = vocabulary_files(&bundle.words)?;
-        write_whole(&self.place("tokenizer/vocab.json")?, &vocab)?;
-        Ok(write_whole(&self.place("tokenizer/merges.txt")?, &merges)?)
+        write_whole(&self.place(&format!("{folder}/vocab.json"))?, &vocab)?;
+        Ok(write_whole(&self.place(&format!("{folder}/merges.txt"))?, &merges)?)
     }
 }

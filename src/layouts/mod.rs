@@ -93,8 +93,9 @@ impl Bundle {
         Self::of(Path::new("the bundled shapes model"), native::shapes()?)
     }
 
-    /// Writes the model as a new folder. `layout` is `native`, this crate's own, or `diffusers`,
-    /// whose `UnCLIPPipeline` opens it (`UnCLIPImageVariationPipeline` if the model has no prior).
+    /// Writes the model as a new folder. `layout` is `native`, this crate's own; `diffusers`, whose
+    /// `UnCLIPPipeline` opens it (`UnCLIPImageVariationPipeline` if the model has no prior); or
+    /// `kandinsky`, two folders that its pipelines of Kandinsky 2.2 open.
     ///
     /// The folder is written whole or not at all. Stages are loaded to `device` one after the
     /// other; nothing is computed there. Weights that were read in `format` come out as the same
@@ -117,7 +118,7 @@ impl Bundle {
         let known = known.filter(|known| known.is_written()).ok_or_else(|| {
             let written = LAYOUTS.iter().filter(|layout| layout.is_written());
             let written: Vec<_> = written.map(|layout| layout.name()).collect();
-            InvalidSetting::new("layout to write", format!("{layout:?}"), written.join(" or "))
+            InvalidSetting::new("layout to write", format!("{layout:?}"), written.join(", "))
         })?;
         let write = known.writer(self, format)?;
         write_folder(folder.as_ref(), |folder| write(&Target { folder, format, device }))

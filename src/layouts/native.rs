@@ -78,7 +78,7 @@ impl Layout for Native {
             return Err(InvalidSetting::new("model to write", found, expected).into());
         }
         Ok(Box::new(|target| {
-            target.copy_tokenizer(bundle)?;
+            target.copy_tokenizer(bundle, "tokenizer")?;
             write(&bundle.text_encoder, target)?;
             bundle.image_encoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.noised_image_encoder.iter().try_for_each(|stage| write(stage, target))?;

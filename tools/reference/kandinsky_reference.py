@@ -105,7 +105,7 @@ def run(pipelines, inputs, *, steps=(25, 100), guidance=(4.0, 4.0), negative=Non
 
     def text(result):
         # with guidance the prompts come second; negative prompts that are drawn follow them
-        half = len(result[0]) // 2
+        half = len(result[0]) // 2 if guidance[0] > 1 else 0
         pooled, tokens, mask = (value[half : half + rows] for value in result)
         trace.update({"text_encoder.pooled": pooled, "text_encoder.tokens": tokens, "text_encoder.mask": mask})
 

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use unclip_autoencoder::{AutoencoderConfig, Latents};
+use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
 
+use super::describe::DIFFUSERS;
+use super::described::require;
 use super::fields::Fields;
 use super::files::NETWORK;
 use super::stage;
@@ -16,6 +19,15 @@ const CODES: &str = "VQModel";
 /// What a latent of a codebook is multiplied with: Kandinsky's pipelines, the only ones that have
 /// one, do not multiply, whatever the field says.
 const UNSCALED: f64 = 1.0;
+
+/// Groups of norms that read the latent: no field says so.
+const SPATIAL_GROUPS: usize = 32;
+
+/// For each way, the field and the kinds of its blocks, without attention and with it.
+const WAYS: [(&str, &str, &str); 2] = [
+    ("down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+    ("up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
+];
 
 /// An autoencoder's folder.
 pub(in crate::layouts) fn autoencoder(
@@ -35,9 +47,8 @@ fn config(folder: &Path) -> Result<AutoencoderConfig, LoadError> {
     let scale: Option<f64> = fields.take_optional("scaling_factor")?;
     let latents = if is_kl { kl(&mut fields)? } else { codes(&mut fields, latent_channels)? };
     if let Latents::Codes { spatial_norm: true, .. } = latents
-        && norm_groups != 32
+        && norm_groups != SPATIAL_GROUPS
     {
-        // norms that read the latent have as many, and no field says so
         return Err(fields.error("norm_num_groups", norm_groups, "32, with norm_type spatial"));
     }
     fields.expect_all([
@@ -71,6 +82,42 @@ fn config(folder: &Path) -> Result<AutoencoderConfig, LoadError> {
     Ok(config)
 }
 
+/// The configuration of an autoencoder with a codebook.
+pub(in crate::layouts) fn described(config: &AutoencoderConfig) -> Result<Value, InvalidSetting> {
+    let Latents::Codes { n_codes, d_code, spatial_norm } = config.latents else {
+        let expected = "codes: diffusers' VQModel has no distributions";
+        return Err(InvalidSetting::new("latents", "kl", expected));
+    };
+    require("scaling_factor", config.scaling_factor, UNSCALED, CODES)?;
+    if spatial_norm {
+        require("norm_groups", config.norm_groups, SPATIAL_GROUPS, CODES)?;
+    }
+    let levels = config.block_out_channels.len();
+    let kinds = |way: usize| {
+        let (_, plain, attention) = WAYS[way];
+        let kind =
+            move |level| if config.attention && level + 1 == levels { attention } else { plain };
+        (0..levels).map(kind)
+    };
+    Ok(json!({
+        "_class_name": CODES,
+        "_diffusers_version": DIFFUSERS,
+        "act_fn": "silu",
+        "block_out_channels": config.block_out_channels,
+        "down_block_types": kinds(0).collect::<Vec<_>>(),
+        "in_channels": AutoencoderConfig::CHANNELS,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.num_res_blocks,
+        "norm_num_groups": config.norm_groups,
+        "norm_type": if spatial_norm { "spatial" } else { "group" },
+        "num_vq_embeddings": n_codes,
+        "out_channels": AutoencoderConfig::CHANNELS,
+        "sample_size": config.image_size,
+        "up_block_types": kinds(1).rev().collect::<Vec<_>>(),
+        "vq_embed_dim": d_code,
+    }))
+}
+
 fn kl(fields: &mut Fields) -> Result<Latents, LoadError> {
     fields.expect_all([
         ("use_quant_conv", json!(true)),
@@ -99,10 +146,6 @@ fn codes(fields: &mut Fields, latent_channels: usize) -> Result<Latents, LoadErr
 
 /// Whether the innermost level has attention: on both ways or on none.
 fn attention(fields: &mut Fields, levels: usize) -> Result<bool, LoadError> {
-    const WAYS: [(&str, &str, &str); 2] = [
-        ("down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
-        ("up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
-    ];
     let mut found = [false; 2];
     for (way, (name, plain, attention)) in WAYS.into_iter().enumerate() {
         let mut kinds: Vec<String> = fields.take(name)?;

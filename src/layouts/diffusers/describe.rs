@@ -17,10 +17,10 @@ use crate::{Bundle, Error};
 
 /// Version of diffusers whose fields are written. Later ones read them, with the defaults for
 /// what came after it.
-const DIFFUSERS: &str = "0.11.0";
+pub(in crate::layouts) const DIFFUSERS: &str = "0.11.0";
 
 /// Every configuration file of a model, but for the tokenizer's lists of tokens.
-pub(super) fn files(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Error> {
+pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Error> {
     let mut files = index(bundle)?;
     files.push(text_encoder(bundle, format)?);
     files.extend(tokenizer(bundle)?);
@@ -74,7 +74,7 @@ fn index(bundle: &Bundle) -> Result<Vec<File>, Error> {
     Ok(vec![(INDEX, parts)])
 }
 
-fn prior(bundle: &Bundle) -> Result<Vec<File>, Error> {
+pub(in crate::layouts) fn prior(bundle: &Bundle) -> Result<Vec<File>, Error> {
     const CLASS: &str = "PriorTransformer";
     let Some(files) = &bundle.prior else {
         return Ok(Vec::new());
@@ -175,7 +175,11 @@ fn upsampler(bundle: &Bundle) -> Result<[File; 3], Error> {
 }
 
 /// The fields that both U-Nets have.
-fn network(unet: &UNetConfig, blocks: &Blocks, image_size: usize) -> Result<Value, InvalidSetting> {
+pub(in crate::layouts) fn network(
+    unet: &UNetConfig,
+    blocks: &Blocks,
+    image_size: usize,
+) -> Result<Value, InvalidSetting> {
     require("unet.coordinates", unet.coordinates, false, blocks.class)?;
     require("unet.patch_size", unet.patch_size, 1, blocks.class)?;
     let levels = unet.levels();

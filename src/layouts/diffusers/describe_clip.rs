@@ -39,7 +39,7 @@ fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) 
     })
 }
 
-pub(super) fn text_encoder(bundle: &Bundle, format: Precision) -> Result<File, Error> {
+pub(in crate::layouts) fn text_encoder(bundle: &Bundle, format: Precision) -> Result<File, Error> {
     let TextEncoderConfig { vocab_size, context_length, d_embedding, transformer, logit_scale: _ } =
         bundle.text_encoder.config();
     let end =
@@ -56,7 +56,7 @@ pub(super) fn text_encoder(bundle: &Bundle, format: Precision) -> Result<File, E
 }
 
 /// The two files beside the lists of tokens.
-pub(super) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error> {
+pub(in crate::layouts) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error> {
     let pad = match bundle.tokenizer.padding() {
         Padding::Exclamation => "!",
         Padding::End => "<|endoftext|>",
@@ -101,7 +101,10 @@ pub(super) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error> {
 }
 
 /// The tower and its preprocessing, if there is one.
-pub(super) fn image_encoder(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Error> {
+pub(in crate::layouts) fn image_encoder(
+    bundle: &Bundle,
+    format: Precision,
+) -> Result<Vec<File>, Error> {
     let Some(files) = &bundle.image_encoder else {
         return Ok(Vec::new());
     };

@@ -8,16 +8,16 @@ use unclip_nn::checkpoint::LoadError;
 use crate::{Bundle, Error};
 
 /// A configuration file: its place in the folder, and what stands in it.
-pub(super) type File = (&'static str, Value);
+pub(in crate::layouts) type File = (&'static str, Value);
 
 /// The error for what diffusers cannot hold.
-pub(super) fn refused(bundle: &Bundle, stage: &str, error: InvalidSetting) -> Error {
+pub(in crate::layouts) fn refused(bundle: &Bundle, stage: &str, error: InvalidSetting) -> Error {
     let path = bundle.origin.join(stage);
     LoadError::Config { path, source: error }.into()
 }
 
 /// Refuses a field unless it has the only value that diffusers' class has.
-pub(super) fn require<T: PartialEq + Serialize>(
+pub(in crate::layouts) fn require<T: PartialEq + Serialize>(
     field: &str,
     found: T,
     expected: T,

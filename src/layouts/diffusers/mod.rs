@@ -15,13 +15,13 @@
 
 pub(super) mod autoencoder;
 pub(super) mod clip;
-mod describe;
-mod describe_clip;
-mod described;
+pub(super) mod describe;
+pub(super) mod describe_clip;
+pub(super) mod described;
 pub(super) mod fields;
 pub(super) mod files;
 pub(super) mod networks;
-mod write;
+pub(super) mod write;
 
 use std::path::{Path, PathBuf};
 

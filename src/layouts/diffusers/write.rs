@@ -8,7 +8,7 @@ use super::files::{MODEL, NETWORK};
 use crate::{Bundle, Error, Slot};
 
 /// Writes configurations, tokenizer and weights.
-pub(super) fn write(
+pub(in crate::layouts) fn write(
     bundle: &Bundle,
     configs: &[(&str, Value)],
     target: &Target<'_>,
@@ -16,7 +16,7 @@ pub(super) fn write(
     for (name, config) in configs {
         save_config(&target.place(name)?, config)?;
     }
-    target.copy_tokenizer(bundle)?;
+    target.copy_tokenizer(bundle, "tokenizer")?;
     stage(&bundle.text_encoder, target, &[("", "text_encoder", MODEL)])?;
     if let Some(image_encoder) = &bundle.image_encoder {
         stage(image_encoder, target, &[("", "image_encoder", MODEL)])?;
@@ -31,7 +31,7 @@ pub(super) fn write(
 }
 
 /// Writes a stage's weights in parts: how the keys of each begin, its folder, its file.
-fn stage<T: StageConfig>(
+pub(in crate::layouts) fn stage<T: StageConfig>(
     stage: &Slot<T>,
     target: &Target<'_>,
     parts: &[(&str, &str, &str)],

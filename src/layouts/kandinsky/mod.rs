@@ -12,11 +12,13 @@
 //! One folder with both as subfolders, of whatever names, is a model as well.
 
 mod scheduler;
+mod write;
 
 use std::path::{Path, PathBuf};
 
 use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
+use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
 
 use super::diffusers::autoencoder::autoencoder;
@@ -25,9 +27,9 @@ use super::diffusers::files::{INDEX, NETWORK};
 use super::diffusers::networks::{self, Defaults};
 use super::diffusers::{check_index, image_encoder, prior, required, stage, text};
 use super::hub;
-use super::layout::Layout;
+use super::layout::{Layout, Writer};
 use crate::bundle::{Parts, missing};
-use crate::{Error, OpenOptions, StageId};
+use crate::{Bundle, Error, OpenOptions, StageId};
 
 /// The pipelines of either folder.
 const DECODERS: [&str; 1] = ["KandinskyV22Pipeline"];
@@ -90,6 +92,15 @@ impl Layout for Kandinsky {
             upsamplers: Vec::new(),
         })
     }
+
+    fn is_written(&self) -> bool {
+        true
+    }
+
+    fn writer<'a>(&self, bundle: &'a Bundle, format: Precision) -> Result<Writer<'a>, Error> {
+        let configs = write::configs(bundle, format)?;
+        Ok(Box::new(move |target| write::write(bundle, &configs, target)))
+    }
 }
 
 /// The name of the pipeline that a folder is of, if it says so.
@@ -123,7 +134,7 @@ fn both(folder: &Path, options: &OpenOptions) -> Result<(PathBuf, PathBuf), Erro
     }
     if name.is_some() {
         let prior = prior.ok_or_else(|| {
-            let expected = "the folder of the prior, kandinsky-2-2-prior, beside the decoder's";
+            let expected = "the folder of the prior, kandinsky-2-2-prior, beside the decoder's (--prior-model)";
             InvalidSetting::new("prior model", "absent", expected)
         })?;
         return Ok((folder.into(), prior));

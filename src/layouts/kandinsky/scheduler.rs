@@ -4,12 +4,19 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use unclip_core::{
-    BetaSchedule, Ddim, Ddpm, DiffusionConfig, Parameterization, Spacing, VarianceType,
+    BetaSchedule, Ddim, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod,
+    Spacing, VarianceType,
 };
 use unclip_nn::checkpoint::LoadError;
 
+use crate::layouts::diffusers::describe::DIFFUSERS;
+use crate::layouts::diffusers::described::require;
 use crate::layouts::diffusers::fields::Fields;
 use crate::layouts::diffusers::networks::Defaults;
+
+/// The scheduler that is written, and what its network predicts.
+const CLASS: &str = "DDPMScheduler";
+const EPSILON: Parameterization = Parameterization::Epsilon;
 
 /// A `DDPMScheduler` or a `DDIMScheduler`.
 pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionConfig, LoadError> {
@@ -84,4 +91,49 @@ fn spacing(fields: &mut Fields) -> Result<Spacing, LoadError> {
         Some("trailing") => Ok(Spacing::Trailing),
         Some(other) => Err(fields.error("timestep_spacing", other, "\"leading\" or \"trailing\"")),
     }
+}
+
+/// The configuration of a `DDPMScheduler`.
+pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
+    let (rule, start, end) = match diffusion.beta_schedule {
+        BetaSchedule::Linear { start, end } => ("linear", start, end),
+        BetaSchedule::ScaledLinear { start, end } => ("scaled_linear", start, end),
+        BetaSchedule::SquaredCosine => ("squaredcos_cap_v2", 1e-4, 0.02),
+    };
+    let (spacing, offset) = match diffusion.spacing {
+        Spacing::Leading { offset } => ("leading", offset),
+        Spacing::Trailing => ("trailing", 0),
+        _ => {
+            let found = &diffusion.spacing;
+            let expected = "leading or trailing: diffusers' schedulers have no other here";
+            return Err(InvalidSetting::new("diffusion.spacing", found, expected));
+        }
+    };
+    require("diffusion.parameterization", diffusion.parameterization, EPSILON, CLASS)?;
+    require("diffusion.uncertainty", diffusion.uncertainty.as_ref(), None, CLASS)?;
+    require("diffusion.sampler", diffusion.sampler.to_string(), Ddpm.spelling(), CLASS)?;
+    require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, CLASS)?;
+    let variance = match diffusion.variance {
+        VarianceType::FixedSmall => "fixed_small",
+        VarianceType::FixedLarge => "fixed_large",
+        VarianceType::LearnedRange => "learned_range",
+        VarianceType::Learned => "learned",
+    };
+    let mut scheduler = json!({
+        "_class_name": CLASS,
+        "_diffusers_version": DIFFUSERS,
+        "beta_end": end,
+        "beta_schedule": rule,
+        "beta_start": start,
+        "clip_sample": diffusion.clamp.is_some(),
+        "num_train_timesteps": diffusion.num_train_timesteps,
+        "prediction_type": "epsilon",
+        "steps_offset": offset,
+        "timestep_spacing": spacing,
+        "variance_type": variance,
+    });
+    if let Some(range) = diffusion.clamp {
+        scheduler["clip_sample_range"] = json!(range);
+    }
+    Ok(scheduler)
 }

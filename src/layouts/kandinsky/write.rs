@@ -1,0 +1,110 @@
+//! Kandinsky 2.2 written as it is published: the folders `decoder` and `prior`.
+
+use serde_json::{Value, json};
+use unclip_core::InvalidSetting;
+use unclip_nn::Precision;
+use unclip_nn::checkpoint::save_config;
+
+use super::{IMAGE_TOKENS, LATENT_CHANNELS, scheduler};
+use crate::layouts::diffusers::autoencoder::described as autoencoder;
+use crate::layouts::diffusers::describe::{DIFFUSERS, network, prior};
+use crate::layouts::diffusers::describe_clip::{image_encoder, text_encoder, tokenizer};
+use crate::layouts::diffusers::described::{refused, require};
+use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
+use crate::layouts::diffusers::networks::DECODER_BLOCKS;
+use crate::layouts::diffusers::write::stage;
+use crate::layouts::layout::Target;
+use crate::{Bundle, Error};
+
+/// Every configuration file of a model, but for the tokenizer's lists of tokens.
+pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, Error> {
+    // a tower and a prior that are not there are named
+    bundle.image_encoder()?;
+    bundle.prior()?;
+    let mut files = vec![text_encoder(bundle, format)?];
+    files.extend(tokenizer(bundle)?);
+    files.extend(image_encoder(bundle, format)?);
+    files.extend(prior(bundle)?);
+    let mut all: Vec<(String, Value)> =
+        files.into_iter().map(|(name, value)| (in_prior(name), value)).collect();
+    all.extend(decoder(bundle).map_err(|error| refused(bundle, "decoder", error))?);
+    all.extend(index());
+    Ok(all)
+}
+
+/// Where a file of Karlo's layout lies in the prior's folder.
+fn in_prior(name: &str) -> String {
+    let name = name.replace("prior_scheduler", "scheduler");
+    format!("prior/{}", name.replace("feature_extractor", "image_processor"))
+}
+
+fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
+    const PIPELINE: &str = "KandinskyV22Pipeline";
+    let config = bundle.decoder.config();
+    let unet = &config.unet;
+    require("d_text", config.d_text, None, PIPELINE)?;
+    require("channels", config.channels, LATENT_CHANNELS, PIPELINE)?;
+    require("image_tokens", config.image_tokens, IMAGE_TOKENS, PIPELINE)?;
+    require("upsamplers", bundle.upsamplers.len(), 0, PIPELINE)?;
+    let Some(slot) = &bundle.autoencoder else {
+        let expected = "one: the decoder of this layout samples latents";
+        return Err(InvalidSetting::new("autoencoder", "absent", expected));
+    };
+    if unet.attention_resolutions.is_empty() {
+        let expected = "at least one: the middle of diffusers' decoder has attention";
+        return Err(InvalidSetting::new("unet.attention_resolutions", "[]", expected));
+    }
+    let mut network = network(unet, &DECODER_BLOCKS, unet.image_size)?;
+    network["addition_embed_type"] = json!("image");
+    network["cross_attention_dim"] = json!(unet.d_context);
+    network["encoder_hid_dim"] = json!(config.d_embedding);
+    network["encoder_hid_dim_type"] = json!("image_proj");
+    network["mid_block_type"] = json!(DECODER_BLOCKS.middle);
+    let files = [
+        ("decoder/unet/config.json", network),
+        ("decoder/scheduler/scheduler_config.json", scheduler::described(&config.diffusion)?),
+        ("decoder/movq/config.json", autoencoder(slot.config())?),
+    ];
+    Ok(files.map(|(name, value)| (name.into(), value)).into())
+}
+
+fn index() -> [(String, Value); 2] {
+    let decoder = json!({
+        "_class_name": "KandinskyV22Pipeline",
+        "_diffusers_version": DIFFUSERS,
+        "movq": ["diffusers", "VQModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+    });
+    let prior = json!({
+        "_class_name": "KandinskyV22PriorPipeline",
+        "_diffusers_version": DIFFUSERS,
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "image_processor": ["transformers", "CLIPImageProcessor"],
+        "prior": ["diffusers", "PriorTransformer"],
+        "scheduler": ["diffusers", "UnCLIPScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+    });
+    [(format!("decoder/{INDEX}"), decoder), (format!("prior/{INDEX}"), prior)]
+}
+
+/// Writes configurations, tokenizer and weights.
+pub(super) fn write(
+    bundle: &Bundle,
+    configs: &[(String, Value)],
+    target: &Target<'_>,
+) -> Result<(), Error> {
+    for (name, config) in configs {
+        save_config(&target.place(name)?, config)?;
+    }
+    target.copy_tokenizer(bundle, "prior/tokenizer")?;
+    stage(&bundle.text_encoder, target, &[("", "prior/text_encoder", MODEL)])?;
+    stage(bundle.image_encoder()?, target, &[("", "prior/image_encoder", MODEL)])?;
+    stage(bundle.prior()?, target, &[("", "prior/prior", NETWORK)])?;
+    stage(&bundle.decoder, target, &[("unet.", "decoder/unet", NETWORK)])?;
+    bundle
+        .autoencoder
+        .iter()
+        .try_for_each(|slot| stage(slot, target, &[("", "decoder/movq", NETWORK)]))
+}
