@@ -73,6 +73,7 @@ pub use edit::Subject;
 pub use error::Error;
 pub use event::{Event, Observer};
 pub use latents::Latents;
+pub use layouts::open_autoencoder;
 pub use manipulate::SHARE;
 pub use options::{GenerateOptions, MAX_IMAGES, Settings};
 pub use pictures::{
@@ -94,6 +95,7 @@ pub use vary::Variation;
 
 pub use burn::tensor::{Device, Tensor};
 pub use image::RgbImage;
+pub use unclip_autoencoder as autoencoder;
 pub use unclip_clip as clip;
 pub use unclip_core::{
     AnalyticDpm, Belm, BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting,

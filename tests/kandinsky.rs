@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use unclip::decoder::Condition;
+use unclip::unclip_core::image::to_tensor;
 use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
 use unclip::unclip_nn::checkpoint::Weights;
 use unclip::{
@@ -126,6 +127,28 @@ fn decoder_and_prior_may_lie_apart() {
         Bundle::open_with(fixture("model/decoder"), &with(folder)),
         &["model_index.json", "_class_name is UnCLIPPipeline", "KandinskyV22PriorPipeline"],
     );
+}
+
+/// Reachable alone, from its own folder or its model's, and in tiles.
+#[test]
+fn the_autoencoder_is_opened_alone() {
+    let flex = device("flex").unwrap();
+    let print = |folder: &str| {
+        let slot = unclip::open_autoencoder(fixture(folder)).unwrap();
+        slot.fingerprint().unwrap().to_string()
+    };
+    assert_eq!(print("model/decoder/movq"), print("model/decoder"));
+    let slot = unclip::open_autoencoder(fixture("model/decoder")).unwrap();
+    let autoencoder = slot.load(&flex).unwrap();
+    let picture = read_picture(fixture("../karlo/wide.png")).unwrap();
+    let picture = image::imageops::crop_imm(&picture, 0, 0, 40, 26).to_image();
+    let latents = autoencoder.encode(to_tensor(&[picture], &flex)).mean;
+    assert_eq!(latents.dims(), [1, 4, 13, 20]);
+    let tiling = unclip::autoencoder::Tiling::new(8).unwrap();
+    assert_eq!(autoencoder.decode_tiled(latents, tiling).dims(), [1, 3, 26, 40]);
+    refused(unclip::open_autoencoder(fixture("model/decoder/unet")), &["_class_name", "VQModel"]);
+    refused(unclip::open_autoencoder(fixture("model")), &["config.json"]);
+    refused(unclip::open_autoencoder("nowhere"), &["nowhere"]);
 }
 
 /// Written in this project's own layout, in the types that it has, it is the same model.

@@ -7,14 +7,15 @@ mod clip_names;
 mod hub;
 mod layout;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use unclip_autoencoder::AutoencoderConfig;
 use unclip_core::InvalidSetting;
 use unclip_nn::Precision;
-use unclip_nn::checkpoint::{LoadError, write_folder};
+use unclip_nn::checkpoint::{LoadError, StageFiles, write_folder};
 
-use crate::{Bundle, Error, OpenOptions};
+use crate::{Bundle, Error, OpenOptions, Slot, StageId};
 use layout::{Layout, Target};
 
 /// Every layout. The last recognizes every folder.
@@ -26,6 +27,41 @@ macro_rules! layouts {
 }
 
 layouts!(kandinsky::Kandinsky, diffusers::Diffusers, karlo::Karlo, native::Native);
+
+/// Opens an autoencoder on its own: its folder (`movq`, `vae`, or `autoencoder` in this crate's own
+/// layout), or that of a model which has one of these.
+///
+/// # Example
+/// ```no_run
+/// use unclip::unclip_core::image::{to_rgb, to_tensor};
+/// use unclip::{device, open_autoencoder, read_picture};
+///
+/// let device = device("flex")?;
+/// let autoencoder = open_autoencoder("kandinsky-2-2-decoder")?.load(&device)?;
+/// let picture = to_tensor(&[read_picture("picture.png")?], &device);
+/// let latents = autoencoder.encode(picture).mean;
+/// to_rgb(autoencoder.decode(latents))[0].save("again.png")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// A folder without an autoencoder; files that are missing or damaged.
+pub fn open_autoencoder(folder: impl AsRef<Path>) -> Result<Slot<AutoencoderConfig>, Error> {
+    let folder = folder.as_ref();
+    let snapshot = hub::snapshot(folder)?;
+    let folder = snapshot.as_deref().unwrap_or(folder);
+    let inside = ["movq", "vae", "autoencoder"].map(|name| folder.join(name));
+    let path = inside.iter().find(|path| path.is_dir()).map_or(folder, PathBuf::as_path);
+    if !path.is_dir() {
+        return Err(no_folder(path));
+    }
+    let files = if diffusers::autoencoder::is_of_diffusers(path) {
+        diffusers::autoencoder::autoencoder(path)?
+    } else {
+        StageFiles::open(path)?
+    };
+    Ok(Slot::new(StageId::Autoencoder, files))
+}
 
 impl Bundle {
     /// Opens a model's folder.

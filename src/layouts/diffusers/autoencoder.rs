@@ -9,7 +9,7 @@ use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
 
 use super::describe::DIFFUSERS;
 use super::described::require;
-use super::fields::Fields;
+use super::fields::{ABSENT, Fields};
 use super::files::NETWORK;
 use super::stage;
 
@@ -28,6 +28,12 @@ const WAYS: [(&str, &str, &str); 2] = [
     ("down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
     ("up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
 ];
+
+/// Whether a folder is of a network of diffusers: its configuration names a class.
+pub(in crate::layouts) fn is_of_diffusers(folder: &Path) -> bool {
+    let fields = Fields::read(&folder.join("config.json"), None);
+    fields.is_ok_and(|fields| fields.class() != ABSENT)
+}
 
 /// An autoencoder's folder.
 pub(in crate::layouts) fn autoencoder(

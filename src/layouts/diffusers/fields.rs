@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, load_config};
 
+/// The name of the class where none is named.
+pub(in crate::layouts) const ABSENT: &str = "absent";
+
 /// A JSON object whose every field must be accounted for: one that nothing reads might change what
 /// the network computes.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ impl Fields {
         classes: Option<&[&str]>,
     ) -> Result<Self, LoadError> {
         let rest: Map<String, Value> = load_config(path)?;
-        let class = rest.get("_class_name").and_then(Value::as_str).unwrap_or("absent").to_string();
+        let class = rest.get("_class_name").and_then(Value::as_str).unwrap_or(ABSENT).to_string();
         let mut fields = Self { path: path.into(), class, rest };
         let class = fields.class();
         if let Some(classes) = classes.filter(|classes| !classes.contains(&class)) {
