@@ -1,7 +1,7 @@
 //! A picture to its latents and back: what an autoencoder alone keeps of it.
 //!
 //! ```text
-//! cargo run --release --example autoencode -- picture.png --model kandinsky-2-2-decoder --out again.png
+//! cargo run --release --example autoencode -- picture.png --model kandinsky-2-2-decoder
 //! ```
 
 #[path = "shared/apart.rs"]
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use unclip::autoencoder::Tiling;
+use unclip::autoencoder::{Latents, Tiling};
 use unclip::image::imageops::crop_imm;
 use unclip::unclip_core::image::{psnr, to_rgb, to_tensor};
 use unclip::{Precision, ReadOptions, open_autoencoder, write_picture};
@@ -51,11 +51,14 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, model, out, quantize, tiles, device, precision } = arguments;
     let (name, tiling) = (picture.display(), tiles.map(Tiling::new).transpose()?);
-    apart::check_apart([out.as_path()].into_iter(), &[picture], Some(model))?;
+    apart::check_apart([out.as_path()].into_iter(), &[picture], &[Some(model)])?;
     unclip::unclip_nn::checkpoint::check_place(out)?;
     let read = ReadOptions::default().read(picture)?;
     read.left_out.iter().for_each(|it| console::note(format_args!("{name}: {it}")));
     let slot = open_autoencoder(model)?;
+    if *quantize && slot.config().latents == Latents::Kl {
+        return Err("--quantize: this autoencoder has no codebook".into());
+    }
     let factor = slot.config().factor() as u32;
     let [width, height] = [read.image.width(), read.image.height()].map(|n| n / factor * factor);
     if width * height == 0 {
@@ -74,11 +77,8 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
         Some(tiling) => autoencoder.encode_tiled(pixels, tiling).mean,
         None => autoencoder.encode(pixels).mean,
     };
-    let latents = if *quantize {
-        autoencoder.quantized(latents).ok_or("--quantize: this autoencoder has no codebook")?
-    } else {
-        latents
-    };
+    let latents =
+        if *quantize { autoencoder.quantized(latents).ok_or("no codebook")? } else { latents };
     let again = match tiling {
         Some(tiling) => autoencoder.decode_tiled(latents, tiling),
         None => autoencoder.decode(latents),

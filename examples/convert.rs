@@ -30,9 +30,10 @@ struct Arguments {
     /// Folder to write, which must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Layout to write: diffusers (Karlo's), kandinsky or native
-    #[arg(long, value_name = "NAME", default_value = "diffusers")]
-    layout: String,
+    /// Layout to write: diffusers (of Karlo and models like it), kandinsky or native [default:
+    /// diffusers, or kandinsky for a decoder that reads no captions]
+    #[arg(long, value_name = "NAME")]
+    layout: Option<String>,
     /// Number format of the weights: f32, f16 or bf16
     #[arg(long, value_name = "FORMAT", default_value_t)]
     precision: Precision,
@@ -58,12 +59,15 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let options = OpenOptions { padding, fit, prior_model: arguments.prior_model.clone() };
     let bundle = Bundle::open_with(&arguments.model, &options)?;
     let device = unclip::device(&arguments.device)?;
-    bundle.save(&arguments.layout, &arguments.out, arguments.precision, &device)?;
+    let reads_captions = bundle.decoder.config().reads_captions();
+    let usual = if reads_captions { "diffusers" } else { "kandinsky" };
+    let layout = arguments.layout.as_deref().unwrap_or(usual);
+    bundle.save(layout, &arguments.out, arguments.precision, &device)?;
     let beside = [
         bundle.prior.as_ref().and(bundle.ar_prior.as_ref()).map(|it| it.id()),
         bundle.noised_image_encoder.as_ref().map(|it| it.id()),
     ];
-    if arguments.layout == "diffusers" {
+    if layout != "native" {
         for stage in beside.into_iter().flatten() {
             console::note(format_args!("left out, as the layout has no place for it: {stage}"));
         }

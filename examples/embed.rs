@@ -46,7 +46,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let Arguments { folder, out, clip } = arguments;
     let files = pictures_in(folder)?;
     let inputs: Vec<_> = files.iter().map(PathBuf::as_path).collect();
-    check_apart([out.as_path()].into_iter(), &inputs, clip.model.as_deref())?;
+    check_apart([out.as_path()].into_iter(), &inputs, &[clip.model.as_deref()])?;
     check_place(out)?;
     let unclip = clip.open()?;
     let gallery = embedded(&unclip, &files)?;

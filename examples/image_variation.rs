@@ -152,12 +152,12 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         many: false,
         was_sheet,
         others: Vec::new(),
-        model: None,
+        models: [None; 2],
         inputs: paths.iter().chain(&arguments.choice.gallery).map(PathBuf::as_path).collect(),
     };
     let (device, Color(background)) = (common.device()?, arguments.background);
     let options = ReadOptions::default().with_background(background);
-    let images = paths.iter().map(|path| read(path, &options, &bundle, &device));
+    let images = paths.iter().map(|path| read(path, &options, (&bundle, &device), arguments.eta));
     let images = images.collect::<Result<Vec<_>, _>>()?;
     let together = if common.is_one_batch() { images.len() } else { 1 };
     let reused = images.len() > together || was_sheet || arguments.eta.is_some();
@@ -188,8 +188,8 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
 fn read(
     path: &Path,
     options: &ReadOptions,
-    bundle: &Bundle,
-    device: &Device,
+    (bundle, device): (&Bundle, &Device),
+    eta: Option<f64>,
 ) -> Result<RgbImage, AnyError> {
     let name = path.display();
     let picture = options.read(path)?;
@@ -201,7 +201,8 @@ fn read(
     if let Some(cropped) = cropped {
         console::note(format_args!("{name}: {cropped}"));
     }
-    Ok(image)
+    // what the noise is found of may be larger than what CLIP sees
+    Ok(if eta.is_some() { picture.image } else { image })
 }
 
 /// Variations that start from the pictures' own noise: all of the first picture, then of the next.
@@ -225,7 +226,8 @@ fn from_noise(
         varied.push(work.show(|unclip| unclip.reimagine(&image, variation, &options))?);
     }
     let latents = work.show(|unclip| unclip.invert(images, &decoder))?;
-    let latents = latents.with_caption(variation.caption);
+    let reads_captions = work.unclip.bundle().decoder.config().reads_captions();
+    let latents = if reads_captions { latents.with_caption(variation.caption) } else { latents };
     options.decoder = decoder.with_sampler(Ddim { eta });
     // the embeddings are made
     options.prior = StageOptions::default();

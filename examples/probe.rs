@@ -43,7 +43,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, components, common } = arguments;
     let studio = common.open("probe.png", components.len(), &[picture], &[])?;
-    let width = studio.unclip.bundle().prior()?.config().d_embedding as f64;
+    let prior = studio.unclip.bundle().prior()?.config();
+    if !prior.principal_components {
+        let expected = "a model whose prior whitens along principal components";
+        let found = studio.unclip.bundle().name();
+        return Err(InvalidSetting::new("model", found, expected).into());
+    }
+    let width = prior.d_embedding as f64;
     components
         .iter()
         .try_for_each(|&k| InvalidSetting::check_range("components", k as f64, 1.0, width))?;

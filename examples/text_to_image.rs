@@ -69,7 +69,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         many: arguments.prompts.is_some(),
         was_sheet,
         others: Vec::new(),
-        model: None,
+        models: [None; 2],
         inputs: [&arguments.prompts, &arguments.choice.gallery]
             .into_iter()
             .filter_map(Option::as_deref)

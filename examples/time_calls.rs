@@ -34,7 +34,7 @@ use serde_json::json;
 use unclip::decoder::Condition;
 use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
 use unclip::unclip_nn::checkpoint::StageConfig;
-use unclip::{Bundle, GenerateOptions, Precision, Residency, Slot, StageId, UnClip};
+use unclip::{Bundle, GenerateOptions, OpenOptions, Precision, Residency, Slot, StageId, UnClip};
 
 use console::AnyError;
 
@@ -46,7 +46,11 @@ struct Arguments {
     /// built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// prior, decoder, autoencoder, upsampler.0, upsampler.1, …; or picture: one call makes whole pictures
+    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    #[arg(long, value_name = "DIR", requires = "model")]
+    prior_model: Option<PathBuf>,
+    /// prior, decoder, autoencoder, upsampler.0, upsampler.1, …; or picture: one call makes whole
+    /// pictures
     #[arg(long)]
     stage: String,
     /// Rows of a call; guidance takes two for each picture
@@ -86,7 +90,10 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         return Err(format!("--batch is {}, expected 1 to 4096", arguments.batch).into());
     }
     let bundle = match &arguments.model {
-        Some(folder) => Bundle::open(folder)?,
+        Some(folder) => {
+            let prior_model = arguments.prior_model.clone();
+            Bundle::open_with(folder, &OpenOptions { prior_model, ..OpenOptions::default() })?
+        }
         None => Bundle::shapes()?,
     };
     check_side(arguments, &bundle)?;
@@ -126,7 +133,11 @@ fn check_side(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
                     if factor.is_multiple_of(multiple) { factor } else { factor * multiple }
                 }
             };
-            if side > 0 && side <= 8192 && side.is_multiple_of(multiple) {
+            let factor = match (stage, &bundle.autoencoder) {
+                ("decoder" | "autoencoder", Some(slot)) => slot.config().factor(),
+                _ => 1,
+            };
+            if (1..=8192 / factor).contains(&side) && side.is_multiple_of(multiple) {
                 return Ok(());
             }
             format!("a multiple of {multiple}, at most 8192")
@@ -216,7 +227,7 @@ fn low_side(arguments: &Arguments, bundle: &Bundle, place: usize) -> usize {
     let factor = |place: usize| bundle.upsamplers[place].config().factor;
     match arguments.side {
         Some(side) => (side / factor(place)).max(1),
-        None => bundle.decoder.config().unet.image_size * (0..place).map(factor).product::<usize>(),
+        None => bundle.small_size() * (0..place).map(factor).product::<usize>(),
     }
 }
 

@@ -57,7 +57,7 @@ struct Arguments {
     minutes: Option<f64>,
     /// Train nothing: measure what the predictions of the bundle's prior leave open, and store it in
     /// the prior's config.json, where the sampler analytic_dpm reads it
-    #[arg(long, conflicts_with_all = ["steps", "batch", "learning_rate", "from", "minutes"])]
+    #[arg(long, conflicts_with_all = ["stage", "steps", "batch", "learning_rate", "from", "minutes"])]
     measure_uncertainty: bool,
     /// Seconds between two checkpoints
     #[arg(long, default_value_t = 120)]

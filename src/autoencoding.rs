@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use burn::tensor::Tensor;
-use unclip_core::{ImageEmbedding, InvalidSetting};
+use burn::tensor::{Bool, Tensor};
+use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 
 use crate::finite::finite;
 use crate::{Bundle, Error, Run, StageCost, StageId, StageOptions};
@@ -11,6 +11,9 @@ use crate::{Bundle, Error, Run, StageCost, StageId, StageOptions};
 impl Run<'_> {
     /// Pictures of what the decoder sampled, `[batch, 3, height, width]` in [−1, 1]: through the
     /// autoencoder, of a model that has one.
+    ///
+    /// # Shapes
+    /// - `sample`: `[batch, channels, height, width]`, the decoder's channels
     ///
     /// # Errors
     /// Weights that cannot be read; values that are not finite.
@@ -20,8 +23,9 @@ impl Run<'_> {
             Some(slot) => {
                 let (autoencoder, loading) = slot.network(self.placement)?;
                 let start = Instant::now();
-                let pictures = autoencoder.decode(sample.clone()).clamp(-1.0, 1.0);
-                let pictures = finite(slot.id(), pictures)?;
+                // a limit would hide what is not finite
+                let pictures = finite(slot.id(), autoencoder.decode(sample.clone()))?;
+                let pictures = pictures.clamp(-1.0, 1.0);
                 self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &autoencoder));
                 self.trace.latent = Some(sample);
                 pictures
@@ -32,7 +36,8 @@ impl Run<'_> {
     }
 
     /// What the decoder would have to sample for pictures, `[batch, 3, height, width]` in [−1, 1]:
-    /// the most probable latents, of a model that has an autoencoder.
+    /// the most probable latents, of a model that has an autoencoder. Sides are multiples of its
+    /// factor.
     ///
     /// # Errors
     /// Weights that cannot be read; values that are not finite.
@@ -52,20 +57,47 @@ impl Run<'_> {
         if let Some(drawn) = &self.negative_drawn {
             return Ok(drawn.clone());
         }
-        let slot = self.bundle.image_encoder()?;
-        let side = slot.config().image_size;
-        let (tower, loading) = slot.network(self.placement)?;
-        let start = Instant::now();
-        let image = tower.forward(Tensor::zeros([1, 3, side, side], &self.placement.device));
-        self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &tower));
-        let image = ImageEmbedding(finite(slot.id(), image.0)?).repeat_rows(self.seeds.len());
-        self.negative_drawn = Some(image.clone());
-        Ok(image)
+        if !self.negative_prompt.is_empty() {
+            let expected = "none: the decoder of this model reads no captions, and no prior has \
+                            drawn an embedding of it in this run";
+            let found = format!("{:?}", self.negative_prompt);
+            return Err(InvalidSetting::new("negative prompt", found, expected).into());
+        }
+        let blank = match self.blank.take() {
+            Some(blank) => blank,
+            None => {
+                let slot = self.bundle.image_encoder()?;
+                let side = slot.config().image_size;
+                let (tower, loading) = slot.network(self.placement)?;
+                let start = Instant::now();
+                let image =
+                    tower.forward(Tensor::zeros([1, 3, side, side], &self.placement.device));
+                self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &tower));
+                ImageEmbedding(finite(slot.id(), image.0)?)
+            }
+        };
+        Ok(self.blank.insert(blank).repeat_rows(self.seeds.len()))
+    }
+
+    /// A caption for the decoder alone, one row for each seed: without the text tower, if the
+    /// decoder reads none.
+    pub(crate) fn decoder_caption(&mut self, caption: &str) -> Result<TextEmbedding, Error> {
+        let rows = self.seeds.len();
+        if self.bundle.decoder.config().reads_captions() {
+            return Ok(self.encode(&[caption])?.repeat_rows(rows));
+        }
+        let (config, device) = (self.bundle.text_encoder.config(), &self.placement.device);
+        Ok(TextEmbedding {
+            pooled: Tensor::zeros([rows, config.d_embedding], device),
+            tokens: Tensor::zeros([rows, 1, config.transformer.d_model], device),
+            mask: Tensor::<2, Bool>::full([rows, 1], true, device),
+        })
     }
 
     /// Whether the prior has to draw an embedding of the negative prompt as well.
     pub(crate) fn draws_negative(&self) -> bool {
-        !self.bundle.decoder.config().reads_captions() && !self.negative_prompt.is_empty()
+        let reads = self.bundle.decoder.config().reads_captions();
+        self.wants_negative && !reads && !self.negative_prompt.is_empty()
     }
 }
 
@@ -88,7 +120,7 @@ impl Bundle {
         match decoder.image_guidance {
             Some(scale) if !self.decoder.config().reads_captions() => {
                 let expected = "absent: the decoder of this model reads no captions beside it";
-                Err(InvalidSetting::new("image guidance", scale, expected))
+                Err(InvalidSetting::new("guidance of caption and picture apart", scale, expected))
             }
             _ => Ok(()),
         }

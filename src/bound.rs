@@ -18,6 +18,8 @@ pub struct Bound<'a, T: StageConfig, const D: usize> {
     pub(crate) shape: [usize; D],
     /// Its place in [`Run::costs`](crate::Run::costs).
     pub(crate) cost: usize,
+    /// Whether its samples can be shown.
+    pub(crate) has_preview: bool,
 }
 
 impl<T: StageConfig, const D: usize> Bound<'_, T, D> {
@@ -53,7 +55,8 @@ pub(crate) struct Listened<'a, const D: usize> {
 #[expect(private_bounds, reason = "the two public traits in one word")]
 impl<T: Diffuses<D>, const D: usize> Bound<'_, T, D> {
     pub(crate) fn listened(&self) -> Listened<'_, D> {
-        let preview = Box::new(|x_0: &Tensor<D>| self.config.preview(x_0));
+        let shown = |x_0: &Tensor<D>| self.config.preview(x_0).filter(|_| self.has_preview);
+        let preview = Box::new(shown);
         Listened { stage: self.stage, cost: self.cost, preview }
     }
 }

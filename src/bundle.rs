@@ -11,6 +11,7 @@ use unclip_clip::{
     Fit, ImageEncoderConfig, NoisedImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer,
 };
 use unclip_core::InvalidSetting;
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::Placement;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
@@ -21,9 +22,6 @@ use crate::{Error, Slot, StageId};
 
 /// Largest side of a picture, in pixels.
 const MAX_SIDE: usize = 1 << 13;
-
-/// Channels of a picture.
-const PICTURE_CHANNELS: usize = 3;
 
 /// An opened model, checked to be complete and consistent.
 #[derive(Debug)]
@@ -277,11 +275,15 @@ impl Bundle {
 
     /// Checks that what the decoder samples becomes a picture.
     fn check_autoencoder(&self) -> Result<(), Error> {
+        let sampled = self.decoder.config().channels;
         let made = match self.autoencoder.as_ref().map(Slot::config) {
             Some(config) => config.stored_channels(),
+            None if sampled != PICTURE_CHANNELS => {
+                return Err(missing(&self.origin, StageId::Autoencoder));
+            }
             None => PICTURE_CHANNELS,
         };
-        let (expected, found) = (self.decoder.config().channels.to_string(), made.to_string());
+        let (expected, found) = (sampled.to_string(), made.to_string());
         agree(StageId::Decoder, &expected, StageId::Autoencoder, &found, "channels")
     }
 

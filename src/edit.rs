@@ -39,7 +39,7 @@ impl UnClip {
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image) and [`image_variation`](Self::image_variation), as
     /// far as the subject asks for it; a mask of another size than the picture, or with white
-    /// beyond the square; a decoder's sampler other than DDPM, DDIM and Heun; recorded noise.
+    /// beyond the square; a decoder's sampler that may remember steps; recorded noise.
     pub fn inpaint(
         &self,
         (picture, mask): (&RgbImage, &GrayImage),
@@ -88,7 +88,7 @@ impl Observed<'_> {
         let settings = subject.settings(options, unclip)?;
         let steps = settings.steps() - settings.decoder.steps;
         let steps = steps + resampling.calls(settings.decoder.steps);
-        let made_by = subject.made_by(unclip, &settings)?;
+        let made_by = subject.made_by(unclip, (options, &settings))?;
         let mut run = self.start(&seeds, options, steps);
         let condition = subject.condition(&mut run, unclip, &settings)?;
         let device = unclip.device();
@@ -136,7 +136,7 @@ impl Observed<'_> {
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
         let steps = ((strength * settings.decoder.steps as f64).round() as usize).max(1);
-        let made_by = subject.made_by(unclip, &settings)?;
+        let made_by = subject.made_by(unclip, (options, &settings))?;
         let total = settings.steps() - settings.decoder.steps + steps;
         let side = unclip.bundle.small_size() as u32;
         let small = bicubic_8bit(&Square::of(picture).cut(picture), side, side);
@@ -166,9 +166,14 @@ impl Subject<'_> {
         matches!(self, Self::Caption(_))
     }
 
-    fn made_by(&self, unclip: &UnClip, settings: &Settings) -> Result<MadeBy, Error> {
+    fn made_by(
+        &self,
+        unclip: &UnClip,
+        (options, settings): (&GenerateOptions, &Settings),
+    ) -> Result<MadeBy, Error> {
         let precision = unclip.placement.precision;
-        MadeBy::of(&unclip.bundle, precision, !self.has_caption(), settings)
+        let sees = !self.has_caption() || settings.leads_from_blank(options, &unclip.bundle);
+        MadeBy::of(&unclip.bundle, precision, sees, settings)
     }
 
     /// The settings, without those of stages that have no part in it.
@@ -194,7 +199,12 @@ impl Subject<'_> {
         settings: &Settings,
     ) -> Result<Condition, Error> {
         let rows = run.seeds.len();
-        let text = run.encode(&[self.caption()])?.repeat_rows(rows);
+        run.wants_negative = settings.decoder.is_guided();
+        let text = if self.has_caption() {
+            run.encode(&[self.caption()])?.repeat_rows(rows)
+        } else {
+            run.decoder_caption(self.caption())?
+        };
         let image = match (self, &settings.prior) {
             (Self::Picture(picture) | Self::Both(_, picture), _) => {
                 check_pictures(std::slice::from_ref(picture))?;

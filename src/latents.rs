@@ -21,7 +21,7 @@ use crate::{Bundle, Error, StageSettings, Start};
 pub struct Latents {
     /// z_i: `[batch, d_embedding]`.
     pub image: ImageEmbedding,
-    /// x_T: `[batch, 3, side, side]`, the decoder's side.
+    /// x_T: `[batch, channels, side, side]`, the decoder's.
     pub start: Start<4>,
     /// The decoder's steps to which the start belongs.
     pub settings: StageSettings,

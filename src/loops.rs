@@ -10,7 +10,7 @@ use unclip_core::{
 
 use crate::bound::{Diffuses, Listened};
 use crate::finite::finite;
-use crate::{Bound, Error, Event, Run, Slot, StageCost, StageSettings, Start};
+use crate::{Bound, Error, Event, Run, Slot, StageCost, StageId, StageSettings, Start};
 
 impl<'a> Run<'a> {
     pub(crate) fn bind<T: Diffuses<D>, const D: usize>(
@@ -21,6 +21,7 @@ impl<'a> Run<'a> {
         null: Option<&T::Null>,
     ) -> Result<Bound<'a, T, D>, Error> {
         let config = slot.config();
+        settings.sampler.suits(&config.diffusion().variances())?;
         let (network, loading) = slot.network(self.placement)?;
         let start = Instant::now();
         let StageSettings { guidance_scale: scale, image_guidance: image_scale, .. } = *settings;
@@ -38,6 +39,7 @@ impl<'a> Run<'a> {
             settings: settings.clone(),
             shape: config.sample_shape(condition),
             cost: self.costs.len() - 1,
+            has_preview: slot.id() != StageId::Decoder || self.bundle.autoencoder.is_none(),
         })
     }
 
@@ -64,7 +66,9 @@ impl<'a> Run<'a> {
         let draws = if kind.draws_noise() && x_prev.is_none() { schedule.len() - 1 } else { 0 };
         let mut noise: Box<dyn NoiseSource> = match self.noise {
             None => Box::new(SeededNoise::new(&self.seeds, bound.stage.noise_stream())),
-            Some(recorded) => Box::new(recorded.stage(bound.stage, draws, &bound.shape)?),
+            Some(recorded) => {
+                Box::new(recorded.stage(bound.stage, draws, (&bound.shape, self.is_doubled))?)
+            }
         };
         // drawn even if another start is given, so that the steps' noise stays the same
         let initial = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
@@ -135,7 +139,8 @@ impl<'a> Run<'a> {
     /// As [`sample`](Self::sample), with a part that stays as it is ([`inpaint`]).
     ///
     /// # Errors
-    /// A sampler other than DDPM, DDIM and Heun, which may remember steps that are undone here;
+    /// A sampler that may remember steps, which are undone here: any but DDPM, Analytic-DPM, DDIM and
+    /// Heun;
     /// recorded noise; a resampling that cannot be walked; a stop; values that are not finite.
     ///
     /// # Panics

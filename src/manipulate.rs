@@ -137,6 +137,7 @@ impl Observed<'_> {
         let stage = &bundle.decoder;
         let settings =
             decoder.clone().or(straight).resolve(stage.id(), &stage.config().diffusion)?;
+        bundle.check_image_guidance(decoder)?;
         let is_exact = is_exact(&settings)?;
         let least = if is_exact { 3 } else { 2 };
         if settings.steps < least {
@@ -155,7 +156,7 @@ impl Observed<'_> {
         // the cleanest level stands for the picture itself
         let mut run = self.start(&seeds, &options, settings.steps + 1 - least);
         let small = run.samples_of(small)?;
-        let text = run.encode(&[""])?.repeat_rows(seeds.len());
+        let text = run.decoder_caption("")?;
         let bound = run.bind_decoder(&Condition { image: image.clone(), text }, &settings)?;
         let start = if is_exact {
             run.invert_exactly(&bound, &small)?
@@ -180,6 +181,7 @@ impl Observed<'_> {
         options.expect_one_each()?;
         let seeds = options.seeds(captions.len())?;
         let mut run = self.start(&seeds, options, settings.steps() * options.candidates);
+        run.wants_negative = false;
         let text = run.encode(captions)?;
         run.best_prior(&text, &settings, options.candidates)
     }
@@ -210,7 +212,7 @@ impl Observed<'_> {
         let left_out = settings.decoder.steps - start.steps.unwrap_or(settings.decoder.steps);
         let mut run = self.start(&seeds, &options, settings.steps() - left_out);
         run.trace.image = Some(image.clone());
-        let text = run.encode(&[&caption])?.repeat_rows(seeds.len());
+        let text = run.decoder_caption(&caption)?;
         // of one caption there is one end
         run.dropped.retain(Option::is_some);
         let condition = (&Condition { image, text }, start);

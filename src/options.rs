@@ -261,9 +261,20 @@ impl Settings {
                 return Err(InvalidSetting::new("negative picture", "an embedding", expected));
             }
         }
+        if self.leads_from_blank(options, bundle) && bundle.image_encoder.is_none() {
+            let expected = "1: the model has no image_encoder to see what guidance leads away from";
+            let scale = self.decoder.guidance_scale;
+            return Err(InvalidSetting::new("decoder guidance", scale, expected));
+        }
         let prior = self.prior.as_ref().map_or(1.0, PriorSettings::guidance_scale);
         let prompt = &options.negative_prompt;
-        if !prompt.is_empty() && self.prior.is_none() && !bundle.decoder.config().reads_captions() {
+        let reads = bundle.decoder.config().reads_captions();
+        if !prompt.is_empty() && options.negative_image.is_some() && !reads {
+            let expected = "none beside a negative picture: the decoder of this model leads away \
+                            from one embedding";
+            return Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected));
+        }
+        if !prompt.is_empty() && self.prior.is_none() && !reads {
             let expected = "none: the decoder of this model reads no captions, and no prior has a \
                             part in this picture";
             return Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected));
@@ -274,6 +285,12 @@ impl Settings {
         let expected = "none: guidance leads away from it, and no stage has a guidance scale other \
                         than 1";
         Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected))
+    }
+
+    /// Whether the decoder is led away from what CLIP sees in a picture of nothing.
+    pub(crate) fn leads_from_blank(&self, options: &GenerateOptions, bundle: &Bundle) -> bool {
+        let has_other = !options.negative_prompt.is_empty() || options.negative_image.is_some();
+        !bundle.decoder.config().reads_captions() && self.decoder.is_guided() && !has_other
     }
 
     /// Refuses guidance by CLIP where there is no caption that it could lead to.

@@ -294,8 +294,10 @@ impl<'a> Observed<'a> {
         settings.check_negatives(options, bundle)?;
         captions.iter().try_for_each(|caption| settings.check_clip(caption.as_ref()))?;
         let precision = self.unclip.placement.precision;
-        let made_by = MadeBy::of(bundle, precision, false, &settings)?;
+        let sees = settings.leads_from_blank(options, bundle);
+        let made_by = MadeBy::of(bundle, precision, sees, &settings)?;
         let mut run = self.start(&seeds, options, settings.steps());
+        run.wants_negative = settings.decoder.is_guided();
         let text = run.encode(captions)?.repeat_rows(options.n);
         let image = run.best_prior(&text, prior, settings.candidates)?;
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));

@@ -13,7 +13,8 @@ use crate::{Error, StageId};
 /// The draws of a stage are named `prior.initial`, `prior.step.0`, `prior.step.1` and so on, in the
 /// order in which they are drawn. The last step has none, and neither have the steps of a sampler
 /// that draws nothing. The other stages are `decoder`, `upsampler.0`, `upsampler.1` and so on. Each
-/// draw has one row per picture.
+/// draw has one row per picture; those of a prior that draws a negative prompt as well have as many
+/// rows after them for that.
 ///
 /// # Example
 /// ```no_run
@@ -60,32 +61,37 @@ impl RecordedNoise {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The draws of a stage, the start and one for each of `steps` steps, each of the given shape.
+    /// The draws of a stage, the start and one for each of `steps` steps, each of the given shape; if
+    /// it is doubled, its second half is what the negative prompt draws.
     pub(crate) fn stage(
         &self,
         stage: StageId,
         steps: usize,
-        shape: &[usize],
+        (shape, is_doubled): (&[usize], bool),
     ) -> Result<StageNoise, Error> {
-        let read = |draw: String| self.read(&format!("{stage}.{draw}"), shape);
+        let read = |draw: String| self.read(&format!("{stage}.{draw}"), shape, is_doubled);
         let initial = read("initial".into())?;
         let steps = (0..steps).map(|k| read(format!("step.{k}")));
         Ok(StageNoise { initial, steps: steps.collect::<Result<_, _>>()? })
     }
 
-    fn read(&self, key: &str, shape: &[usize]) -> Result<TensorData, Error> {
+    fn read(&self, key: &str, shape: &[usize], is_doubled: bool) -> Result<TensorData, Error> {
         let place = || format!("{key} in {}", self.path.display());
         let expected = match self.row {
             None => format!("{shape:?}: rows, then the shape of one sample"),
             Some(row) => format!("more than {row} rows, each {:?}", &shape[1..]),
         };
-        if self.row.is_some() && shape[0] != 1 {
+        let one = if is_doubled { 2 } else { 1 };
+        if self.row.is_some() && shape[0] != one {
             let name = "pictures from one row of recorded noise";
             return Err(InvalidSetting::new(name, shape[0], "1").into());
         }
         let fits = |found: &[usize]| match self.row {
             None => found == shape,
-            Some(row) => found.first().is_some_and(|&rows| rows > row) && found[1..] == shape[1..],
+            Some(row) => {
+                let rows = found.first().map(|&rows| if is_doubled { rows / 2 } else { rows });
+                rows.is_some_and(|rows| rows > row) && found[1..] == shape[1..]
+            }
         };
         match self.draws.shape(key) {
             None => return Err(InvalidSetting::new(place(), "absent", expected).into()),
@@ -100,7 +106,10 @@ impl RecordedNoise {
         };
         if let Some(row) = self.row {
             let len: usize = shape[1..].iter().product();
-            values = values[row * len..][..len].to_vec();
+            let rows = values.len() / len;
+            let others = is_doubled.then_some(rows / 2 + row);
+            let rows = [Some(row), others].into_iter().flatten();
+            values = rows.flat_map(|row| values[row * len..][..len].to_vec()).collect();
         }
         Ok(TensorData::new(values, shape.to_vec()))
     }

@@ -36,6 +36,12 @@ pub struct Run<'a> {
     pub(crate) negative_prompt: &'a str,
     /// What the prior made of the negative prompt, for a decoder that reads no captions.
     pub(crate) negative_drawn: Option<ImageEmbedding>,
+    /// Whether the second half of the rows is of the negative prompt.
+    pub(crate) is_doubled: bool,
+    /// Whether a decoder will ask for it.
+    pub(crate) wants_negative: bool,
+    /// CLIP's embedding of a picture of nothing: one row, once it is known.
+    pub(crate) blank: Option<ImageEmbedding>,
     clip_against: &'a [String],
     /// What guidance leads away from, once it is known: one row.
     null: Option<TextEmbedding>,
@@ -66,6 +72,9 @@ impl<'a> Run<'a> {
             clip_guidance: None,
             negative_prompt: "",
             negative_drawn: None,
+            is_doubled: false,
+            wants_negative: true,
+            blank: None,
             clip_against: &[],
             null: None,
             against: None,
@@ -126,7 +135,7 @@ impl<'a> Run<'a> {
     /// Sets the caption that guidance leads away from; by default the empty one.
     #[must_use]
     pub fn with_negative_prompt(self, negative_prompt: &'a str) -> Self {
-        Self { negative_prompt, null: None, dropped_negative: None, ..self }
+        Self { negative_prompt, null: None, negative_drawn: None, dropped_negative: None, ..self }
     }
 
     /// Announces how many steps will be taken in all, for
@@ -304,6 +313,7 @@ impl<'a> Run<'a> {
             Some((guidance, to)) => {
                 let to = to.clone().unwrap_or_else(|| condition.text.clone());
                 let guidance = *guidance;
+                guidance.check(self.bundle)?;
                 let against = self.against()?;
                 let condition = (condition, null.as_ref());
                 self.steer(bound, condition, guidance, (&to, against.as_ref()))

@@ -166,7 +166,11 @@ impl Observed<'_> {
         run.costs.push(cost);
         run.trace.pixels = Some(pixels);
         run.trace.image = Some(image);
-        let text = run.encode(&[variation.caption])?.repeat_rows(seeds.len());
+        run.wants_negative = settings.decoder.is_guided();
+        let text = match prior {
+            Some(_) => run.encode(&[variation.caption])?.repeat_rows(seeds.len()),
+            None => run.decoder_caption(variation.caption)?,
+        };
         // of one caption there is one end
         run.dropped.retain(Option::is_some);
         let image = run.varied(rows, &text, variation, (prior, settings.candidates))?;
@@ -208,6 +212,7 @@ impl Observed<'_> {
         let (prior, candidates) = (settings.prior.as_ref(), settings.candidates);
         let once = prior.map_or(0, |prior| prior.steps() * candidates);
         let mut run = self.start(&seeds, options, once * variation.priors());
+        run.wants_negative = false;
         let text = run.encode(&[variation.caption])?.repeat_rows(seeds.len());
         run.varied(image.clone(), &text, variation, (prior, candidates))
     }

@@ -13,6 +13,7 @@ use unclip::{
     StageOptions, Subject, UnClip, device, read_picture,
 };
 
+use crate::karlo_write::Karlo;
 use crate::reference::{Calls, Saved, Tolerance};
 use crate::support::refused;
 
@@ -120,8 +121,21 @@ fn decoder_and_prior_may_lie_apart() {
         &["prior model is absent", "kandinsky-2-2-prior"],
     );
     refused(Bundle::open(fixture("model/prior")), &["model is a prior", "the decoder's folder"]);
+    // the folder with both stands for its prior
+    Bundle::open_with(fixture("model/decoder"), &with(Some(fixture("model")))).unwrap();
+    refused(
+        Bundle::open_with(fixture("model/decoder"), &with(Some("nowhere".into()))),
+        &["nowhere", "No such file"],
+    );
+    refused(
+        Bundle::open_with(fixture("model/decoder"), &with(Some(fixture("model/decoder")))),
+        &["_class_name is KandinskyV22Pipeline", "KandinskyV22PriorPipeline"],
+    );
     let karlo = fixture("../karlo/tiny");
-    refused(Bundle::open_with(karlo, &with(prior())), &["prior model is", "expected absent"]);
+    refused(
+        Bundle::open_with(karlo, &with(prior())),
+        &["prior model is", "no decoder of a model that is published as two"],
+    );
     let folder = Some(fixture("../karlo/tiny"));
     refused(
         Bundle::open_with(fixture("model/decoder"), &with(folder)),
@@ -171,7 +185,7 @@ fn it_is_written_in_the_native_layout() {
     assert_eq!(picture(again), picture(apart));
     let refused = Bundle::open(fixture("model")).unwrap();
     let refused = refused.save("diffusers", folder.path().join("other"), Precision::F16, &flex);
-    assert!(refused.unwrap_err().to_string().contains("channels"));
+    assert!(refused.unwrap_err().to_string().contains("d_text is absent"));
 }
 
 /// Written back as it was read, it has the same tensors, as the same bytes, and the same pictures.
@@ -208,6 +222,66 @@ fn it_is_written_back() {
     assert!(refused.is_err() && !folder.path().join("x").exists());
 }
 
+/// With the other scheduler that its users have, which it keeps when it is written.
+#[test]
+fn the_scheduler_may_be_ddim() {
+    let model = Karlo::new("../kandinsky/model");
+    model.edit("decoder/scheduler/scheduler_config.json", |json| {
+        json["_class_name"] = "DDIMScheduler".into();
+        json["set_alpha_to_one"] = false.into();
+        json.as_object_mut().unwrap().remove("variance_type");
+    });
+    let out = model.beside("out");
+    let bundle = model.open().unwrap();
+    let diffusion = &bundle.decoder.config().diffusion;
+    assert_eq!(
+        (diffusion.sampler.to_string().as_str(), diffusion.set_alpha_to_one),
+        ("ddim", false)
+    );
+    bundle.save("kandinsky", &out, Precision::F16, &device("flex").unwrap()).unwrap();
+    assert_eq!(Bundle::open(out).unwrap().decoder.config(), bundle.decoder.config());
+}
+
+/// On the CPU, 16 bits are a format of weights: pictures become latents as in f32.
+#[test]
+fn latents_are_those_of_f32_where_weights_have_16_bits() {
+    let flex = device("flex").unwrap();
+    let slot = unclip::open_autoencoder(fixture("model/decoder")).unwrap();
+    let picture = read_picture(fixture("../karlo/wide.png")).unwrap();
+    let picture = image::imageops::crop_imm(&picture, 0, 0, 16, 16).to_image();
+    let latents = |precision| {
+        let autoencoder = slot.load((&flex, precision)).unwrap();
+        let latents = autoencoder.encode(to_tensor(std::slice::from_ref(&picture), &flex)).mean;
+        latents.into_data().iter::<f32>().collect::<Vec<_>>()
+    };
+    // the fixture's weights are of f16
+    let (half, full) = (latents(Precision::F16), latents(Precision::F32));
+    assert!(half.iter().zip(&full).all(|(a, b)| (a - b).abs() < 1e-4), "{half:?} {full:?}");
+    assert!(latents(Precision::BF16).iter().all(|it| it.is_finite()));
+}
+
+/// A picture of a recorded batch with a negative prompt is made again alone, from its rows.
+#[test]
+fn a_row_of_noise_stands_for_its_negative_prompt_too() {
+    let unclip = open("flex");
+    let options = with_prior(options("negative")).with_negative_prompt("a dog");
+    let made = unclip.text_to_images(&PROMPTS, &options).unwrap();
+    for (row, picture) in made.pictures.iter().enumerate() {
+        let noise = RecordedNoise::open(fixture("negative.noise.safetensors")).unwrap().row(row);
+        let again = picture.recipe.options().with_noise(Arc::new(noise));
+        let again = unclip.text_to_image(&picture.recipe.prompt, &again).unwrap();
+        assert_eq!(again.pictures[0].image, picture.image, "{row}");
+    }
+    // what CLIP sees of nothing has a part where there is no negative prompt
+    let plain = with_prior(GenerateOptions::default());
+    let plain = plain.with_decoder(StageOptions::default().with_steps(2));
+    let sees = |options: &GenerateOptions| {
+        let made = unclip.text_to_image("a cat", options).unwrap();
+        made.pictures[0].recipe.weights.contains_key("image_encoder")
+    };
+    assert!(sees(&plain) && !sees(&plain.clone().with_negative_prompt("a dog")));
+}
+
 /// What its decoder does not read, or a decoder of latents cannot do, is refused before any work.
 #[test]
 fn what_the_decoder_cannot_do_is_refused() {
@@ -222,7 +296,7 @@ fn what_the_decoder_cannot_do_is_refused() {
     let apart = StageOptions::default().with_image_guidance(2.0);
     refused(
         unclip.text_to_image("a cat", &plain.clone().with_decoder(apart)),
-        &["image guidance is 2", "reads no captions"],
+        &["guidance of caption and picture apart is 2", "reads no captions"],
     );
 }
 

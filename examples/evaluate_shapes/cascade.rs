@@ -56,7 +56,7 @@ impl Evaluation {
     /// Of the cascade and of bicubic resizing, on true small pictures.
     fn psnr(&self, samples: &[Sample], indices: &[u64]) -> Result<Vec<[f64; 2]>, Error> {
         let bundle = self.unclip.bundle();
-        let low = bundle.decoder.config().unet.image_size as u32;
+        let low = bundle.small_size() as u32;
         let high = bundle.image_size();
         let drawn = |side: u32| samples.iter().map(|s| render(&s.scene, side)).collect::<Vec<_>>();
         let (small, large) = (to_tensor(&drawn(low), &self.unclip.device()), drawn(high as u32));

@@ -200,7 +200,7 @@ impl Evaluation {
         let bundle = self.unclip.bundle();
         let factors = bundle.upsamplers[..self.upsamplers].iter();
         let factors = factors.map(|stage| stage.config().factor).product::<usize>();
-        (bundle.decoder.config().unet.image_size * factors) as u32
+        (bundle.small_size() * factors) as u32
     }
 
     fn settings(&self) -> String {

@@ -83,7 +83,7 @@ impl Common {
         }
         let files = if is_folder(&out) { self::files(&out, frames) } else { vec![out.clone()] };
         let all = || files.iter().map(PathBuf::as_path).chain(others.iter().copied());
-        check_apart(all(), inputs, self.model.as_deref())?;
+        check_apart(all(), inputs, &[self.model.as_deref(), self.prior_model.as_deref()])?;
         let bundle = match &self.model {
             Some(folder) => {
                 let prior_model = self.prior_model.clone();
@@ -109,7 +109,7 @@ impl Common {
             std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
         }
         all().try_for_each(check_place)?;
-        // each stage works once, the decoder perhaps twice: not worth the memory of them all
+        // stages work a few times at most, which is not worth the memory of them all
         let unclip = UnClip::new(bundle, placement, Residency::OneByOne)?;
         Ok(Studio { unclip, out, decoder, options })
     }

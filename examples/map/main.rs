@@ -71,12 +71,12 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     }
     PictureFormat::of(out)?;
     let places = [out.as_path()];
-    check_apart(places.into_iter(), &[embeddings.as_path()], clip.model.as_deref())?;
+    check_apart(places.into_iter(), &[embeddings.as_path()], &[clip.model.as_deref()])?;
     check_place(out)?;
     let unclip = clip.open()?;
     let gallery = Gallery::open(embeddings, unclip.bundle())?;
     let files: Vec<PathBuf> = gallery.names().iter().map(PathBuf::from).collect();
-    check_apart(places.into_iter(), &files.iter().map(PathBuf::as_path).collect::<Vec<_>>(), None)?;
+    check_apart(places.into_iter(), &files.iter().map(PathBuf::as_path).collect::<Vec<_>>(), &[])?;
     // a point of the map is all that is kept of a picture
     let shrink = |whole: RgbImage| {
         Ok(imageops::resize(&whole, *thumbnail, *thumbnail, FilterType::Triangle))

@@ -237,7 +237,7 @@ impl Common {
         let (timings, trace) = (self.timings.as_deref(), self.trace.as_deref());
         plan.others.extend(timings.into_iter().chain(trace));
         plan.inputs.extend(self.from.as_deref().into_iter().chain(self.noise.as_deref()));
-        plan.model = self.model.as_deref();
+        plan.models = [self.model.as_deref(), self.prior_model.as_deref()];
         if plan.was_sheet && self.trace.is_some() {
             let message = "--trace is of one call, and a sheet takes one for each of its pictures";
             return Err(message.into());

@@ -52,8 +52,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) was_sheet: bool,
     /// Other files that will be written.
     pub(crate) others: Vec<&'a Path>,
-    /// Folder of the model, into which nothing is written.
-    pub(crate) model: Option<&'a Path>,
+    /// Folders of the model, into which nothing is written.
+    pub(crate) models: [Option<&'a Path>; 2],
     /// Files that are read.
     pub(crate) inputs: Vec<&'a Path>,
 }
@@ -113,7 +113,7 @@ impl Places {
         places.iter().filter(unknown).try_for_each(|place| check_place(place))?;
         plan.others.iter().try_for_each(|place| check_place(place))?;
         let all = places.iter().map(PathBuf::as_path).chain(plan.others.iter().copied());
-        check_apart(all, &plan.inputs, plan.model)
+        check_apart(all, &plan.inputs, &plan.models)
     }
 
     /// Every file that will be written.

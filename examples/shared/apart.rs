@@ -11,15 +11,16 @@ use crate::console::AnyError;
 pub(crate) fn check_apart<'a>(
     places: impl Iterator<Item = &'a Path>,
     inputs: &[&Path],
-    model: Option<&Path>,
+    models: &[Option<&Path>],
 ) -> Result<(), AnyError> {
-    let model = model.and_then(|model| model.canonicalize().ok());
+    let models = models.iter().flatten().filter_map(|model| model.canonicalize().ok());
+    let models: Vec<PathBuf> = models.collect();
     let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok());
     let mut taken: HashSet<PathBuf> = inputs.collect();
     for place in places {
         let real = place.canonicalize().unwrap_or_else(|_| absolute(place));
         let place = place.display();
-        if model.as_ref().is_some_and(|model| real.starts_with(model)) {
+        if models.iter().any(|model| real.starts_with(model)) {
             return Err(format!("{place}: is in the model's folder, expected another").into());
         }
         if !taken.insert(real) {

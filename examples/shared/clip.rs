@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use unclip::{Bundle, Precision, Residency, UnClip};
+use unclip::{Bundle, OpenOptions, Precision, Residency, UnClip};
 
 use crate::console::AnyError;
 
@@ -13,6 +13,9 @@ pub(crate) struct Clip {
     /// Folder of a model with an image encoder [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
+    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    #[arg(long, value_name = "DIR", requires = "model")]
+    prior_model: Option<PathBuf>,
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -25,7 +28,10 @@ impl Clip {
     /// The model; stages are loaded when they are needed.
     pub(crate) fn open(&self) -> Result<UnClip, AnyError> {
         let bundle = match &self.model {
-            Some(folder) => Bundle::open(folder)?,
+            Some(folder) => {
+                let prior_model = self.prior_model.clone();
+                Bundle::open_with(folder, &OpenOptions { prior_model, ..OpenOptions::default() })?
+            }
             None => Bundle::shapes()?,
         };
         let placement = (&unclip::device(&self.device)?, self.precision);

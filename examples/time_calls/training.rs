@@ -40,6 +40,9 @@ fn prior_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
 fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let slot = &bundle.decoder;
     let mut inputs = Inputs::new(arguments)?;
+    if slot.config().channels != 3 {
+        return Err("--train: expected a decoder that makes pictures".into());
+    }
     let x_0 = inputs.pictures(arguments.side.unwrap_or(slot.config().unet.image_size));
     let condition = inputs.condition(bundle);
     answer_steps(slot, arguments, inputs, x_0, condition)

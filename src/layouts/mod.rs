@@ -68,9 +68,9 @@ impl Bundle {
     ///
     /// It has this crate's own layout, which is shown below; diffusers' (Karlo as published), with
     /// a `model_index.json`; Kandinsky 2.2's two folders, as published (the prior's is
-    /// [`OpenOptions::prior_model`]) or together in one; or that of Karlo's own code, whose pickles must first be converted to
-    /// safetensors (`tools/convert_pickle.py`). A hub client's folder (`models--…`) stands for the
-    /// revision in it.
+    /// [`OpenOptions::prior_model`]) or together in one; or that of Karlo's own code, whose pickles
+    /// must first be converted to safetensors (`tools/convert_pickle.py`). A hub client's folder
+    /// (`models--…`) stands for the revision in it.
     ///
     /// ```text
     /// tokenizer/      vocab.json, merges.txt
@@ -114,7 +114,11 @@ impl Bundle {
         let layout = LAYOUTS.iter().find(|layout| layout.recognizes(folder));
         let layout = layout.unwrap_or_else(|| unreachable!("the last recognizes every folder"));
         if let (Some(prior), false) = (&options.prior_model, layout.takes_prior_model()) {
-            let expected = "absent: the model has its prior in its own folder";
+            let expected = format!(
+                "absent: {} is no decoder of a model that is published as two, by its {}",
+                folder.display(),
+                diffusers::files::INDEX
+            );
             return Err(InvalidSetting::new("prior model", prior.display(), expected).into());
         }
         Self::of(folder, layout.open(folder, options)?)
@@ -135,8 +139,8 @@ impl Bundle {
     ///
     /// The folder is written whole or not at all. Stages are loaded to `device` one after the
     /// other; nothing is computed there. Weights that were read in `format` come out as the same
-    /// bytes. diffusers' layout has no place for default step counts and guidance scales: its
-    /// pipelines have their own; nor for CLIP's temperature, for an autoregressive prior beside
+    /// bytes. The layouts of others have no place for default step counts and guidance scales:
+    /// their pipelines have their own; nor for CLIP's temperature, for an autoregressive prior beside
     /// a diffusion prior, or for a tower for noised pictures: those are left out.
     ///
     /// # Errors

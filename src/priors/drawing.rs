@@ -57,8 +57,33 @@ impl<'a> Run<'a> {
             let expected = "at least 1, and no more with recorded noise";
             return Err(InvalidSetting::new("candidates", candidates, expected).into());
         }
+        if !self.draws_negative() {
+            return self.best_of(text, settings, candidates);
+        }
+        // captions, then the negative prompt for each of them, with seeds of its own
         let rows = self.seeds.len();
-        let text = &self.with_negative(text)?;
+        let all = TextEmbedding::cat(vec![text.clone(), self.null()?]);
+        let others: Vec<u64> = self.seeds.iter().map(|seed| !seed).collect();
+        let own = self.seeds.clone();
+        self.seeds = own.iter().copied().chain(others).collect();
+        self.is_doubled = true;
+        let drawn = self.best_of(&all, settings, candidates);
+        (self.seeds, self.is_doubled) = (own, false);
+        let drawn = drawn?;
+        let image = drawn.narrow(0, rows);
+        self.negative_drawn = Some(drawn.narrow(rows, rows));
+        self.trace.text = Some(text.clone());
+        self.trace.prior = Some(image.clone());
+        Ok(image)
+    }
+
+    /// The best of several candidates for each row.
+    fn best_of(
+        &mut self,
+        text: &TextEmbedding,
+        settings: &PriorSettings,
+        candidates: usize,
+    ) -> Result<ImageEmbedding, Error> {
         let bound = self.bind_any_prior(text, settings)?;
         let own = self.seeds.to_vec();
         let towards = normalize(text.pooled.clone());
@@ -81,27 +106,10 @@ impl<'a> Run<'a> {
             });
         }
         let (image, _) = best.unwrap_or_else(|| unreachable!("at least one"));
-        let all = ImageEmbedding(image);
-        if all.batch() > rows {
-            self.seeds = own[..rows].to_vec().into();
-            self.negative_drawn = Some(all.narrow(rows, rows));
-        }
-        let image = all.narrow(0, rows);
-        self.trace.text = Some(text.narrow(0, rows));
+        let image = ImageEmbedding(image);
+        self.trace.text = Some(text.clone());
         self.trace.prior = Some(image.clone());
         Ok(image)
-    }
-
-    /// The captions, followed by the negative prompt for each of them if the prior has to draw that
-    /// too, with seeds of its own.
-    fn with_negative(&mut self, text: &TextEmbedding) -> Result<TextEmbedding, Error> {
-        if !self.draws_negative() {
-            return Ok(text.clone());
-        }
-        let null = self.null()?;
-        let others = self.seeds.iter().map(|seed| !seed);
-        self.seeds = self.seeds.iter().copied().chain(others).collect();
-        Ok(TextEmbedding::cat(vec![text.clone(), null]))
     }
 
     fn bind_any_prior(
@@ -164,7 +172,11 @@ impl<'a> Run<'a> {
                 let shape = [self.seeds.len(), 1];
                 let mut noise: Box<dyn NoiseSource> = match self.noise {
                     None => Box::new(SeededNoise::new(&self.seeds, stage.noise_stream())),
-                    Some(recorded) => Box::new(recorded.stage(stage, bound.n_codes(), &shape)?),
+                    Some(recorded) => Box::new(recorded.stage(
+                        stage,
+                        bound.n_codes(),
+                        (&shape, self.is_doubled),
+                    )?),
                 };
                 let preview = Box::new(|_: &Tensor<2>| None);
                 let listened = Listened { stage, cost: *cost, preview };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_nn::check;
 
 /// Sizes of an [`Autoencoder`](crate::Autoencoder).
@@ -47,7 +48,7 @@ pub enum Latents {
 
 impl AutoencoderConfig {
     /// Channels of a picture.
-    pub const CHANNELS: usize = 3;
+    pub const CHANNELS: usize = PICTURE_CHANNELS;
 
     /// How many times smaller a latent is than its picture, on each side. Sides of pictures are
     /// multiples of it.
@@ -68,7 +69,7 @@ impl AutoencoderConfig {
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        check::size("latent_channels", self.latent_channels)?;
+        few("latent_channels", self.latent_channels)?;
         check::layers("num_res_blocks", self.num_res_blocks)?;
         check::size("norm_groups", self.norm_groups)?;
         if !(1..=8).contains(&self.block_out_channels.len()) {
@@ -84,12 +85,21 @@ impl AutoencoderConfig {
         InvalidSetting::check_range("scaling_factor", self.scaling_factor, 1e-6, 1e6)?;
         if let Latents::Codes { n_codes, d_code, spatial_norm } = self.latents {
             check::size("n_codes", n_codes)?;
-            check::size("d_code", d_code)?;
+            few("d_code", d_code)?;
             if spatial_norm {
                 // norms read what is stored, in as many channels as a latent has
                 check::equal("d_code", d_code, self.latent_channels)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Checks a number of channels that a latent may have.
+fn few(field: &str, channels: usize) -> Result<(), InvalidSetting> {
+    const MOST: usize = 64;
+    match channels {
+        1..=MOST => Ok(()),
+        _ => Err(InvalidSetting::new(field, channels, format!("1 to {MOST}"))),
     }
 }

@@ -10,16 +10,20 @@ pub struct Tiling {
     side: usize,
 }
 
+/// Largest side of a tile.
+const MAX_SIDE: usize = 1 << 13;
+
 impl Tiling {
     /// Squares of `side` places of a latent.
     ///
     /// # Errors
-    /// A side that is not a multiple of 4, from 8 on.
+    /// A side that is not a multiple of 4 from 8 to 8192.
     pub fn new(side: usize) -> Result<Self, InvalidSetting> {
-        if side >= 8 && side.is_multiple_of(4) {
+        if (8..=MAX_SIDE).contains(&side) && side.is_multiple_of(4) {
             return Ok(Self { side });
         }
-        Err(InvalidSetting::new("side of a tile", side, "a multiple of 4, from 8 on"))
+        let expected = format!("a multiple of 4 from 8 to {MAX_SIDE}");
+        Err(InvalidSetting::new("side of a tile", side, expected))
     }
 
     /// Makes latents of a picture, `factor` times smaller, tile by tile.

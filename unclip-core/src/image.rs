@@ -3,6 +3,9 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 
+/// Channels of a picture.
+pub const PICTURE_CHANNELS: usize = 3;
+
 /// Pictures of one size as `[batch, 3, height, width]` in [−1, 1].
 ///
 /// # Panics

@@ -96,6 +96,8 @@ pub fn training_loss<const D: usize, S: Stage<D>>(
         return simple + bound;
     }
     let weights = noised.snr_weights(schedule, kind, max_snr);
+    // a variance that is given and not used is not trained
+    let output = output.narrow(1, 0, noised.x_0.dims()[1]);
     mean_squared_error(output, noised.target(schedule, kind)) * weights
 }
 

@@ -8,7 +8,7 @@ use crate::{Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, Network
 /// the input of the next stage. A stage's configuration implements it.
 ///
 /// What a stage samples and what it hands on may differ: the prior samples whitened embeddings and
-/// hands on CLIP's; a decoder of latents samples four channels and hands on a picture.
+/// hands on CLIP's.
 ///
 /// `D` is the rank of the sample: 2 for embeddings, 4 for pictures and latents.
 pub trait Stage<const D: usize> {

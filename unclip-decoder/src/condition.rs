@@ -9,7 +9,8 @@ use unclip_nn::Context;
 pub struct Condition {
     /// What the picture shows, `[batch, d_embedding]`.
     pub image: ImageEmbedding,
-    /// The caption, which the picture follows where the embedding leaves things open.
+    /// The caption, which the picture follows where the embedding leaves things open. A decoder that
+    /// reads no captions ignores it.
     pub text: TextEmbedding,
 }
 

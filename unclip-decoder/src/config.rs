@@ -1,6 +1,7 @@
 //! Sizes of the decoder.
 
 use serde::{Deserialize, Serialize};
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{DiffusionConfig, InvalidSetting};
 use unclip_nn::{UNetConfig, check};
 
@@ -50,15 +51,15 @@ pub struct LayoutConfig {
     pub d_hidden: usize,
 }
 
-/// Channels of a picture.
-const PICTURE: usize = 3;
+/// More channels than any latent has.
+const MAX_CHANNELS: usize = 64;
 
 fn picture() -> usize {
-    PICTURE
+    PICTURE_CHANNELS
 }
 
 fn is_picture(channels: &usize) -> bool {
-    *channels == PICTURE
+    *channels == PICTURE_CHANNELS
 }
 
 impl DecoderConfig {
@@ -68,7 +69,10 @@ impl DecoderConfig {
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         check::size("d_embedding", self.d_embedding)?;
-        check::size("channels", self.channels)?;
+        if !(1..=MAX_CHANNELS).contains(&self.channels) {
+            let expected = format!("1 to {MAX_CHANNELS}");
+            return Err(InvalidSetting::new("channels", self.channels, expected));
+        }
         self.check_captions()?;
         check::size("image_tokens", self.image_tokens)?;
         self.unet.validate().map_err(|error| error.within("unet"))?;
@@ -85,7 +89,8 @@ impl DecoderConfig {
         let channels_in = self.channels + self.layout.map_or(0, |layout| layout.channels);
         check::equal("unet.in_channels", self.unet.in_channels, channels_in)?;
         let channels_out = self.diffusion.output_channels(self.channels);
-        if self.unet.out_channels != 2 * self.channels {
+        // Kandinsky's gives a variance that nobody uses
+        if self.reads_captions() || self.unet.out_channels != 2 * self.channels {
             check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         }
         if self.unet.d_context.is_none() {

@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{Branched, DiffusionConfig, ImageEmbedding, InvalidSetting, Network, Stage};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{UNet, Whitening};
@@ -106,8 +107,8 @@ impl Stage<4> for DecoderConfig {
     }
 
     fn preview(&self, x_0: &Tensor<4>) -> Option<Tensor<4>> {
-        // of a latent, its first three channels say nothing
-        (self.channels == 3).then(|| x_0.clone())
+        // the channels of latents are others, or say something else
+        (self.channels == PICTURE_CHANNELS).then(|| x_0.clone())
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::{ImageEmbedding, InvalidSetting, Uncertainty};
 use unclip_decoder::DecoderConfig;
-use unclip_nn::checkpoint::{StageConfig, StageFiles, Weights, save_stage};
+use unclip_nn::checkpoint::{Manifest, StageConfig, StageFiles, Weights, save_config, save_stage};
 use unclip_nn::{Precision, Whitening, is_cpu};
 use unclip_prior::DiffusionPriorConfig;
 
@@ -83,10 +83,16 @@ impl ShapesTraining {
         let name = TrainStage::Prior.name();
         let files = StageFiles::<DiffusionPriorConfig>::open(&self.bundle.join(&name))?;
         let (prior, mut config) = (files.load(&self.device)?, files.manifest.config.clone());
+        let found = &files.manifest.embedding_space;
+        if *found != space {
+            let expected = format!("{space}, the bundle's: train the prior for it");
+            return Err(InvalidSetting::new("CLIP of the prior", found, expected).into());
+        }
         let (images, texts) = typical_pairs(&clip);
         let table = uncertainty(&config, &prior, (&images, &texts))?;
         config.diffusion.uncertainty = Some(table.clone());
-        self.save(&name, &space, &config, &prior)?;
+        let manifest = Manifest { config, ..files.manifest };
+        save_config(&self.bundle.join(&name).join("config.json"), &manifest)?;
         Ok(table)
     }
 

@@ -1,6 +1,7 @@
 //! Sizes of an upsampler.
 
 use serde::{Deserialize, Serialize};
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{DiffusionConfig, InvalidSetting, Parameterization};
 use unclip_nn::{UNetConfig, check};
 
@@ -26,7 +27,7 @@ pub struct UpsamplerConfig {
 
 impl UpsamplerConfig {
     /// Channels of the pictures.
-    pub const CHANNELS: usize = 3;
+    pub const CHANNELS: usize = PICTURE_CHANNELS;
 
     /// Checks that the sizes go together.
     ///

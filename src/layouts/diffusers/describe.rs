@@ -2,6 +2,7 @@
 //! ones. What their classes cannot hold is refused.
 
 use serde_json::{Value, json};
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{
     BetaSchedule, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod,
     VarianceType,
@@ -112,13 +113,19 @@ fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
     let config = bundle.decoder.config();
     let (unet, diffusion) = (&config.unet, &config.diffusion);
     let described = || {
-        one_width(config.d_text.unwrap_or(config.d_embedding), config.d_embedding)?;
+        let Some(d_text) = config.d_text else {
+            let expected = "a width: diffusers' UnCLIPPipeline has no decoder without captions";
+            return Err(InvalidSetting::new("d_text", "absent", expected));
+        };
+        one_width(d_text, config.d_embedding)?;
         // without attention on any level there is none in the middle
         if unet.attention_resolutions.is_empty() {
             let expected = "at least one: the middle of diffusers' decoder has attention";
             return Err(InvalidSetting::new("unet.attention_resolutions", "[]", expected));
         }
-        require("channels", config.channels, 3, "UnCLIPPipeline")?;
+        require("channels", config.channels, PICTURE_CHANNELS, "UnCLIPPipeline")?;
+        let has_autoencoder = bundle.autoencoder.is_some();
+        require("autoencoder", has_autoencoder, false, "UnCLIPPipeline")?;
         let layout = config.layout.map(|layout| layout.side);
         require("layout.side", layout, None, "UNet2DConditionModel")?;
         require("whitened", config.whitened, false, "UnCLIPTextProjModel")?;

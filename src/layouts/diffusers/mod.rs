@@ -30,6 +30,7 @@ use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
 };
 use unclip_core::InvalidSetting;
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights, load_config};
 use unclip_nn::{Precision, check};
@@ -238,7 +239,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
     };
     let config = DecoderConfig {
         d_embedding: size("clip_embeddings_dim")?,
-        channels: 3,
+        channels: PICTURE_CHANNELS,
         d_text: Some(d_text),
         image_tokens: size("clip_extra_context_tokens")?,
         whitened: false,

@@ -220,6 +220,7 @@ fn finish(fields: Fields, config: UNetConfig) -> Result<UNetConfig, LoadError> {
         ("attention_resolutions", "down_block_types"),
         ("d_head", "attention_head_dim"),
         ("d_context", "cross_attention_dim"),
+        ("d_embedding", "encoder_hid_dim"),
         ("norm_groups", "norm_num_groups"),
         ("d_time", "time_embedding_dim"),
     ];

@@ -26,9 +26,9 @@ use super::diffusers::fields::Fields;
 use super::diffusers::files::{INDEX, NETWORK};
 use super::diffusers::networks::{self, Defaults};
 use super::diffusers::{check_index, image_encoder, prior, required, stage, text};
-use super::hub;
 use super::layout::{Layout, Writer};
-use crate::bundle::{Parts, missing};
+use super::{hub, no_folder};
+use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions, StageId};
 
 /// The pipelines of either folder.
@@ -64,9 +64,12 @@ impl Layout for Kandinsky {
     }
 
     fn recognizes(&self, folder: &Path) -> bool {
-        let is_either =
-            |folder: &Path| pipeline(folder).is_some_and(|name| name.starts_with("Kandinsky"));
-        is_either(folder) || subfolders(folder).iter().any(|folder| is_either(folder))
+        let is_kandinsky = |name: String| name.starts_with("Kandinsky");
+        match pipeline(folder) {
+            Some(name) => is_kandinsky(name),
+            // of a folder that says nothing itself, its subfolders are looked at
+            None => subfolders(folder).iter().filter_map(|it| pipeline(it)).any(is_kandinsky),
+        }
     }
 
     fn takes_prior_model(&self) -> bool {
@@ -109,43 +112,67 @@ fn pipeline(folder: &Path) -> Option<String> {
     path.is_file().then(|| Fields::read(&path, None).ok().map(|it| it.class().to_string()))?
 }
 
-/// Folders in a folder, in the order of their names.
+/// Folders in a folder, in the order of their names; those of hub clients by their snapshots.
 fn subfolders(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries.map(|it| it.path()).filter(|it| it.is_dir()).collect();
+    let is_shown = |path: &PathBuf| {
+        path.is_dir() && !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.')
+    };
+    let mut found: Vec<PathBuf> = entries.map(|it| it.path()).filter(is_shown).collect();
     found.sort();
-    found
+    found.into_iter().map(|path| hub::snapshot(&path).ok().flatten().unwrap_or(path)).collect()
 }
 
 /// The folders of decoder and prior.
 fn both(folder: &Path, options: &OpenOptions) -> Result<(PathBuf, PathBuf), Error> {
-    let is_of = |folder: &PathBuf, names: &[&str]| {
-        pipeline(folder).is_some_and(|name| names.contains(&name.as_str()))
+    let prior = options.prior_model.as_deref().map(prior_folder).transpose()?;
+    let Some(name) = pipeline(folder) else {
+        let decoder = part(folder, &DECODERS, StageId::Decoder)?;
+        let prior = prior.map_or_else(|| part(folder, &PRIORS, StageId::Prior), Ok)?;
+        return Ok((decoder, prior));
     };
-    let name = pipeline(folder);
-    let prior = match &options.prior_model {
-        Some(prior) => Some(hub::snapshot(prior)?.unwrap_or_else(|| prior.clone())),
-        None => None,
-    };
-    if name.as_ref().is_some_and(|name| PRIORS.contains(&name.as_str())) {
+    if PRIORS.contains(&name.as_str()) {
         let found = format!("a prior ({})", folder.display());
-        let expected = "the decoder's folder; this is the prior model";
+        let expected = "the decoder's folder; this is the prior model (--prior-model)";
         return Err(InvalidSetting::new("model", found, expected).into());
     }
-    if name.is_some() {
-        let prior = prior.ok_or_else(|| {
-            let expected = "the folder of the prior, kandinsky-2-2-prior, beside the decoder's (--prior-model)";
-            InvalidSetting::new("prior model", "absent", expected)
-        })?;
-        return Ok((folder.into(), prior));
+    // another pipeline of the family is refused first
+    check_index(folder, &DECODERS, &DECODER_PARTS)?;
+    let prior = prior.ok_or_else(|| {
+        let expected = "the folder of the prior, kandinsky-2-2-prior, beside the decoder's \
+                        (OpenOptions::prior_model, --prior-model)";
+        InvalidSetting::new("prior model", "absent", expected)
+    })?;
+    Ok((folder.into(), prior))
+}
+
+/// The prior's folder, of a path to it or to a folder with both.
+fn prior_folder(path: &Path) -> Result<PathBuf, Error> {
+    if !path.is_dir() {
+        return Err(no_folder(path));
     }
+    let path = hub::snapshot(path)?.unwrap_or_else(|| path.into());
+    if path.join(INDEX).exists() { Ok(path) } else { part(&path, &PRIORS, StageId::Prior) }
+}
+
+/// The one subfolder of these pipelines.
+fn part(folder: &Path, names: &[&str], stage: StageId) -> Result<PathBuf, Error> {
     let inside = subfolders(folder);
-    let part = |names: &[&str], stage| {
-        let found = inside.iter().find(|folder| is_of(folder, names)).cloned();
-        found.ok_or_else(|| missing(folder, stage))
+    let says = |path: &PathBuf| {
+        let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
+        pipeline(path).map(|pipeline| format!("{name}: {pipeline}"))
     };
-    let decoder = part(&DECODERS, StageId::Decoder)?;
-    Ok((decoder, prior.map_or_else(|| part(&PRIORS, StageId::Prior), Ok)?))
+    let is_of =
+        |path: &&PathBuf| pipeline(path).is_some_and(|pipeline| names.contains(&pipeline.as_str()));
+    let all: Vec<&PathBuf> = inside.iter().filter(is_of).collect();
+    if let [only] = all.as_slice() {
+        return Ok((*only).clone());
+    }
+    let found: Vec<String> = inside.iter().filter_map(says).collect();
+    let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+    let expected = format!("one with {} in its {INDEX}", names.join(" or "));
+    let name = format!("folder of the {stage} in {}", folder.display());
+    Err(InvalidSetting::new(name, found, expected).into())
 }
 
 fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, LoadError> {

@@ -14,15 +14,16 @@ use crate::layouts::diffusers::described::require;
 use crate::layouts::diffusers::fields::Fields;
 use crate::layouts::diffusers::networks::Defaults;
 
-/// The scheduler that is written, and what its network predicts.
-const CLASS: &str = "DDPMScheduler";
+/// The schedulers, and what their networks predict.
+const DDPM: &str = "DDPMScheduler";
+const DDIM: &str = "DDIMScheduler";
 const EPSILON: Parameterization = Parameterization::Epsilon;
 
 /// A `DDPMScheduler` or a `DDIMScheduler`.
 pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionConfig, LoadError> {
-    let classes = ["DDPMScheduler", "DDIMScheduler"];
+    let classes = [DDPM, DDIM];
     let mut fields = Fields::read(&folder.join("scheduler_config.json"), Some(&classes))?;
-    let is_ddpm = fields.class() == classes[0];
+    let is_ddpm = fields.class() == DDPM;
     let variance = if is_ddpm { variance(&mut fields)? } else { VarianceType::FixedSmall };
     // a clean last step is all that DDPM has
     let is_clean = fields.take_optional("set_alpha_to_one")?.unwrap_or(true) || is_ddpm;
@@ -49,7 +50,12 @@ pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionCo
         guidance_scale: defaults.guidance_scale,
         ..DiffusionConfig::cosine(Parameterization::Epsilon)
     };
-    let names = [("clamp", "clip_sample_range"), ("beta_schedule", "beta_start")];
+    let names = [
+        ("clamp", "clip_sample_range"),
+        ("start", "beta_start"),
+        ("end", "beta_end"),
+        ("spacing", "steps_offset"),
+    ];
     config.validate().map_err(|error| fields.invalid(&error, &names))?;
     fields.finish()?;
     Ok(config)
@@ -93,8 +99,14 @@ fn spacing(fields: &mut Fields) -> Result<Spacing, LoadError> {
     }
 }
 
-/// The configuration of a `DDPMScheduler`.
+/// The class of scheduler that a stage has: those of the two samplers that there are.
+pub(super) fn class(diffusion: &DiffusionConfig) -> &'static str {
+    if diffusion.sampler == (Ddim { eta: 0.0 }).into() { DDIM } else { DDPM }
+}
+
+/// The configuration of the scheduler.
 pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
+    let class = class(diffusion);
     let (rule, start, end) = match diffusion.beta_schedule {
         BetaSchedule::Linear { start, end } => ("linear", start, end),
         BetaSchedule::ScaledLinear { start, end } => ("scaled_linear", start, end),
@@ -109,18 +121,25 @@ pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSet
             return Err(InvalidSetting::new("diffusion.spacing", found, expected));
         }
     };
-    require("diffusion.parameterization", diffusion.parameterization, EPSILON, CLASS)?;
-    require("diffusion.uncertainty", diffusion.uncertainty.as_ref(), None, CLASS)?;
-    require("diffusion.sampler", diffusion.sampler.to_string(), Ddpm.spelling(), CLASS)?;
-    require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, CLASS)?;
+    require("diffusion.parameterization", diffusion.parameterization, EPSILON, class)?;
+    require("diffusion.uncertainty", diffusion.uncertainty.as_ref(), None, class)?;
+    if class == DDPM {
+        require("diffusion.sampler", diffusion.sampler.to_string(), Ddpm.spelling(), class)?;
+        require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, class)?;
+    } else {
+        require("diffusion.variance", diffusion.variance, VarianceType::FixedSmall, class)?;
+    }
     let variance = match diffusion.variance {
         VarianceType::FixedSmall => "fixed_small",
         VarianceType::FixedLarge => "fixed_large",
         VarianceType::LearnedRange => "learned_range",
-        VarianceType::Learned => "learned",
+        VarianceType::Learned => {
+            let expected = "another one: what is learned here is its logarithm";
+            return Err(InvalidSetting::new("diffusion.variance", "learned", expected));
+        }
     };
     let mut scheduler = json!({
-        "_class_name": CLASS,
+        "_class_name": class,
         "_diffusers_version": DIFFUSERS,
         "beta_end": end,
         "beta_schedule": rule,
@@ -130,8 +149,12 @@ pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSet
         "prediction_type": "epsilon",
         "steps_offset": offset,
         "timestep_spacing": spacing,
-        "variance_type": variance,
     });
+    if class == DDPM {
+        scheduler["variance_type"] = json!(variance);
+    } else {
+        scheduler["set_alpha_to_one"] = json!(diffusion.set_alpha_to_one);
+    }
     if let Some(range) = diffusion.clamp {
         scheduler["clip_sample_range"] = json!(range);
     }

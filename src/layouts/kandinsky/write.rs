@@ -28,7 +28,7 @@ pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String,
     let mut all: Vec<(String, Value)> =
         files.into_iter().map(|(name, value)| (in_prior(name), value)).collect();
     all.extend(decoder(bundle).map_err(|error| refused(bundle, "decoder", error))?);
-    all.extend(index());
+    all.extend(index(bundle));
     Ok(all)
 }
 
@@ -45,6 +45,9 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     require("d_text", config.d_text, None, PIPELINE)?;
     require("channels", config.channels, LATENT_CHANNELS, PIPELINE)?;
     require("image_tokens", config.image_tokens, IMAGE_TOKENS, PIPELINE)?;
+    // its pipeline splits a variance off in any case
+    let out_channels = 2 * LATENT_CHANNELS;
+    require("unet.out_channels", unet.out_channels, out_channels, PIPELINE)?;
     require("upsamplers", bundle.upsamplers.len(), 0, PIPELINE)?;
     let Some(slot) = &bundle.autoencoder else {
         let expected = "one: the decoder of this layout samples latents";
@@ -68,12 +71,12 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     Ok(files.map(|(name, value)| (name.into(), value)).into())
 }
 
-fn index() -> [(String, Value); 2] {
+fn index(bundle: &Bundle) -> [(String, Value); 2] {
     let decoder = json!({
         "_class_name": "KandinskyV22Pipeline",
         "_diffusers_version": DIFFUSERS,
         "movq": ["diffusers", "VQModel"],
-        "scheduler": ["diffusers", "DDPMScheduler"],
+        "scheduler": ["diffusers", scheduler::class(&bundle.decoder.config().diffusion)],
         "unet": ["diffusers", "UNet2DConditionModel"],
     });
     let prior = json!({

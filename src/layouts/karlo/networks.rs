@@ -1,5 +1,6 @@
 //! Sizes of the prior and the U-Nets, from their tensors and from what Karlo published.
 
+use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::LoadError;
@@ -51,12 +52,9 @@ fn diffusion(
     }
 }
 
-/// Channels of a picture.
-const PICTURE: usize = 3;
-
 /// A U-Net gives a variance if it gives twice the channels.
 fn variance(unet: &UNetConfig) -> VarianceType {
-    if unet.out_channels == 2 * PICTURE {
+    if unet.out_channels == 2 * PICTURE_CHANNELS {
         VarianceType::LearnedRange
     } else {
         VarianceType::FixedSmall
@@ -97,7 +95,7 @@ pub(super) fn decoder(shapes: &Shapes<'_>, names: &UNetNames) -> Result<DecoderC
     let epsilon = Parameterization::Epsilon;
     Ok(DecoderConfig {
         d_embedding,
-        channels: PICTURE,
+        channels: PICTURE_CHANNELS,
         d_text: Some(d_text),
         image_tokens: shapes.divide(tokens, d_tokens, d_context, "the width of a token")?,
         whitened: false,

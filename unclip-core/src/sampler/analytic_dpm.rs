@@ -35,6 +35,10 @@ impl SamplingMethod for AnalyticDpm {
         Err(InvalidSetting::new("sampler", self.spelling(), expected))
     }
 
+    /// Makes a sampler for a new run.
+    ///
+    /// # Panics
+    /// For a stage that it does not suit.
     fn start(&self, variances: &Variances<'_>) -> Box<dyn Sampler> {
         let uncertainty = variances.uncertainty.cloned().expect("a stage that the sampler suits");
         let timesteps = variances.timesteps;

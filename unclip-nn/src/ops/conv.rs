@@ -1,9 +1,9 @@
 //! Convolutions.
 
+use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 
-#[cfg(feature = "flex")]
 use super::working;
 #[cfg(feature = "flex")]
 use crate::fused;
@@ -17,8 +17,18 @@ pub fn conv(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     if let (true, Some(bias)) = (fused::is_fused(&x) && has_kernel(layer), &layer.bias) {
         return fused::ternary(kernel::Conv, x, working(&layer.weight), working(bias));
     }
-    let x = x.cast(layer.weight.val().dtype());
-    if is_1x1(layer) { conv1x1(layer, x) } else { layer.forward(x) }
+    let own = layer.weight.val().dtype();
+    let weight = working(&layer.weight);
+    let x = x.cast(weight.dtype());
+    match () {
+        () if is_1x1(layer) => conv1x1(layer, x),
+        () if weight.dtype() == own => layer.forward(x),
+        // the same layer in the format in which it computes
+        () => {
+            let bias = layer.bias.as_ref().map(|bias| Param::from_tensor(working(bias)));
+            Conv2d { weight: Param::from_tensor(weight), bias, ..layer.clone() }.forward(x)
+        }
+    }
 }
 
 fn is_1x1(layer: &Conv2d) -> bool {
@@ -39,12 +49,12 @@ fn has_kernel(layer: &Conv2d) -> bool {
 /// A 1 x 1 convolution is a matrix product, and some GPU kernels for it are wrong (cubek#519).
 fn conv1x1(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     let [batch, channels_in, height, width] = x.dims();
-    let weight = layer.weight.val();
+    let weight = working(&layer.weight);
     let channels_out = weight.dims()[0];
     let weight = weight.reshape([1, channels_out, channels_in]);
     let y = weight.matmul(x.reshape([batch, channels_in, height * width]));
     let y = match &layer.bias {
-        Some(bias) => y + bias.val().reshape([1, channels_out, 1]),
+        Some(bias) => y + working(bias).reshape([1, channels_out, 1]),
         None => y,
     };
     y.reshape([batch, channels_out, height, width])
