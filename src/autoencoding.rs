@@ -1,4 +1,4 @@
-//! Between what a decoder samples and pictures, and what a decoder without captions leads away from.
+//! Between what a decoder samples and pictures; what decoders without captions are led away from.
 
 use std::time::Instant;
 

@@ -139,9 +139,8 @@ impl<'a> Run<'a> {
     /// As [`sample`](Self::sample), with a part that stays as it is ([`inpaint`]).
     ///
     /// # Errors
-    /// A sampler that may remember steps, which are undone here: any but DDPM, Analytic-DPM, DDIM and
-    /// Heun;
-    /// recorded noise; a resampling that cannot be walked; a stop; values that are not finite.
+    /// A sampler that may remember steps, which are undone here (any but DDPM, Analytic-DPM, DDIM and
+    /// Heun); recorded noise; a resampling that cannot be walked; a stop; values that are not finite.
     ///
     /// # Panics
     /// If there is not one row for each seed, or if what is kept has another shape than the sample.

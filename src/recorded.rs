@@ -61,8 +61,8 @@ impl RecordedNoise {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The draws of a stage, the start and one for each of `steps` steps, each of the given shape; if
-    /// it is doubled, its second half is what the negative prompt draws.
+    /// The draws of a stage, the start and one for each of `steps` steps, each of the given shape.
+    /// If it is doubled, its second half is what the negative prompt draws.
     pub(crate) fn stage(
         &self,
         stage: StageId,

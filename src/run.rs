@@ -243,7 +243,9 @@ impl<'a> Run<'a> {
         let sample = self.sample(&bound, start)?;
         // never two networks at once
         drop(bound);
-        self.trace.text = Some(condition.text.clone());
+        if self.bundle.decoder.config().reads_captions() {
+            self.trace.text = Some(condition.text.clone());
+        }
         self.pictures(sample)
     }
 
