@@ -153,13 +153,10 @@ impl<'a> Run<'a> {
     ) -> Result<T::Output, Error> {
         resampling.validate()?;
         let kind = &bound.settings.sampler;
-        let name = kind.to_string();
-        if !["ddpm", "analytic_dpm", "ddim", "heun"]
-            .contains(&name.split(':').next().unwrap_or_default())
-        {
+        if kind.remembers_steps() {
             let expected =
                 "ddpm, analytic_dpm, ddim or heun: others remember steps, which are undone here";
-            return Err(InvalidSetting::new("sampler of an inpainting", name, expected).into());
+            return Err(InvalidSetting::new("sampler of an inpainting", kind, expected).into());
         }
         if let Some(recorded) = self.noise {
             let expected = "absent: an inpainting draws more than a file of noise holds";

@@ -56,6 +56,9 @@ class Noise:
     A new draw depends on the seed and its name only.
     """
 
+    #: The modules that draw.
+    drawing = DRAWING
+
     def __init__(self, steps, recorded=None, seed=0):
         self.names = []
         for stage, count in steps.items():
@@ -80,13 +83,13 @@ class Noise:
     @contextmanager
     def installed(self):
         """Replaces the random numbers of the pipelines, and sees that all were used."""
-        original = DRAWING[0].randn_tensor
-        for module in DRAWING:
+        original = self.drawing[0].randn_tensor
+        for module in self.drawing:
             module.randn_tensor = self
         try:
             yield
         finally:
-            for module in DRAWING:
+            for module in self.drawing:
                 module.randn_tensor = original
         assert list(self.drawn) == self.names, "not every recorded draw was used"
 

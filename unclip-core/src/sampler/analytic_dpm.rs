@@ -1,10 +1,8 @@
 //! Ancestral sampling with the best variance that one number for each step can be.
 
-use burn::tensor::Tensor;
-
-use super::ddpm::{posterior_mean, weight_of_x_0};
-use super::method::{Known, Reverse, Sampler, SamplingMethod, Stepped, plain};
-use crate::{InvalidSetting, Step, Variances};
+use super::ddpm::{Ancestral, Deviation, weight_of_x_0};
+use super::method::{Known, Sampler, SamplingMethod, plain};
+use crate::{InvalidSetting, Variances};
 
 pub(super) const KNOWN: Known = Known {
     spellings: "analytic_dpm",
@@ -35,6 +33,10 @@ impl SamplingMethod for AnalyticDpm {
         Err(InvalidSetting::new("sampler", self.spelling(), expected))
     }
 
+    fn remembers_steps(&self) -> bool {
+        false
+    }
+
     /// Makes a sampler for a new run.
     ///
     /// # Panics
@@ -42,27 +44,9 @@ impl SamplingMethod for AnalyticDpm {
     fn start(&self, variances: &Variances<'_>) -> Box<dyn Sampler> {
         let uncertainty = variances.uncertainty.cloned().expect("a stage that the sampler suits");
         let timesteps = variances.timesteps;
-        Box::new(Analytic(Box::new(move |step| uncertainty.variance(step, timesteps))))
-    }
-}
-
-/// With the variance of x_0 at a step.
-struct Analytic(Box<dyn Fn(&Step) -> f64>);
-
-impl Sampler for Analytic {
-    fn step(&mut self, x_t: Tensor<2>, reverse: &mut Reverse<'_>) -> Stepped {
-        let step = reverse.step;
-        let prediction = reverse.denoise(x_t.clone(), &step);
-        let epsilon = reverse.noise(&x_t);
-        let x_0 = prediction.x_0.clone();
-        let variance = step.posterior_variance() + weight_of_x_0(&step).powi(2) * self.0(&step);
-        let mut x_prev = posterior_mean(prediction.x_0, x_t, &step);
-        if let Some(gradient) = prediction.gradient {
-            x_prev = x_prev + gradient * variance;
-        }
-        if let Some(epsilon) = epsilon {
-            x_prev = x_prev + epsilon * variance.sqrt();
-        }
-        Stepped { x_prev, x_0 }
+        Ancestral::boxed(move |_, step| {
+            let left = weight_of_x_0(step).powi(2) * uncertainty.variance(step, timesteps);
+            Deviation::Fixed((step.posterior_variance() + left).sqrt())
+        })
     }
 }

@@ -44,6 +44,10 @@ impl SamplingMethod for Ddim {
         self.eta != 0.0
     }
 
+    fn remembers_steps(&self) -> bool {
+        false
+    }
+
     fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
         Box::new(*self)
     }

@@ -20,13 +20,23 @@ impl SamplingMethod for Ddpm {
         "ddpm".into()
     }
 
+    fn remembers_steps(&self) -> bool {
+        false
+    }
+
     fn start(&self, variances: &Variances<'_>) -> Box<dyn Sampler> {
-        Box::new(Ancestral { variance: variances.kind })
+        let kind = variances.kind;
+        Ancestral::boxed(move |prediction, step| Deviation::new(kind, prediction, step))
     }
 }
 
-struct Ancestral {
-    variance: VarianceType,
+/// Takes ancestral steps of a deviation.
+pub(super) struct Ancestral<F>(F);
+
+impl<F: Fn(&Prediction<2>, &Step) -> Deviation + 'static> Ancestral<F> {
+    pub(super) fn boxed(deviation: F) -> Box<dyn Sampler> {
+        Box::new(Self(deviation))
+    }
 }
 
 /// The posterior mean √ᾱ_prev·β/(1 − ᾱ)·x_0 + √α·(1 − ᾱ_prev)/(1 − ᾱ)·x_t, with α = 1 − β.
@@ -44,7 +54,7 @@ pub(super) fn weight_of_x_0(step: &Step) -> f64 {
     step.alpha_bar_prev.sqrt() * step.beta / (1.0 - step.alpha_bar)
 }
 
-impl Sampler for Ancestral {
+impl<F: Fn(&Prediction<2>, &Step) -> Deviation> Sampler for Ancestral<F> {
     /// Takes an ancestral step.
     ///
     /// # Panics
@@ -54,7 +64,7 @@ impl Sampler for Ancestral {
         let prediction = reverse.denoise(x_t.clone(), &step);
         let epsilon = reverse.noise(&x_t);
         let x_0 = prediction.x_0.clone();
-        let deviation = Deviation::new(self.variance, &prediction, &step);
+        let deviation = (self.0)(&prediction, &step);
         let mut x_prev = posterior_mean(prediction.x_0, x_t, &step);
         if let Some(gradient) = prediction.gradient {
             x_prev = x_prev + deviation.scale(deviation.scale(gradient));
@@ -67,7 +77,7 @@ impl Sampler for Ancestral {
 }
 
 /// The square root of Σ: one number, or one for each value.
-enum Deviation {
+pub(super) enum Deviation {
     Fixed(f64),
     Learned(Box<Tensor<2>>),
 }

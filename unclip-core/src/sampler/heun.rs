@@ -29,6 +29,10 @@ impl SamplingMethod for Heun {
         false
     }
 
+    fn remembers_steps(&self) -> bool {
+        false
+    }
+
     fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
         Box::new(*self)
     }

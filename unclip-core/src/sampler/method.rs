@@ -131,6 +131,12 @@ pub trait SamplingMethod: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether a step builds on those before it, so that steps cannot be undone by noise as an
+    /// inpainting does. Of a method that does not say, it is taken for granted.
+    fn remembers_steps(&self) -> bool {
+        true
+    }
+
     /// Checks that it can sample such a stage.
     ///
     /// # Errors
@@ -171,6 +177,11 @@ impl SamplerKind {
     /// Whether its steps draw noise beyond the initial noise.
     pub fn draws_noise(&self) -> bool {
         self.0.draws_noise()
+    }
+
+    /// Whether a step builds on those before it.
+    pub fn remembers_steps(&self) -> bool {
+        self.0.remembers_steps()
     }
 
     /// Checks that the method can sample such a stage.
