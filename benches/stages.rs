@@ -89,7 +89,7 @@ fn text(batch: usize) -> TextEmbedding {
 
 fn condition(batch: usize) -> Condition {
     let text = text(batch);
-    Condition { image: ImageEmbedding(random(text.pooled.dims())), text }
+    Condition::new(ImageEmbedding(random(text.pooled.dims())), text)
 }
 
 fn call<const D: usize>(bencher: Bencher, network: &impl Network<D>, shape: [usize; D]) {

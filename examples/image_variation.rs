@@ -11,6 +11,8 @@
 mod apart;
 #[path = "shared/console.rs"]
 mod console;
+#[path = "shared/hint.rs"]
+mod hint;
 #[path = "shared/memory.rs"]
 mod memory;
 #[macro_use]

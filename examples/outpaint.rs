@@ -9,6 +9,8 @@
 mod apart;
 #[path = "shared/console.rs"]
 mod console;
+#[path = "shared/hint.rs"]
+mod hint;
 mod latents;
 #[path = "pictures/progress.rs"]
 mod progress;

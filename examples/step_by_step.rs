@@ -59,7 +59,7 @@ fn run(Arguments { caption }: &Arguments) -> Result<(), console::AnyError> {
     let image = run.prior(&text, &prior_settings)?;
 
     // Image embedding (+ caption) → a small picture [1, 3, 32, 32] in [−1, 1].
-    let condition = Condition { image, text };
+    let condition = Condition::new(image, text);
     let small = run.decode(&condition, &settings.decoder)?;
     let small_picture = to_rgb(small.clone()).remove(0);
     unclip::write_picture("small.png", &small_picture)?;
@@ -74,7 +74,7 @@ fn run(Arguments { caption }: &Arguments) -> Result<(), console::AnyError> {
     // The other way in: a picture's own embedding, with the empty caption.
     let image = unclip.embed_images(&[small_picture])?;
     let text = run.encode(&[""])?;
-    let again = run.decode(&Condition { image, text }, &settings.decoder)?;
+    let again = run.decode(&Condition::new(image, text), &settings.decoder)?;
     unclip::write_picture("reconstruction.png", &to_rgb(again).remove(0))?;
     console::say("reconstruction.png");
 

@@ -294,10 +294,10 @@ impl Inputs {
 
     fn condition(&mut self, bundle: &Bundle) -> Condition {
         let text = bundle.text_encoder.config();
-        Condition {
-            image: ImageEmbedding(self.normal([self.batch, text.d_embedding])),
-            text: self.text(text.d_embedding, text.context_length, text.transformer.d_model),
-        }
+        Condition::new(
+            ImageEmbedding(self.normal([self.batch, text.d_embedding])),
+            self.text(text.d_embedding, text.context_length, text.transformer.d_model),
+        )
     }
 }
 

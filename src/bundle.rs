@@ -21,7 +21,7 @@ use unclip_upsample::UpsamplerConfig;
 use crate::{Error, Slot, StageId};
 
 /// Largest side of a picture, in pixels.
-const MAX_SIDE: usize = 1 << 13;
+pub(crate) const MAX_SIDE: usize = 1 << 13;
 
 /// An opened model, checked to be complete and consistent.
 #[derive(Debug)]

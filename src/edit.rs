@@ -1,13 +1,15 @@
 //! Pictures of which a part is drawn anew, or all of it from a noisy version.
 
-use burn::tensor::Tensor;
-use image::{GrayImage, RgbImage, imageops};
+use burn::tensor::{Tensor, TensorData};
+use image::{GrayImage, RgbImage};
 use unclip_core::image::{to_rgb, to_tensor};
 use unclip_core::resize::bicubic_8bit;
 use unclip_core::{InvalidSetting, Kept, Resampling};
-use unclip_decoder::Condition;
+use unclip_decoder::{Condition, Control};
 
 use crate::bundle::missing;
+use crate::hole::{Square, with_larger_hole};
+use crate::loops::check_walk;
 use crate::pipeline::finish;
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
@@ -32,6 +34,9 @@ impl UnClip {
     /// the result are the picture's own, at its own size; they guide what is drawn, by RePaint's
     /// resampling (Lugmayr et al. 2022).
     ///
+    /// A decoder that was trained for it ([`Control::Kept`]) is told what is kept. Without a
+    /// resampling, it walks down once; others walk by the default one.
+    ///
     /// The decoder sees the square in the middle, in which the mask has to lie. A mask without
     /// white gives the picture back, and one that is all white a new one. `n` results, each with
     /// its seed.
@@ -39,12 +44,13 @@ impl UnClip {
     /// # Errors
     /// As [`text_to_image`](Self::text_to_image) and [`image_variation`](Self::image_variation), as
     /// far as the subject asks for it; a mask of another size than the picture, or with white
-    /// beyond the square; a decoder's sampler that may remember steps; recorded noise.
+    /// beyond the square; a decoder's sampler that may remember steps; recorded noise of a
+    /// resampling; a size.
     pub fn inpaint(
         &self,
         (picture, mask): (&RgbImage, &GrayImage),
         subject: Subject<'_>,
-        resampling: Resampling,
+        resampling: Option<Resampling>,
         options: &GenerateOptions,
     ) -> Result<Generated, Error> {
         self.quietly().inpaint((picture, mask), subject, resampling, options)
@@ -75,31 +81,31 @@ impl Observed<'_> {
         self,
         (picture, mask): (&RgbImage, &GrayImage),
         subject: Subject<'_>,
-        resampling: Resampling,
+        resampling: Option<Resampling>,
         options: &GenerateOptions,
     ) -> Result<Generated, Error> {
         check_pictures(std::slice::from_ref(picture))?;
-        resampling.validate()?;
         let square = Square::of(picture);
         square.check(picture, mask)?;
+        options.expect_no_size("an edit has the size of its picture")?;
         let unclip = self.unclip;
-        let side = unclip.bundle.small_size();
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
+        let is_trained = unclip.bundle.control() == Some(Control::Kept);
+        let resampling = resampling.or((!is_trained).then(Resampling::default));
+        check_walk(&settings.decoder.sampler, options.noise.as_deref(), resampling)?;
         let steps = settings.steps() - settings.decoder.steps;
-        let steps = steps + resampling.calls(settings.decoder.steps);
+        let steps = steps + resampling.unwrap_or(Resampling::NONE).calls(settings.decoder.steps);
         let made_by = subject.made_by(unclip, (options, &settings))?;
         let mut run = self.start(&seeds, options, steps);
-        let condition = subject.condition(&mut run, unclip, &settings)?;
-        let device = unclip.device();
-        let cut = square.without_hole(picture, mask, side);
-        let small = bicubic_8bit(&cut, side as u32, side as u32);
-        // of a latent, all is drawn on which some of the hole lies
-        let small = run.samples_of(to_tensor(&[small], &device))?.repeat_dim(0, seeds.len());
-        let side = unclip.bundle.decoder.config().unet.image_size;
-        let small_mask = square.small_mask(mask, side, &device).expand(small.dims());
+        let mut condition = subject.condition(&mut run, unclip, &settings)?;
+        let kept = run.kept_of((&square, picture, mask), is_trained)?;
+        if is_trained {
+            let mask = kept.mask.clone().narrow(1, 0, 1);
+            let known = kept.x_0.clone() * kept.mask.clone();
+            condition.control = Some(Tensor::cat(vec![known, mask], 1));
+        }
         let bound = run.bind_decoder(&condition, &settings.decoder)?;
-        let kept = Kept { x_0: small, mask: small_mask };
         let sample = run.inpaint(&bound, &kept, resampling)?;
         drop(bound);
         let pictures = run.pictures(sample)?;
@@ -132,6 +138,7 @@ impl Observed<'_> {
             return Err(InvalidSetting::new("strength", strength, expected).into());
         }
         check_pictures(std::slice::from_ref(picture))?;
+        options.expect_no_size("an edit has the size of its picture")?;
         let unclip = self.unclip;
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
@@ -150,6 +157,31 @@ impl Observed<'_> {
         let mut made = finish(run, (&condition, start), made, captions)?;
         made.pictures.iter_mut().for_each(|picture| picture.recipe.incomplete = true);
         Ok(made)
+    }
+}
+
+impl Run<'_> {
+    /// What stays of a picture, as the decoder samples it, one row for each seed. A decoder that was
+    /// trained for it saw latents of whole pictures, and larger holes in them.
+    fn kept_of(
+        &mut self,
+        (square, picture, mask): (&Square, &RgbImage, &GrayImage),
+        is_trained: bool,
+    ) -> Result<Kept<4>, Error> {
+        let (bundle, device) = (self.bundle, self.placement.device.clone());
+        let side = bundle.small_size();
+        let cut =
+            if is_trained { square.cut(picture) } else { square.without_hole(picture, mask, side) };
+        let small = to_tensor(&[bicubic_8bit(&cut, side as u32, side as u32)], &device);
+        let x_0 = self.samples_of(small)?.repeat_dim(0, self.seeds.len());
+        // of a latent, all is drawn on which some of the hole lies
+        let side = bundle.decoder.config().unet.image_size;
+        let mut mask = square.small_mask(mask, side);
+        if is_trained {
+            mask = with_larger_hole(&mask, side);
+        }
+        let mask = Tensor::<4>::from_data(TensorData::new(mask, [1, 1, side, side]), &device);
+        Ok(Kept { mask: mask.expand(x_0.dims()), x_0, noise: None })
     }
 }
 
@@ -215,115 +247,6 @@ impl Subject<'_> {
                 return Err(missing(&unclip.bundle.origin, StageId::Prior));
             }
         };
-        Ok(Condition { image, text })
+        Ok(Condition::new(image, text))
     }
-}
-
-/// The square in the middle of a picture.
-struct Square {
-    left: u32,
-    top: u32,
-    side: u32,
-}
-
-impl Square {
-    fn of(picture: &RgbImage) -> Self {
-        let (width, height) = picture.dimensions();
-        let side = width.min(height);
-        Self { left: (width - side) / 2, top: (height - side) / 2, side }
-    }
-
-    fn cut(&self, picture: &RgbImage) -> RgbImage {
-        imageops::crop_imm(picture, self.left, self.top, self.side, self.side).to_image()
-    }
-
-    /// The square with what is kept nearby in the place of what is not: shrinking mixes neighbors,
-    /// and what lies in a hole must not show beside it. Near is within two pixels of a picture of
-    /// `side`.
-    fn without_hole(&self, picture: &RgbImage, mask: &GrayImage, side: usize) -> RgbImage {
-        let mut cut = self.cut(picture);
-        let mask = imageops::crop_imm(mask, self.left, self.top, self.side, self.side).to_image();
-        let cell = |at: u32| (at as usize * side / self.side as usize).min(side - 1);
-        let mut sums = vec![[0u64; 4]; side * side];
-        for (x, y, pixel) in cut.enumerate_pixels() {
-            if !is_white(mask.get_pixel(x, y)) {
-                let sum = &mut sums[cell(y) * side + cell(x)];
-                (0..3).for_each(|channel| sum[channel] += u64::from(pixel[channel]));
-                sum[3] += 1;
-            }
-        }
-        let mean = |cells: &mut dyn Iterator<Item = usize>| {
-            let mut all = [0; 4];
-            cells.for_each(|at| (0..4).for_each(|k| all[k] += sums[at][k]));
-            let [r, g, b, n] = all;
-            (n > 0).then(|| image::Rgb([r, g, b].map(|sum| (sum / n) as u8)))
-        };
-        let everywhere = mean(&mut (0..side * side)).unwrap_or(image::Rgb([128; 3]));
-        let around = |at: usize| at.saturating_sub(2)..(at + 3).min(side);
-        let near: Vec<image::Rgb<u8>> = (0..side * side)
-            .map(|at| {
-                let rows = around(at / side).flat_map(|y| around(at % side).map(move |x| (y, x)));
-                mean(&mut rows.map(|(y, x)| y * side + x)).unwrap_or(everywhere)
-            })
-            .collect();
-        for (x, y, pixel) in cut.enumerate_pixels_mut() {
-            if is_white(mask.get_pixel(x, y)) {
-                *pixel = near[cell(y) * side + cell(x)];
-            }
-        }
-        cut
-    }
-
-    fn contains(&self, x: u32, y: u32) -> bool {
-        let within = |at: u32, start: u32| (start..start + self.side).contains(&at);
-        within(x, self.left) && within(y, self.top)
-    }
-
-    /// Refuses a mask of another size, or one that asks for what is not seen.
-    fn check(&self, picture: &RgbImage, mask: &GrayImage) -> Result<(), InvalidSetting> {
-        if mask.dimensions() != picture.dimensions() {
-            let [found, expected] = [mask.dimensions(), picture.dimensions()]
-                .map(|(width, height)| format!("{width} × {height} pixels"));
-            return Err(InvalidSetting::new("mask", found, format!("{expected}, as the picture")));
-        }
-        let outside =
-            |(x, y, pixel): (u32, u32, &image::Luma<u8>)| is_white(pixel) && !self.contains(x, y);
-        if mask.enumerate_pixels().any(outside) {
-            let Self { side, .. } = self;
-            let found = "white beyond the square in the middle";
-            let expected = format!("only within its {side} × {side} pixels, which are seen");
-            return Err(InvalidSetting::new("mask", found, expected));
-        }
-        Ok(())
-    }
-
-    /// 1 where all of a small pixel is kept: `[1, 1, side, side]`.
-    fn small_mask(&self, mask: &GrayImage, side: usize, device: &crate::Device) -> Tensor<4> {
-        let mut kept = vec![1.0f32; side * side];
-        for (x, y, _) in mask.enumerate_pixels().filter(|(.., pixel)| is_white(pixel)) {
-            // every small pixel on which some of this one lies
-            let small = |at: u32, start: u32| {
-                let (at, old, new) = ((at - start) as usize, self.side as usize, side);
-                at * new / old..((at + 1) * new).div_ceil(old)
-            };
-            for row in small(y, self.top) {
-                small(x, self.left).for_each(|column| kept[row * side + column] = 0.0);
-            }
-        }
-        Tensor::from_data(burn::tensor::TensorData::new(kept, [1, 1, side, side]), device)
-    }
-
-    /// The picture with what was drawn where the mask is white.
-    fn put_into(&self, picture: &RgbImage, mask: &GrayImage, drawn: &RgbImage) -> RgbImage {
-        let drawn = bicubic_8bit(drawn, self.side, self.side);
-        let mut result = picture.clone();
-        for (x, y, _) in mask.enumerate_pixels().filter(|(.., pixel)| is_white(pixel)) {
-            result.put_pixel(x, y, *drawn.get_pixel(x - self.left, y - self.top));
-        }
-        result
-    }
-}
-
-fn is_white(pixel: &image::Luma<u8>) -> bool {
-    pixel[0] >= 128
 }

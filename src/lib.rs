@@ -39,12 +39,14 @@ mod autoencoding;
 mod bound;
 mod bundle;
 mod clip_guidance;
+mod control;
 mod cost;
 mod device;
 mod edit;
 mod error;
 mod event;
 mod finite;
+mod hole;
 mod latents;
 mod layouts;
 mod loops;
@@ -99,7 +101,7 @@ pub use unclip_autoencoder as autoencoder;
 pub use unclip_clip as clip;
 pub use unclip_core::{
     AnalyticDpm, Belm, BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting,
-    Resampling, SamplerKind, Spacing, TextEmbedding, TimestepRange, slerp,
+    Plms, Resampling, SamplerKind, Spacing, TextEmbedding, TimestepRange, slerp,
 };
 pub use unclip_decoder as decoder;
 pub use unclip_nn::{Placement, Precision};

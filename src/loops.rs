@@ -10,7 +10,10 @@ use unclip_core::{
 
 use crate::bound::{Diffuses, Listened};
 use crate::finite::finite;
-use crate::{Bound, Error, Event, Run, Slot, StageCost, StageId, StageSettings, Start};
+use crate::{
+    Bound, Error, Event, RecordedNoise, Run, SamplerKind, Slot, StageCost, StageId, StageSettings,
+    Start,
+};
 
 impl<'a> Run<'a> {
     pub(crate) fn bind<T: Diffuses<D>, const D: usize>(
@@ -64,12 +67,7 @@ impl<'a> Run<'a> {
         let (kind, x_prev) = (&bound.settings.sampler, start.x_prev);
         // there is none for the last step
         let draws = if kind.draws_noise() && x_prev.is_none() { schedule.len() - 1 } else { 0 };
-        let mut noise: Box<dyn NoiseSource> = match self.noise {
-            None => Box::new(SeededNoise::new(&self.seeds, bound.stage.noise_stream())),
-            Some(recorded) => {
-                Box::new(recorded.stage(bound.stage, draws, (&bound.shape, self.is_doubled))?)
-            }
-        };
+        let mut noise = self.noise_of(bound, draws)?;
         // drawn even if another start is given, so that the steps' noise stays the same
         let initial = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
         let x_t = match (start.x_t, start.x_0) {
@@ -90,6 +88,20 @@ impl<'a> Run<'a> {
             sample(denoiser, &mut *sampler, &schedule, x_t, &mut *noise, listen)
         })?;
         Ok(bound.config.output(&bound.network, x_0))
+    }
+
+    /// What a stage draws: its start, and as many steps, if it is recorded.
+    fn noise_of<T: Diffuses<D>, const D: usize>(
+        &self,
+        bound: &Bound<'_, T, D>,
+        draws: usize,
+    ) -> Result<Box<dyn NoiseSource>, Error> {
+        Ok(match self.noise {
+            None => Box::new(SeededNoise::new(&self.seeds, bound.stage.noise_stream())),
+            Some(recorded) => {
+                Box::new(recorded.stage(bound.stage, draws, (&bound.shape, self.is_doubled))?)
+            }
+        })
     }
 
     /// Runs a stage backward: returns the noise from which deterministic DDIM with the same
@@ -136,11 +148,13 @@ impl<'a> Run<'a> {
         Ok(Start { x_t: Some(x_t), x_prev, steps: Some(steps), ..Start::default() })
     }
 
-    /// As [`sample`](Self::sample), with a part that stays as it is ([`inpaint`]).
+    /// As [`sample`](Self::sample), with a part that stays as it is ([`inpaint`]). Without
+    /// resampling, one way down: what is kept has the noise of the start at every level.
     ///
     /// # Errors
     /// A sampler that may remember steps, which are undone here (any but DDPM, Analytic-DPM, DDIM and
-    /// Heun); recorded noise; a resampling that cannot be walked; a stop; values that are not finite.
+    /// Heun); recorded noise of a resampling; one that cannot be walked; a stop; values that are not
+    /// finite.
     ///
     /// # Panics
     /// If there is not one row for each seed, or if what is kept has another shape than the sample.
@@ -149,29 +163,23 @@ impl<'a> Run<'a> {
         &mut self,
         bound: &Bound<'_, T, D>,
         kept: &Kept<D>,
-        resampling: Resampling,
+        resampling: Option<Resampling>,
     ) -> Result<T::Output, Error> {
-        resampling.validate()?;
         let kind = &bound.settings.sampler;
-        if kind.remembers_steps() {
-            let expected =
-                "ddpm, analytic_dpm, ddim or heun: others remember steps, which are undone here";
-            return Err(InvalidSetting::new("sampler of an inpainting", kind, expected).into());
-        }
-        if let Some(recorded) = self.noise {
-            let expected = "absent: an inpainting draws more than a file of noise holds";
-            return Err(InvalidSetting::new("recorded noise", recorded.name(), expected).into());
-        }
+        check_walk(kind, self.noise, resampling)?;
         assert_eq!(kept.x_0.dims(), bound.shape, "what is kept is of the sample's shape");
         assert_eq!(kept.mask.dims(), bound.shape, "a mask for every value");
         let schedule = bound.schedule()?;
-        let mut noise: Box<dyn NoiseSource> =
-            Box::new(SeededNoise::new(&self.seeds, bound.stage.noise_stream()));
+        let draws = if kind.draws_noise() { schedule.len() - 1 } else { 0 };
+        let mut noise = self.noise_of(bound, draws)?;
         let x_t = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
+        let own = resampling.is_none().then(|| x_t.clone());
+        let kept = Kept { noise: kept.noise.clone().or(own), ..kept.clone() };
         let mut sampler = kind.start(&bound.diffusion.variances());
-        let (denoiser, plan) = (bound.denoiser(), (&schedule, resampling));
+        let plan = (&schedule, resampling.unwrap_or(Resampling::NONE));
+        let denoiser = bound.denoiser();
         let x_0 = self.listen(bound.listened(), |listen| {
-            inpaint(denoiser, &mut *sampler, plan, x_t, kept, &mut *noise, listen)
+            inpaint(denoiser, &mut *sampler, plan, x_t, &kept, &mut *noise, listen)
         })?;
         Ok(bound.config.output(&bound.network, x_0))
     }
@@ -212,4 +220,23 @@ impl<'a> Run<'a> {
         let stopped = |e: Interrupted| Error::Stopped { stage, done: e.done, total: e.total };
         finite(stage, work(&mut listen).map_err(stopped)?)
     }
+}
+
+/// Refuses what an inpainting cannot walk by.
+pub(crate) fn check_walk(
+    sampler: &SamplerKind,
+    noise: Option<&RecordedNoise>,
+    resampling: Option<Resampling>,
+) -> Result<(), InvalidSetting> {
+    if sampler.remembers_steps() {
+        let expected =
+            "ddpm, analytic_dpm, ddim or heun: others remember steps, which are undone here";
+        return Err(InvalidSetting::new("sampler of an inpainting", sampler, expected));
+    }
+    resampling.map_or(Ok(()), |it| it.validate())?;
+    if let (Some(recorded), Some(_)) = (noise, resampling) {
+        let expected = "absent: a resampling draws more than a file of noise holds";
+        return Err(InvalidSetting::new("recorded noise", recorded.name(), expected));
+    }
+    Ok(())
 }

@@ -157,7 +157,7 @@ impl Observed<'_> {
         let mut run = self.start(&seeds, &options, settings.steps + 1 - least);
         let small = run.samples_of(small)?;
         let text = run.decoder_caption("")?;
-        let bound = run.bind_decoder(&Condition { image: image.clone(), text }, &settings)?;
+        let bound = run.bind_decoder(&Condition::new(image.clone(), text), &settings)?;
         let start = if is_exact {
             run.invert_exactly(&bound, &small)?
         } else {
@@ -215,7 +215,7 @@ impl Observed<'_> {
         let text = run.decoder_caption(&caption)?;
         // of one caption there is one end
         run.dropped.retain(Option::is_some);
-        let condition = (&Condition { image, text }, start);
+        let condition = (&Condition::new(image, text), start);
         let made = (&made_by, &options, &settings);
         let mut made = finish(run, condition, made, std::iter::repeat(caption.as_str()))?;
         made.pictures.iter_mut().for_each(|picture| picture.recipe.incomplete = true);
@@ -238,6 +238,7 @@ fn is_exact(settings: &StageSettings) -> Result<bool, InvalidSetting> {
 /// Refuses options that have no part in it.
 fn check(options: &GenerateOptions) -> Result<(), InvalidSetting> {
     options.expect_no_prior("latents have no prior")?;
+    options.expect_no_size("it is that of the latents")?;
     match &options.noise {
         Some(noise) => {
             let expected = "absent: latents are the noise";

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use unclip_core::{ImageEmbedding, InvalidSetting};
 
@@ -39,6 +40,13 @@ pub struct GenerateOptions {
     /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
     /// kept; 1 to 64, by default 1.
     pub candidates: usize,
+    /// A picture that the result follows, such as a depth map: of a model that was trained with such
+    /// (ControlNet of Kandinsky 2.2), which needs one. Its largest part in the middle is taken that
+    /// has the result's proportions.
+    pub hint: Option<Arc<RgbImage>>,
+    /// Width and height of the pictures in pixels, of a model that is not bound to one size: multiples
+    /// of [`Bundle::size_multiple`]. By default the model's own.
+    pub size: Option<[u32; 2]>,
     /// Noise from a file, in place of the seeds' noise.
     pub noise: Option<Arc<RecordedNoise>>,
     /// Which prior; by default the diffusion prior, or the autoregressive one if the model has no
@@ -67,6 +75,8 @@ impl Default for GenerateOptions {
             clip_guidance: None,
             clip_against: Vec::new(),
             candidates: 1,
+            hint: None,
+            size: None,
             noise: None,
             prior_kind: None,
             gallery: None,
@@ -94,6 +104,10 @@ impl GenerateOptions {
         with_clip_against: clip_against: Vec<String> = |captions| captions;
         /// Sets [`candidates`](Self::candidates).
         with_candidates: candidates: usize = |candidates| candidates;
+        /// Sets [`hint`](Self::hint).
+        with_hint: hint: RgbImage = |hint| Some(Arc::new(hint));
+        /// Sets [`size`](Self::size).
+        with_size: size: [u32; 2] = |size| Some(size);
         /// Sets [`noise`](Self::noise).
         with_noise: noise: Arc<RecordedNoise> = |noise| Some(noise);
         /// Sets [`prior_kind`](Self::prior_kind).
@@ -155,6 +169,17 @@ impl GenerateOptions {
         }
     }
 
+    /// Refuses a size where another picture says it.
+    pub(crate) fn expect_no_size(&self, why: &str) -> Result<(), InvalidSetting> {
+        match self.size {
+            Some([width, height]) => {
+                let expected = format!("absent: {why}");
+                Err(InvalidSetting::new("size", format!("{width} × {height}"), expected))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Guidance by CLIP, if there is any: a scale of 0 is none.
     pub(crate) fn guiding_clip(&self) -> Option<ClipGuidance> {
         self.clip_guidance.filter(|guidance| guidance.scale != 0.0)
@@ -208,6 +233,7 @@ impl GenerateOptions {
         clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
         check_choices(bundle, clip_guidance, &self.clip_against)?;
         bundle.check_image_guidance(&self.decoder)?;
+        bundle.check_control(self)?;
         Ok(Settings {
             clip_guidance,
             clip_against: self.clip_against.clone(),

@@ -193,7 +193,7 @@ impl UnClip {
     /// let mut run = unclip.run(&[7]);
     /// let text = run.encode(&["a pink ring"])?;
     /// let image = run.prior(&text, &settings.prior.expect("it has one"))?;
-    /// let small = run.decode(&Condition { image, text }, &settings.decoder)?;
+    /// let small = run.decode(&Condition::new(image, text), &settings.decoder)?;
     /// let large = run.upsample(small, &settings.upsamplers)?;
     /// assert_eq!(large.dims(), [1, 3, 512, 512]);
     /// # Ok::<(), unclip::Error>(())
@@ -303,7 +303,7 @@ impl<'a> Observed<'a> {
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
         finish(
             run,
-            (&Condition { image, text }, Start::default()),
+            (&Condition::new(image, text), Start::default()),
             (&made_by, options, &settings),
             prompts,
         )
@@ -325,6 +325,12 @@ impl<'a> Observed<'a> {
         }
         if let Some(image) = &options.negative_image {
             run = run.with_negative_image(image);
+        }
+        if let Some(hint) = &options.hint {
+            run = run.with_hint(hint);
+        }
+        if let Some(size) = options.size {
+            run = run.with_size(size);
         }
         if let Some(gallery) = &options.gallery {
             run = run.with_gallery(gallery);

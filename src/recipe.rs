@@ -63,6 +63,12 @@ pub struct Recipe {
     /// Whether guidance led away from a picture, which a recipe does not hold.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub negative_picture: bool,
+    /// Whether it followed a picture, which a recipe does not hold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hint: bool,
+    /// Width and height in pixels, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<[u32; 2]>,
     /// Whether more went into the picture than a recipe holds, so that it cannot be made again from
     /// it: [`Latents`](crate::Latents), or the picture that was edited.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -110,6 +116,8 @@ impl Recipe {
             noise: options.noise.as_ref().map(|noise| noise.name()),
             noise_row: options.noise.as_ref().map(|noise| noise.first_row() + row),
             negative_picture: options.negative_image.is_some(),
+            hint: options.hint.is_some(),
+            size: options.size,
             incomplete: false,
             padding: opened.padding,
             fit: opened.fit,
@@ -168,6 +176,8 @@ impl Recipe {
             clip_guidance: *clip_guidance,
             clip_against: clip_against.clone(),
             candidates: *candidates,
+            hint: None,
+            size: self.size,
             noise: None,
             prior_kind: prior.as_ref().map(PriorSettings::kind),
             gallery: None,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
+use image::RgbImage;
 use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 use unclip_decoder::{Condition, DecoderConfig, Null};
 use unclip_nn::Placement;
@@ -31,6 +32,8 @@ pub struct Run<'a> {
     pub(crate) noise: Option<&'a RecordedNoise>,
     gallery: Option<&'a Gallery>,
     negative_image: Option<&'a ImageEmbedding>,
+    pub(crate) hint: Option<&'a RgbImage>,
+    pub(crate) size: Option<[u32; 2]>,
     /// And captions, if they are not the conditions'.
     clip_guidance: Option<(ClipGuidance, Option<TextEmbedding>)>,
     pub(crate) negative_prompt: &'a str,
@@ -69,6 +72,8 @@ impl<'a> Run<'a> {
             noise: None,
             gallery: None,
             negative_image: None,
+            hint: None,
+            size: None,
             clip_guidance: None,
             negative_prompt: "",
             negative_drawn: None,
@@ -103,6 +108,20 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn with_negative_image(self, image: &'a ImageEmbedding) -> Self {
         Self { negative_image: Some(image), ..self }
+    }
+
+    /// Sets the picture that a decoder with a hint follows; see
+    /// [`GenerateOptions::hint`](crate::GenerateOptions::hint).
+    #[must_use]
+    pub fn with_hint(self, hint: &'a RgbImage) -> Self {
+        Self { hint: Some(hint), ..self }
+    }
+
+    /// Sets the width and height of the pictures, which the model must be able to make; see
+    /// [`GenerateOptions::size`](crate::GenerateOptions::size).
+    #[must_use]
+    pub fn with_size(self, size: [u32; 2]) -> Self {
+        Self { size: Some(size), ..self }
     }
 
     /// Lets CLIP guide the decoder toward the captions of its conditions, or toward others, one row
@@ -290,13 +309,14 @@ impl<'a> Run<'a> {
     /// Loads the decoder and fixes its conditions, one for each seed.
     ///
     /// # Errors
-    /// Weights that cannot be read.
+    /// Weights that cannot be read; a decoder that follows a hint, without one.
     pub fn bind_decoder(
         &mut self,
         condition: &Condition,
         settings: &StageSettings,
     ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
         let slot = &self.bundle.decoder;
+        let condition = &self.controlled(condition)?;
         let rows = self.seeds.len();
         let image = self.negative_image.map(|image| image.repeat_rows(rows));
         let null = if slot.config().reads_captions() {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::tensor::Device;
-use image::RgbImage;
+use image::{RgbImage, imageops};
 use unclip_clip::{Fit, ImageEncoderConfig, fitted};
 use unclip_core::InvalidSetting;
 
@@ -65,6 +65,22 @@ impl Bundle {
         check_pictures(std::slice::from_ref(picture))?;
         Ok((fitted(config, picture, device), Cropped::of(config, picture)))
     }
+}
+
+/// The largest part in the middle of a picture that has these proportions.
+pub(crate) fn middle(picture: &RgbImage, [width, height]: [u32; 2]) -> RgbImage {
+    let (own_width, own_height) = picture.dimensions();
+    let scaled = |side: u32, by: u32, of: u32| {
+        (u64::from(side) * u64::from(by) / u64::from(of)).max(1) as u32
+    };
+    let width_of_all = scaled(own_height, width, height);
+    let (width, height) = if width_of_all <= own_width {
+        (width_of_all, own_height)
+    } else {
+        (own_width, scaled(own_width, height, width))
+    };
+    let (left, top) = ((own_width - width) / 2, (own_height - height) / 2);
+    imageops::crop_imm(picture, left, top, width, height).to_image()
 }
 
 /// Refuses pictures of which nothing would be left in a square.

@@ -174,7 +174,7 @@ impl Observed<'_> {
         // of one caption there is one end
         run.dropped.retain(Option::is_some);
         let image = run.varied(rows, &text, variation, (prior, settings.candidates))?;
-        let condition = Condition { image, text };
+        let condition = Condition::new(image, text);
         let encoder = bundle.image_encoder()?.config();
         let cropped = pictures.iter().map(|picture| Cropped::of(encoder, picture)).collect();
         let made = finish(

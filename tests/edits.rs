@@ -39,7 +39,7 @@ fn what_is_not_masked_stays_to_the_last_bit() {
         [Subject::Caption(CAPTION), Subject::Picture(&picture), Subject::Both(CAPTION, &picture)];
     for subject in subjects {
         let options = options(6).with_n(2);
-        let resampling = Resampling { jump: 2, times: 3 };
+        let resampling = Some(Resampling { jump: 2, times: 3 });
         let made = unclip.inpaint((&picture, &mask), subject, resampling, &options).unwrap();
         assert_eq!(made.pictures.len(), 2);
         for drawn in &made.pictures {
@@ -54,7 +54,7 @@ fn what_is_not_masked_stays_to_the_last_bit() {
         assert_ne!(made.pictures[0].image, picture);
         assert_ne!(made.pictures[0].image, made.pictures[1].image);
         let decoder = made.costs.iter().find(|cost| cost.stage == StageId::Decoder).unwrap();
-        assert_eq!(decoder.calls.len(), resampling.calls(6));
+        assert_eq!(decoder.calls.len(), resampling.unwrap().calls(6));
         // the decoder kept what the small picture shows beside the mask, to the last bit where the
         // hole is far
         let square = image::imageops::crop_imm(&picture, 4, 0, 12, 12).to_image();
@@ -90,7 +90,7 @@ fn what_lies_in_a_hole_does_not_show_beside_it() {
     }
     let draw = |picture: &RgbImage| {
         let subject = Subject::Caption(CAPTION);
-        let made = unclip.inpaint((picture, &mask), subject, Resampling::default(), &options(3));
+        let made = unclip.inpaint((picture, &mask), subject, None, &options(3));
         made.unwrap().images()
     };
     assert_eq!(draw(&picture), draw(&other));
@@ -100,17 +100,17 @@ fn what_lies_in_a_hole_does_not_show_beside_it() {
 fn a_mask_without_white_gives_the_picture_back() {
     let (unclip, picture) = (unclip(), picture());
     let (subject, none) = (Subject::Picture(&picture), mask([0; 4]));
-    let made = unclip.inpaint((&picture, &none), subject, Resampling::default(), &options(3));
+    let made = unclip.inpaint((&picture, &none), subject, None, &options(3));
     assert_eq!(made.unwrap().pictures[0].image, picture);
 }
 
 #[test]
 fn masks_that_cannot_be_followed_are_refused() {
     let (unclip, picture) = (unclip(), picture());
-    let inpaint = |mask: &GrayImage, resampling: Resampling, options: &GenerateOptions| {
+    let inpaint = |mask: &GrayImage, resampling: Option<Resampling>, options: &GenerateOptions| {
         unclip.inpaint((&picture, mask), Subject::Caption(CAPTION), resampling, options)
     };
-    let plain = Resampling::default();
+    let plain = None;
     let good = mask([6, 2, 11, 7]);
     refused(
         inpaint(&GrayImage::new(12, 20), plain, &options(3)),
@@ -120,7 +120,7 @@ fn masks_that_cannot_be_followed_are_refused() {
         inpaint(&mask([2, 2, 11, 7]), plain, &options(3)),
         &["white beyond the square in the middle", "12 × 12"],
     );
-    let times = |jump, times| Resampling { jump, times };
+    let times = |jump, times| Some(Resampling { jump, times });
     refused(inpaint(&good, times(0, 1), &options(3)), &["jump of the resampling is 0"]);
     refused(inpaint(&good, times(1, 0), &options(3)), &["times of the resampling is 0"]);
     let solver =

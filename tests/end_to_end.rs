@@ -293,7 +293,7 @@ fn stages_can_be_driven_by_hand_and_give_the_same_picture() {
     let text = unclip.embed_texts(&[CAPTION]).unwrap();
     let mut run = unclip.run(&[5]);
     let image = run.prior(&text, &prior).unwrap();
-    let condition = Condition { image: image.clone(), text: text.clone() };
+    let condition = Condition::new(image.clone(), text.clone());
     let small = run.decode(&condition, &settings.decoder).unwrap();
     let large = run.upsample(small.clone(), &settings.upsamplers).unwrap();
     assert_eq!(to_rgb(large), made.images());

@@ -17,33 +17,33 @@ use crate::karlo_write::Karlo;
 use crate::reference::{Calls, Saved, Tolerance};
 use crate::support::refused;
 
-const PROMPTS: [&str; 2] =
+pub(crate) const PROMPTS: [&str; 2] =
     ["a cat!", "a painting of two cats on the moon, highly detailed digital art"];
 
 /// On the CPU. A decoder of random weights samples latents twenty times too large, of which the
 /// autoencoder makes pictures that are nearly all black or white, and gray only at the edges: when
 /// those latents move by one part in a million, diffusers' pictures move by up to 0.03.
-const FLEX: Tolerance =
+pub(crate) const FLEX: Tolerance =
     Tolerance { clip: 1e-4, prior: 1e-4, latent: 1e-4, call: 1e-4, picture: [1e-5, 1e-2] };
 
 /// A file or folder of the fixtures.
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kandinsky").join(name)
 }
 
-fn open(device_name: &str) -> UnClip {
+pub(crate) fn open(device_name: &str) -> UnClip {
     let bundle = Bundle::open(fixture("model")).unwrap();
     UnClip::new(bundle, &device(device_name).unwrap(), Residency::OneByOne).unwrap()
 }
 
-fn options(name: &str) -> GenerateOptions {
+pub(crate) fn options(name: &str) -> GenerateOptions {
     let noise = RecordedNoise::open(fixture(&format!("{name}.noise.safetensors"))).unwrap();
     GenerateOptions::default()
         .with_noise(Arc::new(noise))
         .with_decoder(StageOptions::default().with_steps(5))
 }
 
-fn with_prior(options: GenerateOptions) -> GenerateOptions {
+pub(crate) fn with_prior(options: GenerateOptions) -> GenerateOptions {
     options.with_prior(StageOptions::default().with_steps(5))
 }
 
@@ -94,7 +94,8 @@ pub(crate) fn calls_agree_with_diffusers(name: &str, tolerance: Tolerance) {
     let decoder = bundle.decoder.load(&calls.device).unwrap();
     let image = ImageEmbedding(calls.tensor("unet.input.image_embeds"));
     let x_t = calls.tensor::<4>("unet.input.sample");
-    let output = decoder.bind(&Condition { image, text }).forward(x_t, calls.timesteps("unet", 4));
+    let output =
+        decoder.bind(&Condition::new(image, text)).forward(x_t, calls.timesteps("unet", 4));
     calls.agree("unet.output", output, tolerance);
 
     let autoencoder = bundle.autoencoder.as_ref().unwrap().load(&calls.device).unwrap();
@@ -310,7 +311,7 @@ fn pictures_are_edited_in_latents() {
     });
     let options = GenerateOptions::default().with_decoder(StageOptions::default().with_steps(4));
     let subject = Subject::Picture(&picture);
-    let resampling = Resampling { jump: 2, times: 2 };
+    let resampling = Some(Resampling { jump: 2, times: 2 });
     let made = unclip.inpaint((&picture, &mask), subject, resampling, &options).unwrap();
     let drawn = &made.pictures[0].image;
     let pixels = picture.enumerate_pixels();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use unclip::decoder::Condition;
 use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
+use unclip::unclip_nn::UNet;
 use unclip::unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
 use unclip::{
     Bundle, GenerateOptions, Precision, RecordedNoise, Residency, StageOptions, Trace, UnClip,
@@ -163,7 +164,8 @@ pub(crate) fn calls_agree_with_diffusers(name: &str, tolerance: Tolerance) {
     let weights =
         Weights::open_in(&folder.join("super_res_first"), "diffusion_pytorch_model").unwrap();
     let network = config.init(&calls.device);
-    let network = load_weights(network, &weights, &KeyMap::NONE, &calls.device).unwrap();
+    let network =
+        load_weights(network, &weights, &KeyMap::NONE.then(UNet::NAMES), &calls.device).unwrap();
     let emb = network.embed_time(calls.timesteps("super_res_first", 1));
     let output = network.forward(calls.tensor("super_res_first.input.sample"), emb, &[]);
     calls.agree("super_res_first.output.sample", output, tolerance);
@@ -196,9 +198,9 @@ fn decoder_call(bundle: &Bundle, calls: &Calls, tolerance: Tolerance) {
         tokens,
     };
     let image = ImageEmbedding(calls.tensor(&input("image_embeddings")));
-    let given = Condition { image, text: text.narrow(1, 1) };
+    let given = Condition::new(image, text.narrow(1, 1));
     let x_t = calls.tensor::<4>("decoder.input.sample").flip([0]);
-    let both = Condition::cat(&[&given, &decoder.null(1, &text.narrow(0, 1).into())]);
-    let output = decoder.bind(&both).forward(x_t, calls.timesteps("decoder", 2)).flip([0]);
+    let both = decoder.bind_with_null(&given, &text.narrow(0, 1).into());
+    let output = both.forward(x_t, calls.timesteps("decoder", 2)).flip([0]);
     calls.agree("decoder.output.sample", output, tolerance);
 }

@@ -15,6 +15,8 @@ mod bad_karlo_files;
 mod bad_places;
 /// Options, captions, positions, pictures and devices that cannot be used.
 mod bad_requests;
+/// Decoders that are told of every pixel; pictures of other sizes.
+mod controls;
 /// Published folders, damaged at random.
 mod damage;
 /// Edited pictures.

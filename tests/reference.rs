@@ -45,18 +45,31 @@ impl Saved {
         self.agrees_with(&expected, &path.display().to_string(), tolerance);
     }
 
+    /// Compares these entries with those of a trace of the reference.
+    pub(crate) fn agrees_in(&self, path: &Path, keys: &[&str], tolerance: Tolerance) {
+        let expected = Self(Weights::open(path).unwrap());
+        keys.iter().for_each(|key| assert!(expected.0.keys().contains(&key.to_string()), "{key}"));
+        self.agrees_on(&expected, keys, &path.display().to_string(), tolerance);
+    }
+
     /// Compares everything with another trace.
     pub(crate) fn agrees_with(&self, expected: &Self, name: &str, tolerance: Tolerance) {
         assert_eq!(self.0.keys(), expected.0.keys());
+        let keys = expected.0.keys();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        self.agrees_on(expected, &keys, name, tolerance);
+    }
+
+    fn agrees_on(&self, expected: &Self, keys: &[&str], name: &str, tolerance: Tolerance) {
         let mut failures = Vec::new();
-        for key in expected.0.keys() {
-            let differences = self.differences(&expected.0, &key);
+        for &key in keys {
+            let differences = self.differences(&expected.0, key);
             let quantile = |q: f64| differences[(q * (differences.len() - 1) as f64) as usize];
             let [median, high, worst] = [0.5, 0.99, 1.0].map(quantile);
             let line =
                 format!("{name} {key}: median {median:.1e}, 99 % {high:.1e}, all {worst:.1e}");
             println!("{line}");
-            let within = match key.as_str() {
+            let within = match key {
                 "text_encoder.mask" => worst == 0.0,
                 "prior.embedding" | "prior.negative_embedding" => worst <= tolerance.prior,
                 "decoder.latent" => worst <= tolerance.latent,

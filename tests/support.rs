@@ -15,7 +15,9 @@ use unclip::decoder::{DecoderConfig, LayoutConfig};
 use unclip::prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, save_stage};
-use unclip::unclip_nn::{Activation, Precision, TransformerConfig, UNetConfig};
+use unclip::unclip_nn::{
+    Activation, AttentionKind, Precision, ResampleKind, TransformerConfig, UNetConfig,
+};
 use unclip::upsample::UpsamplerConfig;
 use unclip::{Bundle, Error, Residency, UnClip};
 
@@ -254,6 +256,8 @@ fn unet(image_size: usize, channels: [usize; 2], block_out_channels: Vec<usize>)
         coordinates: false,
         patch_size: 1,
         d_time: None,
+        attention: AttentionKind::Added,
+        resampling: ResampleKind::Residual,
         norm_eps: 1e-5,
     }
 }
@@ -266,6 +270,8 @@ fn decoder() -> DecoderConfig {
         image_tokens: 2,
         whitened: true,
         layout: Some(LayoutConfig { side: 4, channels: 2, d_hidden: 6 }),
+        augmentation: None,
+        control: None,
         unet: UNetConfig {
             attention_resolutions: vec![4],
             d_context: Some(8),

@@ -129,7 +129,7 @@ fn caption_and_picture_are_guided_apart() {
         let image = unclip.embed_images(&[picture()]).unwrap();
         let text = unclip.embed_texts(&[caption]).unwrap();
         let settings = options().with_decoder(decoder.clone()).resolve(unclip.bundle()).unwrap();
-        let condition = unclip::decoder::Condition { image, text };
+        let condition = unclip::decoder::Condition::new(image, text);
         unclip.run(&[1]).decode(&condition, &settings.decoder).unwrap()
     };
     assert!(near(&of(CAPTION), &of("a star")));

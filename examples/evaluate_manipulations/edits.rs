@@ -6,7 +6,7 @@ use image::GrayImage;
 use unclip::train::shapes::{
     Attribute, Color, Description, Layout, Object, Rate, Scene, Shape, Tally, judge, read,
 };
-use unclip::{Error, GenerateOptions, Resampling, SHARE, StageOptions, Subject};
+use unclip::{Error, GenerateOptions, SHARE, StageOptions, Subject};
 
 use crate::Evaluation;
 
@@ -95,7 +95,7 @@ pub(crate) fn inpainting(evaluation: &Evaluation) -> Result<String, Error> {
         let options = GenerateOptions::default()
             .with_seed(evaluation.seed.wrapping_add(number))
             .with_decoder(StageOptions::default().with_steps(25));
-        let (parts, resampling) = ((&picture, &mask), Resampling::default());
+        let (parts, resampling) = ((&picture, &mask), None);
         let subject = Subject::Caption(&caption);
         let made = evaluation.unclip.inpaint(parts, subject, resampling, &options)?;
         let drawn = &made.pictures[0].image;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use unclip::decoder::Null;
+use unclip::decoder::Condition;
 use unclip::train::shapes::{Color, Description, Shape, Tally, judge, read};
 use unclip::unclip_core::normalize;
 use unclip::{ClipGradient, ClipGuidance, Error, GenerateOptions, StageOptions};
@@ -50,7 +50,8 @@ pub(crate) fn measure(evaluation: &Evaluation) -> Result<String, Error> {
             let samples = evaluation.samples(&numbers);
             let captions: Vec<String> = samples.iter().map(|it| it.caption.clone()).collect();
             let empty = unclip.embed_texts(&[""])?.repeat_rows(numbers.len());
-            let none = network.null(numbers.len(), &Null::from(empty));
+            let image = network.null_image(numbers.len());
+            let none = Condition::new(image.expect("a decoder of this project has one"), empty);
             let wanted = unclip.embed_texts(&captions)?;
             let guidance = ClipGuidance { scale, gradient };
             let mut run = unclip.run(&seeds).with_clip_guidance(guidance, Some(wanted.clone()));

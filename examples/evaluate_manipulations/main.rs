@@ -175,7 +175,7 @@ impl Evaluation {
         settings.sampler = sampler.unwrap_or(settings.sampler);
         let mut run = self.unclip.run(seeds);
         let text = run.encode(&[""])?.repeat_rows(seeds.len());
-        let condition = Condition { image: latents.image.clone(), text };
+        let condition = Condition::new(latents.image.clone(), text);
         run.decode_from(latents.start.clone(), &condition, &settings)
     }
 

@@ -52,7 +52,8 @@ struct Arguments {
     /// Reverse steps of the decoder
     #[arg(long)]
     decoder_steps: Option<usize>,
-    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published, heun or belm
+    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published, heun, plms,
+    /// plms:v or belm
     #[arg(long, value_name = "NAME")]
     decoder_sampler: Option<SamplerKind>,
     /// Guidance scale of the decoder
@@ -245,7 +246,7 @@ impl Evaluation {
         let seeds: Vec<u64> = indices.iter().map(|i| self.seed.wrapping_add(*i)).collect();
         let text = self.text(&captions)?;
         let image = self.imagine(&text, &seeds)?;
-        self.finished(&Condition { image, text }, &seeds)
+        self.finished(&Condition::new(image, text), &seeds)
     }
 
     /// What the prior makes of captions.

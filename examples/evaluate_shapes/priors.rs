@@ -108,7 +108,7 @@ impl Evaluation {
             let image = run.best_prior(&text, settings, candidates)?;
             cosines[0] += cosine(&image, &text.pooled);
             cosines[1] += cosine(&image, &self.true_embedding(&scenes)?.0);
-            let pictures = run.decode(&Condition { image, text }, &self.decoder)?;
+            let pictures = run.decode(&Condition::new(image, text), &self.decoder)?;
             let pictures = run.upsample(pictures, &self.upsample[..self.upsamplers])?;
             for (scene, picture) in scenes.iter().zip(to_rgb(pictures)) {
                 right.add(judge(&Description::of(scene), &read(&picture)).all());

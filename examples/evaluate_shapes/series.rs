@@ -106,7 +106,7 @@ impl Evaluation {
             Way::TextEmbedding => ImageEmbedding(text.pooled.clone()),
             Way::Random => self.true_embedding(&self.others(&seeds))?,
         };
-        let pictures = run.decode(&Condition { image, text }, &self.decoder)?;
+        let pictures = run.decode(&Condition::new(image, text), &self.decoder)?;
         let pictures = run.upsample(pictures, &self.upsample[..self.upsamplers])?;
         for (sample, picture) in samples.iter().zip(to_rgb(pictures)) {
             tally.add(&judge(&Description::of(&sample.scene), &read(&picture)));

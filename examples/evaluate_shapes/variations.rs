@@ -66,7 +66,7 @@ impl Evaluation {
             indices.iter().map(|i| self.seed.wrapping_add(i + (1 << 33))).collect();
         let image = self.unclip.embed_images(&pictures)?;
         let text = self.text(&vec![String::new(); seeds.len()])?;
-        let made = self.finished(&Condition { image, text }, &seeds)?;
+        let made = self.finished(&Condition::new(image, text), &seeds)?;
         Ok(samples.into_iter().zip(made).collect())
     }
 }

@@ -30,17 +30,22 @@ pub(crate) struct Edit {
 /// How new and old find together in an edit that keeps a part.
 #[derive(Debug, Args)]
 pub(crate) struct Repaint {
-    /// Steps after which noise is added again, so that new and old find together
-    #[arg(long, value_name = "STEPS", default_value_t = 5)]
-    jump: usize,
-    /// How often each stretch between is walked; 1 never goes back
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    resample: usize,
+    /// Steps after which noise is added again, so that new and old find together [default: 5; of a
+    /// model that was trained for inpainting, never]
+    #[arg(long, value_name = "STEPS")]
+    jump: Option<usize>,
+    /// How often each stretch between is walked; 1 never goes back [default: 4]
+    #[arg(long, value_name = "N")]
+    resample: Option<usize>,
 }
 
 impl Repaint {
-    pub(crate) fn resampling(&self) -> Resampling {
-        Resampling { jump: self.jump, times: self.resample }
+    pub(crate) fn resampling(&self) -> Option<Resampling> {
+        let Resampling { jump, times } = Resampling::default();
+        (self.jump.is_some() || self.resample.is_some()).then(|| Resampling {
+            jump: self.jump.unwrap_or(jump),
+            times: self.resample.unwrap_or(times),
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use unclip::{
 
 use crate::apart::check_apart;
 use crate::console::{AnyError, note, say};
+use crate::hint::read_hint;
 use crate::progress::Bars;
 use crate::seed::Seed;
 
@@ -32,6 +33,9 @@ pub(crate) struct Common {
     /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
+    /// A picture that the result follows, such as a depth map, of a model that was trained with such
+    #[arg(long, value_name = "FILE")]
+    hint: Option<PathBuf>,
     /// Seed of what is drawn beside the picture's own noise, or `random` [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<Seed>,
@@ -83,7 +87,8 @@ impl Common {
         }
         let files = if is_folder(&out) { self::files(&out, frames) } else { vec![out.clone()] };
         let all = || files.iter().map(PathBuf::as_path).chain(others.iter().copied());
-        check_apart(all(), inputs, &[self.model.as_deref(), self.prior_model.as_deref()])?;
+        let inputs: Vec<&Path> = inputs.iter().copied().chain(self.hint.as_deref()).collect();
+        check_apart(all(), &inputs, &[self.model.as_deref(), self.prior_model.as_deref()])?;
         let bundle = match &self.model {
             Some(folder) => {
                 let prior_model = self.prior_model.clone();
@@ -98,6 +103,9 @@ impl Common {
         let mut upsampler = StageOptions::default();
         upsampler.steps = self.upsampler_steps;
         let mut options = GenerateOptions::default().with_upsampler(upsampler);
+        if let Some(path) = &self.hint {
+            options = options.with_hint(read_hint(path)?);
+        }
         if let Some(Seed(seed)) = self.seed {
             options.seed = seed;
             note(format_args!("seed {seed}"));

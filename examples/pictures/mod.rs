@@ -17,6 +17,7 @@ use unclip::{
 };
 
 use crate::console::{AnyError, note};
+use crate::hint::read_hint;
 use crate::seed::Seed;
 use places::{Output, Places, Plan};
 use progress::Bars;
@@ -51,6 +52,15 @@ pub(crate) struct Common {
     /// leads away
     #[arg(long, value_name = "FILE")]
     negative_picture: Option<PathBuf>,
+    /// A picture that the result follows, such as a depth map, of a model that was trained with such
+    #[arg(long, value_name = "FILE")]
+    hint: Option<PathBuf>,
+    /// Width of the pictures in pixels, of a model that is not bound to one size
+    #[arg(long, value_name = "PIXELS", requires = "height")]
+    width: Option<u32>,
+    /// Height of the pictures in pixels
+    #[arg(long, value_name = "PIXELS", requires = "width")]
+    height: Option<u32>,
     #[command(flatten)]
     decoder: DecoderArguments,
     #[command(flatten)]
@@ -151,6 +161,10 @@ impl Common {
         if let Some(Seed(seed)) = self.seed {
             options.seed = seed;
         }
+        options.size = self.width.zip(self.height).map(|(width, height)| [width, height]);
+        if let Some(path) = &self.hint {
+            options = options.with_hint(read_hint(path)?);
+        }
         let open = |path: &PathBuf| RecordedNoise::open(path).map(Arc::new);
         options.noise = self.noise.as_ref().map(open).transpose()?;
         Ok(options)
@@ -201,6 +215,13 @@ impl Common {
                            give that by --negative-picture";
             return Err(message.into());
         }
+        if recipe.hint && self.hint.is_none() {
+            let message = "it followed another picture, which its recipe does not hold: give that by \
+                           --hint";
+            return Err(message.into());
+        }
+        options.hint = asked.hint.clone();
+        options.size = asked.size.or(options.size);
         options.gallery = asked.gallery.clone();
         options = self.guidance.with_clip(options);
         self.guidance.check(&options)?;
@@ -242,7 +263,8 @@ impl Common {
             let message = "--trace is of one call, and a sheet takes one for each of its pictures";
             return Err(message.into());
         }
-        plan.inputs.extend(self.negative_picture.as_deref());
+        plan.inputs
+            .extend(self.negative_picture.as_deref().into_iter().chain(self.hint.as_deref()));
         let places = self.output.places(&plan)?;
         let placement = (&device, self.precision.unwrap_or(precision));
         let unclip = UnClip::new(bundle, placement, residency)?;

@@ -37,7 +37,10 @@ const ELSEWHERE: [(&[&str], &str); 15] = [
         "a part of a sampler's name, as in --decoder-sampler ddim:0.5; image_variation --eta starts \
          from the picture's own noise",
     ),
-    (&["width", "height", "w", "H", "W", "size"], "none: the model's upsamplers set the size"),
+    (
+        &["width", "height", "w", "H", "W", "size"],
+        "--width and --height, where a model is not bound to one size",
+    ),
     (&["gpu", "cuda", "cpu"], "--device, as in --device cuda"),
     (&["fp16", "half", "dtype"], "--precision, as in --precision f16"),
     (&["image", "init-img", "input", "i"], "image_variation: its pictures stand without a name"),

@@ -11,7 +11,9 @@ use unclip::decoder::DecoderConfig;
 use unclip::prior::DiffusionPriorConfig;
 use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, Weights, save_weights};
-use unclip::unclip_nn::{Activation, Precision, TransformerConfig, UNetConfig};
+use unclip::unclip_nn::{
+    Activation, AttentionKind, Precision, ResampleKind, TransformerConfig, UNetConfig,
+};
 use unclip::upsample::UpsamplerConfig;
 
 use crate::support::RawTensor;
@@ -80,6 +82,8 @@ pub(crate) fn decoder_config() -> DecoderConfig {
         image_tokens: 3,
         whitened: false,
         layout: None,
+        augmentation: None,
+        control: None,
         unet: UNetConfig {
             image_size: 64,
             in_channels: 3,
@@ -95,6 +99,8 @@ pub(crate) fn decoder_config() -> DecoderConfig {
             coordinates: false,
             patch_size: 1,
             d_time: None,
+            attention: AttentionKind::Added,
+            resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig { variance: VarianceType::LearnedRange, ..diffusion(25, 8.0) },
@@ -116,6 +122,8 @@ pub(crate) fn upsampler_config() -> UpsamplerConfig {
             d_context: None,
             scale_shift: false,
             d_time: Some(48),
+            attention: AttentionKind::Added,
+            resampling: ResampleKind::Residual,
             ..decoder_config().unet
         },
         diffusion: diffusion(7, 1.0),

@@ -5,6 +5,8 @@
 """
 
 import argparse
+import contextlib
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +16,8 @@ sys.dont_write_bytecode = True
 from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 import torch  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from PIL import Image  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 import kandinsky_folders  # noqa: E402
 import kandinsky_reference  # noqa: E402
@@ -33,6 +36,16 @@ NEGATIVE = "a dog"
 
 OPTIONS = {"size": "micro", "dtype": "f16", "shard_bytes": 80_000}
 
+#: Folders beside the whole model that hold another U-Net for it, and the seed of its run.
+CONTROLS = {"inpaint": 3, "hint": 4}
+
+#: What stays of a U-Net's folder, and what is left out of its weights: the hint's network is as large as
+#: the rest together, and made by a formula instead.
+LEFT_OUT = "input_hint_block."
+
+#: Width and height of pictures that are not square.
+SIZE = (24, 16)
+
 
 def autoencoder(movq, trace):
     """Single calls of the autoencoder, on latents of a size for which its pictures are not clamped
@@ -46,6 +59,66 @@ def autoencoder(movq, trace):
             "movq.input.picture": picture,
             "movq.output.latent": movq.encode(picture).latents,
         }
+
+
+def by_formula(unet):
+    """Weights of the hint's network that need no file: value k of layer n is a sine."""
+    layers = [layer for layer in unet.add_embedding.input_hint_block if isinstance(layer, torch.nn.Conv2d)]
+    for index, layer in enumerate(layers):
+        for parameter, scale in ((layer.weight, 3 / layer.weight[0].numel() ** 0.5), (layer.bias, 0.1)):
+            steps = torch.arange(parameter.numel(), dtype=torch.float64)
+            values = scale * torch.sin(0.7 * steps + index)
+            parameter.data = values.reshape(parameter.shape).float()
+
+
+def write_control(root, control):
+    """Writes the U-Net's folder and the index of its pipeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        kandinsky_folders.write_folder(folder, **OPTIONS, control=control)
+        decoder, target = Path(folder) / "decoder", root / control
+        shutil.rmtree(target, ignore_errors=True)
+        (target / "unet").mkdir(parents=True)
+        shutil.copy(decoder / "model_index.json", target)
+        shutil.copy(decoder / "unet" / "config.json", target / "unet")
+        tensors = {}
+        for path in sorted((decoder / "unet").glob("*.safetensors")):
+            tensors.update(load_file(path))
+        tensors = {name: value for name, value in tensors.items() if LEFT_OUT not in name}
+        save_file(tensors, target / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+@contextlib.contextmanager
+def with_control(root, control):
+    """The pipelines of the model with another U-Net."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(root / "model", folder, dirs_exist_ok=True)
+        decoder = Path(folder) / "decoder"
+        shutil.rmtree(decoder / "unet")
+        shutil.copytree(root / control, decoder, dirs_exist_ok=True)
+        if control == "hint":
+            file = decoder / "unet" / "diffusion_pytorch_model.safetensors"
+            options = kandinsky_folders.SIZES[OPTIONS["size"]]["unet"] | kandinsky_folders.CONTROLS[control][1]
+            unet = kandinsky_folders.UNet2DConditionModel(**options)
+            by_formula(unet)
+            made = {name: value for name, value in unet.state_dict().items() if LEFT_OUT in name}
+            save_file({**load_file(file), **made}, file)
+        yield kandinsky_reference.load(folder)
+
+
+def controlled(root, settings):
+    """Runs with other U-Nets: a part of a picture drawn anew, and a picture that follows another."""
+    images = pictures()
+    picture = images["wide"].crop((0, 0, 16, 16))
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (6, 4, 12, 10))
+    inputs = {"inpaint": {"mask": mask}, "hint": {"hint": images["high"].crop((0, 0, 16, 16))}}
+    for control, seed in CONTROLS.items():
+        with with_control(root, control) as pipelines:
+            noise, trace, _ = kandinsky_reference.run(
+                pipelines, [picture], steps=STEPS, guidance=GUIDANCE, seed=seed, **inputs[control]
+            )
+            yield f"{control}.noise", noise, {**settings, "inputs": "wide.png", "seed": seed}
+            yield f"{control}.trace", trace, {**settings, "inputs": "wide.png", "seed": seed}
 
 
 def compute(root):
@@ -67,11 +140,17 @@ def compute(root):
     noise, trace, _ = run(list(images.values()), seed=2)
     yield "variation.noise", noise, {**settings, "inputs": list(images), "seed": 2}
     yield "variation.trace", trace, {**settings, "inputs": list(images), "seed": 2}
+    noise, trace, _ = run(PROMPTS, size=SIZE, seed=5)
+    yield "sized.noise", noise, {**settings, "size": SIZE, "seed": 5}
+    yield "sized.trace", trace, {**settings, "size": SIZE, "seed": 5}
+    yield from controlled(root, settings)
 
 
 def write():
     """Writes everything, and sees that it is small enough to be committed."""
     kandinsky_folders.write_folder(ROOT / "model", **OPTIONS)
+    for control in CONTROLS:
+        write_control(ROOT, control)
     for name, tensors, settings in compute(ROOT):
         save(ROOT / f"{name}.safetensors", tensors, settings)
     files = [path for path in ROOT.rglob("*") if path.is_file()]
@@ -85,6 +164,8 @@ def check():
     """Recomputes the folder's weights and the traces; another CPU may change the last bits."""
     with tempfile.TemporaryDirectory() as folder:
         kandinsky_folders.write_folder(Path(folder) / "model", **OPTIONS)
+        for control in CONTROLS:
+            write_control(Path(folder), control)
         for path in sorted(Path(folder).rglob("*")):
             committed = ROOT / path.relative_to(folder)
             if path.is_file() and path.read_bytes() != committed.read_bytes():

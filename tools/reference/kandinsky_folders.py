@@ -1,6 +1,7 @@
 """Makes Kandinsky 2.2 as it is published, with random weights from diffusers' own classes.
 
     python kandinsky_folders.py --size micro --out DIR
+    python kandinsky_folders.py --size micro --control inpaint --out DIR
     python kandinsky_folders.py --size full --out DIR        all 4.9 B parameters
 
 DIR gets two folders, `decoder` and `prior`. The configurations have the fields of the published
@@ -21,6 +22,8 @@ from karlo_files import quiet, write_json  # noqa: E402  (first: it sets the env
 import torch  # noqa: E402
 from diffusers import (  # noqa: E402
     DDPMScheduler,
+    KandinskyV22ControlnetPipeline,
+    KandinskyV22InpaintPipeline,
     KandinskyV22Pipeline,
     KandinskyV22PriorPipeline,
     PriorTransformer,
@@ -215,6 +218,13 @@ SIZES = {
     ),
 }
 
+#: What the decoder's U-Net is told of every pixel: its pipeline, and the fields that differ.
+CONTROLS = {
+    None: (KandinskyV22Pipeline, {}),
+    "inpaint": (KandinskyV22InpaintPipeline, {"in_channels": 9}),
+    "hint": (KandinskyV22ControlnetPipeline, {"in_channels": 8, "addition_embed_type": "image_hint"}),
+}
+
 #: The networks of each folder.
 NETWORKS = {"prior": ("text_encoder", "image_encoder", "prior"), "decoder": ("unet", "movq")}
 
@@ -232,9 +242,10 @@ def network(name, options):
         return classes[name](**options[name])
 
 
-def write_folder(folder, size, seed=0, dtype="f32", shard_bytes=1 << 40, report=lambda line: None):
+def write_folder(folder, size, seed=0, dtype="f32", shard_bytes=1 << 40, report=lambda line: None, control=None):
     """Writes both folders; those that exist are replaced."""
-    options, folder = SIZES[size], Path(folder)
+    pipeline, fields = CONTROLS[control]
+    options, folder = {**SIZES[size], "unet": {**SIZES[size]["unet"], **fields}}, Path(folder)
     for name, networks in NETWORKS.items():
         part = folder / name
         if part.exists():
@@ -261,7 +272,7 @@ def write_folder(folder, size, seed=0, dtype="f32", shard_bytes=1 << 40, report=
     ).save_config(prior)
     parts = {name: network(name, options) for name in NETWORKS["decoder"]}
     scheduler = DDPMScheduler.from_pretrained(decoder / "scheduler")
-    KandinskyV22Pipeline(**parts, scheduler=scheduler).save_config(decoder)
+    pipeline(**parts, scheduler=scheduler).save_config(decoder)
     index = prior / "model_index.json"
     entries = json.loads(index.read_text())
     entries["image_processor"] = ["transformers", "CLIPImageProcessor"]
@@ -272,11 +283,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the folder that gets both")
+    parser.add_argument("--control", choices=[name for name in CONTROLS if name], help="of the decoder's U-Net")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="type of the weight files")
     arguments = parser.parse_args()
     quiet()
-    write_folder(arguments.out, arguments.size, arguments.seed, arguments.dtype, report=print)
+    write_folder(
+        arguments.out, arguments.size, arguments.seed, arguments.dtype, report=print, control=arguments.control
+    )
 
 
 if __name__ == "__main__":

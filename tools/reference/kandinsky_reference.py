@@ -2,6 +2,8 @@
 
     python kandinsky_reference.py --model DIR --prompt "a cat" --noise N.safetensors --trace T.safetensors
     python kandinsky_reference.py --model DIR --images A.png --noise N.safetensors --trace T.safetensors
+    … --images A.png --mask M.png          of a decoder for inpainting: white is drawn
+    … --hint H.png                         of one that follows a depth map
 
 DIR holds the folders `decoder` and `prior`, as `kandinsky_folders.py` writes them. Noise and trace
 are as in `karlo_reference.py`; the decoder's scheduler also draws for its last step, where the draw
@@ -9,6 +11,7 @@ counts for 1e-10. Tables of the schedulers are in f64 unless `--tables f32` says
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -17,8 +20,15 @@ sys.dont_write_bytecode = True
 from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 import torch  # noqa: E402
-from diffusers import DDPMScheduler, KandinskyV22Pipeline, KandinskyV22PriorPipeline  # noqa: E402
-from diffusers.pipelines.kandinsky2_2 import pipeline_kandinsky2_2, pipeline_kandinsky2_2_prior  # noqa: E402
+import diffusers  # noqa: E402
+import numpy as np  # noqa: E402
+from diffusers import DDPMScheduler, KandinskyV22PriorPipeline  # noqa: E402
+from diffusers.pipelines.kandinsky2_2 import (  # noqa: E402
+    pipeline_kandinsky2_2,
+    pipeline_kandinsky2_2_controlnet,
+    pipeline_kandinsky2_2_inpainting,
+    pipeline_kandinsky2_2_prior,
+)
 from diffusers.schedulers import scheduling_ddpm, scheduling_unclip  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
@@ -27,7 +37,14 @@ import karlo_reference  # noqa: E402
 from karlo_reference import exact_tables, save, wrap  # noqa: E402
 
 #: The modules that draw random numbers.
-DRAWING = (pipeline_kandinsky2_2, pipeline_kandinsky2_2_prior, scheduling_ddpm, scheduling_unclip)
+DRAWING = (
+    pipeline_kandinsky2_2,
+    pipeline_kandinsky2_2_controlnet,
+    pipeline_kandinsky2_2_inpainting,
+    pipeline_kandinsky2_2_prior,
+    scheduling_ddpm,
+    scheduling_unclip,
+)
 
 #: The networks of which one call is recorded.
 CALLS = ("prior", "unet")
@@ -45,9 +62,10 @@ class Noise(karlo_reference.Noise):
 
 def load(folder, tables="f64"):
     """The pipelines of prior and decoder, computing in f32."""
-    kinds = {"prior": KandinskyV22PriorPipeline, "decoder": KandinskyV22Pipeline}
     pipelines = []
-    for name, kind in kinds.items():
+    for name in ("prior", "decoder"):
+        index = json.loads((Path(folder) / name / "model_index.json").read_text())
+        kind = getattr(diffusers, index["_class_name"])
         pipeline = kind.from_pretrained(Path(folder) / name, dtype=torch.float32)
         pipeline.set_progress_bar_config(disable=True)
         pipelines.append(exact(pipeline) if tables == "f64" else pipeline)
@@ -70,8 +88,52 @@ def exact(pipeline):
     return exact_tables(pipeline)
 
 
-def run(pipelines, inputs, *, steps=(25, 100), guidance=(4.0, 4.0), negative=None, seed=0, noise=None):
-    """Runs both pipelines on prompts or pictures; gives noise, trace and single calls."""
+def listen_to_decoding(movq, trace):
+    """Writes down what the autoencoder decodes; gives the function that undoes it."""
+    original = movq.decode
+
+    def decode(latent, **named):
+        result = original(latent, **named)
+        trace["decoder.latent"] = latent
+        trace["decoder.image"] = result["sample"].clamp(-1, 1)
+        return result
+
+    movq.decode = decode
+
+    def undo():
+        movq.decode = original
+
+    return undo
+
+
+def control_of(pixels, mask, hint, rows, height, width):
+    """What the decoder's pipeline takes beside embeddings."""
+    if mask is not None:
+        white = torch.from_numpy(np.asarray(mask.convert("L")).copy() >= 128).float()[None, None]
+        values = torch.from_numpy(np.asarray(pixels.convert("RGB")).copy()).permute(2, 0, 1)[None]
+        return {"image": values.float() / 127.5 - 1, "mask_image": white}
+    if hint is not None:
+        hint = hint.convert("RGB").resize((width, height), Image.BICUBIC)
+        values = torch.from_numpy(np.asarray(hint).copy()).permute(2, 0, 1)[None]
+        return {"hint": values.float().div(255).repeat(rows, 1, 1, 1)}
+    return {}
+
+
+def run(
+    pipelines,
+    inputs,
+    *,
+    steps=(25, 100),
+    guidance=(4.0, 4.0),
+    negative=None,
+    seed=0,
+    noise=None,
+    mask=None,
+    hint=None,
+    size=None,
+):
+    """Runs both pipelines on prompts or pictures; gives noise, trace and single calls. With a mask, the
+    first picture is the one of which a part is drawn; `size` is width and height."""
     prior, decoder = pipelines
     trace, calls, undo = {}, {}, []
     variation = not isinstance(inputs[0], str)
@@ -121,20 +183,22 @@ def run(pipelines, inputs, *, steps=(25, 100), guidance=(4.0, 4.0), negative=Non
                 )
                 trace["prior.embedding"] = image
             trace["prior.negative_embedding"] = away
-            side = decoder.unet.config.sample_size * decoder.movq_scale_factor
-            # what the pipeline makes of it: rounded up to a multiple of the factor's square
-            latent = decoder(
-                image,
-                away,
-                height=side,
-                width=side,
+            factor = decoder.movq_scale_factor
+            side = decoder.unet.config.sample_size * factor
+            # the pipeline rounds up to a multiple of the factor's square
+            width, height = size or (side, side)
+            hint_sides = [8 * side // factor for side in (height, width)]
+            undo.append(listen_to_decoding(decoder.movq, trace))
+            decoder(
+                image_embeds=image,
+                negative_image_embeds=away,
+                height=height,
+                width=width,
                 num_inference_steps=steps[1],
                 guidance_scale=guidance[1],
-                output_type="latent",
-            ).images
-            trace["decoder.latent"] = latent
-            picture = decoder.movq.decode(latent, force_not_quantize=True)["sample"]
-            trace["decoder.image"] = picture.clamp(-1, 1)
+                output_type="pt",
+                **control_of(inputs[0], mask, hint, rows, *hint_sides),
+            )
     finally:
         for step in undo:
             step()
@@ -149,6 +213,9 @@ def main():
     source.add_argument("--prompt", action="append", help="a prompt; can be repeated")
     source.add_argument("--images", type=Path, nargs="+", help="pictures to vary")
     parser.add_argument("--negative", help="a negative prompt")
+    parser.add_argument("--mask", type=Path, help="white where the first picture is drawn anew")
+    parser.add_argument("--hint", type=Path, help="a picture that the result follows")
+    parser.add_argument("--size", type=int, nargs=2, help="width and height")
     parser.add_argument("--noise", type=Path, required=True, help="draws: read if it exists, else written")
     parser.add_argument("--trace", type=Path, required=True, help="what the stages give each other")
     parser.add_argument("--prior-steps", type=int, default=25)
@@ -162,6 +229,9 @@ def main():
     steps = (arguments.prior_steps, arguments.decoder_steps)
     guidance = (arguments.prior_guidance, arguments.decoder_guidance)
     inputs = arguments.prompt or [Image.open(path).convert("RGB") for path in arguments.images]
+    opened = {
+        name: Image.open(path) for name in ("mask", "hint") if (path := getattr(arguments, name)) is not None
+    }
     recorded = load_file(arguments.noise) if arguments.noise.exists() else None
     noise, trace, _ = run(
         load(arguments.model, arguments.tables),
@@ -171,6 +241,8 @@ def main():
         negative=arguments.negative,
         seed=arguments.seed,
         noise=recorded,
+        size=arguments.size,
+        **opened,
     )
     settings = {"steps": steps, "guidance": guidance, "negative": arguments.negative}
     if recorded is None:

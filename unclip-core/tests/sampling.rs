@@ -473,7 +473,7 @@ fn what_is_kept_stays_to_the_last_bit_and_the_rest_is_drawn() {
     let one: Tensor<2> = noise([rows, 1], 5, &device);
     let x_0 = Tensor::cat(vec![one.clone(), Tensor::zeros([rows, 1], &device)], 1);
     let mask = Tensor::<2>::from_floats([[1.0, 0.0]], &device).expand([rows, 2]);
-    let kept = Kept { x_0, mask };
+    let kept = Kept { x_0, mask, noise: None };
     let error = |times: usize| {
         let seeds: Vec<u64> = (0..rows as u64).collect();
         let mut noise = SeededNoise::new(&seeds, 1);

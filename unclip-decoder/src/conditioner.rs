@@ -7,7 +7,8 @@ use unclip_nn::Whitening;
 
 use crate::caption_and_image::CaptionAndImage;
 use crate::image_alone::ImageAlone;
-use crate::{Bound, Condition, DecoderConfig};
+use crate::noised_image::NoisedImage;
+use crate::{Bound, Condition, DecoderConfig, Null};
 
 /// Turns a [`Condition`] into a [`Bound`].
 #[derive(Module, Debug)]
@@ -17,14 +18,19 @@ pub enum Conditioner {
     CaptionAndImage(CaptionAndImage),
     /// Of one that does not.
     ImageAlone(ImageAlone),
+    /// Of one that reads captions, and embeddings with noise.
+    NoisedImage(NoisedImage),
 }
 
 impl Conditioner {
     /// A conditioner with fresh weights.
     pub fn new(config: &DecoderConfig, device: &Device) -> Self {
-        match config.d_text {
-            Some(d_text) => Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device)),
-            None => Self::ImageAlone(ImageAlone::new(config, device)),
+        match (config.augmentation, config.d_text) {
+            (Some(noise), _) => Self::NoisedImage(NoisedImage::new(config, noise, device)),
+            (None, Some(d_text)) => {
+                Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device))
+            }
+            (None, None) => Self::ImageAlone(ImageAlone::new(config, device)),
         }
     }
 
@@ -32,12 +38,12 @@ impl Conditioner {
     /// their mean, which is zero once whitened.
     ///
     /// # Panics
-    /// Of a decoder that reads no captions: it does not whiten.
+    /// Of a decoder that does not whiten.
     #[must_use]
     pub fn with_whitening(self, whitening: Whitening) -> Self {
         match self {
             Self::CaptionAndImage(both) => Self::CaptionAndImage(both.with_whitening(whitening)),
-            Self::ImageAlone(_) => panic!("a decoder that whitens"),
+            Self::ImageAlone(_) | Self::NoisedImage(_) => panic!("a decoder that whitens"),
         }
     }
 
@@ -45,7 +51,7 @@ impl Conditioner {
     pub fn whitened(&self, image: &ImageEmbedding) -> Tensor<2> {
         match self {
             Self::CaptionAndImage(both) => both.whitened(image),
-            Self::ImageAlone(_) => image.0.clone(),
+            Self::ImageAlone(_) | Self::NoisedImage(_) => image.0.clone(),
         }
     }
 
@@ -54,7 +60,7 @@ impl Conditioner {
     pub fn null_image(&self, batch: usize) -> Option<ImageEmbedding> {
         match self {
             Self::CaptionAndImage(both) => Some(both.null_image(batch)),
-            Self::ImageAlone(_) => None,
+            Self::ImageAlone(_) | Self::NoisedImage(_) => None,
         }
     }
 
@@ -62,7 +68,30 @@ impl Conditioner {
     pub fn forward(&self, condition: &Condition) -> Bound {
         match self {
             Self::CaptionAndImage(both) => both.forward(condition),
-            Self::ImageAlone(alone) => alone.forward(&condition.image),
+            Self::ImageAlone(alone) => alone.forward(condition),
+            Self::NoisedImage(noised) => noised.forward(condition),
         }
+    }
+
+    /// Projects the null condition of guidance beside a given one: what is told of every pixel is the
+    /// same.
+    ///
+    /// # Panics
+    /// If there is not one null caption, and one null image if there is any, for each row; without a
+    /// null image, if the decoder has learned none and needs one.
+    pub fn forward_null(&self, given: &Condition, null: &Null) -> Bound {
+        let batch = given.image.batch();
+        let images = null.image.as_ref().map_or(batch, ImageEmbedding::batch);
+        assert_eq!(
+            [null.text.batch(), images],
+            [batch; 2],
+            "one null condition for each given one"
+        );
+        if let Self::NoisedImage(noised) = self {
+            return noised.forward_null(given, null);
+        }
+        let image = null.image.clone().or_else(|| self.null_image(batch));
+        let image = image.expect("what guidance leads away from");
+        self.forward(&given.with(image, null.text.clone()))
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::image::PICTURE_CHANNELS;
-use unclip_core::{DiffusionConfig, InvalidSetting};
+use unclip_core::{BetaSchedule, DiffusionConfig, InvalidSetting, NoiseSchedule};
 use unclip_nn::{UNetConfig, check};
 
 /// Sizes of a [`Decoder`](crate::Decoder), and how it denoises.
@@ -17,7 +17,8 @@ pub struct DecoderConfig {
     /// Width of the text tower's token states; absent in a decoder that reads no captions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_text: Option<usize>,
-    /// Number of context tokens made from the image embedding; the paper and Karlo have 4.
+    /// Number of context tokens made from the image embedding; the paper and Karlo have 4. None with an
+    /// augmentation.
     pub image_tokens: usize,
     /// Whether image embeddings are whitened along their principal components before anything
     /// reads them. Published decoders take them as they are.
@@ -26,9 +27,15 @@ pub struct DecoderConfig {
     /// A coarse picture of the condition that the U-Net reads alongside x_t, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<LayoutConfig>,
+    /// The noise that its image embeddings have, if it was trained on such (Stable unCLIP).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<Augmentation>,
+    /// What it is told of every pixel, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
     /// The U-Net. If the diffusion's variance is not learned and this gives one all the same, it is
     /// not used. Its `d_context` is the width of the context tokens; its input is x_t and the
-    /// layout's channels.
+    /// channels of layout and control.
     pub unet: UNetConfig,
     /// How it denoises.
     pub diffusion: DiffusionConfig,
@@ -49,6 +56,49 @@ pub struct LayoutConfig {
     pub channels: usize,
     /// Width of the hidden layer.
     pub d_hidden: usize,
+}
+
+/// Noise that is added to an image embedding, which the decoder is told the level of: levels are
+/// timesteps of a schedule of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augmentation {
+    /// Number of levels.
+    pub num_train_timesteps: usize,
+    /// The noise of each.
+    pub beta_schedule: BetaSchedule,
+}
+
+impl Augmentation {
+    /// The schedule of its levels.
+    ///
+    /// # Errors
+    /// See [`NoiseSchedule::new`].
+    pub fn schedule(&self) -> Result<NoiseSchedule, InvalidSetting> {
+        NoiseSchedule::new(self.beta_schedule, self.num_train_timesteps)
+    }
+}
+
+/// What a decoder is told of every pixel beside x_t, in further channels of the U-Net's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// What stays as it is, and where: `channels + 1` of a decoder that was trained to draw the rest
+    /// (Kandinsky 2.2's for inpainting).
+    Kept,
+    /// A picture that the result follows, such as a depth map: a network makes `channels` of it
+    /// (ControlNet of Kandinsky 2.2).
+    Hint,
+}
+
+impl Control {
+    /// Channels of the U-Net's input, for a sample of so many.
+    fn channels(self, sample: usize) -> usize {
+        match self {
+            Self::Kept => sample + 1,
+            Self::Hint => sample,
+        }
+    }
 }
 
 /// More channels than any latent has.
@@ -74,7 +124,7 @@ impl DecoderConfig {
             return Err(InvalidSetting::new("channels", self.channels, expected));
         }
         self.check_captions()?;
-        check::size("image_tokens", self.image_tokens)?;
+        self.check_augmentation()?;
         self.unet.validate().map_err(|error| error.within("unet"))?;
         if let Some(LayoutConfig { side, channels, d_hidden }) = self.layout {
             check::size("layout.side", side)?;
@@ -86,7 +136,9 @@ impl DecoderConfig {
                 return Err(InvalidSetting::new("layout.side", side, expected));
             }
         }
-        let channels_in = self.channels + self.layout.map_or(0, |layout| layout.channels);
+        let channels_in = self.channels
+            + self.layout.map_or(0, |layout| layout.channels)
+            + self.control.map_or(0, |control| control.channels(self.channels));
         check::equal("unet.in_channels", self.unet.in_channels, channels_in)?;
         let channels_out = self.diffusion.output_channels(self.channels);
         // Kandinsky's gives a variance that nobody uses
@@ -104,6 +156,24 @@ impl DecoderConfig {
         self.d_text.is_some()
     }
 
+    fn check_augmentation(&self) -> Result<(), InvalidSetting> {
+        let Some(augmentation) = &self.augmentation else {
+            return check::size("image_tokens", self.image_tokens);
+        };
+        augmentation.schedule().map_err(|error| error.within("augmentation"))?;
+        if self.image_tokens != 0 {
+            let expected = "0: with an augmentation, the embedding makes no tokens";
+            return Err(InvalidSetting::new("image_tokens", self.image_tokens, expected));
+        }
+        let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context.unwrap_or(0));
+        check::equal("d_text", found, expected)?;
+        if self.whitened || self.layout.is_some() || self.control.is_some() {
+            let expected = "absent: the decoder whitens, or has a layout or a control";
+            return Err(InvalidSetting::new("augmentation", "given", expected));
+        }
+        Ok(())
+    }
+
     fn check_captions(&self) -> Result<(), InvalidSetting> {
         match self.d_text {
             Some(width) => check::size("d_text", width),
@@ -112,6 +182,13 @@ impl DecoderConfig {
                 Err(InvalidSetting::new("d_text", "absent", expected))
             }
             None => Ok(()),
+        }?;
+        match self.control {
+            Some(Control::Hint) if self.reads_captions() => {
+                let expected = "absent, or `kept`: a decoder with a hint reads no captions";
+                Err(InvalidSetting::new("control", "hint", expected))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -32,15 +32,27 @@ const NAMES: KeyMap = KeyMap::new(&[
     ("CaptionAndImage.image_tokens_proj", "clip_extra_context_tokens_proj"),
     ("CaptionAndImage.image_proj", "clip_image_embeddings_project_to_time_embeddings"),
     ("CaptionAndImage.", ""),
+    ("text_proj.NoisedImage.mean", "image_normalizer.mean"),
+    ("text_proj.NoisedImage.std", "image_normalizer.std"),
+    ("text_proj.NoisedImage.", "unet.class_embedding."),
     // there, these are parts of the U-Net
     ("text_proj.ImageAlone.image_", "unet.add_embedding.image_"),
     ("text_proj.ImageAlone.tokens_proj", "unet.encoder_hid_proj.image_embeds"),
     ("text_proj.ImageAlone.tokens_norm", "unet.encoder_hid_proj.norm"),
+    // every second number there is an activation's
+    ("text_proj.ImageAlone.hint.convs.7.", "unet.add_embedding.input_hint_block.14."),
+    ("text_proj.ImageAlone.hint.convs.6.", "unet.add_embedding.input_hint_block.12."),
+    ("text_proj.ImageAlone.hint.convs.5.", "unet.add_embedding.input_hint_block.10."),
+    ("text_proj.ImageAlone.hint.convs.4.", "unet.add_embedding.input_hint_block.8."),
+    ("text_proj.ImageAlone.hint.convs.3.", "unet.add_embedding.input_hint_block.6."),
+    ("text_proj.ImageAlone.hint.convs.2.", "unet.add_embedding.input_hint_block.4."),
+    ("text_proj.ImageAlone.hint.convs.1.", "unet.add_embedding.input_hint_block.2."),
+    ("text_proj.ImageAlone.hint.convs.0.", "unet.add_embedding.input_hint_block.0."),
 ]);
 
 impl StageConfig for DecoderConfig {
     const STAGE: &'static str = "decoder";
-    const KEYS: KeyMap = NAMES;
+    const KEYS: KeyMap = NAMES.then(UNet::NAMES);
     type Network = Decoder;
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -67,8 +79,8 @@ impl Stage<4> for DecoderConfig {
     }
 
     fn sample_shape(&self, condition: &Condition) -> [usize; 4] {
-        let side = self.unet.image_size;
-        [condition.image.batch(), self.channels, side, side]
+        let [height, width] = condition.sides.unwrap_or([self.unet.image_size; 2]);
+        [condition.image.batch(), self.channels, height, width]
     }
 
     fn bind(&self, decoder: &Decoder, condition: &Condition) -> Box<dyn Network<4>> {
@@ -81,8 +93,7 @@ impl Stage<4> for DecoderConfig {
         given: &Condition,
         null: &Null,
     ) -> Branched<Box<dyn Network<4>>> {
-        let both = Condition::cat(&[given, &decoder.null(given.image.batch(), null)]);
-        Branched::new(self.bind(decoder, &both), 2)
+        Branched::new(Box::new(decoder.bind_with_null(given, null)), 2)
     }
 
     /// Between the given condition and the null one: its picture with the null caption.
@@ -92,10 +103,14 @@ impl Stage<4> for DecoderConfig {
         given: &Condition,
         null: &Null,
     ) -> Branched<Box<dyn Network<4>>> {
-        let none = decoder.null(given.image.batch(), null);
-        let picture = Condition { image: given.image.clone(), text: none.text.clone() };
-        let all = Condition::cat(&[given, &picture, &none]);
-        Branched::new(self.bind(decoder, &all), 3)
+        let conditioner = &decoder.text_proj;
+        let picture = given.with(given.image.clone(), null.text.clone());
+        let all = vec![
+            conditioner.forward(given),
+            conditioner.forward(&picture),
+            conditioner.forward_null(given, null),
+        ];
+        Branched::new(Box::new(decoder.bind_read(Bound::cat(all))), 3)
     }
 
     fn output(&self, _: &Decoder, x_0: Tensor<4>) -> Tensor<4> {
@@ -131,7 +146,22 @@ impl Decoder {
 
     /// Fixes a condition. All its projections are computed here, once for all steps.
     pub fn bind(&self, condition: &Condition) -> impl Network<4> + use<> {
-        let Bound { emb, context, layout } = self.text_proj.forward(condition);
+        self.bind_read(self.text_proj.forward(condition))
+    }
+
+    /// The same of twice as many rows: those of the condition, then as many null ones.
+    ///
+    /// # Panics
+    /// See [`Conditioner::forward_null`].
+    pub fn bind_with_null(&self, given: &Condition, null: &Null) -> impl Network<4> + use<> {
+        let conditioner = &self.text_proj;
+        let both = vec![conditioner.forward(given), conditioner.forward_null(given, null)];
+        self.bind_read(Bound::cat(both))
+    }
+
+    /// The same, of a condition that was read already.
+    fn bind_read(&self, read: Bound) -> impl Network<4> + use<> {
+        let Bound { emb, context, layout } = read;
         let contexts = self.unet.read(&context);
         let unet = self.unet.clone();
         move |x_t: Tensor<4>, timesteps: Tensor<1>| {
@@ -143,17 +173,9 @@ impl Decoder {
         }
     }
 
-    /// The null condition of guidance, for a batch.
-    ///
-    /// # Panics
-    /// If there is not one null caption, and one null image if there is any, for each row; without a
-    /// null image, if the decoder has learned none.
-    pub fn null(&self, batch: usize, null: &Null) -> Condition {
-        let learned = || self.text_proj.null_image(batch);
-        let image = null.image.clone().or_else(learned).expect("what guidance leads away from");
-        let rows = [null.text.batch(), image.batch()];
-        assert_eq!(rows, [batch; 2], "one null condition for each given one");
-        Condition { image, text: null.text.clone() }
+    /// The learned embedding that stands for no image, for a batch; `None` if there is no such thing.
+    pub fn null_image(&self, batch: usize) -> Option<ImageEmbedding> {
+        self.text_proj.null_image(batch)
     }
 
     /// Replaces the image embedding by the learned null where `keep` is 0: condition dropout.

@@ -11,7 +11,7 @@ use unclip_core::{
 };
 use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig, Null};
 use unclip_nn::checkpoint::{KeyMap, StageConfig, Weights, load_weights};
-use unclip_nn::{UNetConfig, Whitening};
+use unclip_nn::{AttentionKind, ResampleKind, UNet, UNetConfig, Whitening};
 
 use crate::fixture::{Fixture, assert_close, noise};
 
@@ -27,6 +27,8 @@ fn config(model_channels: usize) -> DecoderConfig {
         image_tokens: 4,
         whitened: false,
         layout: None,
+        augmentation: None,
+        control: None,
         unet: UNetConfig {
             image_size: 8,
             in_channels: 3,
@@ -41,6 +43,8 @@ fn config(model_channels: usize) -> DecoderConfig {
             coordinates: false,
             patch_size: 1,
             d_time: None,
+            attention: AttentionKind::Added,
+            resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {
@@ -83,16 +87,16 @@ fn conditioner() {
         mask: all(1),
     };
     let image: Tensor<2> = fixture.tensor("input.image_embeds");
-    let plain = Condition { image: ImageEmbedding(image.clone()), text: text.clone() };
+    let plain = Condition::new(ImageEmbedding(image.clone()), text.clone());
     let bound = conditioner.forward(&plain);
     assert_close("time", bound.emb, fixture.tensor("output.time"), F32);
     assert_close("context", bound.context.tokens, fixture.tensor("output.context"), F32);
 
     let no_image = conditioner.null_image(2).unwrap().0;
-    let guided = conditioner.forward(&Condition {
-        image: ImageEmbedding(Tensor::cat(vec![image, no_image], 0)),
-        text: TextEmbedding::cat(vec![text, empty.repeat_rows(2)]),
-    });
+    let guided = conditioner.forward(&Condition::new(
+        ImageEmbedding(Tensor::cat(vec![image, no_image], 0)),
+        TextEmbedding::cat(vec![text, empty.repeat_rows(2)]),
+    ));
     let [time, context] = ["output.guided_time", "output.guided_context"];
     assert_close("guided time", exchanged(guided.emb), fixture.tensor(time), F32);
     let tokens = exchanged(guided.context.tokens);
@@ -105,15 +109,18 @@ fn decoder(fixture: &Fixture) -> (Decoder, Condition, Null) {
     config.validate().unwrap();
     let conditioner = Conditioner::new(&config, &device);
     let conditioner = load(conditioner, fixture, "weights.text_proj.", &DecoderConfig::KEYS);
-    let unet = load(config.unet.init(&device), fixture, "weights.decoder.", &KeyMap::NONE);
-    let condition = Condition {
-        image: ImageEmbedding(fixture.tensor("input.image_embeds")),
-        text: TextEmbedding {
-            pooled: fixture.tensor("input.prompt_embeds"),
-            tokens: fixture.tensor("input.text_hidden_states"),
-            mask: fixture.mask("input.attention_mask"),
-        },
+    let unet = load(
+        config.unet.init(&device),
+        fixture,
+        "weights.decoder.",
+        &KeyMap::NONE.then(UNet::NAMES),
+    );
+    let text = TextEmbedding {
+        pooled: fixture.tensor("input.prompt_embeds"),
+        tokens: fixture.tensor("input.text_hidden_states"),
+        mask: fixture.mask("input.attention_mask"),
     };
+    let condition = Condition::new(ImageEmbedding(fixture.tensor("input.image_embeds")), text);
     let null = TextEmbedding {
         pooled: fixture.tensor("input.uncond_prompt_embeds"),
         tokens: fixture.tensor("input.uncond_text_hidden_states"),
@@ -128,7 +135,7 @@ fn guided_call() {
     let (decoder, condition, null) = decoder(&fixture);
     let x_t: Tensor<4> = fixture.tensor("input.sample");
     let timestep: Tensor<1> = fixture.integers("input.timestep").float();
-    let both = decoder.bind(&Condition::cat(&[&condition, &decoder.null(2, &null)]));
+    let both = decoder.bind_with_null(&condition, &null);
     let twice = Tensor::cat(vec![x_t.clone(); 2], 0);
     let raw = both.forward(twice, timestep.clone().expand([4]));
     assert_close("raw", exchanged(raw), fixture.tensor("output.raw"), 1e-5);
@@ -188,7 +195,7 @@ fn whitening_comes_before_everything_else() {
         mask: Tensor::<2>::ones([2, 5], &device).equal_elem(1.0),
     };
     let image: Tensor<2> = noise([2, d], 5, &device);
-    let condition = |image| Condition { image: ImageEmbedding(image), text: text.clone() };
+    let condition = |image| Condition::new(ImageEmbedding(image), text.clone());
     let got = conditioner.forward(&condition(image.clone()));
     let expected = plain.forward(&condition(whitening.forward(image)));
     assert_close("emb", got.emb, expected.emb, 1e-6);
@@ -210,7 +217,7 @@ fn a_layout_is_joined_to_the_picture() {
     let layout = |image: Tensor<2>, pooled: Tensor<2>| {
         let mask = Tensor::<2>::ones([2, 5], &device).equal_elem(1.0);
         let text = TextEmbedding { pooled, tokens: noise([2, 5, 24], 4, &device), mask };
-        conditioner.forward(&Condition { image: ImageEmbedding(image), text }).layout.unwrap()
+        conditioner.forward(&Condition::new(ImageEmbedding(image), text)).layout.unwrap()
     };
     let (image, text): (Tensor<2>, Tensor<2>) =
         (noise([2, d], 5, &device), noise([2, d], 6, &device));
@@ -229,8 +236,7 @@ fn a_layout_is_joined_to_the_picture() {
         tokens: noise([2, 5, 24], 4, &device),
         mask: Tensor::<2>::ones([2, 5], &device).equal_elem(1.0),
     };
-    let network =
-        decoder.bind(&Condition { image: ImageEmbedding(noise([2, d], 5, &device)), text });
+    let network = decoder.bind(&Condition::new(ImageEmbedding(noise([2, d], 5, &device)), text));
     let output = network.forward(noise([2, 3, 8, 8], 7, &device), Tensor::zeros([2], &device));
     assert_eq!(output.dims(), [2, 6, 8, 8]);
 }

@@ -18,7 +18,7 @@ pub struct Context {
     pub mask: Option<Tensor<2, Bool>>,
 }
 
-/// A [`Context`] as one [`AttentionBlock`] sees it, independent of the picture and the timestep.
+/// A [`Context`] as one attention block sees it, independent of the picture and the timestep.
 #[derive(Debug, Clone)]
 pub struct SeenContext {
     seen: KeysValues,
@@ -28,8 +28,17 @@ pub struct SeenContext {
 }
 
 impl SeenContext {
-    /// Which keys are hidden from every pixel: `[batch, 1, 1, seq + pixels]`, true = hidden.
-    fn hidden(&self, pixels: usize) -> Option<Tensor<4, Bool>> {
+    pub(crate) fn new(seen: KeysValues, mask: Option<Tensor<2, Bool>>) -> Self {
+        Self { seen, mask, hidden: OnceLock::new() }
+    }
+
+    pub(crate) fn seen(&self) -> KeysValues {
+        self.seen.clone()
+    }
+
+    /// Which keys are hidden from every pixel, if those of so many pixels follow the context's:
+    /// `[batch, 1, 1, seq + pixels]`, true = hidden.
+    pub(crate) fn hidden(&self, pixels: usize) -> Option<Tensor<4, Bool>> {
         let mask = self.mask.as_ref()?;
         let hidden = self.hidden.get_or_init(|| Self::hide(mask, pixels));
         if hidden.dims()[3] == mask.dims()[1] + pixels {
@@ -101,7 +110,7 @@ impl AttentionBlock {
             keys: linear(add_k, tokens.clone()),
             values: linear(add_v, tokens.clone()),
         };
-        Some(SeenContext { seen, mask: context.mask.clone(), hidden: OnceLock::new() })
+        Some(SeenContext::new(seen, context.mask.clone()))
     }
 
     /// Lets every pixel attend to the context and to all pixels, and adds the result.

@@ -8,7 +8,7 @@
 //! # Example
 //! ```
 //! use burn::tensor::{Device, Tensor};
-//! use unclip_nn::UNetConfig;
+//! use unclip_nn::{AttentionKind, ResampleKind, UNetConfig};
 //!
 //! let device = Device::flex();
 //! let config = UNetConfig {
@@ -25,6 +25,8 @@
 //!     coordinates: false,
 //!     patch_size: 1,
 //!     d_time: None,
+//!     attention: AttentionKind::Added,
+//!     resampling: ResampleKind::Residual,
 //!     norm_eps: 1e-5,
 //! };
 //! config.validate()?;
@@ -46,6 +48,7 @@ mod layer_norm;
 pub mod ops;
 mod precision;
 mod res_block;
+mod spatial_transformer;
 mod timestep;
 mod transformer;
 mod unet;
@@ -57,7 +60,11 @@ pub use layer_norm::LayerNorm;
 pub use ops::{attend, downsample, upsample};
 pub use precision::{Placement, Precision, is_cpu};
 pub use res_block::{ResBlock, ResBlockConfig, Resample};
+pub use spatial_transformer::SpatialTransformer;
 pub use timestep::{TimestepEmbedding, timestep_embedding};
 pub use transformer::{Activation, KvCache, Transformer, TransformerBlock, TransformerConfig};
-pub use unet::{DownBlock, Level, MiddleBlock, UNet, UNetConfig, UpBlock};
+pub use unet::{
+    AttentionKind, DownBlock, Level, MiddleBlock, ResampleKind, Resampler, UNet, UNetAttention,
+    UNetConfig, UpBlock,
+};
 pub use whitening::Whitening;

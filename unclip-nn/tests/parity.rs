@@ -4,11 +4,14 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use unclip_nn::checkpoint::{KeyMap, Weights, load_weights};
 use unclip_nn::{
-    Activation, AttentionBlockConfig, Context, ResBlockConfig, Resample, TimestepEmbedding,
-    TransformerBlock, TransformerConfig, UNetConfig, causal_mask, timestep_embedding,
+    Activation, AttentionBlockConfig, AttentionKind, Context, ResBlockConfig, Resample,
+    ResampleKind, TimestepEmbedding, TransformerBlock, TransformerConfig, UNet, UNetConfig,
+    causal_mask, timestep_embedding,
 };
 
 use crate::fixture::{Fixture, assert_close, noise};
+
+const UNET_NAMES: KeyMap = KeyMap::NONE.then(UNet::NAMES);
 
 /// Both sides compute in f32, and sum in different orders.
 const F32: f64 = 2e-6;
@@ -187,6 +190,8 @@ fn unet(in_channels: usize, out_channels: usize) -> UNetConfig {
         coordinates: false,
         patch_size: 1,
         d_time: None,
+        attention: AttentionKind::Added,
+        resampling: ResampleKind::Residual,
         norm_eps: 1e-5,
     }
 }
@@ -201,7 +206,7 @@ fn unet_of_the_decoder() {
         ..unet(3, 6)
     };
     config.validate().unwrap();
-    let unet = load(config.init(&Device::flex()), &fixture, &KeyMap::NONE);
+    let unet = load(config.init(&Device::flex()), &fixture, &UNET_NAMES);
     let context = Context {
         tokens: fixture.tensor("input.encoder_hidden_states"),
         mask: Some(fixture.mask("input.attention_mask")),
@@ -215,7 +220,7 @@ fn unet_of_the_decoder() {
 #[test]
 fn unet_of_an_upsampler() {
     let fixture = Fixture::open("unet_upsample");
-    let unet = load(unet(6, 3).init(&Device::flex()), &fixture, &KeyMap::NONE);
+    let unet = load(unet(6, 3).init(&Device::flex()), &fixture, &UNET_NAMES);
     let emb = unet.embed_time(fixture.integers("input.timestep").float());
     let got = unet.forward(fixture.tensor("input.sample"), emb, &[]);
     assert_close("upsampler", got, fixture.tensor("output.sample"), 1e-5);

@@ -3,7 +3,7 @@
 use unclip_clip::{Fit, ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization};
 use unclip_decoder::{DecoderConfig, LayoutConfig};
-use unclip_nn::{Activation, TransformerConfig, UNetConfig};
+use unclip_nn::{Activation, AttentionKind, ResampleKind, TransformerConfig, UNetConfig};
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::UpsamplerConfig;
 
@@ -138,6 +138,8 @@ pub fn decoder() -> DecoderConfig {
         image_tokens: 4,
         whitened: true,
         layout: Some(LayoutConfig { side: 16, channels: LAYOUT_CHANNELS, d_hidden: 192 }),
+        augmentation: None,
+        control: None,
         unet: UNetConfig {
             image_size: DECODER_SIDE as usize,
             in_channels: 3 + LAYOUT_CHANNELS,
@@ -152,6 +154,8 @@ pub fn decoder() -> DecoderConfig {
             coordinates: true,
             patch_size: 2,
             d_time: Some(160),
+            attention: AttentionKind::Added,
+            resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {
@@ -187,6 +191,8 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
             coordinates: false,
             patch_size,
             d_time: Some(64),
+            attention: AttentionKind::Added,
+            resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig { steps: 4, ..diffusion(Parameterization::Sample, 1.0) },

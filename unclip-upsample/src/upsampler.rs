@@ -34,7 +34,7 @@ impl UpsamplerConfig {
 
 impl StageConfig for UpsamplerConfig {
     const STAGE: &'static str = "upsampler";
-    const KEYS: KeyMap = KeyMap::NONE;
+    const KEYS: KeyMap = KeyMap::NONE.then(UNet::NAMES);
     type Network = Upsampler;
 
     fn validate(&self) -> Result<(), InvalidSetting> {

@@ -6,7 +6,7 @@ use unclip_core::{
     Steering, Step,
 };
 use unclip_nn::checkpoint::{StageFiles, save_stage};
-use unclip_nn::{Precision, UNetConfig};
+use unclip_nn::{AttentionKind, Precision, ResampleKind, UNetConfig};
 use unclip_upsample::degrade::gaussian_blur;
 use unclip_upsample::{Upsampler, UpsamplerConfig};
 
@@ -32,6 +32,8 @@ pub(crate) fn config() -> UpsamplerConfig {
             coordinates: false,
             patch_size: 1,
             d_time: None,
+            attention: AttentionKind::Added,
+            resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
         },
         diffusion: DiffusionConfig {

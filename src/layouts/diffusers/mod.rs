@@ -244,6 +244,8 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         image_tokens: size("clip_extra_context_tokens")?,
         whitened: false,
         layout: None,
+        augmentation: None,
+        control: None,
         diffusion,
         unet,
     };

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
+use unclip_decoder::Control;
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, TransformerConfig, UNetConfig};
+use unclip_nn::{Activation, AttentionKind, ResampleKind, TransformerConfig, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
 use super::fields::Fields;
@@ -159,14 +160,44 @@ pub(in crate::layouts) fn decoder_unet(folder: &Path) -> Result<UNetConfig, Load
     conditional_unet(fields)
 }
 
-/// Kandinsky 2.2's, which reads image embeddings alone, and their width.
-pub(in crate::layouts) fn image_unet(folder: &Path) -> Result<(UNetConfig, usize), LoadError> {
+/// A U-Net that reads image embeddings, without captions.
+pub(in crate::layouts) struct ImageUNet {
+    pub(in crate::layouts) unet: UNetConfig,
+    pub(in crate::layouts) d_embedding: usize,
+    pub(in crate::layouts) control: Option<Control>,
+}
+
+/// How the configuration says that a U-Net follows a hint, and that it does not.
+pub(in crate::layouts) const WITH_HINT: &str = "image_hint";
+pub(in crate::layouts) const WITHOUT_HINT: &str = "image";
+
+/// Kandinsky 2.2's, which samples so many channels.
+pub(in crate::layouts) fn image_unet(
+    folder: &Path,
+    channels: usize,
+) -> Result<ImageUNet, LoadError> {
     let mut fields = conditional(folder)?;
     fields.expect("class_embed_type", Value::Null)?;
     fields.demand("encoder_hid_dim_type", "image_proj")?;
-    fields.demand("addition_embed_type", "image")?;
+    let kind: String = fields.take("addition_embed_type")?;
+    let has_hint = match kind.as_str() {
+        WITHOUT_HINT => false,
+        WITH_HINT => true,
+        other => {
+            let expected = format!("{WITHOUT_HINT} or {WITH_HINT}");
+            return Err(fields.error("addition_embed_type", other, &expected));
+        }
+    };
     let d_embedding: usize = fields.take("encoder_hid_dim")?;
-    Ok((conditional_unet(fields)?, d_embedding))
+    let unet = conditional_unet(fields)?;
+    // no field says so: only the width of the input
+    let is_for_inpainting = unet.in_channels == 2 * channels + 1;
+    let control = match (has_hint, is_for_inpainting) {
+        (true, _) => Some(Control::Hint),
+        (false, true) => Some(Control::Kept),
+        (false, false) => None,
+    };
+    Ok(ImageUNet { unet, d_embedding, control })
 }
 
 fn conditional(folder: &Path) -> Result<Fields, LoadError> {
@@ -260,6 +291,8 @@ fn unet(fields: &mut Fields, blocks: &Blocks) -> Result<UNetConfig, LoadError> {
         coordinates: false,
         patch_size: 1,
         d_time: fields.take_optional("time_embedding_dim")?,
+        attention: AttentionKind::Added,
+        resampling: ResampleKind::Residual,
         norm_eps: fields.take_optional("norm_eps")?.unwrap_or(1e-5),
     })
 }

@@ -9,7 +9,9 @@
 //!   model_index.json
 //!   prior/, scheduler/, text_encoder/, tokenizer/, image_encoder/, image_processor/
 //! ```
-//! One folder with both as subfolders, of whatever names, is a model as well.
+//! One folder with both as subfolders, of whatever names, is a model as well. The U-Nets for
+//! inpainting and for depth maps (ControlNet) are published in folders of their own, which stand in
+//! the place of the decoder's.
 
 mod scheduler;
 mod write;
@@ -24,7 +26,7 @@ use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
 use super::diffusers::autoencoder::autoencoder;
 use super::diffusers::fields::Fields;
 use super::diffusers::files::{INDEX, NETWORK};
-use super::diffusers::networks::{self, Defaults};
+use super::diffusers::networks::{self, Defaults, ImageUNet};
 use super::diffusers::{check_index, image_encoder, prior, required, stage, text};
 use super::layout::{Layout, Writer};
 use super::{hub, no_folder};
@@ -32,7 +34,13 @@ use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions, StageId};
 
 /// The pipelines of either folder.
-const DECODERS: [&str; 1] = ["KandinskyV22Pipeline"];
+const DECODERS: [&str; 5] = [
+    "KandinskyV22Pipeline",
+    "KandinskyV22Img2ImgPipeline",
+    "KandinskyV22InpaintPipeline",
+    "KandinskyV22ControlnetPipeline",
+    "KandinskyV22ControlnetImg2ImgPipeline",
+];
 const PRIORS: [&str; 2] = ["KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline"];
 
 const DECODER_PARTS: [(&str, &[&str]); 3] = [
@@ -177,7 +185,7 @@ fn part(folder: &Path, names: &[&str], stage: StageId) -> Result<PathBuf, Error>
 
 fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, LoadError> {
     let path = folder.join("unet");
-    let (unet, d_embedding) = networks::image_unet(&path)?;
+    let ImageUNet { unet, d_embedding, control } = networks::image_unet(&path, LATENT_CHANNELS)?;
     let config = DecoderConfig {
         channels: LATENT_CHANNELS,
         d_embedding,
@@ -185,6 +193,8 @@ fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, LoadError> {
         image_tokens: IMAGE_TOKENS,
         whitened: false,
         layout: None,
+        augmentation: None,
+        control,
         diffusion: scheduler::scheduler(&folder.join("scheduler"), DECODER)?,
         unet,
     };

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use unclip_core::InvalidSetting;
+use unclip_decoder::Control;
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::save_config;
 
@@ -11,7 +12,7 @@ use crate::layouts::diffusers::describe::{DIFFUSERS, network, prior};
 use crate::layouts::diffusers::describe_clip::{image_encoder, text_encoder, tokenizer};
 use crate::layouts::diffusers::described::{refused, require};
 use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
-use crate::layouts::diffusers::networks::DECODER_BLOCKS;
+use crate::layouts::diffusers::networks::{DECODER_BLOCKS, WITH_HINT, WITHOUT_HINT};
 use crate::layouts::diffusers::write::stage;
 use crate::layouts::layout::Target;
 use crate::{Bundle, Error};
@@ -39,7 +40,7 @@ fn in_prior(name: &str) -> String {
 }
 
 fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
-    const PIPELINE: &str = "KandinskyV22Pipeline";
+    const PIPELINE: &str = "Kandinsky 2.2";
     let config = bundle.decoder.config();
     let unet = &config.unet;
     require("d_text", config.d_text, None, PIPELINE)?;
@@ -58,7 +59,8 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
         return Err(InvalidSetting::new("unet.attention_resolutions", "[]", expected));
     }
     let mut network = network(unet, &DECODER_BLOCKS, unet.image_size)?;
-    network["addition_embed_type"] = json!("image");
+    let has_hint = config.control == Some(Control::Hint);
+    network["addition_embed_type"] = json!(if has_hint { WITH_HINT } else { WITHOUT_HINT });
     network["cross_attention_dim"] = json!(unet.d_context);
     network["encoder_hid_dim"] = json!(config.d_embedding);
     network["encoder_hid_dim_type"] = json!("image_proj");
@@ -71,9 +73,18 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     Ok(files.map(|(name, value)| (name.into(), value)).into())
 }
 
+/// The pipeline that runs a decoder.
+fn pipeline(control: Option<Control>) -> &'static str {
+    match control {
+        None => "KandinskyV22Pipeline",
+        Some(Control::Kept) => "KandinskyV22InpaintPipeline",
+        Some(Control::Hint) => "KandinskyV22ControlnetPipeline",
+    }
+}
+
 fn index(bundle: &Bundle) -> [(String, Value); 2] {
     let decoder = json!({
-        "_class_name": "KandinskyV22Pipeline",
+        "_class_name": pipeline(bundle.control()),
         "_diffusers_version": DIFFUSERS,
         "movq": ["diffusers", "VQModel"],
         "scheduler": ["diffusers", scheduler::class(&bundle.decoder.config().diffusion)],

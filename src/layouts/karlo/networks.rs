@@ -4,7 +4,9 @@ use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, LayerNorm, TransformerConfig, UNetConfig};
+use unclip_nn::{
+    Activation, AttentionKind, LayerNorm, ResampleKind, TransformerConfig, UNetConfig,
+};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
@@ -100,6 +102,8 @@ pub(super) fn decoder(shapes: &Shapes<'_>, names: &UNetNames) -> Result<DecoderC
         image_tokens: shapes.divide(tokens, d_tokens, d_context, "the width of a token")?,
         whitened: false,
         layout: None,
+        augmentation: None,
+        control: None,
         diffusion: diffusion(epsilon, variance(&unet), PIXEL_CLAMP, DECODER_SAMPLING),
         unet,
     })
@@ -152,6 +156,8 @@ pub(super) fn unet(
         coordinates: false,
         patch_size: 1,
         d_time: Some(d_time).filter(|&d_time| d_time != outer.saturating_mul(4)),
+        attention: AttentionKind::Added,
+        resampling: ResampleKind::Residual,
         norm_eps: NORM_EPSILON,
     })
 }

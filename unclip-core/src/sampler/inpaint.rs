@@ -14,6 +14,8 @@ pub struct Kept<const D: usize> {
     pub x_0: Tensor<D>,
     /// 1 where it stays, 0 where something else is drawn: of the same shape.
     pub mask: Tensor<D>,
+    /// The noise that it has at every level, of the same shape; drawn anew at each if absent.
+    pub noise: Option<Tensor<D>>,
 }
 
 /// How often a walk goes back to noise, so that what is drawn and what is kept find together
@@ -35,6 +37,9 @@ impl Default for Resampling {
 }
 
 impl Resampling {
+    /// One way down, which never goes back.
+    pub const NONE: Self = Self { jump: 1, times: 1 };
+
     /// Checks that a walk comes to an end.
     ///
     /// # Errors
@@ -96,7 +101,11 @@ pub fn inpaint<const D: usize>(
     noise: &mut dyn NoiseSource,
     observer: &mut dyn Observer<D>,
 ) -> Result<Tensor<D>, Interrupted> {
-    let kept = KeptRows { x_0: as_rows(kept.x_0.clone()), mask: as_rows(kept.mask.clone()) };
+    let kept = KeptRows {
+        x_0: as_rows(kept.x_0.clone()),
+        mask: as_rows(kept.mask.clone()),
+        noise: kept.noise.clone().map(as_rows),
+    };
     let walk = Walk { schedule, moves: resampling.moves(schedule.len()), kept: Some(kept) };
     walk.go(denoiser, sampler, x_t, noise, observer)
 }

@@ -29,6 +29,7 @@ methods!(
     ddim::Ddim,
     dpm_solver::DpmSolver,
     heun::Heun,
+    plms::Plms,
     belm::Belm
 );
 
@@ -68,6 +69,8 @@ mod tests {
             "dpm_solver",
             "dpm_solver:published",
             "heun",
+            "plms",
+            "plms:v",
             "belm",
         ] {
             let kind: SamplerKind = name.parse().unwrap();

@@ -116,6 +116,7 @@ pub(super) fn as_rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
 pub(super) struct KeptRows {
     pub(super) x_0: Tensor<2>,
     pub(super) mask: Tensor<2>,
+    pub(super) noise: Option<Tensor<2>>,
 }
 
 impl KeptRows {
@@ -131,7 +132,8 @@ impl KeptRows {
         let known = if step.is_last() {
             self.x_0.clone()
         } else {
-            let epsilon = draw(noise, step.index, shape, &x_prev);
+            let own = self.noise.clone();
+            let epsilon = own.unwrap_or_else(|| draw(noise, step.index, shape, &x_prev));
             self.x_0.clone() * level.sqrt() + epsilon * (1.0 - level).sqrt()
         };
         // a choice and no mixture: what is kept stays to the last bit

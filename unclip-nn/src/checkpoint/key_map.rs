@@ -5,15 +5,21 @@
 /// Each rename replaces every occurrence of its first part. burn's own names for the parameters of
 /// norms are translated before the renames apply.
 #[derive(Debug, Clone, Copy)]
-pub struct KeyMap(&'static [(&'static str, &'static str)]);
+pub struct KeyMap([&'static [(&'static str, &'static str)]; 2]);
 
 impl KeyMap {
     /// No renames.
-    pub const NONE: Self = Self(&[]);
+    pub const NONE: Self = Self([&[], &[]]);
 
     /// The given renames, in order.
     pub const fn new(renames: &'static [(&'static str, &'static str)]) -> Self {
-        Self(renames)
+        Self([renames, &[]])
+    }
+
+    /// These renames, and then those of a part; there is room for one.
+    #[must_use]
+    pub const fn then(self, renames: &'static [(&'static str, &'static str)]) -> Self {
+        Self([self.0[0], renames])
     }
 
     /// The key in a file for the field at this path.
@@ -27,7 +33,7 @@ impl KeyMap {
             })
             .collect::<Vec<_>>()
             .join(".");
-        self.0.iter().fold(native, |key, (from, to)| key.replace(from, to))
+        self.0.iter().copied().flatten().fold(native, |key, (from, to)| key.replace(from, to))
     }
 }
 

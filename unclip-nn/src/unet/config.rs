@@ -48,9 +48,51 @@ pub struct UNetConfig {
     /// Width of the timestep embedding, if it is not four times the outermost level's channels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_time: Option<usize>,
+    /// How pixels attend to each other and to the context.
+    #[serde(default, skip_serializing_if = "AttentionKind::is_added")]
+    pub attention: AttentionKind,
+    /// By what pictures are halved and doubled.
+    #[serde(default, skip_serializing_if = "ResampleKind::is_residual")]
+    pub resampling: ResampleKind,
     /// What the norms of residual blocks and of the output add to a variance.
     #[serde(default = "default_norm_eps")]
     pub norm_eps: f64,
+}
+
+/// The attention of a U-Net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionKind {
+    /// One attention over context and pixels together (GLIDE, Karlo, Kandinsky):
+    /// [`AttentionBlock`](crate::AttentionBlock).
+    #[default]
+    Added,
+    /// A block of a transformer (Stable Diffusion 2):
+    /// [`SpatialTransformer`](crate::SpatialTransformer).
+    Transformer,
+}
+
+impl AttentionKind {
+    fn is_added(&self) -> bool {
+        *self == Self::Added
+    }
+}
+
+/// What halves and doubles the pictures of a U-Net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResampleKind {
+    /// Residual blocks that average or repeat pixels (ADM, Karlo, Kandinsky).
+    #[default]
+    Residual,
+    /// Convolutions: one of two pixels' step, and one after repeating pixels (Stable Diffusion).
+    Convolution,
+}
+
+impl ResampleKind {
+    fn is_residual(&self) -> bool {
+        *self == Self::Residual
+    }
 }
 
 fn one() -> usize {
@@ -237,6 +279,8 @@ mod tests {
             coordinates: false,
             patch_size: 1,
             d_time: None,
+            attention: AttentionKind::Added,
+            resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
         }
     }

@@ -12,8 +12,8 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-pub use config::{Level, UNetConfig};
-pub use path::{DownBlock, MiddleBlock, UpBlock};
+pub use config::{AttentionKind, Level, ResampleKind, UNetConfig};
+pub use path::{DownBlock, MiddleBlock, Resampler, UNetAttention, UpBlock};
 
 use crate::ops::{conv, group_norm_silu, silu};
 use crate::res_block::conv3x3;
@@ -62,6 +62,10 @@ impl UNetConfig {
 }
 
 impl UNet {
+    /// Names of tensors in files, where they are not those of the fields; a stage adds them to its
+    /// own.
+    pub const NAMES: &'static [(&'static str, &'static str)] = path::NAMES;
+
     /// The timestep as an embedding, to which a stage may add its own.
     ///
     /// # Shapes

@@ -3,13 +3,15 @@
 use std::slice::Iter;
 
 use burn::module::Module;
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
-use super::config::{Level, UNetConfig};
-use crate::attention_block::AttentionBlockConfig;
-use crate::attention_block::SeenContext;
-use crate::res_block::ResBlockConfig;
-use crate::{AttentionBlock, ResBlock, Resample};
+use super::config::{AttentionKind, Level, ResampleKind, UNetConfig};
+use crate::attention_block::{AttentionBlockConfig, SeenContext};
+use crate::ops::{conv, upsample};
+use crate::res_block::{ResBlockConfig, conv3x3};
+use crate::{AttentionBlock, Context, ResBlock, Resample, SpatialTransformer};
 
 /// What the blocks of a forward pass are given beside the picture.
 pub(super) struct Conditions<'a> {
@@ -32,19 +34,101 @@ impl UNetConfig {
         .init(device)
     }
 
-    fn attention_block(&self, channels: usize, device: &Device) -> AttentionBlock {
-        AttentionBlockConfig {
+    fn attention_block(&self, channels: usize, device: &Device) -> UNetAttention {
+        let config = AttentionBlockConfig {
             channels,
             d_head: self.d_head,
             norm_groups: self.norm_groups,
             d_context: self.d_context,
+        };
+        match self.attention {
+            AttentionKind::Added => UNetAttention::Added(config.init(device)),
+            AttentionKind::Transformer => {
+                UNetAttention::Transformer(SpatialTransformer::new(&config, device))
+            }
         }
-        .init(device)
     }
 
-    fn attentions(&self, level: &Level, n: usize, device: &Device) -> Vec<AttentionBlock> {
+    fn resampler(&self, channels: usize, resample: Resample, device: &Device) -> Resampler {
+        match (self.resampling, resample) {
+            (ResampleKind::Residual, _) => {
+                Resampler::Residual(self.res_block([channels; 2], resample, device))
+            }
+            (ResampleKind::Convolution, Resample::Down) => Resampler::Halving(
+                Conv2dConfig::new([channels; 2], [3, 3])
+                    .with_stride([2, 2])
+                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .init(device),
+            ),
+            (ResampleKind::Convolution, _) => {
+                Resampler::Doubling(conv3x3(channels, channels, device))
+            }
+        }
+    }
+
+    fn attentions(&self, level: &Level, n: usize, device: &Device) -> Vec<UNetAttention> {
         let n = if level.attention { n } else { 0 };
         (0..n).map(|_| self.attention_block(level.channels, device)).collect()
+    }
+}
+
+/// Names in files, where they are not those of the fields.
+pub(super) const NAMES: &[(&str, &str)] = &[
+    (".Added.", "."),
+    (".Transformer.", "."),
+    (".ff.c_fc.", ".ff.net.0.proj."),
+    (".ff.c_proj.", ".ff.net.2."),
+    (".Residual.", "."),
+    (".Halving.", ".conv."),
+    (".Doubling.", ".conv."),
+];
+
+/// Attention of either kind.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "all blocks of a network are of one kind")]
+pub enum UNetAttention {
+    /// Context and pixels together.
+    Added(AttentionBlock),
+    /// A transformer's block.
+    Transformer(SpatialTransformer),
+}
+
+impl UNetAttention {
+    /// Projects the context, once for all calls. `None` if the block has no context.
+    pub(super) fn read(&self, context: &Context) -> Option<SeenContext> {
+        match self {
+            Self::Added(block) => block.read(context),
+            Self::Transformer(block) => Some(block.read(context)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, context: Option<&SeenContext>) -> Tensor<4> {
+        match self {
+            Self::Added(block) => block.forward(x, context),
+            Self::Transformer(block) => block.forward(x, context),
+        }
+    }
+}
+
+/// What halves or doubles a picture.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "all blocks of a network are of one kind")]
+pub enum Resampler {
+    /// A residual block.
+    Residual(ResBlock),
+    /// A convolution that steps two pixels.
+    Halving(Conv2d),
+    /// A convolution of repeated pixels.
+    Doubling(Conv2d),
+}
+
+impl Resampler {
+    fn forward(&self, x: Tensor<4>, emb: Tensor<2>) -> Tensor<4> {
+        match self {
+            Self::Residual(block) => block.forward(x, emb),
+            Self::Halving(layer) => conv(layer, x),
+            Self::Doubling(layer) => conv(layer, upsample(x)),
+        }
     }
 }
 
@@ -52,15 +136,15 @@ impl UNetConfig {
 #[derive(Module, Debug)]
 pub struct DownBlock {
     resnets: Vec<ResBlock>,
-    attentions: Vec<AttentionBlock>,
-    downsamplers: Vec<ResBlock>,
+    attentions: Vec<UNetAttention>,
+    downsamplers: Vec<Resampler>,
 }
 
 impl DownBlock {
     pub(super) fn new(config: &UNetConfig, level: &Level, device: &Device) -> Self {
         let channels = level.channels;
         let block = |&c: &usize| config.res_block([c, channels], Resample::Keep, device);
-        let down = || config.res_block([channels; 2], Resample::Down, device);
+        let down = || config.resampler(channels, Resample::Down, device);
         Self {
             resnets: level.down.iter().map(block).collect(),
             attentions: config.attentions(level, level.down.len(), device),
@@ -90,7 +174,7 @@ impl DownBlock {
     }
 
     /// The attention blocks, in the order of their calls.
-    pub(super) fn attentions(&self) -> &[AttentionBlock] {
+    pub(super) fn attentions(&self) -> &[UNetAttention] {
         &self.attentions
     }
 }
@@ -99,7 +183,7 @@ impl DownBlock {
 #[derive(Module, Debug)]
 pub struct MiddleBlock {
     resnets: [ResBlock; 2],
-    attentions: Vec<AttentionBlock>,
+    attentions: Vec<UNetAttention>,
 }
 
 impl MiddleBlock {
@@ -122,7 +206,7 @@ impl MiddleBlock {
     }
 
     /// The attention blocks, in the order of their calls.
-    pub(super) fn attentions(&self) -> &[AttentionBlock] {
+    pub(super) fn attentions(&self) -> &[UNetAttention] {
         &self.attentions
     }
 }
@@ -131,8 +215,8 @@ impl MiddleBlock {
 #[derive(Module, Debug)]
 pub struct UpBlock {
     resnets: Vec<ResBlock>,
-    attentions: Vec<AttentionBlock>,
-    upsamplers: Vec<ResBlock>,
+    attentions: Vec<UNetAttention>,
+    upsamplers: Vec<Resampler>,
 }
 
 impl UpBlock {
@@ -145,7 +229,7 @@ impl UpBlock {
     ) -> Self {
         let channels = level.channels;
         let block = |&c: &usize| config.res_block([c, channels], Resample::Keep, device);
-        let up = || config.res_block([channels; 2], Resample::Up, device);
+        let up = || config.resampler(channels, Resample::Up, device);
         Self {
             resnets: level.up.iter().map(block).collect(),
             attentions: config.attentions(level, level.up.len(), device),
@@ -175,7 +259,7 @@ impl UpBlock {
     }
 
     /// The attention blocks, in the order of their calls.
-    pub(super) fn attentions(&self) -> &[AttentionBlock] {
+    pub(super) fn attentions(&self) -> &[UNetAttention] {
         &self.attentions
     }
 }

@@ -78,10 +78,8 @@ impl Objective for DecoderObjective {
     fn loss(&self, decoder: &Decoder, batch: DecoderBatch) -> Tensor<1> {
         const MAX_SNR: f64 = 5.0;
         let image = self.clip.embed_images(batch.worn);
-        let condition = Condition {
-            image: decoder.drop_images(&image, self.source.tensor(batch.kept)),
-            text: self.clip.embed_captions(&batch.tokens),
-        };
+        let image = decoder.drop_images(&image, self.source.tensor(batch.kept));
+        let condition = Condition::new(image, self.clip.embed_captions(&batch.tokens));
         let noised = batch.noise.mixed(&self.schedule, self.source.tensor::<4>(batch.images));
         training_loss(&self.config, decoder, &condition, &self.schedule, &noised, MAX_SNR).mean()
     }

@@ -1,0 +1,112 @@
+//! What the decoder is told of every pixel, and the size of what it samples.
+
+use burn::tensor::Tensor;
+use image::RgbImage;
+use unclip_core::InvalidSetting;
+use unclip_core::image::to_tensor;
+use unclip_core::resize::bicubic_8bit;
+use unclip_decoder::{Condition, Control};
+
+use crate::bundle::MAX_SIDE;
+use crate::square::middle;
+use crate::{Bundle, Error, GenerateOptions, Run};
+
+/// How many times larger than the sample a hint is: that many its network divides it by.
+const HINT_FACTOR: usize = 8;
+
+impl Bundle {
+    /// What the decoder is told of every pixel, if anything.
+    pub fn control(&self) -> Option<Control> {
+        self.decoder.config().control
+    }
+
+    /// What both sides of a picture have to be multiples of, in pixels. `None` of a model that makes
+    /// pictures of one size: one with upsamplers, or that was trained for one.
+    pub fn size_multiple(&self) -> Option<usize> {
+        let decoder = self.decoder.config();
+        let autoencoder = self.autoencoder.as_ref()?.config();
+        let is_free = self.upsamplers.is_empty() && decoder.layout.is_none();
+        (is_free && !decoder.unet.coordinates)
+            .then(|| decoder.unet.size_multiple() * autoencoder.factor())
+    }
+
+    /// Refuses a size that the model cannot make, and a hint that it does not read or lacks.
+    pub(crate) fn check_control(&self, options: &GenerateOptions) -> Result<(), InvalidSetting> {
+        if let Some(size) = options.size {
+            self.check_size(size)?;
+        }
+        match (&options.hint, self.control()) {
+            (None, Some(Control::Hint)) => {
+                let expected = "a picture such as a depth map, which the decoder of this model \
+                                follows";
+                Err(InvalidSetting::new("hint", "absent", expected))
+            }
+            (Some(hint), found) if found != Some(Control::Hint) => {
+                let (width, height) = hint.dimensions();
+                let found = format!("a picture of {width} × {height}");
+                let expected = "absent: the decoder of this model follows none; \
+                                kandinsky-2-2-controlnet-depth does";
+                Err(InvalidSetting::new("hint", found, expected))
+            }
+            (Some(hint), _) => crate::square::check_pictures(std::slice::from_ref(&**hint)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_size(&self, size: [u32; 2]) -> Result<(), InvalidSetting> {
+        let found = format!("{} × {}", size[0], size[1]);
+        let own = self.image_size();
+        let Some(multiple) = self.size_multiple() else {
+            let expected = format!("absent: this model makes pictures of {own} × {own} pixels");
+            return Err(InvalidSetting::new("size", found, expected));
+        };
+        let is_fine = |side: u32| {
+            (multiple..=MAX_SIDE).contains(&(side as usize))
+                && (side as usize).is_multiple_of(multiple)
+        };
+        if size.into_iter().all(is_fine) {
+            return Ok(());
+        }
+        let expected = format!("sides that are multiples of {multiple}, up to {MAX_SIDE}");
+        Err(InvalidSetting::new("size", found, expected))
+    }
+
+    /// Height and width of the decoder's sample for a picture of this width and height.
+    pub(crate) fn sides_of(&self, size: Option<[u32; 2]>) -> [usize; 2] {
+        let factor = self.autoencoder.as_ref().map_or(1, |it| it.config().factor());
+        match size {
+            Some([width, height]) => [height, width].map(|side| side as usize / factor),
+            None => [self.decoder.config().unet.image_size; 2],
+        }
+    }
+}
+
+impl Run<'_> {
+    /// A condition with what the decoder is told of every pixel. Where nothing is said of what is
+    /// kept, nothing is.
+    pub(crate) fn controlled(&self, condition: &Condition) -> Result<Condition, Error> {
+        let mut condition = condition.clone();
+        let sides = *condition.sides.get_or_insert(self.bundle.sides_of(self.size));
+        let (rows, device) = (self.seeds.len(), &self.placement.device);
+        let control = match (self.bundle.control(), condition.control.take()) {
+            (None, _) => None,
+            (Some(_), Some(given)) => Some(given),
+            (Some(Control::Kept), None) => {
+                let channels = self.bundle.decoder.config().channels + 1;
+                Some(Tensor::zeros([rows, channels, sides[0], sides[1]], device))
+            }
+            (Some(Control::Hint), None) => {
+                let Some(hint) = self.hint else {
+                    let expected = "a picture, which the decoder of this model follows";
+                    return Err(InvalidSetting::new("hint", "absent", expected).into());
+                };
+                let [height, width] = sides.map(|side| (side * HINT_FACTOR) as u32);
+                let hint: RgbImage = bicubic_8bit(&middle(hint, [width, height]), width, height);
+                let values = to_tensor(&[hint], device) * 0.5 + 0.5;
+                Some(values.repeat_dim(0, rows))
+            }
+        };
+        condition.control = control;
+        Ok(condition)
+    }
+}
