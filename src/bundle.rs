@@ -32,8 +32,11 @@ pub struct Bundle {
     pub(crate) words: PathBuf,
     /// Turns captions into tokens.
     pub tokenizer: Tokenizer,
-    /// CLIP's text tower.
+    /// The text tower that the decoder's captions are read by: CLIP's, or the decoder's own.
     pub text_encoder: Slot<TextEncoderConfig>,
+    /// CLIP's text tower and its tokenizer, of a model whose decoder reads captions by another one:
+    /// `tokenizer` and `text_encoder` are then the decoder's.
+    pub prior_text: Option<PriorText>,
     /// CLIP's image tower, if the model has one.
     pub image_encoder: Option<Slot<ImageEncoderConfig>>,
     /// An image tower for noised pictures, if the model has one; it guides the decoder.
@@ -51,12 +54,24 @@ pub struct Bundle {
     pub upsamplers: Vec<Slot<UpsamplerConfig>>,
 }
 
+/// CLIP's text tower where the decoder has another.
+#[derive(Debug)]
+pub struct PriorText {
+    /// Where the tokenizer's files lie.
+    pub(crate) words: PathBuf,
+    /// Turns captions into tokens.
+    pub tokenizer: Tokenizer,
+    /// The tower.
+    pub encoder: Slot<TextEncoderConfig>,
+}
+
 /// The stages of a model as a layout opens them.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) words: PathBuf,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) text_encoder: StageFiles<TextEncoderConfig>,
+    pub(crate) prior_text: Option<(PathBuf, Tokenizer, StageFiles<TextEncoderConfig>)>,
     pub(crate) image_encoder: Option<StageFiles<ImageEncoderConfig>>,
     pub(crate) noised_image_encoder: Option<StageFiles<NoisedImageEncoderConfig>>,
     pub(crate) prior: Option<StageFiles<DiffusionPriorConfig>>,
@@ -87,6 +102,11 @@ impl Bundle {
             words: parts.words,
             tokenizer: parts.tokenizer,
             text_encoder: Slot::new(StageId::TextEncoder, parts.text_encoder),
+            prior_text: parts.prior_text.map(|(words, tokenizer, files)| PriorText {
+                words,
+                tokenizer,
+                encoder: Slot::new(StageId::PriorTextEncoder, files),
+            }),
             image_encoder: parts.image_encoder.map(|it| Slot::new(StageId::ImageEncoder, it)),
             noised_image_encoder: parts
                 .noised_image_encoder
@@ -104,6 +124,7 @@ impl Bundle {
     /// Reads the weights of every stage, which stay in memory from now on.
     pub(crate) fn keep(&mut self, placement: &Placement) -> Result<(), Error> {
         self.text_encoder.keep(placement)?;
+        self.prior_text.iter_mut().try_for_each(|it| it.encoder.keep(placement))?;
         self.image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.noised_image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
@@ -111,6 +132,25 @@ impl Bundle {
         self.decoder.keep(placement)?;
         self.autoencoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         Ok(self.upsamplers.iter_mut().try_for_each(|stage| stage.keep(placement))?)
+    }
+
+    /// Width of CLIP's image embeddings.
+    pub fn d_embedding(&self) -> usize {
+        self.decoder.config().d_embedding
+    }
+
+    /// CLIP's text tower and its tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::MissingStage`] of a model that has only a tower for its decoder's captions.
+    pub fn clip_text(&self) -> Result<(&Tokenizer, &Slot<TextEncoderConfig>), Error> {
+        match &self.prior_text {
+            Some(PriorText { tokenizer, encoder, .. }) => Ok((tokenizer, encoder)),
+            None if self.text_encoder.config().projected => {
+                Ok((&self.tokenizer, &self.text_encoder))
+            }
+            None => Err(missing(&self.origin, StageId::PriorTextEncoder)),
+        }
     }
 
     /// The diffusion prior.
@@ -177,6 +217,9 @@ impl Bundle {
         let mut all = BTreeMap::new();
         add(&mut all, Some(&self.text_encoder))?;
         let has = |id: StageId| others.contains(&id);
+        let prior_text = self.prior_text.as_ref().map(|it| &it.encoder);
+        let has_prior = has(StageId::Prior) || has(StageId::ArPrior);
+        add(&mut all, prior_text.filter(|_| has_prior))?;
         add(&mut all, self.prior.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, self.ar_prior.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, self.image_encoder.as_ref().filter(|it| has(it.id())))?;
@@ -191,7 +234,7 @@ impl Bundle {
     /// tower.
     pub(crate) fn clip_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
-        add(&mut all, Some(&self.text_encoder))?;
+        add(&mut all, self.clip_text().ok().map(|(_, tower)| tower))?;
         add(&mut all, self.image_encoder.as_ref())?;
         Ok(all)
     }
@@ -221,15 +264,54 @@ impl Bundle {
     /// Checks that every stage speaks of the same CLIP, and that widths agree.
     fn check(&self) -> Result<(), Error> {
         let (text, decoder) = (self.text_encoder.config(), self.decoder.config());
+        check_words(StageId::TextEncoder, &self.tokenizer, text)?;
+        if let Some(found) = decoder.d_text {
+            let id = StageId::TextEncoder;
+            same_size((id, text.transformer.d_model), (StageId::Decoder, found), "d_text")?;
+        }
+        self.check_spaces()?;
+        self.check_autoencoder()?;
+        if let Some(image) = &self.noised_image_encoder {
+            let side = (StageId::Decoder, decoder.unet.image_size);
+            same_size(side, (image.id(), image.config().image_size), "image_size")?;
+        }
+        if let Ok((_, tower)) = self.clip_text() {
+            self.check_clip_text(tower)?;
+        } else if self.prior.is_some() || self.ar_prior.is_some() {
+            return Err(missing(&self.origin, StageId::PriorTextEncoder));
+        }
+        self.check_sizes()
+    }
+
+    /// Checks CLIP's text tower, and the priors that read its states.
+    fn check_clip_text(&self, tower: &Slot<TextEncoderConfig>) -> Result<(), Error> {
+        let (id, text) = (tower.id(), tower.config());
+        if let Some(PriorText { tokenizer, .. }) = &self.prior_text {
+            check_words(id, tokenizer, text)?;
+        }
+        let (d_text, length) = (text.transformer.d_model, text.context_length);
+        same_size((id, text.d_embedding), (StageId::Decoder, self.d_embedding()), "d_embedding")?;
+        let check = |prior, found: [usize; 3]| {
+            same_size((id, text.d_embedding), (prior, found[0]), "d_embedding")?;
+            same_size((id, d_text), (prior, found[1]), "d_text")?;
+            same_size((id, length), (prior, found[2]), "context_length")
+        };
+        if let Some(it) = self.prior.as_ref().map(Slot::config) {
+            check(StageId::Prior, [it.d_embedding, it.d_text, it.context_length])?;
+        }
+        if let Some(it) = self.ar_prior.as_ref().map(Slot::config) {
+            check(StageId::ArPrior, [it.d_embedding, it.d_text, it.context_length])?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the stages name the same CLIP, and that its pictures' embeddings are as wide as
+    /// the decoder's.
+    fn check_spaces(&self) -> Result<(), Error> {
+        let expected = self.text_encoder.embedding_space();
         let space = |stage: StageId, found: &str| {
-            let expected = self.text_encoder.embedding_space();
             agree(StageId::TextEncoder, expected, stage, found, "embedding_space")
         };
-        let width = |stage: StageId, field: &'static str, found: usize, expected: usize| {
-            let (expected, found) = (expected.to_string(), found.to_string());
-            agree(StageId::TextEncoder, &expected, stage, &found, field)
-        };
-        let (d_embedding, d_text) = (text.d_embedding, text.transformer.d_model);
         space(StageId::Decoder, self.decoder.embedding_space())?;
         if let Some(prior) = &self.prior {
             space(StageId::Prior, prior.embedding_space())?;
@@ -237,40 +319,16 @@ impl Bundle {
         if let Some(prior) = &self.ar_prior {
             space(StageId::ArPrior, prior.embedding_space())?;
         }
+        let width = (StageId::Decoder, self.d_embedding());
         if let Some(image) = &self.image_encoder {
-            space(StageId::ImageEncoder, image.embedding_space())?;
+            space(image.id(), image.embedding_space())?;
+            same_size(width, (image.id(), image.config().d_embedding), "d_embedding")?;
         }
-        width(StageId::Decoder, "d_embedding", decoder.d_embedding, d_embedding)?;
-        if let Some(found) = decoder.d_text {
-            width(StageId::Decoder, "d_text", found, d_text)?;
-        }
-        self.check_autoencoder()?;
         if let Some(image) = &self.noised_image_encoder {
-            let (id, side) = (image.id(), decoder.unet.image_size.to_string());
-            space(id, image.embedding_space())?;
-            width(id, "d_embedding", image.config().d_embedding, d_embedding)?;
-            let found = image.config().image_size.to_string();
-            agree(StageId::Decoder, &side, id, &found, "image_size")?;
+            space(image.id(), image.embedding_space())?;
+            same_size(width, (image.id(), image.config().d_embedding), "d_embedding")?;
         }
-        if let Some(prior) = self.prior.as_ref().map(Slot::config) {
-            let length = text.context_length;
-            width(StageId::Prior, "d_embedding", prior.d_embedding, d_embedding)?;
-            width(StageId::Prior, "d_text", prior.d_text, d_text)?;
-            width(StageId::Prior, "context_length", prior.context_length, length)?;
-        }
-        if let Some(prior) = self.ar_prior.as_ref().map(Slot::config) {
-            let length = text.context_length;
-            width(StageId::ArPrior, "d_embedding", prior.d_embedding, d_embedding)?;
-            width(StageId::ArPrior, "d_text", prior.d_text, d_text)?;
-            width(StageId::ArPrior, "context_length", prior.context_length, length)?;
-        }
-        if let Some(image) = self.image_encoder.as_ref().map(Slot::config) {
-            width(StageId::ImageEncoder, "d_embedding", image.d_embedding, d_embedding)?;
-        }
-        let (expected, found) = (text.vocab_size, self.tokenizer.vocab_size());
-        let (expected, found) = (expected.to_string(), found.to_string());
-        agree(StageId::TextEncoder, &expected, "tokenizer", &found, "vocab_size")?;
-        self.check_sizes()
+        Ok(())
     }
 
     /// Checks that what the decoder samples becomes a picture.
@@ -318,6 +376,25 @@ fn add<T: StageConfig>(
         names.insert(stage.id().to_string(), stage.fingerprint()?.into());
     }
     Ok(())
+}
+
+/// Checks that a tower knows as many tokens as its tokenizer.
+fn check_words(
+    stage: StageId,
+    tokenizer: &Tokenizer,
+    config: &TextEncoderConfig,
+) -> Result<(), Error> {
+    let (expected, found) = (config.vocab_size.to_string(), tokenizer.vocab_size().to_string());
+    agree(stage, &expected, "tokenizer", &found, "vocab_size")
+}
+
+/// Checks that a size is the same in two stages.
+fn same_size(
+    (first, expected): (StageId, usize),
+    (second, found): (StageId, usize),
+    field: &'static str,
+) -> Result<(), Error> {
+    agree(first, &expected.to_string(), second, &found.to_string(), field)
 }
 
 /// The error for a stage that a task needs and the model lacks.

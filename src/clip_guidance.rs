@@ -191,7 +191,7 @@ mod gradient {
                 config: slot.config(),
                 encoder: encoder.train(),
                 captions,
-                logit_scale: self.bundle.text_encoder.config().logit_scale,
+                logit_scale: self.bundle.clip_text()?.1.config().logit_scale,
             }))
         }
     }

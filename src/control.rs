@@ -1,14 +1,15 @@
-//! What the decoder is told of every pixel, and the size of what it samples.
+//! What the decoder is told of every pixel, the noise of its embeddings, the size of what it samples.
 
 use burn::tensor::Tensor;
 use image::RgbImage;
-use unclip_core::InvalidSetting;
 use unclip_core::image::to_tensor;
 use unclip_core::resize::bicubic_8bit;
-use unclip_decoder::{Condition, Control};
+use unclip_core::{Draw, InvalidSetting, NoiseSource, SeededNoise};
+use unclip_decoder::{Condition, Control, ImageNoise};
 
 use crate::bundle::MAX_SIDE;
 use crate::square::middle;
+use crate::stage_id::AUGMENTATION_STREAM;
 use crate::{Bundle, Error, GenerateOptions, Run};
 
 /// How many times larger than the sample a hint is: that many its network divides it by.
@@ -35,6 +36,9 @@ impl Bundle {
         if let Some(size) = options.size {
             self.check_size(size)?;
         }
+        if let Some(level) = options.noise_level {
+            self.check_noise_level(level)?;
+        }
         match (&options.hint, self.control()) {
             (None, Some(Control::Hint)) => {
                 let expected = "a picture such as a depth map, which the decoder of this model \
@@ -50,6 +54,21 @@ impl Bundle {
             }
             (Some(hint), _) => crate::square::check_pictures(std::slice::from_ref(&**hint)),
             _ => Ok(()),
+        }
+    }
+
+    fn check_noise_level(&self, level: usize) -> Result<(), InvalidSetting> {
+        let levels = self.decoder.config().augmentation.map(|it| it.num_train_timesteps);
+        match levels {
+            Some(levels) if level < levels => Ok(()),
+            Some(levels) => {
+                let expected = format!("0 to {}", levels - 1);
+                Err(InvalidSetting::new("noise level", level, expected))
+            }
+            None => {
+                let expected = "absent: the decoder of this model reads embeddings as they are";
+                Err(InvalidSetting::new("noise level", level, expected))
+            }
         }
     }
 
@@ -82,8 +101,8 @@ impl Bundle {
 }
 
 impl Run<'_> {
-    /// A condition with what the decoder is told of every pixel. Where nothing is said of what is
-    /// kept, nothing is.
+    /// A condition with what the decoder is told of every pixel, and the noise of its embedding. Where
+    /// nothing is said of what is kept, nothing is.
     pub(crate) fn controlled(&self, condition: &Condition) -> Result<Condition, Error> {
         let mut condition = condition.clone();
         let sides = *condition.sides.get_or_insert(self.bundle.sides_of(self.size));
@@ -107,6 +126,23 @@ impl Run<'_> {
             }
         };
         condition.control = control;
+        if condition.image_noise.is_none() && self.bundle.decoder.config().augmentation.is_some() {
+            condition.image_noise = self.image_noise()?;
+        }
         Ok(condition)
+    }
+
+    /// The noise of image embeddings, one row for each seed.
+    fn image_noise(&self) -> Result<Option<ImageNoise>, Error> {
+        let Some(level) = self.noise_level else { return Ok(None) };
+        let shape = [self.seeds.len(), self.bundle.d_embedding()];
+        let noise = match self.noise {
+            Some(recorded) => recorded.augmentation(&shape)?,
+            None => {
+                let mut noise = SeededNoise::new(&self.seeds, AUGMENTATION_STREAM);
+                noise.draw(Draw::Initial, &shape)
+            }
+        };
+        Ok(Some(ImageNoise { level, noise: Tensor::from_data(noise, &self.placement.device) }))
     }
 }

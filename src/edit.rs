@@ -232,17 +232,21 @@ impl Subject<'_> {
     ) -> Result<Condition, Error> {
         let rows = run.seeds.len();
         run.wants_negative = settings.decoder.is_guided();
-        let text = if self.has_caption() {
-            run.encode(&[self.caption()])?.repeat_rows(rows)
+        let (text, encoded) = if self.has_caption() {
+            let text = run.encode(&[self.caption()])?;
+            (text.repeat_rows(rows), Some(text))
         } else {
-            run.decoder_caption(self.caption())?
+            (run.decoder_caption(self.caption())?, None)
         };
         let image = match (self, &settings.prior) {
             (Self::Picture(picture) | Self::Both(_, picture), _) => {
                 check_pictures(std::slice::from_ref(picture))?;
                 unclip.embed(std::slice::from_ref(picture))?.image.repeat_rows(rows)
             }
-            (Self::Caption(_), Some(prior)) => run.best_prior(&text, prior, settings.candidates)?,
+            (Self::Caption(caption), Some(prior)) => {
+                let read = run.encode_for_prior(&[*caption], encoded.as_ref())?.repeat_rows(rows);
+                run.best_prior(&read, prior, settings.candidates)?
+            }
             (Self::Caption(_), None) => {
                 return Err(missing(&unclip.bundle.origin, StageId::Prior));
             }

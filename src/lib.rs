@@ -67,7 +67,7 @@ mod trace;
 mod vary;
 
 pub use bound::{Bound, Start};
-pub use bundle::{Bundle, OpenOptions};
+pub use bundle::{Bundle, OpenOptions, PriorText};
 pub use clip_guidance::{ClipGradient, ClipGuidance};
 pub use cost::StageCost;
 pub use device::device;

@@ -156,6 +156,7 @@ impl Observed<'_> {
         // the cleanest level stands for the picture itself
         let mut run = self.start(&seeds, &options, settings.steps + 1 - least);
         let small = run.samples_of(small)?;
+        run.noise_level = None;
         let text = run.decoder_caption("")?;
         let bound = run.bind_decoder(&Condition::new(image.clone(), text), &settings)?;
         let start = if is_exact {
@@ -182,7 +183,7 @@ impl Observed<'_> {
         let seeds = options.seeds(captions.len())?;
         let mut run = self.start(&seeds, options, settings.steps() * options.candidates);
         run.wants_negative = false;
-        let text = run.encode(captions)?;
+        let text = run.encode_for_prior(captions, None)?;
         run.best_prior(&text, &settings, options.candidates)
     }
 
@@ -212,6 +213,8 @@ impl Observed<'_> {
         let left_out = settings.decoder.steps - start.steps.unwrap_or(settings.decoder.steps);
         let mut run = self.start(&seeds, &options, settings.steps() - left_out);
         run.trace.image = Some(image.clone());
+        // an inversion has none that could come back
+        run.noise_level = None;
         let text = run.decoder_caption(&caption)?;
         // of one caption there is one end
         run.dropped.retain(Option::is_some);
@@ -239,6 +242,10 @@ fn is_exact(settings: &StageSettings) -> Result<bool, InvalidSetting> {
 fn check(options: &GenerateOptions) -> Result<(), InvalidSetting> {
     options.expect_no_prior("latents have no prior")?;
     options.expect_no_size("it is that of the latents")?;
+    if let Some(level) = options.noise_level {
+        let expected = "absent: embeddings of latents are taken as they are";
+        return Err(InvalidSetting::new("noise level", level, expected));
+    }
     match &options.noise {
         Some(noise) => {
             let expected = "absent: latents are the noise";

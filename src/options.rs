@@ -26,7 +26,8 @@ pub struct GenerateOptions {
     /// Number of pictures per caption (or variations per picture), 1 to [`MAX_IMAGES`] in all.
     pub n: usize,
     /// A caption of what the picture should not show: guidance leads away from it. The default is
-    /// the empty caption, which stands for any picture.
+    /// the empty caption, which stands for any picture. A prior with a text tower of its own (Stable
+    /// unCLIP) is not led by it.
     pub negative_prompt: String,
     /// A picture's embedding of what the picture should not look like, one row: guidance of the
     /// decoder leads away from it. By default none.
@@ -47,6 +48,9 @@ pub struct GenerateOptions {
     /// Width and height of the pictures in pixels, of a model that is not bound to one size: multiples
     /// of [`Bundle::size_multiple`]. By default the model's own.
     pub size: Option<[u32; 2]>,
+    /// How much noise image embeddings get before the decoder reads them, of a decoder that was
+    /// trained on such (Stable unCLIP), from 0, the default: more makes pictures less like them.
+    pub noise_level: Option<usize>,
     /// Noise from a file, in place of the seeds' noise.
     pub noise: Option<Arc<RecordedNoise>>,
     /// Which prior; by default the diffusion prior, or the autoregressive one if the model has no
@@ -77,6 +81,7 @@ impl Default for GenerateOptions {
             candidates: 1,
             hint: None,
             size: None,
+            noise_level: None,
             noise: None,
             prior_kind: None,
             gallery: None,
@@ -108,6 +113,8 @@ impl GenerateOptions {
         with_hint: hint: RgbImage = |hint| Some(Arc::new(hint));
         /// Sets [`size`](Self::size).
         with_size: size: [u32; 2] = |size| Some(size);
+        /// Sets [`noise_level`](Self::noise_level).
+        with_noise_level: noise_level: usize = |level| Some(level);
         /// Sets [`noise`](Self::noise).
         with_noise: noise: Arc<RecordedNoise> = |noise| Some(noise);
         /// Sets [`prior_kind`](Self::prior_kind).
@@ -275,7 +282,7 @@ impl Settings {
         bundle: &Bundle,
     ) -> Result<(), InvalidSetting> {
         if let Some(ImageEmbedding(image)) = &options.negative_image {
-            let (found, width) = (image.dims(), bundle.text_encoder.config().d_embedding);
+            let (found, width) = (image.dims(), bundle.d_embedding());
             if found != [1, width] {
                 let (name, found) = ("shape of the negative picture", format!("{found:?}"));
                 return Err(InvalidSetting::new(name, found, format!("[1, {width}]")));
@@ -305,11 +312,12 @@ impl Settings {
                             part in this picture";
             return Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected));
         }
-        if prompt.is_empty() || prior != 1.0 || self.decoder.is_guided() {
+        let leads_prior = prior != 1.0 && bundle.prior_text.is_none();
+        if prompt.is_empty() || leads_prior || self.decoder.is_guided() {
             return Ok(());
         }
-        let expected = "none: guidance leads away from it, and no stage has a guidance scale other \
-                        than 1";
+        let expected = "none: guidance leads away from it, and no stage that reads it has a guidance \
+                        scale other than 1";
         Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected))
     }
 

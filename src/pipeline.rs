@@ -221,8 +221,9 @@ impl UnClip {
     /// # Errors
     /// Weights that cannot be read.
     pub fn embed_texts<S: AsRef<str>>(&self, captions: &[S]) -> Result<TextEmbedding, Error> {
-        let (tower, _) = self.bundle.text_encoder.network(&self.placement)?;
-        Ok(tower.forward(&self.bundle.tokenizer.encode(captions), &self.placement.device))
+        let (tokenizer, slot) = self.bundle.clip_text()?;
+        let (tower, _) = slot.network(&self.placement)?;
+        Ok(tower.forward(&tokenizer.encode(captions), &self.placement.device))
     }
 
     /// CLIP's embeddings of pictures, one row each: the other way into the decoder.
@@ -298,8 +299,10 @@ impl<'a> Observed<'a> {
         let made_by = MadeBy::of(bundle, precision, sees, &settings)?;
         let mut run = self.start(&seeds, options, settings.steps());
         run.wants_negative = settings.decoder.is_guided();
-        let text = run.encode(captions)?.repeat_rows(options.n);
-        let image = run.best_prior(&text, prior, settings.candidates)?;
+        let text = run.encode(captions)?;
+        let read = run.encode_for_prior(captions, Some(&text))?.repeat_rows(options.n);
+        let text = text.repeat_rows(options.n);
+        let image = run.best_prior(&read, prior, settings.candidates)?;
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
         finish(
             run,
@@ -331,6 +334,9 @@ impl<'a> Observed<'a> {
         }
         if let Some(size) = options.size {
             run = run.with_size(size);
+        }
+        if let Some(level) = options.noise_level {
+            run = run.with_noise_level(level);
         }
         if let Some(gallery) = &options.gallery {
             run = run.with_gallery(gallery);

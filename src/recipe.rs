@@ -69,6 +69,9 @@ pub struct Recipe {
     /// Width and height in pixels, if they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<[u32; 2]>,
+    /// The level of noise in its image embedding, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<usize>,
     /// Whether more went into the picture than a recipe holds, so that it cannot be made again from
     /// it: [`Latents`](crate::Latents), or the picture that was edited.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -118,6 +121,7 @@ impl Recipe {
             negative_picture: options.negative_image.is_some(),
             hint: options.hint.is_some(),
             size: options.size,
+            noise_level: options.noise_level,
             incomplete: false,
             padding: opened.padding,
             fit: opened.fit,
@@ -178,6 +182,7 @@ impl Recipe {
             candidates: *candidates,
             hint: None,
             size: self.size,
+            noise_level: self.noise_level,
             noise: None,
             prior_kind: prior.as_ref().map(PriorSettings::kind),
             gallery: None,

@@ -12,7 +12,8 @@ use crate::{Error, StageId};
 ///
 /// The draws of a stage are named `prior.initial`, `prior.step.0`, `prior.step.1` and so on, in the
 /// order in which they are drawn. The last step has none, and neither have the steps of a sampler
-/// that draws nothing. The other stages are `decoder`, `upsampler.0`, `upsampler.1` and so on. Each
+/// that draws nothing. The other stages are `decoder`, `upsampler.0`, `upsampler.1` and so on; a decoder
+/// that reads embeddings with noise has `decoder.augmentation`. Each
 /// draw has one row per picture; those of a prior that draws a negative prompt as well have as many
 /// rows after them for that.
 ///
@@ -73,6 +74,11 @@ impl RecordedNoise {
         let initial = read("initial".into())?;
         let steps = (0..steps).map(|k| read(format!("step.{k}")));
         Ok(StageNoise { initial, steps: steps.collect::<Result<_, _>>()? })
+    }
+
+    /// The noise of image embeddings, of this shape.
+    pub(crate) fn augmentation(&self, shape: &[usize]) -> Result<TensorData, Error> {
+        self.read("decoder.augmentation", shape, false)
     }
 
     fn read(&self, key: &str, shape: &[usize], is_doubled: bool) -> Result<TensorData, Error> {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use image::RgbImage;
+use unclip_clip::{TextEncoderConfig, Tokenizer};
 use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 use unclip_decoder::{Condition, DecoderConfig, Null};
 use unclip_nn::Placement;
@@ -13,8 +14,8 @@ use unclip_upsample::UpsamplerConfig;
 
 use crate::finite::finite;
 use crate::{
-    Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, StageCost, StageSettings,
-    Start, Trace,
+    Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, Slot, StageCost,
+    StageSettings, Start, Trace,
 };
 
 /// One batch of pictures on its way through the stages, made by
@@ -34,6 +35,9 @@ pub struct Run<'a> {
     negative_image: Option<&'a ImageEmbedding>,
     pub(crate) hint: Option<&'a RgbImage>,
     pub(crate) size: Option<[u32; 2]>,
+    /// The level of noise in image embeddings, of a decoder that was trained on such; `None` for
+    /// none at all, not even that of level 0.
+    pub(crate) noise_level: Option<usize>,
     /// And captions, if they are not the conditions'.
     clip_guidance: Option<(ClipGuidance, Option<TextEmbedding>)>,
     pub(crate) negative_prompt: &'a str,
@@ -48,6 +52,8 @@ pub struct Run<'a> {
     clip_against: &'a [String],
     /// What guidance leads away from, once it is known: one row.
     null: Option<TextEmbedding>,
+    /// The same as the prior's own text tower reads it, if there is one.
+    prior_null: Option<TextEmbedding>,
     /// What CLIP has to choose from, once it is known: one row each.
     against: Option<TextEmbedding>,
     /// Steps done so far, and in all, if somebody knows.
@@ -74,6 +80,7 @@ impl<'a> Run<'a> {
             negative_image: None,
             hint: None,
             size: None,
+            noise_level: Some(0),
             clip_guidance: None,
             negative_prompt: "",
             negative_drawn: None,
@@ -82,6 +89,7 @@ impl<'a> Run<'a> {
             blank: None,
             clip_against: &[],
             null: None,
+            prior_null: None,
             against: None,
             progress: (0, None),
             dropped: Vec::new(),
@@ -124,6 +132,13 @@ impl<'a> Run<'a> {
         Self { size: Some(size), ..self }
     }
 
+    /// Sets the level of noise in image embeddings; see
+    /// [`GenerateOptions::noise_level`](crate::GenerateOptions::noise_level).
+    #[must_use]
+    pub fn with_noise_level(self, level: usize) -> Self {
+        Self { noise_level: Some(level), ..self }
+    }
+
     /// Lets CLIP guide the decoder toward the captions of its conditions, or toward others, one row
     /// for each seed.
     #[must_use]
@@ -154,7 +169,14 @@ impl<'a> Run<'a> {
     /// Sets the caption that guidance leads away from; by default the empty one.
     #[must_use]
     pub fn with_negative_prompt(self, negative_prompt: &'a str) -> Self {
-        Self { negative_prompt, null: None, negative_drawn: None, dropped_negative: None, ..self }
+        Self {
+            negative_prompt,
+            null: None,
+            prior_null: None,
+            negative_drawn: None,
+            dropped_negative: None,
+            ..self
+        }
     }
 
     /// Announces how many steps will be taken in all, for
@@ -164,8 +186,9 @@ impl<'a> Run<'a> {
         Self { progress: (0, Some(total)), ..self }
     }
 
-    /// Embeds captions, one row each. The negative prompt is embedded with them, so that the text
-    /// encoder runs only once.
+    /// Embeds captions for the decoder, one row each, and in most models for the prior too
+    /// ([`encode_for_prior`](Self::encode_for_prior)). The negative prompt is embedded with them, so
+    /// that the text encoder runs only once.
     ///
     /// # Errors
     /// No caption; weights that cannot be read.
@@ -175,7 +198,7 @@ impl<'a> Run<'a> {
         }
         let against = self.clip_against.iter().map(String::as_str);
         let all = captions.iter().map(AsRef::as_ref).chain([self.negative_prompt]).chain(against);
-        let (text, mut dropped) = self.encode_all(&all.collect::<Vec<_>>())?;
+        let (text, mut dropped) = self.encode_by_own(&all.collect::<Vec<_>>())?;
         self.null = Some(text.narrow(captions.len(), 1));
         if !self.clip_against.is_empty() {
             self.against = Some(text.narrow(captions.len() + 1, self.clip_against.len()));
@@ -186,15 +209,49 @@ impl<'a> Run<'a> {
         Ok(text.narrow(0, captions.len()))
     }
 
-    /// The embeddings of captions, and what of each did not fit.
-    fn encode_all(
+    /// Embeds captions for the prior, one row each: what [`encode`](Self::encode) gave for them, if
+    /// that is known, or else, and of a model whose decoder has a text tower of its own, by CLIP's.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); a model without CLIP's text tower.
+    pub fn encode_for_prior<S: AsRef<str>>(
+        &mut self,
+        captions: &[S],
+        encoded: Option<&TextEmbedding>,
+    ) -> Result<TextEmbedding, Error> {
+        if self.bundle.prior_text.is_none() {
+            self.bundle.clip_text()?;
+            return encoded.map_or_else(|| self.encode(captions), |text| Ok(text.clone()));
+        }
+        let all = captions.iter().map(AsRef::as_ref).chain([""]);
+        let (text, mut dropped) =
+            self.encode_all(self.bundle.clip_text()?, &all.collect::<Vec<_>>())?;
+        self.prior_null = Some(text.narrow(captions.len(), 1));
+        // of both towers, what the decoder's leaves out is told, if it reads them
+        if encoded.is_none() {
+            dropped.truncate(captions.len());
+            self.dropped = dropped;
+        }
+        Ok(text.narrow(0, captions.len()))
+    }
+
+    fn encode_by_own(
         &mut self,
         captions: &[&str],
     ) -> Result<(TextEmbedding, Vec<Option<String>>), Error> {
-        let slot = &self.bundle.text_encoder;
+        let bundle = self.bundle;
+        self.encode_all((&bundle.tokenizer, &bundle.text_encoder), captions)
+    }
+
+    /// The embeddings of captions, and what of each did not fit.
+    fn encode_all(
+        &mut self,
+        (tokenizer, slot): (&Tokenizer, &Slot<TextEncoderConfig>),
+        captions: &[&str],
+    ) -> Result<(TextEmbedding, Vec<Option<String>>), Error> {
         let (tower, loading) = slot.network(self.placement)?;
         let start = Instant::now();
-        let tokens = self.bundle.tokenizer.encode(captions);
+        let tokens = tokenizer.encode(captions);
         let text = tower.forward(&tokens, &self.placement.device);
         self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &tower));
         let text = TextEmbedding { pooled: finite(slot.id(), text.pooled)?, ..text };
@@ -210,12 +267,28 @@ impl<'a> Run<'a> {
         let null = match self.null.take() {
             Some(null) => null,
             None => {
-                let (null, mut dropped) = self.encode_all(&[self.negative_prompt])?;
+                let (null, mut dropped) = self.encode_by_own(&[self.negative_prompt])?;
                 self.dropped_negative = dropped.pop().flatten();
                 null
             }
         };
         Ok(self.null.insert(null).repeat_rows(self.seeds.len()))
+    }
+
+    /// As [`null`](Self::null), for the prior: one with a text tower of its own is led away from the
+    /// empty caption, as by the reference (Stable unCLIP).
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn null_for_prior(&mut self) -> Result<TextEmbedding, Error> {
+        if self.bundle.prior_text.is_none() {
+            return self.null();
+        }
+        let null = match self.prior_null.take() {
+            Some(null) => null,
+            None => self.encode_all(self.bundle.clip_text()?, &[""])?.0,
+        };
+        Ok(self.prior_null.insert(null).repeat_rows(self.seeds.len()))
     }
 
     /// Embeds the captions that CLIP has to choose from, if there are any.
@@ -225,7 +298,7 @@ impl<'a> Run<'a> {
             return Ok(self.against.clone());
         }
         let captions: Vec<&str> = self.clip_against.iter().map(String::as_str).collect();
-        let (against, _) = self.encode_all(&captions)?;
+        let (against, _) = self.encode_by_own(&captions)?;
         Ok(Some(self.against.insert(against).clone()))
     }
 
@@ -302,7 +375,7 @@ impl<'a> Run<'a> {
             let expected = "absent: only the decoder has a picture for a condition";
             return Err(InvalidSetting::new("image guidance of the prior", scale, expected).into());
         }
-        let null = self.null_if_guided(settings)?;
+        let null = if settings.is_guided() { Some(self.null_for_prior()?) } else { None };
         self.bind(slot, text, settings, null.as_ref())
     }
 

@@ -5,13 +5,19 @@ use std::str::FromStr;
 
 use unclip_core::InvalidSetting;
 
+/// The noise stream of the noise in image embeddings ([`Augmentation`](crate::decoder::Augmentation)).
+pub(crate) const AUGMENTATION_STREAM: u64 = u64::MAX - 1;
+
 /// A stage of the pipeline. Model folders, traces, recorded noise, costs, progress and errors all
-/// spell it the same: `text_encoder`, `image_encoder`, `noised_image_encoder`, `prior`, `ar_prior`,
-/// `decoder`, `autoencoder`, `upsampler.0`, and so on.
+/// spell it the same: `text_encoder`, `prior_text_encoder`, `image_encoder`, `noised_image_encoder`,
+/// `prior`, `ar_prior`, `decoder`, `autoencoder`, `upsampler.0`, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageId {
     /// Captions to text embeddings, in one call.
     TextEncoder,
+    /// Captions to CLIP's text embeddings for the prior, of a model whose decoder has a tower of its
+    /// own.
+    PriorTextEncoder,
     /// Pictures to image embeddings, in one call.
     ImageEncoder,
     /// Noised pictures to image embeddings, for guidance.
@@ -34,6 +40,7 @@ impl StageId {
     pub(crate) fn noise_stream(self) -> u64 {
         match self {
             Self::TextEncoder
+            | Self::PriorTextEncoder
             | Self::ImageEncoder
             | Self::NoisedImageEncoder
             | Self::Autoencoder => 0,
@@ -49,6 +56,7 @@ impl fmt::Display for StageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TextEncoder => f.pad("text_encoder"),
+            Self::PriorTextEncoder => f.pad("prior_text_encoder"),
             Self::ImageEncoder => f.pad("image_encoder"),
             Self::NoisedImageEncoder => f.pad("noised_image_encoder"),
             Self::Prior => f.pad("prior"),
@@ -64,11 +72,12 @@ impl FromStr for StageId {
     type Err = InvalidSetting;
 
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
-        let expected = "text_encoder, image_encoder, noised_image_encoder, prior, ar_prior, decoder, \
-                        autoencoder or upsampler.N";
+        let expected = "text_encoder, prior_text_encoder, image_encoder, noised_image_encoder, prior, \
+                        ar_prior, decoder, autoencoder or upsampler.N";
         let refused = || InvalidSetting::new("stage", format!("{name:?}"), expected);
         Ok(match name {
             "text_encoder" => Self::TextEncoder,
+            "prior_text_encoder" => Self::PriorTextEncoder,
             "image_encoder" => Self::ImageEncoder,
             "prior" => Self::Prior,
             "noised_image_encoder" => Self::NoisedImageEncoder,
@@ -89,7 +98,12 @@ mod tests {
 
     #[test]
     fn every_name_is_read_back_and_others_are_refused() {
-        let encoders = [StageId::TextEncoder, StageId::ImageEncoder, StageId::NoisedImageEncoder];
+        let encoders = [
+            StageId::TextEncoder,
+            StageId::PriorTextEncoder,
+            StageId::ImageEncoder,
+            StageId::NoisedImageEncoder,
+        ];
         let others = [StageId::Prior, StageId::ArPrior, StageId::Decoder, StageId::Autoencoder];
         for stage in encoders.into_iter().chain(others).chain([0, 1, 12].map(StageId::Upsampler)) {
             assert_eq!(stage.to_string().parse::<StageId>().unwrap(), stage);

@@ -18,6 +18,8 @@ pub struct Trace {
     pub image: Option<ImageEmbedding>,
     /// The captions' embedding, one row for each picture.
     pub text: Option<TextEmbedding>,
+    /// The captions' embedding for the prior, of a model whose decoder has a text tower of its own.
+    pub prior_text: Option<TextEmbedding>,
     /// The prior's image embeddings.
     pub prior: Option<ImageEmbedding>,
     /// What guidance of a decoder without captions led away from: embeddings, one row for each
@@ -34,7 +36,7 @@ pub struct Trace {
 impl Trace {
     /// Writes whatever is present as safetensors, in f32: `image_encoder.pixels`,
     /// `image_encoder.embedding`, `text_encoder.pooled`, `text_encoder.tokens`, `text_encoder.mask`
-    /// (1 for tokens, 0 for padding), `prior.embedding`, `prior.negative_embedding`,
+    /// (1 for tokens, 0 for padding), the same of `prior_text_encoder`, `prior.embedding`, `prior.negative_embedding`,
     /// `decoder.latent`, `decoder.image`, `upsampler.0.image`, `upsampler.1.image` and so on.
     ///
     /// # Errors
@@ -54,6 +56,11 @@ impl Trace {
             add(StageId::TextEncoder, "pooled", values(&text.pooled));
             add(StageId::TextEncoder, "tokens", values(&text.tokens));
             add(StageId::TextEncoder, "mask", values(&text.mask.clone().float()));
+        }
+        if let Some(text) = &self.prior_text {
+            add(StageId::PriorTextEncoder, "pooled", values(&text.pooled));
+            add(StageId::PriorTextEncoder, "tokens", values(&text.tokens));
+            add(StageId::PriorTextEncoder, "mask", values(&text.mask.clone().float()));
         }
         if let Some(image) = &self.prior {
             add(StageId::Prior, "embedding", values(&image.0));

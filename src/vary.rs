@@ -167,13 +167,23 @@ impl Observed<'_> {
         run.trace.pixels = Some(pixels);
         run.trace.image = Some(image);
         run.wants_negative = settings.decoder.is_guided();
-        let text = match prior {
-            Some(_) => run.encode(&[variation.caption])?.repeat_rows(seeds.len()),
-            None => run.decoder_caption(variation.caption)?,
+        let caption = &[variation.caption];
+        let (text, read) = match prior {
+            Some(_) => {
+                let text = run.encode(caption)?;
+                let read = run.encode_for_prior(caption, Some(&text))?;
+                (text.repeat_rows(seeds.len()), Some(read.repeat_rows(seeds.len())))
+            }
+            None => (run.decoder_caption(variation.caption)?, None),
         };
         // of one caption there is one end
         run.dropped.retain(Option::is_some);
-        let image = run.varied(rows, &text, variation, (prior, settings.candidates))?;
+        let image = match (prior, &read) {
+            (Some(prior), Some(read)) => {
+                run.varied(rows, read, variation, (prior, settings.candidates))?
+            }
+            _ => rows,
+        };
         let condition = Condition::new(image, text);
         let encoder = bundle.image_encoder()?.config();
         let cropped = pictures.iter().map(|picture| Cropped::of(encoder, picture)).collect();
@@ -201,7 +211,7 @@ impl Observed<'_> {
         variation: &Variation<'_>,
         options: &GenerateOptions,
     ) -> Result<ImageEmbedding, Error> {
-        let (found, width) = (image.0.dims(), self.unclip.bundle.text_encoder.config().d_embedding);
+        let (found, width) = (image.0.dims(), self.unclip.bundle.d_embedding());
         if found[1] != width {
             let name = "width of the image embeddings";
             return Err(InvalidSetting::new(name, found[1], width.to_string()).into());
@@ -213,7 +223,8 @@ impl Observed<'_> {
         let once = prior.map_or(0, |prior| prior.steps() * candidates);
         let mut run = self.start(&seeds, options, once * variation.priors());
         run.wants_negative = false;
-        let text = run.encode(&[variation.caption])?.repeat_rows(seeds.len());
+        let Some(prior) = prior else { return Ok(image.clone()) };
+        let text = run.encode_for_prior(&[variation.caption], None)?.repeat_rows(seeds.len());
         run.varied(image.clone(), &text, variation, (prior, candidates))
     }
 }
@@ -225,9 +236,8 @@ impl Run<'_> {
         mut image: ImageEmbedding,
         text: &TextEmbedding,
         variation: &Variation<'_>,
-        (prior, candidates): (Option<&PriorSettings>, usize),
+        (prior, candidates): (&PriorSettings, usize),
     ) -> Result<ImageEmbedding, Error> {
-        let Some(prior) = prior else { return Ok(image) };
         if variation.through_prior {
             // the picture's direction, as long as captions are: CLIP compares directions alone
             let length = text.pooled.clone().powf_scalar(2.0).sum_dim(1).sqrt();

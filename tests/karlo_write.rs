@@ -160,10 +160,13 @@ fn a_model_of_our_own_becomes_one_for_diffusers() {
 fn layouts_that_are_not_written_are_refused_by_name() {
     let (model, bundle) = (Karlo::new("tiny"), Bundle::open(fixture("tiny")).unwrap());
     let save = |layout| bundle.save(layout, model.beside("out"), Precision::F32, &Device::flex());
-    refused(save("onnx"), &["layout to write is \"onnx\", expected kandinsky, diffusers, native"]);
+    refused(
+        save("onnx"),
+        &["layout to write is \"onnx\", expected kandinsky, stable, diffusers, native"],
+    );
     refused(
         save("karlo"),
-        &["layout to write is \"karlo\", expected kandinsky, diffusers, native"],
+        &["layout to write is \"karlo\", expected kandinsky, stable, diffusers, native"],
     );
     assert!(!model.beside("out").exists());
 }

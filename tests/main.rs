@@ -43,6 +43,8 @@ mod priors;
 mod programs;
 /// What the reference wrote down.
 mod reference;
+/// Stable unCLIP's folder: what diffusers gives on it.
+mod stable;
 /// The tiny model, and files to damage.
 mod support;
 /// The rules of the house: who imports whom, headers, sizes.

@@ -199,6 +199,7 @@ pub(crate) fn text_encoder() -> TextEncoderConfig {
         vocab_size: vocab.as_object().unwrap().len(),
         context_length: CONTEXT_LENGTH,
         d_embedding: 6,
+        projected: true,
         transformer: transformer(),
     }
 }

@@ -9,6 +9,8 @@ use super::layout::find;
 enum Names {
     /// transformers': `text_model.`, `vision_model.`, and a projection beside each.
     HuggingFace,
+    /// transformers' since version 5 of a text tower without a projection: not below anything.
+    Bare,
     /// OpenAI's, which open_clip's `CLIP` has as well: the image tower below `visual.`, the text
     /// tower not below anything.
     OpenAi,
@@ -25,6 +27,7 @@ impl Names {
         };
         match () {
             () if has(&["text_model.", "vision_model."]) => Some(Self::HuggingFace),
+            () if has(&BARE_TEXT) => Some(Self::Bare),
             () if has(&["text."]) => Some(Self::CustomText),
             () if has(&["transformer.resblocks.", "visual."]) => Some(Self::OpenAi),
             () => None,
@@ -37,6 +40,7 @@ impl Names {
             Self::HuggingFace => {
                 [&["text_model.", "text_projection."], &["vision_model.", "visual_projection."]]
             }
+            Self::Bare => [&BARE_TEXT, &[]],
             Self::OpenAi => [&OPEN_AI_TEXT, &["visual."]],
             Self::CustomText => [&["text."], &["visual."]],
         }
@@ -46,6 +50,7 @@ impl Names {
     fn parts(self, key: &str, shape: &[usize]) -> Vec<(String, Part)> {
         let parts = match self {
             Self::HuggingFace => None,
+            Self::Bare => Some(vec![(format!("text_model.{key}"), Part::default())]),
             Self::OpenAi => open_ai(key, shape),
             Self::CustomText => open_ai(key.strip_prefix("text.").unwrap_or(key), shape),
         };
@@ -97,6 +102,9 @@ fn is_constant(key: &str) -> bool {
     ];
     CONSTANTS.contains(&key.rsplit('.').next().unwrap_or(key))
 }
+
+/// How the names of a bare text tower begin.
+const BARE_TEXT: [&str; 3] = ["embeddings.", "encoder.", "final_layer_norm."];
 
 /// How OpenAI's names of the text tower begin.
 const OPEN_AI_TEXT: [&str; 5] =

@@ -68,8 +68,8 @@ impl Target<'_> {
     }
 
     /// Copies vocabulary and merges to a folder in it.
-    pub(super) fn copy_tokenizer(&self, bundle: &Bundle, folder: &str) -> Result<(), Error> {
-        let (vocab, merges) = vocabulary_files(&bundle.words)?;
+    pub(super) fn copy_words(&self, words: &Path, folder: &str) -> Result<(), Error> {
+        let (vocab, merges) = vocabulary_files(words)?;
         write_whole(&self.place(&format!("{folder}/vocab.json"))?, &vocab)?;
         Ok(write_whole(&self.place(&format!("{folder}/merges.txt"))?, &merges)?)
     }

@@ -26,7 +26,7 @@ macro_rules! layouts {
     };
 }
 
-layouts!(kandinsky::Kandinsky, diffusers::Diffusers, karlo::Karlo, native::Native);
+layouts!(kandinsky::Kandinsky, stable::Stable, diffusers::Diffusers, karlo::Karlo, native::Native);
 
 /// Opens an autoencoder on its own: its folder (`movq`, `vae`, or `autoencoder` in this crate's own
 /// layout), or that of a model which has one of these.
@@ -75,6 +75,7 @@ impl Bundle {
     /// ```text
     /// tokenizer/      vocab.json, merges.txt
     /// text_encoder/   config.json, model.safetensors
+    /// prior_tokenizer/, prior_text_encoder/  …  (of a decoder that reads captions by its own tower)
     /// image_encoder/  …  (only for tasks that start from a picture)
     /// noised_image_encoder/  …  (guides the decoder, if there is one)
     /// prior/          …

@@ -3,6 +3,7 @@
 //! ```text
 //! tokenizer/      vocab.json, merges.txt
 //! text_encoder/   config.json, model.safetensors
+//! prior_tokenizer/, prior_text_encoder/  …  (of a decoder that reads captions by a tower of its own)
 //! image_encoder/  …  (only for tasks that start from a picture)
 //! noised_image_encoder/  …  (guides the decoder, if there is one)
 //! prior/          …
@@ -12,7 +13,7 @@
 //! upsampler.0/    …  (and upsampler.1, …: as many as there are)
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use unclip_clip::{ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::InvalidSetting;
@@ -51,6 +52,7 @@ impl Layout for Native {
             words: folder.join("tokenizer"),
             tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
             text_encoder,
+            prior_text: prior_text(folder, options.padding)?,
             image_encoder,
             noised_image_encoder: optional_stage(folder, StageId::NoisedImageEncoder)?,
             prior: optional_stage(folder, StageId::Prior)?,
@@ -78,8 +80,12 @@ impl Layout for Native {
             return Err(InvalidSetting::new("model to write", found, expected).into());
         }
         Ok(Box::new(|target| {
-            target.copy_tokenizer(bundle, "tokenizer")?;
+            target.copy_words(&bundle.words, "tokenizer")?;
             write(&bundle.text_encoder, target)?;
+            if let Some(text) = &bundle.prior_text {
+                target.copy_words(&text.words, "prior_tokenizer")?;
+                write(&text.encoder, target)?;
+            }
             bundle.image_encoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.noised_image_encoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.prior.iter().try_for_each(|stage| write(stage, target))?;
@@ -96,6 +102,17 @@ fn write<T: StageConfig>(stage: &Slot<T>, target: &Target<'_>) -> Result<(), Err
     let folder = target.folder.join(stage.id().to_string());
     let space = stage.embedding_space();
     Ok(save_stage(&folder, space, stage.config(), &network, target.format)?)
+}
+
+/// CLIP's text tower where the decoder has another.
+fn prior_text(
+    folder: &Path,
+    padding: Option<Padding>,
+) -> Result<Option<(PathBuf, Tokenizer, StageFiles<TextEncoderConfig>)>, Error> {
+    let Some(files) = optional_stage(folder, StageId::PriorTextEncoder)? else { return Ok(None) };
+    let words = folder.join("prior_tokenizer");
+    let tokenizer = Tokenizer::from_folder(&words, tokenizer_options(&files, padding))?;
+    Ok(Some((words, tokenizer, files)))
 }
 
 fn tokenizer_options(
@@ -172,6 +189,7 @@ pub(crate) fn shapes() -> Result<Parts, Error> {
             reading,
         )?,
         text_encoder,
+        prior_text: None,
         image_encoder: Some(embedded!("image_encoder")?),
         noised_image_encoder: None,
         prior: Some(embedded!("prior")?),

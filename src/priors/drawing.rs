@@ -62,7 +62,7 @@ impl<'a> Run<'a> {
         }
         // captions, then the negative prompt for each of them, with seeds of its own
         let rows = self.seeds.len();
-        let all = TextEmbedding::cat(vec![text.clone(), self.null()?]);
+        let all = TextEmbedding::cat(vec![text.clone(), self.null_for_prior()?]);
         let others: Vec<u64> = self.seeds.iter().map(|seed| !seed).collect();
         let own = self.seeds.clone();
         self.seeds = own.iter().copied().chain(others).collect();
@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
         let drawn = drawn?;
         let image = drawn.narrow(0, rows);
         self.negative_drawn = Some(drawn.narrow(rows, rows));
-        self.trace.text = Some(text.clone());
+        self.trace_text(text);
         self.trace.prior = Some(image.clone());
         Ok(image)
     }
@@ -107,9 +107,16 @@ impl<'a> Run<'a> {
         }
         let (image, _) = best.unwrap_or_else(|| unreachable!("at least one"));
         let image = ImageEmbedding(image);
-        self.trace.text = Some(text.clone());
+        self.trace_text(text);
         self.trace.prior = Some(image.clone());
         Ok(image)
+    }
+
+    /// Writes down what a prior read of captions.
+    fn trace_text(&mut self, text: &TextEmbedding) {
+        let own = self.bundle.prior_text.is_some();
+        let place = if own { &mut self.trace.prior_text } else { &mut self.trace.text };
+        *place = Some(text.clone());
     }
 
     fn bind_any_prior(
@@ -129,7 +136,7 @@ impl<'a> Run<'a> {
                     let expected = format!("{codes}, which the model fixes");
                     return Err(InvalidSetting::new("codes", settings.codes, expected).into());
                 }
-                let null = if scale == 1.0 { None } else { Some(self.null()?) };
+                let null = if scale == 1.0 { None } else { Some(self.null_for_prior()?) };
                 let slot = self.bundle.ar_prior()?;
                 let (network, loading) = slot.network(self.placement)?;
                 let start = Instant::now();

@@ -200,7 +200,7 @@ impl Gallery {
             let model = bundle.name();
             return Err(InvalidSetting::new(format!("model for {name}"), model, expected).into());
         }
-        let width = bundle.text_encoder.config().d_embedding;
+        let width = bundle.d_embedding();
         let shape = [label.names.len(), width];
         let found = file.shape("image").map(<[usize]>::to_vec).unwrap_or_default();
         if found != shape {

@@ -34,6 +34,7 @@ pub(crate) fn text_config() -> TextEncoderConfig {
         vocab_size: crate::support::text_encoder().vocab_size,
         context_length: 8,
         d_embedding: 24,
+        projected: true,
         transformer: transformer(2, Activation::QuickGelu),
     }
 }

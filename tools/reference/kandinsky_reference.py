@@ -95,7 +95,8 @@ def listen_to_decoding(movq, trace):
     def decode(latent, **named):
         result = original(latent, **named)
         trace["decoder.latent"] = latent
-        trace["decoder.image"] = result["sample"].clamp(-1, 1)
+        picture = result[0] if isinstance(result, tuple) else result["sample"]
+        trace["decoder.image"] = picture.clamp(-1, 1)
         return result
 
     movq.decode = decode

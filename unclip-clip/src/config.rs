@@ -13,8 +13,12 @@ pub struct TextEncoderConfig {
     pub vocab_size: usize,
     /// Number of positions: tokens of a caption with its two marks and padding.
     pub context_length: usize,
-    /// Width of CLIP's space.
+    /// Width of CLIP's space; of a tower without a projection, that of its tokens.
     pub d_embedding: usize,
+    /// Whether the embedding is the end mark's state after a projection into CLIP's space, or, of a
+    /// tower that only reads captions for others, that state itself.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub projected: bool,
     /// The tower.
     pub transformer: TransformerConfig,
     /// What cosines of captions and pictures are multiplied by to be log-odds: the inverse of the
@@ -44,9 +48,20 @@ impl TextEncoderConfig {
             let expected = "at least 3: two marks and a token";
             return Err(InvalidSetting::new("context_length", self.context_length, expected));
         }
+        if !self.projected {
+            check::equal("d_embedding", self.d_embedding, self.transformer.d_model)?;
+        }
         InvalidSetting::check_range("logit_scale", self.logit_scale, 0.0, 1000.0)?;
         self.transformer.validate().map_err(|error| error.within("transformer"))
     }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// How a picture is fitted to the image tower's square.

@@ -25,11 +25,11 @@ struct TextModel {
 }
 
 /// A causal transformer over a caption's tokens; the state of the end mark, projected, is the
-/// caption's embedding (Radford et al. 2021).
+/// caption's embedding (Radford et al. 2021). A tower without projection only gives states.
 #[derive(Module, Debug)]
 pub struct TextEncoder {
     text_model: TextModel,
-    text_projection: Linear,
+    text_projection: Option<Linear>,
 }
 
 impl StageConfig for TextEncoderConfig {
@@ -68,9 +68,9 @@ impl TextEncoderConfig {
                 encoder: self.transformer.init(device),
                 final_layer_norm: self.transformer.norm(device),
             },
-            text_projection: LinearConfig::new(d_model, self.d_embedding)
-                .with_bias(false)
-                .init(device),
+            text_projection: self.projected.then(|| {
+                LinearConfig::new(d_model, self.d_embedding).with_bias(false).init(device)
+            }),
         }
     }
 }
@@ -95,8 +95,12 @@ impl TextEncoder {
             tokens.end_positions().enumerate().map(|(row, end)| (row * seq + end) as i64).collect();
         let ends = Tensor::<1, Int>::from_data(TensorData::new(ends, [batch]), device);
         let end_states = states.clone().reshape([batch * seq, width]).select(0, ends);
+        let pooled = match &self.text_projection {
+            Some(projection) => linear(projection, end_states).cast(DType::F32),
+            None => end_states,
+        };
         TextEmbedding {
-            pooled: linear(&self.text_projection, end_states).cast(DType::F32),
+            pooled,
             tokens: states,
             mask: Tensor::<2, Bool>::from_data(tokens.mask_data(), device),
         }

@@ -73,6 +73,7 @@ fn text_tower() {
             vocab_size: 64,
             context_length: 12,
             d_embedding: 24,
+            projected: true,
             transformer: transformer(activation),
         };
         config.validate().unwrap();

@@ -50,6 +50,7 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
         vocab_size,
         context_length: CONTEXT_LENGTH,
         d_embedding: D_EMBEDDING,
+        projected: true,
         transformer: tower(2),
         logit_scale: TextEncoderConfig::MOST,
     }

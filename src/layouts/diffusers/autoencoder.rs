@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use unclip_autoencoder::{AutoencoderConfig, Latents};
 use unclip_core::InvalidSetting;
-use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
+use unclip_nn::checkpoint::{LoadError, Part, StageFiles, Weights};
 
 use super::describe::DIFFUSERS;
 use super::described::require;
@@ -40,8 +40,22 @@ pub(in crate::layouts) fn autoencoder(
     folder: &Path,
 ) -> Result<StageFiles<AutoencoderConfig>, LoadError> {
     let config = config(folder)?;
-    stage(folder, config, Weights::open_in(folder, NETWORK)?, "layers_per_block")
+    let weights = Weights::open_in(folder, NETWORK)?.renamed(|key, _| {
+        let is_attention = key.contains(".attentions.");
+        let old = OLD_ATTENTION.iter().find(|(old, _)| is_attention && key.contains(old));
+        let name = old.map_or_else(|| key.to_string(), |(old, new)| key.replace(old, new));
+        vec![(name, Part::default())]
+    })?;
+    stage(folder, config, weights, "layers_per_block")
 }
+
+/// What an attention's layers were called until diffusers 0.15, as most published files still do.
+const OLD_ATTENTION: [(&str, &str); 4] = [
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+];
 
 fn config(folder: &Path) -> Result<AutoencoderConfig, LoadError> {
     let mut fields = Fields::read(&folder.join("config.json"), Some(&[KL, CODES]))?;
@@ -98,6 +112,28 @@ pub(in crate::layouts) fn described(config: &AutoencoderConfig) -> Result<Value,
     if spatial_norm {
         require("norm_groups", config.norm_groups, SPATIAL_GROUPS, CODES)?;
     }
+    let mut network = common(config, CODES);
+    network["norm_type"] = json!(if spatial_norm { "spatial" } else { "group" });
+    network["num_vq_embeddings"] = json!(n_codes);
+    network["vq_embed_dim"] = json!(d_code);
+    Ok(network)
+}
+
+/// The configuration of an autoencoder of distributions.
+pub(in crate::layouts) fn described_kl(
+    config: &AutoencoderConfig,
+) -> Result<Value, InvalidSetting> {
+    if config.latents != Latents::Kl {
+        let expected = "kl: diffusers' AutoencoderKL has no codes";
+        return Err(InvalidSetting::new("latents", "codes", expected));
+    }
+    let mut network = common(config, KL);
+    network["scaling_factor"] = json!(config.scaling_factor);
+    Ok(network)
+}
+
+/// The fields of both.
+fn common(config: &AutoencoderConfig, class: &str) -> Value {
     let levels = config.block_out_channels.len();
     let kinds = |way: usize| {
         let (_, plain, attention) = WAYS[way];
@@ -105,8 +141,8 @@ pub(in crate::layouts) fn described(config: &AutoencoderConfig) -> Result<Value,
             move |level| if config.attention && level + 1 == levels { attention } else { plain };
         (0..levels).map(kind)
     };
-    Ok(json!({
-        "_class_name": CODES,
+    json!({
+        "_class_name": class,
         "_diffusers_version": DIFFUSERS,
         "act_fn": "silu",
         "block_out_channels": config.block_out_channels,
@@ -115,13 +151,10 @@ pub(in crate::layouts) fn described(config: &AutoencoderConfig) -> Result<Value,
         "latent_channels": config.latent_channels,
         "layers_per_block": config.num_res_blocks,
         "norm_num_groups": config.norm_groups,
-        "norm_type": if spatial_norm { "spatial" } else { "group" },
-        "num_vq_embeddings": n_codes,
         "out_channels": AutoencoderConfig::CHANNELS,
         "sample_size": config.image_size,
         "up_block_types": kinds(1).rev().collect::<Vec<_>>(),
-        "vq_embed_dim": d_code,
-    }))
+    })
 }
 
 fn kl(fields: &mut Fields) -> Result<Latents, LoadError> {

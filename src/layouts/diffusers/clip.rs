@@ -130,17 +130,23 @@ impl EndMark {
     }
 }
 
-/// A `CLIPTextModelWithProjection`, and its end mark.
+/// A `CLIPTextModelWithProjection`, or a `CLIPTextModel` without, and its end mark.
 pub(in crate::layouts) fn text_encoder(
     folder: &Path,
+    projected: bool,
 ) -> Result<(TextEncoderConfig, EndMark), LoadError> {
     let mut fields = Fields::read(&folder.join("config.json"), None)?;
+    let transformer = tower(&mut fields)?;
+    let d_embedding = if projected { fields.take("projection_dim")? } else { transformer.d_model };
+    // of the projection that there is not
+    fields.ignore(&["projection_dim"]);
     let config = TextEncoderConfig {
         logit_scale: TextEncoderConfig::MOST,
-        transformer: tower(&mut fields)?,
+        transformer,
         vocab_size: fields.take("vocab_size")?,
         context_length: fields.take_optional("max_position_embeddings")?.unwrap_or(77),
-        d_embedding: fields.take("projection_dim")?,
+        d_embedding,
+        projected,
     };
     let end = fields.take_optional("eos_token_id")?.unwrap_or(EndMark::LEGACY);
     fields.ignore(&["pad_token_id"]);
@@ -220,6 +226,19 @@ fn image_processor(folder: &Path, side: usize) -> Result<([f32; 3], [f32; 3]), L
     Ok(statistics)
 }
 
+/// The token that a file says rows are filled up with.
+fn padding(fields: &mut Fields) -> Result<Option<Padding>, LoadError> {
+    // some write the token, some a description of it
+    let pad: Option<Value> = fields.take_optional("pad_token")?;
+    let pad = pad.as_ref().map(|pad| pad.get("content").unwrap_or(pad));
+    match pad.and_then(Value::as_str) {
+        None => Ok(None),
+        Some("!") => Ok(Some(Padding::Exclamation)),
+        Some("<|endoftext|>") => Ok(Some(Padding::End)),
+        Some(other) => Err(fields.error("pad_token", other, "\"!\" or \"<|endoftext|>\"")),
+    }
+}
+
 /// What a tokenizer's folder says beside vocabulary and merges: how rows are filled up, and how
 /// long they are.
 pub(in crate::layouts) fn tokenizer(
@@ -230,15 +249,13 @@ pub(in crate::layouts) fn tokenizer(
         return Ok((None, None));
     }
     let mut fields = Fields::read(&path, None)?;
-    // some write the token, some a description of it
-    let pad: Option<Value> = fields.take_optional("pad_token")?;
-    let pad = pad.as_ref().map(|pad| pad.get("content").unwrap_or(pad));
-    let padding = match pad.and_then(Value::as_str) {
-        None => None,
-        Some("!") => Some(Padding::Exclamation),
-        Some("<|endoftext|>") => Some(Padding::End),
-        Some(other) => return Err(fields.error("pad_token", other, "\"!\" or \"<|endoftext|>\"")),
-    };
+    let added: Option<Value> = fields.take_optional("added_tokens_decoder")?;
+    let mut padding = padding(&mut fields)?;
+    // what transformers reads last, but for files that list all added tokens
+    let marks = folder.join("special_tokens_map.json");
+    if added.is_none() && marks.exists() {
+        padding = self::padding(&mut Fields::read(&marks, None)?)?.or(padding);
+    }
     let length: Option<f64> = fields.take_optional("model_max_length")?;
     if let Some(length) = length.filter(|length| length.fract() != 0.0 || *length < 0.0) {
         return Err(fields.error("model_max_length", length, "a whole number"));

@@ -7,7 +7,7 @@ use unclip_core::{
     BetaSchedule, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod,
     VarianceType,
 };
-use unclip_nn::{Activation, Precision, UNetConfig};
+use unclip_nn::{Activation, AttentionKind, Precision, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
 use super::describe_clip::{image_encoder, text_encoder, tokenizer};
@@ -26,7 +26,7 @@ pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Ve
     files.push(text_encoder(bundle, format)?);
     files.extend(tokenizer(bundle)?);
     files.extend(image_encoder(bundle, format)?);
-    files.extend(prior(bundle)?);
+    files.extend(prior(bundle, scheduler)?);
     files.extend(decoder(bundle)?);
     files.extend(upsampler(bundle)?);
     Ok(files)
@@ -75,7 +75,10 @@ fn index(bundle: &Bundle) -> Result<Vec<File>, Error> {
     Ok(vec![(INDEX, parts)])
 }
 
-pub(in crate::layouts) fn prior(bundle: &Bundle) -> Result<Vec<File>, Error> {
+pub(in crate::layouts) fn prior(
+    bundle: &Bundle,
+    scheduler: fn(&DiffusionConfig) -> Result<Value, InvalidSetting>,
+) -> Result<Vec<File>, Error> {
     const CLASS: &str = "PriorTransformer";
     let Some(files) = &bundle.prior else {
         return Ok(Vec::new());
@@ -189,6 +192,8 @@ pub(in crate::layouts) fn network(
 ) -> Result<Value, InvalidSetting> {
     require("unet.coordinates", unet.coordinates, false, blocks.class)?;
     require("unet.patch_size", unet.patch_size, 1, blocks.class)?;
+    require("unet.attention", unet.attention, blocks.kind, blocks.class)?;
+    require("unet.resampling", unet.resampling, blocks.resampling, blocks.class)?;
     let levels = unet.levels();
     let kinds = |way: usize| {
         levels.iter().map(move |level| match (level.attention, blocks.attention) {
@@ -217,6 +222,10 @@ pub(in crate::layouts) fn network(
         "sample_size": image_size,
         "up_block_types": kinds(1).rev().collect::<Vec<_>>(),
     });
+    if blocks.kind == AttentionKind::Transformer {
+        let heads = unet.block_out_channels.iter().map(|channels| channels / unet.d_head);
+        network["attention_head_dim"] = json!(heads.collect::<Vec<_>>());
+    }
     // a field that came later: only where its default is not meant
     if let Some(d_time) = unet.d_time {
         network["time_embedding_dim"] = json!(d_time);
@@ -224,7 +233,8 @@ pub(in crate::layouts) fn network(
     Ok(network)
 }
 
-fn scheduler(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
+/// An `UnCLIPScheduler`.
+pub(in crate::layouts) fn scheduler(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
     const CLASS: &str = "UnCLIPScheduler";
     let cosine = BetaSchedule::SquaredCosine;
     require("diffusion.beta_schedule", diffusion.beta_schedule, cosine, CLASS)?;

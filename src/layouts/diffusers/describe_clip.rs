@@ -1,13 +1,17 @@
 //! CLIP's towers, its tokenizer and its preprocessing in transformers' words.
 
 use serde_json::{Value, json};
-use unclip_clip::{Fit, Padding, TextEncoderConfig};
+use unclip_clip::{Fit, Padding, TextEncoderConfig, Tokenizer};
 use unclip_core::InvalidSetting;
 use unclip_nn::{Activation, Precision, TransformerConfig};
 
 use super::clip::EndMark;
 use super::described::{File, refused, require};
-use crate::{Bundle, Error};
+use crate::{Bundle, Error, Slot};
+
+/// The classes of text towers: that of CLIP, and that which only reads captions for others.
+pub(in crate::layouts) const PROJECTED: &str = "CLIPTextModelWithProjection";
+pub(in crate::layouts) const UNPROJECTED: &str = "CLIPTextModel";
 
 /// Version of transformers whose fields are written.
 const TRANSFORMERS: &str = "4.25.0";
@@ -39,32 +43,57 @@ fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) 
     })
 }
 
+/// The tower for captions.
 pub(in crate::layouts) fn text_encoder(bundle: &Bundle, format: Precision) -> Result<File, Error> {
-    let TextEncoderConfig { vocab_size, context_length, d_embedding, transformer, logit_scale: _ } =
-        bundle.text_encoder.config();
-    let end =
-        EndMark::of(&bundle.tokenizer).map_err(|error| refused(bundle, "text_encoder", error))?;
-    let mut config = tower("clip_text_model", "CLIPTextModelWithProjection", transformer, format);
+    let config = text_tower(&bundle.text_encoder, &bundle.tokenizer, format);
+    let config = config.map_err(|error| refused(bundle, "text_encoder", error))?;
+    Ok(("text_encoder/config.json", config))
+}
+
+/// A tower for captions.
+pub(in crate::layouts) fn text_tower(
+    slot: &Slot<TextEncoderConfig>,
+    tokenizer: &Tokenizer,
+    format: Precision,
+) -> Result<Value, InvalidSetting> {
+    let TextEncoderConfig {
+        vocab_size, context_length, d_embedding, projected, transformer, ..
+    } = slot.config();
+    let end = EndMark::of(tokenizer)?;
+    let class = if *projected { PROJECTED } else { UNPROJECTED };
+    let mut config = tower("clip_text_model", class, transformer, format);
     config["vocab_size"] = json!(vocab_size);
     config["max_position_embeddings"] = json!(context_length);
-    config["projection_dim"] = json!(d_embedding);
+    if *projected {
+        config["projection_dim"] = json!(d_embedding);
+    }
     config["eos_token_id"] = json!(end.0);
     // as published; nothing reads them
     config["bos_token_id"] = json!(0);
     config["pad_token_id"] = json!(1);
-    Ok(("text_encoder/config.json", config))
+    Ok(config)
 }
 
 /// The two files beside the lists of tokens.
 pub(in crate::layouts) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error> {
-    let pad = match bundle.tokenizer.padding() {
+    let length = bundle.text_encoder.config().context_length;
+    let [marks, config] =
+        words(&bundle.tokenizer, length).map_err(|error| refused(bundle, "tokenizer", error))?;
+    Ok([("tokenizer/special_tokens_map.json", marks), ("tokenizer/tokenizer_config.json", config)])
+}
+
+/// The two files beside the lists of tokens: `special_tokens_map.json` and `tokenizer_config.json`.
+pub(in crate::layouts) fn words(
+    tokenizer: &Tokenizer,
+    length: usize,
+) -> Result<[Value; 2], InvalidSetting> {
+    let pad = match tokenizer.padding() {
         Padding::Exclamation => "!",
         Padding::End => "<|endoftext|>",
         Padding::Zero => {
             let expected = "exclamation or end, as which the model can be opened: the padding of \
                             transformers' tokenizer is a token of its own";
-            let error = InvalidSetting::new("padding", "zero", expected);
-            return Err(refused(bundle, "tokenizer", error));
+            return Err(InvalidSetting::new("padding", "zero", expected));
         }
     };
     let token = |content: &str| {
@@ -92,12 +121,12 @@ pub(in crate::layouts) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error>
         "do_lower_case": true,
         "eos_token": typed(end),
         "errors": "replace",
-        "model_max_length": bundle.text_encoder.config().context_length,
+        "model_max_length": length,
         "pad_token": pad,
         "tokenizer_class": "CLIPTokenizer",
         "unk_token": typed(end),
     });
-    Ok([("tokenizer/special_tokens_map.json", marks), ("tokenizer/tokenizer_config.json", config)])
+    Ok([marks, config])
 }
 
 /// The tower and its preprocessing, if there is one.

@@ -21,6 +21,7 @@ pub(super) mod described;
 pub(super) mod fields;
 pub(super) mod files;
 pub(super) mod networks;
+pub(super) mod schedulers;
 pub(super) mod write;
 
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ use serde_json::{Map, Value};
 use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
 };
-use unclip_core::InvalidSetting;
 use unclip_core::image::PICTURE_CHANNELS;
+use unclip_core::{DiffusionConfig, InvalidSetting};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights, load_config};
 use unclip_nn::{Precision, check};
@@ -69,6 +70,7 @@ impl Layout for Diffusers {
             words: folder.join("tokenizer"),
             tokenizer,
             text_encoder,
+            prior_text: None,
             image_encoder: image_encoder(folder, "feature_extractor", options)?,
             prior: prior(folder, "prior_scheduler", d_text)?,
             ar_prior: None,
@@ -159,25 +161,36 @@ pub(super) fn stage<T: StageConfig>(
     })
 }
 
+/// CLIP's text tower and its tokenizer.
 pub(super) fn text(
     folder: &Path,
     options: &OpenOptions,
 ) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
-    let path = required(folder, "text_encoder")?;
-    let words = required(folder, "tokenizer")?;
+    text_of(folder, (StageId::TextEncoder, "tokenizer", true), options)
+}
+
+/// A text tower and its tokenizer, with a projection or without.
+pub(super) fn text_of(
+    folder: &Path,
+    (stage_id, words, projected): (StageId, &str, bool),
+    options: &OpenOptions,
+) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
+    let path = required(folder, &stage_id.to_string())?;
+    let name = words;
+    let words = required(folder, name)?;
     let (padding, length) = clip::tokenizer(&words)?;
     let padding = options.padding.or(padding).unwrap_or(Padding::Exclamation);
-    let (config, end) = clip::text_encoder(&path)?;
+    let (config, end) = clip::text_encoder(&path, projected)?;
     let context_length = config.context_length;
     if let Some(length) = length {
         let (encoder, tokenizer) = (context_length.to_string(), length.to_string());
-        agree(StageId::TextEncoder, &encoder, "tokenizer", &tokenizer, "context_length")?;
+        agree(stage_id, &encoder, name, &tokenizer, "context_length")?;
     }
     let tokenizer = Tokenizer::from_folder(&words, TokenizerOptions { context_length, padding })?;
     if !end.is_of(&tokenizer) {
         return Err(Error::Incompatible {
-            first: "text_encoder".into(),
-            second: "tokenizer".into(),
+            first: stage_id.to_string(),
+            second: name.into(),
             field: "eos_token_id",
             found_first: end.0.to_string(),
             found_second: tokenizer.end().to_string(),
@@ -215,15 +228,23 @@ pub(super) fn prior(
     }
     let scheduler = required(folder, scheduler)?;
     let diffusion = networks::scheduler(&scheduler, PRIOR)?;
+    Ok(Some(prior_of(&path, (&scheduler, diffusion), d_text)?))
+}
+
+/// A prior's folder, with what its scheduler's says.
+pub(super) fn prior_of(
+    path: &Path,
+    (scheduler, diffusion): (&Path, DiffusionConfig),
+    d_text: usize,
+) -> Result<StageFiles<DiffusionPriorConfig>, LoadError> {
     if diffusion.variance.is_learned() {
         let expected = "fixed_small_log: the prior gives no variance";
         let source = InvalidSetting::new("variance_type", "learned_range", expected);
         let path = scheduler.join("scheduler_config.json");
-        return Err(LoadError::Config { path, source }.into());
+        return Err(LoadError::Config { path, source });
     }
-    let config = DiffusionPriorConfig { d_text, ..networks::prior(&path, diffusion)? };
-    let weights = Weights::open_in(&path, NETWORK)?;
-    Ok(Some(stage(&path, config, weights, "num_layers")?))
+    let config = DiffusionPriorConfig { d_text, ..networks::prior(path, diffusion)? };
+    stage(path, config, Weights::open_in(path, NETWORK)?, "num_layers")
 }
 
 fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Error> {

@@ -117,6 +117,8 @@ pub(in crate::layouts) struct Blocks {
     pub(in crate::layouts) plain: [&'static str; 2],
     pub(in crate::layouts) attention: Option<[&'static str; 2]>,
     pub(in crate::layouts) middle: &'static str,
+    pub(in crate::layouts) kind: AttentionKind,
+    pub(in crate::layouts) resampling: ResampleKind,
 }
 
 pub(in crate::layouts) const DECODER_BLOCKS: Blocks = Blocks {
@@ -124,6 +126,8 @@ pub(in crate::layouts) const DECODER_BLOCKS: Blocks = Blocks {
     plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
     attention: Some(["SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"]),
     middle: "UNetMidBlock2DSimpleCrossAttn",
+    kind: AttentionKind::Added,
+    resampling: ResampleKind::Residual,
 };
 
 pub(in crate::layouts) const UPSAMPLER_BLOCKS: Blocks = Blocks {
@@ -131,6 +135,17 @@ pub(in crate::layouts) const UPSAMPLER_BLOCKS: Blocks = Blocks {
     plain: ["ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"],
     attention: None,
     middle: "UNetMidBlock2D",
+    kind: AttentionKind::Added,
+    resampling: ResampleKind::Residual,
+};
+
+pub(in crate::layouts) const TRANSFORMER_BLOCKS: Blocks = Blocks {
+    class: "UNet2DConditionModel",
+    plain: ["DownBlock2D", "UpBlock2D"],
+    attention: Some(["CrossAttnDownBlock2D", "CrossAttnUpBlock2D"]),
+    middle: "UNetMidBlock2DCrossAttn",
+    kind: AttentionKind::Transformer,
+    resampling: ResampleKind::Convolution,
 };
 
 /// Fields that both U-Nets have and that leave no choice here.
@@ -156,8 +171,10 @@ pub(in crate::layouts) fn decoder_unet(folder: &Path) -> Result<UNetConfig, Load
         ("encoder_hid_dim", Value::Null),
         ("encoder_hid_dim_type", Value::Null),
         ("addition_embed_type", Value::Null),
+        ("projection_class_embeddings_input_dim", Value::Null),
+        ("use_linear_projection", json!(false)),
     ])?;
-    conditional_unet(fields)
+    conditional_unet(fields, &DECODER_BLOCKS)
 }
 
 /// A U-Net that reads image embeddings, without captions.
@@ -189,7 +206,11 @@ pub(in crate::layouts) fn image_unet(
         }
     };
     let d_embedding: usize = fields.take("encoder_hid_dim")?;
-    let unet = conditional_unet(fields)?;
+    fields.expect_all([
+        ("projection_class_embeddings_input_dim", Value::Null),
+        ("use_linear_projection", json!(false)),
+    ])?;
+    let unet = conditional_unet(fields, &DECODER_BLOCKS)?;
     // no field says so: only the width of the input
     let is_for_inpainting = unet.in_channels == 2 * channels + 1;
     let control = match (has_hint, is_for_inpainting) {
@@ -200,11 +221,32 @@ pub(in crate::layouts) fn image_unet(
     Ok(ImageUNet { unet, d_embedding, control })
 }
 
+/// Stable unCLIP's, which reads captions as they are, and image embeddings of this width with their
+/// level of noise beside them.
+pub(in crate::layouts) fn noised_image_unet(
+    folder: &Path,
+) -> Result<(UNetConfig, usize), LoadError> {
+    let mut fields = conditional(folder)?;
+    fields.demand("class_embed_type", "projection")?;
+    fields.demand("use_linear_projection", true)?;
+    fields.expect_all([
+        ("encoder_hid_dim", Value::Null),
+        ("encoder_hid_dim_type", Value::Null),
+        ("addition_embed_type", Value::Null),
+    ])?;
+    const WIDTH: &str = "projection_class_embeddings_input_dim";
+    let width: usize = fields.take(WIDTH)?;
+    if width == 0 || !width.is_multiple_of(2) {
+        return Err(fields.error(WIDTH, width, "twice the width of image embeddings"));
+    }
+    Ok((conditional_unet(fields, &TRANSFORMER_BLOCKS)?, width / 2))
+}
+
 fn conditional(folder: &Path) -> Result<Fields, LoadError> {
     Fields::read(&folder.join("config.json"), Some(&[DECODER_BLOCKS.class]))
 }
 
-fn conditional_unet(mut fields: Fields) -> Result<UNetConfig, LoadError> {
+fn conditional_unet(mut fields: Fields, blocks: &Blocks) -> Result<UNetConfig, LoadError> {
     let d_context: usize = fields.take("cross_attention_dim")?;
     fields.expect_all([
         ("only_cross_attention", json!(false)),
@@ -212,7 +254,6 @@ fn conditional_unet(mut fields: Fields) -> Result<UNetConfig, LoadError> {
         ("reverse_transformer_layers_per_block", Value::Null),
         ("num_attention_heads", Value::Null),
         ("dual_cross_attention", json!(false)),
-        ("use_linear_projection", json!(false)),
         ("addition_time_embed_dim", Value::Null),
         ("resnet_skip_time_act", json!(false)),
         ("resnet_out_scale_factor", json!(1.0)),
@@ -221,14 +262,13 @@ fn conditional_unet(mut fields: Fields) -> Result<UNetConfig, LoadError> {
         ("time_cond_proj_dim", Value::Null),
         ("conv_in_kernel", json!(3)),
         ("conv_out_kernel", json!(3)),
-        ("projection_class_embeddings_input_dim", Value::Null),
         ("attention_type", json!("default")),
         ("class_embeddings_concat", json!(false)),
         ("mid_block_only_cross_attention", Value::Null),
         ("cross_attention_norm", Value::Null),
     ])?;
     fields.ignore(&["upcast_attention", "addition_embed_type_num_heads"]);
-    let config = unet(&mut fields, &DECODER_BLOCKS)?;
+    let config = unet(&mut fields, blocks)?;
     finish(fields, UNetConfig { d_context: Some(d_context), ..config })
 }
 
@@ -265,6 +305,10 @@ fn unet(fields: &mut Fields, blocks: &Blocks) -> Result<UNetConfig, LoadError> {
     let image_size: usize = fields.take("sample_size")?;
     let block_out_channels: Vec<usize> = fields.take("block_out_channels")?;
     let attention = attention_levels(fields, blocks, block_out_channels.len())?;
+    let d_head = match blocks.kind {
+        AttentionKind::Added => fields.take_optional("attention_head_dim")?.unwrap_or(8),
+        AttentionKind::Transformer => head_of_counts(fields, &block_out_channels)?,
+    };
     let shift: Option<String> = fields.take_optional("resnet_time_scale_shift")?;
     let scale_shift = match shift.as_deref() {
         None | Some("default") => false,
@@ -284,17 +328,40 @@ fn unet(fields: &mut Fields, blocks: &Blocks) -> Result<UNetConfig, LoadError> {
         num_res_blocks: fields.take("layers_per_block")?,
         attention_resolutions: resolutions.map(|(i, _)| side(i)).collect(),
         block_out_channels,
-        d_head: fields.take_optional("attention_head_dim")?.unwrap_or(8),
+        d_head,
         d_context: None,
         norm_groups: fields.take_optional("norm_num_groups")?.unwrap_or(32),
         scale_shift,
         coordinates: false,
         patch_size: 1,
         d_time: fields.take_optional("time_embedding_dim")?,
-        attention: AttentionKind::Added,
-        resampling: ResampleKind::Residual,
+        attention: blocks.kind,
+        resampling: blocks.resampling,
         norm_eps: fields.take_optional("norm_eps")?.unwrap_or(1e-5),
     })
+}
+
+/// The width of a head where, whatever its name, the field gives the number of heads: one for all
+/// levels, or one for each.
+fn head_of_counts(fields: &mut Fields, channels: &[usize]) -> Result<usize, LoadError> {
+    const FIELD: &str = "attention_head_dim";
+    let found: Value = fields.take_optional(FIELD)?.unwrap_or(json!(8));
+    let counts: Vec<usize> = match (found.as_u64(), found.as_array()) {
+        (Some(n), _) => vec![n as usize; channels.len()],
+        (_, Some(all)) => all.iter().map(|it| it.as_u64().unwrap_or(0) as usize).collect(),
+        _ => Vec::new(),
+    };
+    let widths = channels.iter().zip(&counts);
+    let widths: Vec<usize> = widths.map(|(c, n)| c.checked_div(*n).unwrap_or(0)).collect();
+    let fits = |(c, n): (&usize, &usize)| *n > 0 && c.is_multiple_of(*n);
+    let is_whole = counts.len() == channels.len() && channels.iter().zip(&counts).all(fits);
+    match widths.first() {
+        Some(&width) if is_whole && widths.iter().all(|it| *it == width) => Ok(width),
+        _ => {
+            let expected = format!("numbers of heads that divide {channels:?} into equal widths");
+            Err(fields.error(FIELD, found, &expected))
+        }
+    }
 }
 
 /// Which levels have attention. The way up has to mirror the way down.

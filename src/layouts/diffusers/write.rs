@@ -16,7 +16,7 @@ pub(in crate::layouts) fn write(
     for (name, config) in configs {
         save_config(&target.place(name)?, config)?;
     }
-    target.copy_tokenizer(bundle, "tokenizer")?;
+    target.copy_words(&bundle.words, "tokenizer")?;
     stage(&bundle.text_encoder, target, &[("", "text_encoder", MODEL)])?;
     if let Some(image_encoder) = &bundle.image_encoder {
         stage(image_encoder, target, &[("", "image_encoder", MODEL)])?;

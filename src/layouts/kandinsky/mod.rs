@@ -13,7 +13,6 @@
 //! inpainting and for depth maps (ControlNet) are published in folders of their own, which stand in
 //! the place of the decoder's.
 
-mod scheduler;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +26,7 @@ use super::diffusers::autoencoder::autoencoder;
 use super::diffusers::fields::Fields;
 use super::diffusers::files::{INDEX, NETWORK};
 use super::diffusers::networks::{self, Defaults, ImageUNet};
+use super::diffusers::schedulers;
 use super::diffusers::{check_index, image_encoder, prior, required, stage, text};
 use super::layout::{Layout, Writer};
 use super::{hub, no_folder};
@@ -43,11 +43,11 @@ const DECODERS: [&str; 5] = [
 ];
 const PRIORS: [&str; 2] = ["KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline"];
 
-const DECODER_PARTS: [(&str, &[&str]); 3] = [
-    ("unet", &["UNet2DConditionModel"]),
-    ("scheduler", &["DDPMScheduler", "DDIMScheduler"]),
-    ("movq", &["VQModel"]),
-];
+/// The schedulers that its users have.
+const SCHEDULERS: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
+
+const DECODER_PARTS: [(&str, &[&str]); 3] =
+    [("unet", &["UNet2DConditionModel"]), ("scheduler", &SCHEDULERS), ("movq", &["VQModel"])];
 
 const PRIOR_PARTS: [(&str, &[&str]); 6] = [
     ("prior", &["PriorTransformer"]),
@@ -94,6 +94,7 @@ impl Layout for Kandinsky {
             words: prior_folder.join("tokenizer"),
             tokenizer,
             text_encoder,
+            prior_text: None,
             image_encoder: image_encoder(&prior_folder, "image_processor", options)?,
             noised_image_encoder: None,
             prior: prior(&prior_folder, "scheduler", d_text)?,
@@ -195,7 +196,7 @@ fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, LoadError> {
         layout: None,
         augmentation: None,
         control,
-        diffusion: scheduler::scheduler(&folder.join("scheduler"), DECODER)?,
+        diffusion: schedulers::scheduler(&folder.join("scheduler"), &SCHEDULERS, DECODER)?,
         unet,
     };
     let weights = Weights::open_in(&path, NETWORK)?.below("unet.");

@@ -1,18 +1,19 @@
 //! Kandinsky 2.2 written as it is published: the folders `decoder` and `prior`.
 
 use serde_json::{Value, json};
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Parameterization};
 use unclip_decoder::Control;
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::save_config;
 
-use super::{IMAGE_TOKENS, LATENT_CHANNELS, scheduler};
+use super::{IMAGE_TOKENS, LATENT_CHANNELS};
 use crate::layouts::diffusers::autoencoder::described as autoencoder;
-use crate::layouts::diffusers::describe::{DIFFUSERS, network, prior};
+use crate::layouts::diffusers::describe::{DIFFUSERS, network, prior, scheduler};
 use crate::layouts::diffusers::describe_clip::{image_encoder, text_encoder, tokenizer};
 use crate::layouts::diffusers::described::{refused, require};
 use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
 use crate::layouts::diffusers::networks::{DECODER_BLOCKS, WITH_HINT, WITHOUT_HINT};
+use crate::layouts::diffusers::schedulers;
 use crate::layouts::diffusers::write::stage;
 use crate::layouts::layout::Target;
 use crate::{Bundle, Error};
@@ -25,7 +26,7 @@ pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String,
     let mut files = vec![text_encoder(bundle, format)?];
     files.extend(tokenizer(bundle)?);
     files.extend(image_encoder(bundle, format)?);
-    files.extend(prior(bundle)?);
+    files.extend(prior(bundle, scheduler)?);
     let mut all: Vec<(String, Value)> =
         files.into_iter().map(|(name, value)| (in_prior(name), value)).collect();
     all.extend(decoder(bundle).map_err(|error| refused(bundle, "decoder", error))?);
@@ -49,6 +50,8 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     // its pipeline splits a variance off in any case
     let out_channels = 2 * LATENT_CHANNELS;
     require("unet.out_channels", unet.out_channels, out_channels, PIPELINE)?;
+    let epsilon = Parameterization::Epsilon;
+    require("diffusion.parameterization", config.diffusion.parameterization, epsilon, PIPELINE)?;
     require("upsamplers", bundle.upsamplers.len(), 0, PIPELINE)?;
     let Some(slot) = &bundle.autoencoder else {
         let expected = "one: the decoder of this layout samples latents";
@@ -67,7 +70,7 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     network["mid_block_type"] = json!(DECODER_BLOCKS.middle);
     let files = [
         ("decoder/unet/config.json", network),
-        ("decoder/scheduler/scheduler_config.json", scheduler::described(&config.diffusion)?),
+        ("decoder/scheduler/scheduler_config.json", schedulers::described(&config.diffusion)?),
         ("decoder/movq/config.json", autoencoder(slot.config())?),
     ];
     Ok(files.map(|(name, value)| (name.into(), value)).into())
@@ -87,7 +90,7 @@ fn index(bundle: &Bundle) -> [(String, Value); 2] {
         "_class_name": pipeline(bundle.control()),
         "_diffusers_version": DIFFUSERS,
         "movq": ["diffusers", "VQModel"],
-        "scheduler": ["diffusers", scheduler::class(&bundle.decoder.config().diffusion)],
+        "scheduler": ["diffusers", schedulers::class(&bundle.decoder.config().diffusion)],
         "unet": ["diffusers", "UNet2DConditionModel"],
     });
     let prior = json!({
@@ -112,7 +115,7 @@ pub(super) fn write(
     for (name, config) in configs {
         save_config(&target.place(name)?, config)?;
     }
-    target.copy_tokenizer(bundle, "prior/tokenizer")?;
+    target.copy_words(&bundle.words, "prior/tokenizer")?;
     stage(&bundle.text_encoder, target, &[("", "prior/text_encoder", MODEL)])?;
     stage(bundle.image_encoder()?, target, &[("", "prior/image_encoder", MODEL)])?;
     stage(bundle.prior()?, target, &[("", "prior/prior", NETWORK)])?;

@@ -41,7 +41,15 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
     let [d_embedding, _] = shapes.sides("text_projection.weight")?;
     let transformer = tower(shapes, "text_model", &key, d_model)?;
     let logit_scale = TextEncoderConfig::MOST;
-    Ok(TextEncoderConfig { vocab_size, context_length, d_embedding, transformer, logit_scale })
+    let projected = true;
+    Ok(TextEncoderConfig {
+        vocab_size,
+        context_length,
+        d_embedding,
+        projected,
+        transformer,
+        logit_scale,
+    })
 }
 
 /// The image tower.

@@ -73,6 +73,7 @@ impl Layout for Karlo {
             words: folder.join("tokenizer"),
             tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
             text_encoder,
+            prior_text: None,
             image_encoder: image_encoder(folder, options.fit.unwrap_or(Fit::Squash))?,
             prior: Some(prior(folder)?),
             ar_prior: None,

@@ -91,7 +91,7 @@ mod tests {
     fn others_are_refused_by_name() {
         let refused = |name: &str| name.parse::<SamplerKind>().unwrap_err().to_string();
         let expected = "sampler is euler, expected ddpm, analytic_dpm, ddim or ddim:ETA, \
-                        dpm_solver or dpm_solver:published, heun, belm";
+                        dpm_solver or dpm_solver:published, heun, plms or plms:v, belm";
         assert_eq!(refused("euler"), expected);
         let expected = "parameter of the sampler ddpm is 2, expected none: it takes no parameter";
         assert_eq!(refused("ddpm:2"), expected);

@@ -1,42 +1,57 @@
-//! The scheduler of Kandinsky's decoder.
+//! diffusers' schedulers of decoders that sample latents: DDPM, DDIM and PNDM.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 use unclip_core::{
-    BetaSchedule, Ddim, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod,
-    Spacing, VarianceType,
+    BetaSchedule, Ddim, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, Plms,
+    SamplingMethod, Spacing, VarianceType,
 };
+use unclip_decoder::Augmentation;
 use unclip_nn::checkpoint::LoadError;
 
-use crate::layouts::diffusers::describe::DIFFUSERS;
-use crate::layouts::diffusers::described::require;
-use crate::layouts::diffusers::fields::Fields;
-use crate::layouts::diffusers::networks::Defaults;
+use super::describe::DIFFUSERS;
+use super::described::require;
+use super::fields::Fields;
+use super::networks::Defaults;
 
-/// The schedulers, and what their networks predict.
 const DDPM: &str = "DDPMScheduler";
 const DDIM: &str = "DDIMScheduler";
-const EPSILON: Parameterization = Parameterization::Epsilon;
+const PNDM: &str = "PNDMScheduler";
 
-/// A `DDPMScheduler` or a `DDIMScheduler`.
-pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionConfig, LoadError> {
-    let classes = [DDPM, DDIM];
-    let mut fields = Fields::read(&folder.join("scheduler_config.json"), Some(&classes))?;
-    let is_ddpm = fields.class() == DDPM;
+/// Every scheduler that is read here.
+pub(in crate::layouts) const CLASSES: [&str; 3] = [DDPM, DDIM, PNDM];
+
+/// A scheduler of one of these classes.
+pub(in crate::layouts) fn scheduler(
+    folder: &Path,
+    classes: &[&str],
+    defaults: Defaults,
+) -> Result<DiffusionConfig, LoadError> {
+    let mut fields = Fields::read(&folder.join("scheduler_config.json"), Some(classes))?;
+    let (is_ddpm, is_pndm) = (fields.class() == DDPM, fields.class() == PNDM);
     let variance = if is_ddpm { variance(&mut fields)? } else { VarianceType::FixedSmall };
     // a clean last step is all that DDPM has
-    let is_clean = fields.take_optional("set_alpha_to_one")?.unwrap_or(true) || is_ddpm;
-    let clamped = fields.take_optional("clip_sample")?.unwrap_or(true);
+    let is_clean = fields.take_optional("set_alpha_to_one")?.unwrap_or(!is_pndm) || is_ddpm;
+    let clamped = fields.take_optional("clip_sample")?.unwrap_or(true) && !is_pndm;
     let range: f64 = fields.take_optional("clip_sample_range")?.unwrap_or(1.0);
+    let parameterization = prediction(&mut fields)?;
     fields.expect_all([
-        ("prediction_type", json!("epsilon")),
         ("thresholding", json!(false)),
         ("trained_betas", Value::Null),
         ("rescale_betas_zero_snr", json!(false)),
     ])?;
-    // of thresholding
-    fields.ignore(&["dynamic_thresholding_ratio", "sample_max_value"]);
+    if is_pndm {
+        // the Runge-Kutta steps at the beginning are another method's
+        fields.demand("skip_prk_steps", true)?;
+    }
+    // of thresholding, and of another class
+    fields.ignore(&["dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps"]);
+    let sampler = match (is_ddpm, is_pndm) {
+        (true, _) => Ddpm.into(),
+        (_, true) => Plms { velocities: parameterization == Parameterization::V }.into(),
+        (false, false) => Ddim { eta: 0.0 }.into(),
+    };
     let num_train_timesteps = fields.take_optional("num_train_timesteps")?.unwrap_or(1000);
     let config = DiffusionConfig {
         num_train_timesteps,
@@ -44,11 +59,11 @@ pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionCo
         set_alpha_to_one: is_clean,
         variance,
         clamp: clamped.then_some(range),
-        sampler: if is_ddpm { Ddpm.into() } else { Ddim { eta: 0.0 }.into() },
+        sampler,
         steps: defaults.steps.min(num_train_timesteps),
         spacing: spacing(&mut fields)?,
         guidance_scale: defaults.guidance_scale,
-        ..DiffusionConfig::cosine(Parameterization::Epsilon)
+        ..DiffusionConfig::cosine(parameterization)
     };
     let names = [
         ("clamp", "clip_sample_range"),
@@ -61,10 +76,23 @@ pub(super) fn scheduler(folder: &Path, defaults: Defaults) -> Result<DiffusionCo
     Ok(config)
 }
 
+fn prediction(fields: &mut Fields) -> Result<Parameterization, LoadError> {
+    let prediction: Option<String> = fields.take_optional("prediction_type")?;
+    match prediction.as_deref() {
+        None | Some("epsilon") => Ok(Parameterization::Epsilon),
+        Some("v_prediction") => Ok(Parameterization::V),
+        Some("sample") => Ok(Parameterization::Sample),
+        Some(other) => {
+            let expected = "\"epsilon\", \"v_prediction\" or \"sample\"";
+            Err(fields.error("prediction_type", other, expected))
+        }
+    }
+}
+
 fn variance(fields: &mut Fields) -> Result<VarianceType, LoadError> {
     let variance: Option<String> = fields.take_optional("variance_type")?;
     match variance.as_deref() {
-        None | Some("fixed_small") => Ok(VarianceType::FixedSmall),
+        None | Some("fixed_small" | "fixed_small_log") => Ok(VarianceType::FixedSmall),
         Some("fixed_large") => Ok(VarianceType::FixedLarge),
         Some("learned_range") => Ok(VarianceType::LearnedRange),
         Some(other) => {
@@ -99,13 +127,17 @@ fn spacing(fields: &mut Fields) -> Result<Spacing, LoadError> {
     }
 }
 
-/// The class of scheduler that a stage has: those of the two samplers that there are.
-pub(super) fn class(diffusion: &DiffusionConfig) -> &'static str {
-    if diffusion.sampler == (Ddim { eta: 0.0 }).into() { DDIM } else { DDPM }
+/// The class of scheduler that a stage has, by its sampler.
+pub(in crate::layouts) fn class(diffusion: &DiffusionConfig) -> &'static str {
+    match diffusion.sampler.to_string().as_str() {
+        "ddim" => DDIM,
+        "plms" | "plms:v" => PNDM,
+        _ => DDPM,
+    }
 }
 
 /// The configuration of the scheduler.
-pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
+pub(in crate::layouts) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting> {
     let class = class(diffusion);
     let (rule, start, end) = match diffusion.beta_schedule {
         BetaSchedule::Linear { start, end } => ("linear", start, end),
@@ -121,13 +153,18 @@ pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSet
             return Err(InvalidSetting::new("diffusion.spacing", found, expected));
         }
     };
-    require("diffusion.parameterization", diffusion.parameterization, EPSILON, class)?;
     require("diffusion.uncertainty", diffusion.uncertainty.as_ref(), None, class)?;
     if class == DDPM {
         require("diffusion.sampler", diffusion.sampler.to_string(), Ddpm.spelling(), class)?;
         require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, class)?;
     } else {
         require("diffusion.variance", diffusion.variance, VarianceType::FixedSmall, class)?;
+    }
+    if class == PNDM {
+        let velocities = diffusion.parameterization == Parameterization::V;
+        let (found, expected) = (diffusion.sampler.to_string(), Plms { velocities }.spelling());
+        require("diffusion.sampler", found, expected, class)?;
+        require("diffusion.clamp", diffusion.clamp, None, class)?;
     }
     let variance = match diffusion.variance {
         VarianceType::FixedSmall => "fixed_small",
@@ -146,10 +183,17 @@ pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSet
         "beta_start": start,
         "clip_sample": diffusion.clamp.is_some(),
         "num_train_timesteps": diffusion.num_train_timesteps,
-        "prediction_type": "epsilon",
+        "prediction_type": match diffusion.parameterization {
+            Parameterization::Epsilon => "epsilon",
+            Parameterization::V => "v_prediction",
+            Parameterization::Sample => "sample",
+        },
         "steps_offset": offset,
         "timestep_spacing": spacing,
     });
+    if class == PNDM {
+        scheduler["skip_prk_steps"] = json!(true);
+    }
     if class == DDPM {
         scheduler["variance_type"] = json!(variance);
     } else {
@@ -159,4 +203,15 @@ pub(super) fn described(diffusion: &DiffusionConfig) -> Result<Value, InvalidSet
         scheduler["clip_sample_range"] = json!(range);
     }
     Ok(scheduler)
+}
+
+/// The noise of image embeddings, as a scheduler that has nothing else to say.
+pub(in crate::layouts) fn of_noise(augmentation: Augmentation) -> DiffusionConfig {
+    DiffusionConfig {
+        num_train_timesteps: augmentation.num_train_timesteps,
+        beta_schedule: augmentation.beta_schedule,
+        sampler: Ddpm.into(),
+        spacing: Spacing::Leading { offset: 0 },
+        ..DiffusionConfig::cosine(Parameterization::Epsilon)
+    }
 }
