@@ -20,11 +20,17 @@ pub(crate) fn load(model: &Path) -> Result<UnClip, Error> {
 /// Where Kandinsky's folders lie, from Karlo's.
 const KANDINSKY: &str = "../kandinsky/model";
 
+/// And Stable unCLIP's.
+const STABLE: &str = "../stable/model";
+
 /// Every file of configuration of which all fields are read, and the fields that say nothing about
 /// the network.
 fn configs() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
     let clip = "architectures attention_dropout bos_token_id dropout initializer_factor \
                 initializer_range model_type pad_token_id torch_dtype dtype transformers_version";
+    let text = "architectures attention_dropout bos_token_id dropout initializer_factor \
+                initializer_range model_type pad_token_id torch_dtype dtype transformers_version \
+                projection_dim";
     let unet = "downsample_padding upcast_attention addition_embed_type_num_heads dropout";
     let thresholding = "dynamic_thresholding_ratio sample_max_value";
     let files = [
@@ -50,6 +56,17 @@ fn configs() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
         (KANDINSKY, "prior/image_processor/preprocessor_config.json", "image_processor_type"),
         (KANDINSKY, "prior/prior/config.json", "dropout"),
         (KANDINSKY, "prior/scheduler/scheduler_config.json", ""),
+        (STABLE, "model_index.json", ""),
+        (STABLE, "text_encoder/config.json", text),
+        (STABLE, "prior_text_encoder/config.json", clip),
+        (STABLE, "image_encoder/config.json", clip),
+        (STABLE, "image_normalizer/config.json", ""),
+        (STABLE, "image_noising_scheduler/scheduler_config.json", thresholding),
+        (STABLE, "prior/config.json", "dropout"),
+        (STABLE, "prior_scheduler/scheduler_config.json", thresholding),
+        (STABLE, "unet/config.json", unet),
+        (STABLE, "scheduler/scheduler_config.json", ""),
+        (STABLE, "vae/config.json", "force_upcast"),
     ];
     files.map(|(folder, file, free)| (folder, file, free.split_whitespace().collect())).into()
 }
@@ -84,7 +101,7 @@ fn unknown_fields_and_classes_are_named() {
         fs::write(model.path(file), &good).unwrap();
         let class = serde_json::from_slice::<Value>(&good).unwrap()["_class_name"].clone();
         // of two folders, each is found by its index
-        let is_found_by_it = folder == KANDINSKY && file.ends_with("model_index.json");
+        let is_found_by_it = [KANDINSKY, STABLE].contains(&folder) && file.ends_with("model_index.json");
         for other in [json!("StableDiffusionPipeline"), json!(7), Value::Null] {
             if is_found_by_it {
                 continue;

@@ -53,7 +53,8 @@ const NUMBERS: [&str; 16] = [
 fn damaged_folders_do_no_harm() {
     if std::env::var_os(CHILD).is_some() {
         damage_folders(&karlo(), 32);
-        return damage_folders(&kandinsky(), 16);
+        damage_folders(&with_noise("kandinsky"), 16);
+        return damage_folders(&with_noise("stable"), 16);
     }
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "damage::damaged_folders_do_no_harm", "--nocapture"])
@@ -209,10 +210,10 @@ fn karlo() -> Karlo {
     model
 }
 
-/// Kandinsky, and noise for it.
-fn kandinsky() -> Karlo {
-    let model = Karlo::new("../kandinsky/model");
-    let noise = fixture("../kandinsky/text.noise.safetensors");
+/// Another family's folder, and noise for it.
+fn with_noise(family: &str) -> Karlo {
+    let model = Karlo::new(&format!("../{family}/model"));
+    let noise = fixture(&format!("../{family}/text.noise.safetensors"));
     fs::copy(noise, model.path("noise.safetensors")).unwrap();
     model
 }

@@ -8,6 +8,7 @@ use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip
 use crate::kandinsky;
 use crate::karlo::{agrees_with_diffusers, calls_agree_with_diffusers};
 use crate::reference::{Saved, Tolerance};
+use crate::stable;
 
 /// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are
 /// long enough for every kernel and short enough that rounding does not grow into another picture.
@@ -67,6 +68,12 @@ const TOLERANCE: Tolerance =
 fn wgpu_gives_the_numbers_of_diffusers() {
     calls_agree_with_diffusers("wgpu:cpu", TOLERANCE);
     agrees_with_diffusers("wgpu:cpu", TOLERANCE);
+}
+
+#[test]
+fn wgpu_gives_the_numbers_of_diffusers_stable() {
+    stable::calls_agree_with_diffusers("wgpu:cpu", TOLERANCE);
+    stable::agrees_with_diffusers("wgpu:cpu", TOLERANCE);
 }
 
 #[test]

@@ -10,8 +10,6 @@ use unclip::unclip_core::resize::bicubic;
 
 use crate::{Evaluation, is_right};
 
-/// Scenes on which both are measured, at most: large pictures take their time.
-const SCENES: usize = 200;
 /// How far from an object the background counts as flat, as a share of the side.
 const MARGIN: f32 = 0.06;
 
@@ -28,7 +26,7 @@ pub(crate) struct Cascade {
 }
 
 pub(crate) fn measure(evaluation: &Evaluation) -> Result<Cascade, Error> {
-    let n = evaluation.captions.min(SCENES);
+    let n = evaluation.captions;
     evaluation.begin("upsamplers", 2 * n);
     let (mut psnr, mut flatness) = (Vec::new(), Vec::new());
     for indices in evaluation.large_batches(n) {

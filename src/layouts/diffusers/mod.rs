@@ -63,7 +63,8 @@ impl Layout for Diffusers {
     }
 
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
-        check_index(folder, &["UnCLIPPipeline", "UnCLIPImageVariationPipeline"], &PARTS)?;
+        check_pipeline(folder)?;
+        check_index(folder, &PIPELINES, &PARTS)?;
         let (tokenizer, text_encoder) = text(folder, options)?;
         let d_text = text_encoder.manifest.config.transformer.d_model;
         Ok(Parts {
@@ -89,6 +90,22 @@ impl Layout for Diffusers {
         let configs = describe::files(bundle, format)?;
         Ok(Box::new(move |target| write::write(bundle, &configs, target)))
     }
+}
+
+const PIPELINES: [&str; 2] = ["UnCLIPPipeline", "UnCLIPImageVariationPipeline"];
+
+/// Tells of all families if a folder is of none.
+fn check_pipeline(folder: &Path) -> Result<(), LoadError> {
+    let fields = Fields::read(&folder.join(INDEX), None)?;
+    let class = fields.class();
+    if PIPELINES.contains(&class) {
+        return Ok(());
+    }
+    let expected = format!(
+        "{}, or a pipeline of Kandinsky 2.2 (KandinskyV22…) or Stable unCLIP (StableUnCLIP…)",
+        PIPELINES.join(", ")
+    );
+    Err(fields.error("_class_name", class, &expected))
 }
 
 /// Parts of the pipelines, and the classes that are read. Processors and tokenizers have had

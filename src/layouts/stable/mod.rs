@@ -165,8 +165,9 @@ fn other_prior(model: &Path, path: &Path, options: &OpenOptions) -> Result<Capti
 
 /// Karlo's own scheduler, or DDPM's, as which diffusers' documentation opens it.
 fn prior_scheduler(folder: &Path) -> Result<DiffusionConfig, LoadError> {
-    let class = Fields::read(&folder.join("scheduler_config.json"), None)?;
-    match class.class() {
+    let classes = ["UnCLIPScheduler", "DDPMScheduler"];
+    let fields = Fields::read(&folder.join("scheduler_config.json"), Some(&classes))?;
+    match fields.class() {
         "DDPMScheduler" => schedulers::scheduler(folder, &["DDPMScheduler"], PRIOR),
         _ => networks::scheduler(folder, PRIOR),
     }
