@@ -24,7 +24,7 @@ struct Arguments {
     /// Folder of a model: this project's layout, diffusers', Kandinsky's or Karlo's own
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
     #[arg(long, value_name = "DIR")]
     prior_model: Option<PathBuf>,
     /// Folder to write, which must not exist yet

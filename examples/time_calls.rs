@@ -31,7 +31,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clap::Parser;
 use serde_json::json;
-use unclip::decoder::Condition;
+use unclip::decoder::{Condition, Control};
 use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
 use unclip::unclip_nn::checkpoint::StageConfig;
 use unclip::{Bundle, GenerateOptions, OpenOptions, Precision, Residency, Slot, StageId, UnClip};
@@ -46,7 +46,7 @@ struct Arguments {
     /// built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
     /// prior, decoder, autoencoder, upsampler.0, upsampler.1, …; or picture: one call makes whole
@@ -294,10 +294,17 @@ impl Inputs {
 
     fn condition(&mut self, bundle: &Bundle) -> Condition {
         let text = bundle.text_encoder.config();
-        Condition::new(
-            ImageEmbedding(self.normal([self.batch, text.d_embedding])),
-            self.text(text.d_embedding, text.context_length, text.transformer.d_model),
-        )
+        let image = ImageEmbedding(self.normal([self.batch, bundle.d_embedding()]));
+        let text = self.text(text.d_embedding, text.context_length, text.transformer.d_model);
+        let side = bundle.decoder.config().unet.image_size;
+        let control = bundle.control().map(|control| match control {
+            Control::Kept => {
+                let channels = bundle.decoder.config().channels + 1;
+                self.normal([self.batch, channels, side, side])
+            }
+            Control::Hint => self.pictures(8 * side),
+        });
+        Condition { control, ..Condition::new(image, text) }
     }
 }
 

@@ -89,7 +89,8 @@ pub struct OpenOptions {
     pub padding: Option<Padding>,
     /// How pictures are fitted to the image encoder's square.
     pub fit: Option<Fit>,
-    /// The folder of the prior, of a model that is published as two.
+    /// The folder of the prior, of a model that is published without: Kandinsky 2.2's, or Karlo's for
+    /// Stable unCLIP with CLIP ViT-L.
     pub prior_model: Option<PathBuf>,
 }
 

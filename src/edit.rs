@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use image::{GrayImage, RgbImage};
 use unclip_core::image::{to_rgb, to_tensor};
 use unclip_core::resize::bicubic_8bit;
-use unclip_core::{InvalidSetting, Kept, Resampling};
+use unclip_core::{Ddim, InvalidSetting, Kept, Resampling};
 use unclip_decoder::{Condition, Control};
 
 use crate::bundle::missing;
@@ -35,7 +35,8 @@ impl UnClip {
     /// resampling (Lugmayr et al. 2022).
     ///
     /// A decoder that was trained for it ([`Control::Kept`]) is told what is kept. Without a
-    /// resampling, it walks down once; others walk by the default one.
+    /// resampling, it walks down once; others walk by the default one. Where none is asked for, a model
+    /// whose own sampler remembers steps (PLMS) is walked by DDIM.
     ///
     /// The decoder sees the square in the middle, in which the mask has to lie. A mask without
     /// white gives the picture back, and one that is all white a new one. `n` results, each with
@@ -89,6 +90,7 @@ impl Observed<'_> {
         square.check(picture, mask)?;
         options.expect_no_size("an edit has the size of its picture")?;
         let unclip = self.unclip;
+        let options = &without_memory(options, unclip);
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
         let is_trained = unclip.bundle.control() == Some(Control::Kept);
@@ -158,6 +160,16 @@ impl Observed<'_> {
         made.pictures.iter_mut().for_each(|picture| picture.recipe.incomplete = true);
         Ok(made)
     }
+}
+
+/// The options, with a sampler that an inpainting can walk by where the model's own cannot.
+fn without_memory(options: &GenerateOptions, unclip: &UnClip) -> GenerateOptions {
+    let mut options = options.clone();
+    let own = &unclip.bundle.decoder.config().diffusion.sampler;
+    if own.remembers_steps() {
+        options.decoder.sampler.get_or_insert(Ddim { eta: 0.0 }.into());
+    }
+    options
 }
 
 impl Run<'_> {

@@ -22,7 +22,11 @@ pub enum Error {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// A stage that the task needs is not part of the model.
-    #[error("the model in {} has no {stage}; expected a folder `{stage}` in it", model.display())]
+    #[error(
+        "the model in {} has no {stage}; expected a folder `{stage}` in it{}",
+        model.display(),
+        who_has(stage)
+    )]
     MissingStage {
         /// The model's folder.
         model: PathBuf,
@@ -95,4 +99,19 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+}
+
+/// Which published models have a stage that not all of them have.
+fn who_has(stage: &str) -> &'static str {
+    match stage {
+        "prior" => {
+            "; Karlo and Kandinsky 2.2 are published with one, and Stable unCLIP with CLIP ViT-L takes \
+             Karlo's (the prior model)"
+        }
+        "image_encoder" => {
+            "; Karlo's folder of image variations, Kandinsky 2.2's prior and Stable unCLIP have one"
+        }
+        "prior_text_encoder" => "; Stable unCLIP takes one with Karlo's prior (the prior model)",
+        _ => "",
+    }
 }

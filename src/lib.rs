@@ -35,6 +35,7 @@
 //! `unclip_core` holds the mathematics of diffusion, `unclip_nn` the layers, [`clip`], [`prior`],
 //! [`decoder`] and [`upsample`] the stages, and `train` (feature `train`) the training.
 
+mod ability;
 mod autoencoding;
 mod bound;
 mod bundle;
@@ -66,6 +67,7 @@ mod stage_options;
 mod trace;
 mod vary;
 
+pub use ability::Ability;
 pub use bound::{Bound, Start};
 pub use bundle::{Bundle, OpenOptions, PriorText};
 pub use clip_guidance::{ClipGradient, ClipGuidance};

@@ -101,7 +101,8 @@ fn unknown_fields_and_classes_are_named() {
         fs::write(model.path(file), &good).unwrap();
         let class = serde_json::from_slice::<Value>(&good).unwrap()["_class_name"].clone();
         // of two folders, each is found by its index
-        let is_found_by_it = [KANDINSKY, STABLE].contains(&folder) && file.ends_with("model_index.json");
+        let is_found_by_it =
+            [KANDINSKY, STABLE].contains(&folder) && file.ends_with("model_index.json");
         for other in [json!("StableDiffusionPipeline"), json!(7), Value::Null] {
             if is_found_by_it {
                 continue;

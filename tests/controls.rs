@@ -10,8 +10,8 @@ use image::{GrayImage, Luma, RgbImage};
 use unclip::decoder::Control;
 use unclip::unclip_nn::checkpoint::{Weights, save_tensors};
 use unclip::{
-    Bundle, GenerateOptions, Precision, RecordedNoise, Residency, StageOptions, Subject, UnClip,
-    device, read_picture,
+    Ability, Bundle, GenerateOptions, Precision, RecordedNoise, Residency, StageOptions, Subject,
+    UnClip, device, read_picture,
 };
 
 use crate::kandinsky::{FLEX, PROMPTS, fixture, open, options, with_prior};
@@ -79,6 +79,7 @@ fn an_inpainting_has_the_numbers_of_diffusers() {
     let model = with_unet("inpaint");
     let bundle = model.open().unwrap();
     assert_eq!(bundle.control(), Some(Control::Kept));
+    assert!(bundle.can(Ability::TrainedInpainting) && !bundle.can(Ability::Hint));
     let unclip = ready(bundle);
     let (picture, mask) = (corner("wide.png"), mask());
     let subject = Subject::Picture(&picture);

@@ -133,7 +133,7 @@ fn decoder_and_prior_may_lie_apart() {
     let karlo = fixture("../karlo/tiny");
     refused(
         Bundle::open_with(karlo, &with(prior())),
-        &["prior model is", "no decoder of a model that is published as two"],
+        &["prior model is", "no model that is published without a prior"],
     );
     let folder = Some(fixture("../karlo/tiny"));
     refused(

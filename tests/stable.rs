@@ -197,7 +197,14 @@ fn a_prior_may_come_from_another_model() {
     let pictures = std::slice::from_ref(&picture);
     let options = GenerateOptions::default().with_decoder(decoder(3.0).with_steps(3));
     alone.image_variation(pictures, &options).unwrap();
-    refused(alone.text_to_image("a cat", &options), &["has no prior"]);
+    use unclip::Ability::{
+        CaptionBesidePicture, ImageVariation, NoiseLevel, OtherSizes, Similarity, TextToImage,
+    };
+    let others = [ImageVariation, CaptionBesidePicture, NoiseLevel, OtherSizes];
+    assert_eq!(alone.bundle().abilities(), others);
+    let whole = Bundle::open(fixture("model")).unwrap();
+    assert!(whole.can(TextToImage) && whole.can(Similarity));
+    refused(alone.text_to_image("a cat", &options), &["has no prior", "takes Karlo's"]);
     refused(alone.embed_texts(&["a cat"]), &["has no prior_text_encoder"]);
 
     let with = |path: PathBuf| OpenOptions { prior_model: Some(path), ..OpenOptions::default() };
@@ -255,13 +262,13 @@ fn its_pictures_are_changed_and_come_back() {
         &["noise level is 5", "embeddings of latents are taken as they are"],
     );
     let options = with_prior(plain, 4.0).with_decoder(decoder(3.0).with_steps(3));
-    let ddim = options
-        .clone()
-        .with_decoder(decoder(3.0).with_steps(3).with_sampler(unclip::Ddim { eta: 0.0 }));
     let mask =
         image::GrayImage::from_fn(41, 27, |x, _| image::Luma([if x == 20 { 255 } else { 0 }]));
-    let made = unclip.inpaint((&picture, &mask), Subject::Caption("a cat"), None, &ddim).unwrap();
+    let made =
+        unclip.inpaint((&picture, &mask), Subject::Caption("a cat"), None, &options).unwrap();
     assert_eq!(made.pictures[0].image.get_pixel(3, 3), picture.get_pixel(3, 3));
+    let sampler = &made.pictures[0].recipe.settings.decoder.sampler;
+    assert_eq!(sampler.to_string(), "ddim");
     unclip.image_to_image(&picture, 0.5, Subject::Caption("a cat"), &options).unwrap();
     for (strength, through_prior) in [(0.5, false), (1.0, true), (0.0, false)] {
         let variation = Variation { caption: "a cat", strength, through_prior };

@@ -19,6 +19,10 @@ pub(crate) struct Edit {
     /// more
     #[arg(long, requires = "caption")]
     keep_subject: bool,
+    /// Noise in the image embedding, from 0, of a model that was trained with such (Stable unCLIP)
+    /// [default: 0]
+    #[arg(long, value_name = "LEVEL")]
+    noise_level: Option<usize>,
     /// Number of results, each with its seed
     #[arg(long, default_value_t = 1)]
     n: usize,
@@ -68,7 +72,9 @@ impl Edit {
         studio.look_at(self.caption.as_slice());
         let mut prior = StageOptions::default();
         prior.steps = self.prior_steps;
-        studio.options.clone().with_n(self.n).with_prior(prior).with_decoder(studio.decoder.clone())
+        let mut options = studio.options.clone();
+        options.noise_level = self.noise_level;
+        options.with_n(self.n).with_prior(prior).with_decoder(studio.decoder.clone())
     }
 }
 

@@ -28,11 +28,11 @@ use stages::{DecoderArguments, GuidanceArguments, UpsamplerArguments};
 pub(crate) struct Common {
     #[command(flatten)]
     output: Output,
-    /// Folder of a model: this project's layout, diffusers' or the original Karlo's [default: the
-    /// built-in shapes model]
+    /// Folder of a model: Karlo's, Kandinsky 2.2's, Stable unCLIP's or one in this project's layout
+    /// [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Folder of the prior, of a model that is published as two (Kandinsky 2.2)
+    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
     /// Seed of the first picture, or `random`; each further picture has the next seed [default: 0]
@@ -55,6 +55,10 @@ pub(crate) struct Common {
     /// A picture that the result follows, such as a depth map, of a model that was trained with such
     #[arg(long, value_name = "FILE")]
     hint: Option<PathBuf>,
+    /// Noise in the image embedding, from 0, of a model that was trained with such (Stable unCLIP):
+    /// more makes pictures less like it [default: 0]
+    #[arg(long, value_name = "LEVEL")]
+    noise_level: Option<usize>,
     /// Width of the pictures in pixels, of a model that is not bound to one size
     #[arg(long, value_name = "PIXELS", requires = "height")]
     width: Option<u32>,
@@ -161,6 +165,7 @@ impl Common {
         if let Some(Seed(seed)) = self.seed {
             options.seed = seed;
         }
+        options.noise_level = self.noise_level;
         options.size = self.width.zip(self.height).map(|(width, height)| [width, height]);
         if let Some(path) = &self.hint {
             options = options.with_hint(read_hint(path)?);
@@ -222,6 +227,7 @@ impl Common {
         }
         options.hint = asked.hint.clone();
         options.size = asked.size.or(options.size);
+        options.noise_level = asked.noise_level.or(options.noise_level);
         options.gallery = asked.gallery.clone();
         options = self.guidance.with_clip(options);
         self.guidance.check(&options)?;

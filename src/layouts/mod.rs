@@ -116,7 +116,7 @@ impl Bundle {
         let layout = layout.unwrap_or_else(|| unreachable!("the last recognizes every folder"));
         if let (Some(prior), false) = (&options.prior_model, layout.takes_prior_model()) {
             let expected = format!(
-                "absent: {} is no decoder of a model that is published as two, by its {}",
+                "absent: {} is no model that is published without a prior, by its {}",
                 folder.display(),
                 diffusers::files::INDEX
             );

@@ -14,10 +14,13 @@ Cases (the first five by default):
                             and its share of what is computed once for the 25, 25 or 7 steps of a picture
     kandinsky-decoder       one call of Kandinsky 2.2's U-Net, two rows
     kandinsky-autoencoder   one latent to a picture of 512 pixels
+    stable-decoder          one call of Stable unCLIP's U-Net, two rows
+    stable-autoencoder      one latent to a picture of 768 pixels
     picture                 one caption to one picture, 25, 25 and 7 steps, each side once
 
 Folders of random weights are made in --work by tools/reference/karlo_folders.py, where they are not
-there yet: `full` is Karlo as published, 13.7 GB, `kandinsky-full` Kandinsky 2.2, 9.8 GB in f16. Both sides answer each call by one line, so calls
+there yet: `full` is Karlo as published, 13.7 GB, `kandinsky-full` Kandinsky 2.2, 9.8 GB
+in f16, `stable-full-l` Stable unCLIP with CLIP ViT-L, 5.5 GB in f16. Both sides answer each call by one line, so calls
 alternate: ours, theirs, ours, theirs. No two variants of PyTorch are in memory at once.
 
 A row is a variant of PyTorch: median and quartiles of the seconds of both, quartiles of the ratio
@@ -59,6 +62,8 @@ CALLS = {
     "upsampler": (None, ["--stage", "upsampler.0", "--batch", "1"], UNET, 7),
     "kandinsky-decoder": ("kandinsky-full", ["--stage", "decoder", "--batch", "2"], UNET, None),
     "kandinsky-autoencoder": ("kandinsky-full", ["--stage", "autoencoder"], UNET, None),
+    "stable-decoder": ("stable-full-l", ["--stage", "decoder", "--batch", "2"], UNET, None),
+    "stable-autoencoder": ("stable-full-l", ["--stage", "autoencoder"], UNET, None),
 }
 
 DEFAULT = ["unet", "unet-train", "decoder32", "decoder32-train", "bundled"]
@@ -212,14 +217,14 @@ def print_picture(name, seconds, loading, whole, memory):
 def folder(arguments, size):
     """The folder of a size, made if it is not there."""
     path = arguments.work / size
-    if size.startswith("kandinsky-"):
-        if not (path / "decoder" / "model_index.json").exists():
-            options = ["--size", size.removeprefix("kandinsky-"), "--out", path, "--dtype", "f16"]
-            command = [sys.executable, REFERENCE / "kandinsky_folders.py", *options]
-            subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-        return path
-    if not (path / "model_index.json").exists():
-        command = [sys.executable, REFERENCE / "karlo_folders.py", "--size", size, "--out", path]
+    family, _, own = size.partition("-")
+    index = {"kandinsky": path / "decoder" / "model_index.json"}.get(family, path / "model_index.json")
+    if not index.exists():
+        if family in ("kandinsky", "stable"):
+            options = ["--size", own, "--out", path, "--dtype", "f16"]
+            command = [sys.executable, REFERENCE / f"{family}_folders.py", *options]
+        else:
+            command = [sys.executable, REFERENCE / "karlo_folders.py", "--size", size, "--out", path]
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     return path
 

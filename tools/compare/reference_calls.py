@@ -29,7 +29,7 @@ THREADS = os.environ.get("OMP_NUM_THREADS")  # before `karlo_files` sets one
 from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 import torch  # noqa: E402
-from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel, VQModel  # noqa: E402
+from diffusers import AutoencoderKL, PriorTransformer, UNet2DConditionModel, UNet2DModel, VQModel  # noqa: E402
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
@@ -175,9 +175,56 @@ class KandinskyAutoencoder:
         return self.movq.decode(inputs["x_t"], force_not_quantize=True).sample
 
 
-#: Of Karlo's folders, and of Kandinsky's.
+class StableDecoder:
+    """Stable unCLIP's U-Net, which makes its conditions anew in each call."""
+
+    def __init__(self, folder):
+        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+        path = folder / "text_encoder" / "config.json"
+        self.length = json.loads(path.read_text())["max_position_embeddings"]
+        self.modules = [self.unet]
+
+    def inputs(self, batch, side, normal):
+        config = self.unet.config
+        side = side or config.sample_size
+        return {
+            "x_t": normal(batch, 4, side, side),
+            "encoder_hidden_states": normal(batch, self.length, config.cross_attention_dim),
+            "class_labels": normal(batch, config.projection_class_embeddings_input_dim),
+        }
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        inputs = dict(inputs)
+        return self.unet(inputs.pop("x_t"), timesteps, **inputs).sample
+
+
+class StableAutoencoder:
+    """The decoder of Stable Diffusion's autoencoder: latents to pictures."""
+
+    def __init__(self, folder):
+        self.vae = AutoencoderKL.from_pretrained(folder / "vae")
+        path = folder / "unet" / "config.json"
+        self.side = json.loads(path.read_text())["sample_size"]
+        self.modules = [self.vae]
+
+    def inputs(self, batch, side, normal):
+        side = side or self.side
+        return {"x_t": normal(batch, 4, side, side)}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        return self.vae.decode(inputs["x_t"] / self.vae.config.scaling_factor).sample
+
+
+#: Of Karlo's folders, of Kandinsky's, and of Stable unCLIP's.
 STAGES = {"prior": Prior, "decoder": Decoder, "upsampler.0": Upsampler}
 KANDINSKY = {"decoder": KandinskyDecoder, "autoencoder": KandinskyAutoencoder}
+STABLE = {"decoder": StableDecoder, "autoencoder": StableAutoencoder}
 
 
 class Inference:
@@ -244,7 +291,8 @@ def lay_out(inputs, parts):
 
 def make(arguments, parts):
     """The call, and the parameters of its stage."""
-    stages = KANDINSKY if (arguments.model / "decoder" / "unet").is_dir() else STAGES
+    is_kandinsky, is_stable = (arguments.model / part for part in ("decoder/unet", "unet"))
+    stages = KANDINSKY if is_kandinsky.is_dir() else STABLE if is_stable.is_dir() else STAGES
     stage = stages[arguments.stage](arguments.model)
     if "channels_last" in parts:
         for module in stage.modules:
