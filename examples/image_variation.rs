@@ -62,6 +62,10 @@ struct Arguments {
     /// Let the prior draw another embedding from the picture's, as it does from a caption's
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     through_prior: Option<bool>,
+    /// Let the prior take a noisy version of the picture's embedding toward the caption, by this share
+    /// of its steps (Kandinsky's prior from embeddings: 0.3)
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    prior_strength: Option<f64>,
     /// Start from the picture's own noise, of which a step keeps the less the larger ETA is: 0
     /// gives the picture back, 1 a free variation
     #[arg(long, value_name = "ETA", conflicts_with_all = ["decoder-sampler", "from", "noise"])]
@@ -252,11 +256,13 @@ impl Arguments {
             caption: &recipe.prompt,
             strength: recipe.strength,
             through_prior: recipe.through_prior,
+            prior_strength: recipe.prior_strength,
         });
         Variation {
             caption: self.prompt.as_deref().unwrap_or(before.caption),
             strength: self.strength.unwrap_or(before.strength),
             through_prior: self.through_prior.unwrap_or(before.through_prior),
+            prior_strength: self.prior_strength.or(before.prior_strength),
         }
     }
 }

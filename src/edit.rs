@@ -4,13 +4,14 @@ use burn::tensor::{Tensor, TensorData};
 use image::{GrayImage, RgbImage};
 use unclip_core::image::{to_rgb, to_tensor};
 use unclip_core::resize::bicubic_8bit;
-use unclip_core::{Ddim, InvalidSetting, Kept, Resampling};
+use unclip_core::{Ddim, Kept, Resampling};
 use unclip_decoder::{Condition, Control};
 
 use crate::bundle::missing;
 use crate::hole::{Square, with_larger_hole};
 use crate::loops::check_walk;
 use crate::pipeline::finish;
+use crate::priors::{check_share, share_of};
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
@@ -135,16 +136,13 @@ impl Observed<'_> {
         subject: Subject<'_>,
         options: &GenerateOptions,
     ) -> Result<Generated, Error> {
-        if !(strength > 0.0 && strength <= 1.0) {
-            let expected = "a number above 0, up to 1";
-            return Err(InvalidSetting::new("strength", strength, expected).into());
-        }
+        check_share("strength", strength)?;
         check_pictures(std::slice::from_ref(picture))?;
         options.expect_no_size("an edit has the size of its picture")?;
         let unclip = self.unclip;
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
-        let steps = ((strength * settings.decoder.steps as f64).round() as usize).max(1);
+        let steps = share_of(settings.decoder.steps, strength);
         let made_by = subject.made_by(unclip, (options, &settings))?;
         let total = settings.steps() - settings.decoder.steps + steps;
         let side = unclip.bundle.small_size() as u32;

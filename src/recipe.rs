@@ -54,6 +54,10 @@ pub struct Recipe {
     /// Whether its embedding went through the prior.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub through_prior: bool,
+    /// The share of the prior's steps that took it toward the caption
+    /// ([`Variation::prior_strength`](crate::Variation::prior_strength)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior_strength: Option<f64>,
     /// Name of the file that the noise came from, if it was not the seed's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<String>,
@@ -116,6 +120,7 @@ impl Recipe {
             picture: None,
             strength: full(),
             through_prior: false,
+            prior_strength: None,
             noise: options.noise.as_ref().map(|noise| noise.name()),
             noise_row: options.noise.as_ref().map(|noise| noise.first_row() + row),
             negative_picture: options.negative_image.is_some(),

@@ -8,6 +8,7 @@ use unclip_decoder::Condition;
 
 use crate::bundle::missing;
 use crate::pipeline::{Embedded, finish};
+use crate::priors::{check_share, share_of};
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
@@ -27,11 +28,15 @@ pub struct Variation<'a> {
     /// Whether the picture's embedding goes through the prior, in the place of the caption's: it
     /// draws another picture's that may go with it. By default not.
     pub through_prior: bool,
+    /// The share of the prior's steps that take a noisy version of the picture's embedding toward the
+    /// caption, above 0 and up to 1 (Kandinsky's prior from embeddings, whose default is 0.3). By
+    /// default none.
+    pub prior_strength: Option<f64>,
 }
 
 impl Default for Variation<'_> {
     fn default() -> Self {
-        Self { caption: "", strength: 1.0, through_prior: false }
+        Self { caption: "", strength: 1.0, through_prior: false, prior_strength: None }
     }
 }
 
@@ -43,13 +48,42 @@ impl Variation<'_> {
 
     /// How many times the prior runs.
     fn priors(&self) -> usize {
-        usize::from(self.through_prior) + usize::from(self.strength < 1.0)
+        let way = self.through_prior || self.prior_strength.is_some();
+        usize::from(way) + usize::from(self.strength < 1.0)
+    }
+
+    /// Reverse steps of the prior, all runs together.
+    fn prior_steps(&self, settings: &Settings) -> usize {
+        let Some(prior) = &settings.prior else { return 0 };
+        let once = prior.steps() * settings.candidates;
+        let way = match self.prior_strength {
+            Some(share) => share_of(prior.steps(), share),
+            None if self.through_prior => once,
+            None => 0,
+        };
+        way + if self.strength < 1.0 { once } else { 0 }
+    }
+
+    /// Refuses ways through the prior that exclude each other.
+    fn check_ways(&self, settings: &Settings) -> Result<(), InvalidSetting> {
+        let Some(share) = self.prior_strength else { return Ok(()) };
+        check_share("strength of the prior", share)?;
+        if self.through_prior {
+            let expected = "absent: the embedding goes through the prior in one way or the other";
+            return Err(InvalidSetting::new("strength of the prior", share, expected));
+        }
+        if self.strength == 1.0 && settings.candidates > 1 {
+            let expected = "1: a prior that starts from a picture draws one embedding";
+            return Err(InvalidSetting::new("candidates", settings.candidates, expected));
+        }
+        Ok(())
     }
 
     /// The settings, with those of the prior if it has a part.
     fn settings(&self, options: &GenerateOptions, unclip: &UnClip) -> Result<Settings, Error> {
         InvalidSetting::check_range("strength of the picture", self.strength, 0.0, 1.0)?;
-        if self.through_prior && self.strength == 0.0 {
+        let has_way = self.through_prior || self.prior_strength.is_some();
+        if has_way && self.strength == 0.0 {
             let expected = "above 0: of a picture that does not count there is nothing to draw";
             return Err(InvalidSetting::new("strength of the picture", 0, expected).into());
         }
@@ -64,6 +98,7 @@ impl Variation<'_> {
             (_, Some(_)) => settings,
         };
         settings.check_negatives(options, bundle)?;
+        self.check_ways(&settings)?;
         settings.check_clip(self.caption)?;
         if self.priors() == 0 {
             bundle.check_caption(self.caption)?;
@@ -161,7 +196,7 @@ impl Observed<'_> {
         let Embedded { pixels, image, cost } = unclip.embed(pictures)?;
         let rows = image.repeat_rows(options.n);
         let once = prior.map_or(0, |prior| prior.steps() * settings.candidates);
-        let steps = settings.steps() + once * variation.priors().saturating_sub(1);
+        let steps = settings.steps() - once + variation.prior_steps(&settings);
         let mut run = self.start(&seeds, options, steps);
         run.costs.push(cost);
         run.trace.pixels = Some(pixels);
@@ -197,6 +232,7 @@ impl Observed<'_> {
         for picture in &mut made.pictures {
             picture.recipe.strength = variation.strength;
             picture.recipe.through_prior = variation.through_prior;
+            picture.recipe.prior_strength = variation.prior_strength;
         }
         Ok(made)
     }
@@ -220,8 +256,8 @@ impl Observed<'_> {
         let settings = variation.settings(options, self.unclip)?;
         let seeds = options.seeds(image.batch())?;
         let (prior, candidates) = (settings.prior.as_ref(), settings.candidates);
-        let once = prior.map_or(0, |prior| prior.steps() * candidates);
-        let mut run = self.start(&seeds, options, once * variation.priors());
+        let steps = variation.prior_steps(&settings);
+        let mut run = self.start(&seeds, options, steps);
         run.wants_negative = false;
         let Some(prior) = prior else { return Ok(image.clone()) };
         let text = run.encode_for_prior(&[variation.caption], None)?.repeat_rows(seeds.len());
@@ -244,6 +280,9 @@ impl Run<'_> {
             let pooled = normalize(image.0) * length;
             let likeness = TextEmbedding { pooled, ..text.clone() };
             image = self.best_prior(&likeness, prior, candidates)?;
+        }
+        if let Some(strength) = variation.prior_strength {
+            image = self.prior_from(&image, text, prior, strength)?;
         }
         if variation.strength == 1.0 {
             return Ok(image);

@@ -271,7 +271,8 @@ fn its_pictures_are_changed_and_come_back() {
     assert_eq!(sampler.to_string(), "ddim");
     unclip.image_to_image(&picture, 0.5, Subject::Caption("a cat"), &options).unwrap();
     for (strength, through_prior) in [(0.5, false), (1.0, true), (0.0, false)] {
-        let variation = Variation { caption: "a cat", strength, through_prior };
+        let variation =
+            Variation { caption: "a cat", strength, through_prior, ..Variation::default() };
         unclip.vary(pictures, &variation, &options).unwrap();
     }
     unclip.similarity(pictures, &["a cat", "a dog"]).unwrap();

@@ -27,8 +27,12 @@ fn vary(unclip: &UnClip, variation: Variation<'_>) -> Generated {
 #[test]
 fn strength_leads_from_the_caption_to_the_picture() {
     let unclip = unclip();
-    let of =
-        |strength| vary(&unclip, Variation { caption: CAPTION, strength, through_prior: false });
+    let of = |strength| {
+        vary(
+            &unclip,
+            Variation { caption: CAPTION, strength, through_prior: false, ..Variation::default() },
+        )
+    };
     let none = of(0.0);
     assert_eq!(none.images(), unclip.text_to_image(CAPTION, &options()).unwrap().images());
     let plain = Variation { caption: "", ..Variation::default() };
@@ -45,7 +49,12 @@ fn strength_leads_from_the_caption_to_the_picture() {
     let recipe = &half.pictures[1].recipe;
     assert_eq!((recipe.prompt.as_str(), recipe.strength), (CAPTION, 0.5));
     recipe.check_model(unclip.bundle()).unwrap();
-    let variation = Variation { caption: &recipe.prompt, strength: 0.5, through_prior: false };
+    let variation = Variation {
+        caption: &recipe.prompt,
+        strength: 0.5,
+        through_prior: false,
+        ..Variation::default()
+    };
     let again = unclip.vary(&[picture()], &variation, &recipe.options()).unwrap();
     assert_eq!(again.images()[0], half.images()[1]);
 }
@@ -73,7 +82,8 @@ fn the_prior_draws_from_a_picture_as_from_a_caption() {
 #[test]
 fn every_step_of_every_prior_is_told() {
     let unclip = unclip();
-    let both = Variation { caption: CAPTION, strength: 0.5, through_prior: true };
+    let both =
+        Variation { caption: CAPTION, strength: 0.5, through_prior: true, ..Variation::default() };
     let (mut seen, mut total) = (0, 0);
     let mut observer = |event: &unclip::Event<'_>| {
         assert_eq!(event.call_index, seen);
@@ -234,4 +244,38 @@ fn without_gradients_clip_cannot_lead() {
     let guidance = unclip::ClipGuidance { scale: 2.0, gradient };
     let guided = options().with_clip_guidance(guidance);
     refused(unclip().text_to_image(CAPTION, &guided), &["CLIP guidance", "--features autodiff"]);
+}
+
+/// The prior may start from a picture's embedding, with as much noise as its share of steps asks for.
+#[test]
+fn a_prior_may_start_from_a_picture() {
+    let unclip = unclip();
+    let picture = [picture()];
+    let vary = |prior_strength: f64| {
+        let prior_strength = Some(prior_strength);
+        let variation = Variation { caption: CAPTION, prior_strength, ..Variation::default() };
+        unclip.vary(&picture, &variation, &GenerateOptions::default())
+    };
+    let cosine = |made: &Generated| {
+        let [a, b] = [&made.trace.image, &made.trace.prior].map(|it| it.clone().unwrap().0);
+        let product = unclip::unclip_core::normalize(a) * unclip::unclip_core::normalize(b);
+        product.sum().into_scalar::<f32>()
+    };
+    let [little, much] = [0.1, 1.0].map(|share| vary(share).unwrap());
+    assert!(cosine(&little) > cosine(&much), "{} {}", cosine(&little), cosine(&much));
+    let steps = |made: &Generated| {
+        let cost = made.costs.iter().find(|cost| cost.stage == unclip::StageId::Prior);
+        cost.unwrap().calls.len()
+    };
+    let all = steps(&much);
+    assert_eq!(steps(&little), (all as f64 * 0.1).round().max(1.0) as usize);
+    assert_eq!(little.pictures[0].recipe.prior_strength, Some(0.1));
+    for (share, expected) in [(0.0, "above 0, up to 1"), (1.5, "above 0"), (f64::NAN, "above 0")] {
+        refused(vary(share), &["strength of the prior is", expected]);
+    }
+    let both = Variation { through_prior: true, prior_strength: Some(0.5), ..Variation::default() };
+    refused(
+        unclip.vary(&picture, &both, &GenerateOptions::default()),
+        &["strength of the prior is 0.5", "in one way or the other"],
+    );
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use unclip_core::{
-    Draw, Guide, ImageEmbedding, InvalidSetting, NoiseSource, SeededNoise, TextEmbedding,
+    Draw, Guide, ImageEmbedding, InvalidSetting, NoiseSource, SeededNoise, Stage, TextEmbedding,
     check_guidance_scale, normalize,
 };
 use unclip_prior::{BoundArPrior, DiffusionPriorConfig};
@@ -12,6 +12,19 @@ use unclip_prior::{BoundArPrior, DiffusionPriorConfig};
 use crate::bound::Listened;
 use crate::finite::finite;
 use crate::{Bound, Error, PriorSettings, Run, StageCost, StageId, Start};
+
+/// A share of steps, at least one.
+pub(crate) fn share_of(steps: usize, share: f64) -> usize {
+    ((share * steps as f64).round() as usize).max(1)
+}
+
+/// Refuses a share of steps that is none.
+pub(crate) fn check_share(name: &str, share: f64) -> Result<(), InvalidSetting> {
+    if share > 0.0 && share <= 1.0 {
+        return Ok(());
+    }
+    Err(InvalidSetting::new(name, share, "a number above 0, up to 1"))
+}
 
 /// A prior with its captions fixed.
 enum BoundPrior<'a> {
@@ -75,6 +88,41 @@ impl<'a> Run<'a> {
         self.trace_text(text);
         self.trace.prior = Some(image.clone());
         Ok(image)
+    }
+
+    /// As [`prior`](Self::prior), from noisy versions of embeddings, one row for each seed: a share of
+    /// the prior's steps, at least one, takes them toward the captions (Kandinsky's prior from
+    /// embeddings). A `strength` of 1 starts from pure noise, and one near 0 changes little.
+    ///
+    /// # Errors
+    /// As [`prior`](Self::prior); another prior than diffusion; a negative prompt that the prior would
+    /// have to draw an embedding of.
+    ///
+    /// # Panics
+    /// As [`prior`](Self::prior).
+    pub fn prior_from(
+        &mut self,
+        image: &ImageEmbedding,
+        text: &TextEmbedding,
+        settings: &PriorSettings,
+        strength: f64,
+    ) -> Result<ImageEmbedding, Error> {
+        let PriorSettings::Diffusion(settings) = settings else {
+            let expected = "diffusion: others cannot start from an embedding";
+            return Err(InvalidSetting::new("prior", settings.kind(), expected).into());
+        };
+        if self.draws_negative() {
+            let found = format!("{:?}", self.negative_prompt);
+            let expected = "none: a prior that starts from a picture draws no embedding of it";
+            return Err(InvalidSetting::new("negative prompt", found, expected).into());
+        }
+        let bound = self.bind_prior(text, settings)?;
+        let x_0 = bound.config.sample_of(&bound.network, image);
+        let steps = Some(share_of(settings.steps, strength));
+        let drawn = self.sample(&bound, Start { x_0: Some(x_0), steps, ..Start::default() })?;
+        self.trace_text(text);
+        self.trace.prior = Some(drawn.clone());
+        Ok(drawn)
     }
 
     /// The best of several candidates for each row.

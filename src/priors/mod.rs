@@ -6,4 +6,5 @@ mod gallery;
 
 pub(crate) use choice::PriorRequest;
 pub use choice::{ArSettings, PriorKind, PriorSettings, RetrievalSettings};
+pub(crate) use drawing::{check_share, share_of};
 pub use gallery::Gallery;
