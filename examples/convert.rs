@@ -56,11 +56,16 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     } else {
         (None, None)
     };
-    let options = OpenOptions { padding, fit, prior_model: arguments.prior_model.clone() };
+    let prior_model = arguments.prior_model.clone();
+    let options = OpenOptions { padding, prior_padding: padding, fit, prior_model };
     let bundle = Bundle::open_with(&arguments.model, &options)?;
     let device = unclip::device(&arguments.device)?;
-    let reads_captions = bundle.decoder.config().reads_captions();
-    let usual = if reads_captions { "diffusers" } else { "kandinsky" };
+    let decoder = bundle.decoder.config();
+    let usual = match (decoder.augmentation.is_some(), decoder.reads_captions()) {
+        (true, _) => "stable",
+        (false, true) => "diffusers",
+        (false, false) => "kandinsky",
+    };
     let layout = arguments.layout.as_deref().unwrap_or(usual);
     bundle.save(layout, &arguments.out, arguments.precision, &device)?;
     let beside = [

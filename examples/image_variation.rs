@@ -68,7 +68,7 @@ struct Arguments {
     prior_strength: Option<f64>,
     /// Start from the picture's own noise, of which a step keeps the less the larger ETA is: 0
     /// gives the picture back, 1 a free variation
-    #[arg(long, value_name = "ETA", conflicts_with_all = ["decoder-sampler", "from", "noise"])]
+    #[arg(long, value_name = "ETA", conflicts_with_all = ["decoder-sampler", "from", "noise", "width", "noise_level"])]
     #[arg(allow_negative_numbers = true)]
     eta: Option<f64>,
     #[command(flatten)]
@@ -231,7 +231,9 @@ fn from_noise(
         options.seed = first.wrapping_add(k);
         varied.push(work.show(|unclip| unclip.reimagine(&image, variation, &options))?);
     }
-    let latents = work.show(|unclip| unclip.invert(images, &decoder))?;
+    let mut found = GenerateOptions::default().with_decoder(decoder.clone());
+    found.hint = options.hint.clone();
+    let latents = work.show(|unclip| unclip.invert(images, &found))?;
     let reads_captions = work.unclip.bundle().decoder.config().reads_captions();
     let latents = if reads_captions { latents.with_caption(variation.caption) } else { latents };
     options.decoder = decoder.with_sampler(Ddim { eta });
@@ -261,8 +263,14 @@ impl Arguments {
         Variation {
             caption: self.prompt.as_deref().unwrap_or(before.caption),
             strength: self.strength.unwrap_or(before.strength),
-            through_prior: self.through_prior.unwrap_or(before.through_prior),
-            prior_strength: self.prior_strength.or(before.prior_strength),
+            through_prior: self
+                .through_prior
+                .unwrap_or(before.through_prior && self.prior_strength.is_none()),
+            // one way through the prior takes the place of the other
+            prior_strength: match self.through_prior {
+                Some(true) => self.prior_strength,
+                _ => self.prior_strength.or(before.prior_strength),
+            },
         }
     }
 }

@@ -160,7 +160,8 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let (decoder, loading) = load(&bundle.decoder, arguments)?;
     let config = bundle.decoder.config();
     let mut inputs = Inputs::new(arguments)?;
-    let condition = inputs.condition(bundle);
+    let side = arguments.side.unwrap_or(bundle.decoder.config().unet.image_size);
+    let condition = inputs.condition(bundle, side);
     let bound = bind(&decoder, loading, |decoder| decoder.bind(&condition))?;
     let side = arguments.side.unwrap_or(config.unet.image_size);
     answer_network_calls(&bound, inputs, |batch| [batch, config.channels, side, side])
@@ -292,11 +293,11 @@ impl Inputs {
         }
     }
 
-    fn condition(&mut self, bundle: &Bundle) -> Condition {
+    /// For samples of this side.
+    fn condition(&mut self, bundle: &Bundle, side: usize) -> Condition {
         let text = bundle.text_encoder.config();
         let image = ImageEmbedding(self.normal([self.batch, bundle.d_embedding()]));
         let text = self.text(text.d_embedding, text.context_length, text.transformer.d_model);
-        let side = bundle.decoder.config().unet.image_size;
         let control = bundle.control().map(|control| match control {
             Control::Kept => {
                 let channels = bundle.decoder.config().channels + 1;

@@ -10,8 +10,6 @@ use unclip_autoencoder::AutoencoderConfig;
 use unclip_clip::{
     Fit, ImageEncoderConfig, NoisedImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer,
 };
-use unclip_core::InvalidSetting;
-use unclip_core::image::PICTURE_CHANNELS;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::Placement;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
@@ -87,6 +85,8 @@ pub(crate) struct Parts {
 pub struct OpenOptions {
     /// Which token pads a caption, and how a `!` in it is read.
     pub padding: Option<Padding>,
+    /// The same for the prior's captions, of a model whose prior has a tokenizer of its own.
+    pub prior_padding: Option<Padding>,
     /// How pictures are fitted to the image encoder's square.
     pub fit: Option<Fit>,
     /// The folder of the prior, of a model that is published without: Kandinsky 2.2's, or Karlo's for
@@ -206,7 +206,12 @@ impl Bundle {
     pub(crate) fn opened(&self, of_picture: bool) -> OpenOptions {
         let encoder = self.image_encoder.as_ref().filter(|_| of_picture);
         let fit = encoder.map(|encoder| encoder.config().fit);
-        OpenOptions { padding: Some(self.tokenizer.padding()), fit, prior_model: None }
+        OpenOptions {
+            padding: Some(self.tokenizer.padding()),
+            prior_padding: self.prior_text.as_ref().map(|it| it.tokenizer.padding()),
+            fit,
+            prior_model: None,
+        }
     }
 
     /// Names of the weights of the stages that have a part in a picture: the text encoder, the
@@ -219,8 +224,7 @@ impl Bundle {
         add(&mut all, Some(&self.text_encoder))?;
         let has = |id: StageId| others.contains(&id);
         let prior_text = self.prior_text.as_ref().map(|it| &it.encoder);
-        let has_prior = has(StageId::Prior) || has(StageId::ArPrior);
-        add(&mut all, prior_text.filter(|_| has_prior))?;
+        add(&mut all, prior_text.filter(|it| has(it.id())))?;
         add(&mut all, self.prior.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, self.ar_prior.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, self.image_encoder.as_ref().filter(|it| has(it.id())))?;
@@ -261,111 +265,6 @@ impl Bundle {
         let factors = self.upsamplers.iter().map(|stage| stage.config().factor);
         self.small_size() * factors.product::<usize>()
     }
-
-    /// Checks that every stage speaks of the same CLIP, and that widths agree.
-    fn check(&self) -> Result<(), Error> {
-        let (text, decoder) = (self.text_encoder.config(), self.decoder.config());
-        check_words(StageId::TextEncoder, &self.tokenizer, text)?;
-        if let Some(found) = decoder.d_text {
-            let id = StageId::TextEncoder;
-            same_size((id, text.transformer.d_model), (StageId::Decoder, found), "d_text")?;
-        }
-        self.check_spaces()?;
-        self.check_autoencoder()?;
-        if let Some(image) = &self.noised_image_encoder {
-            let side = (StageId::Decoder, decoder.unet.image_size);
-            same_size(side, (image.id(), image.config().image_size), "image_size")?;
-        }
-        if let Ok((_, tower)) = self.clip_text() {
-            self.check_clip_text(tower)?;
-        } else if self.prior.is_some() || self.ar_prior.is_some() {
-            return Err(missing(&self.origin, StageId::PriorTextEncoder));
-        }
-        self.check_sizes()
-    }
-
-    /// Checks CLIP's text tower, and the priors that read its states.
-    fn check_clip_text(&self, tower: &Slot<TextEncoderConfig>) -> Result<(), Error> {
-        let (id, text) = (tower.id(), tower.config());
-        if let Some(PriorText { tokenizer, .. }) = &self.prior_text {
-            check_words(id, tokenizer, text)?;
-        }
-        let (d_text, length) = (text.transformer.d_model, text.context_length);
-        same_size((id, text.d_embedding), (StageId::Decoder, self.d_embedding()), "d_embedding")?;
-        let check = |prior, found: [usize; 3]| {
-            same_size((id, text.d_embedding), (prior, found[0]), "d_embedding")?;
-            same_size((id, d_text), (prior, found[1]), "d_text")?;
-            same_size((id, length), (prior, found[2]), "context_length")
-        };
-        if let Some(it) = self.prior.as_ref().map(Slot::config) {
-            check(StageId::Prior, [it.d_embedding, it.d_text, it.context_length])?;
-        }
-        if let Some(it) = self.ar_prior.as_ref().map(Slot::config) {
-            check(StageId::ArPrior, [it.d_embedding, it.d_text, it.context_length])?;
-        }
-        Ok(())
-    }
-
-    /// Checks that the stages name the same CLIP, and that its pictures' embeddings are as wide as
-    /// the decoder's.
-    fn check_spaces(&self) -> Result<(), Error> {
-        let expected = self.text_encoder.embedding_space();
-        let space = |stage: StageId, found: &str| {
-            agree(StageId::TextEncoder, expected, stage, found, "embedding_space")
-        };
-        space(StageId::Decoder, self.decoder.embedding_space())?;
-        if let Some(prior) = &self.prior {
-            space(StageId::Prior, prior.embedding_space())?;
-        }
-        if let Some(prior) = &self.ar_prior {
-            space(StageId::ArPrior, prior.embedding_space())?;
-        }
-        let width = (StageId::Decoder, self.d_embedding());
-        if let Some(image) = &self.image_encoder {
-            space(image.id(), image.embedding_space())?;
-            same_size(width, (image.id(), image.config().d_embedding), "d_embedding")?;
-        }
-        if let Some(image) = &self.noised_image_encoder {
-            space(image.id(), image.embedding_space())?;
-            same_size(width, (image.id(), image.config().d_embedding), "d_embedding")?;
-        }
-        Ok(())
-    }
-
-    /// Checks that what the decoder samples becomes a picture.
-    fn check_autoencoder(&self) -> Result<(), Error> {
-        let sampled = self.decoder.config().channels;
-        let made = match self.autoencoder.as_ref().map(Slot::config) {
-            Some(config) => config.stored_channels(),
-            None if sampled != PICTURE_CHANNELS => {
-                return Err(missing(&self.origin, StageId::Autoencoder));
-            }
-            None => PICTURE_CHANNELS,
-        };
-        let (expected, found) = (sampled.to_string(), made.to_string());
-        agree(StageId::Decoder, &expected, StageId::Autoencoder, &found, "channels")
-    }
-
-    /// Checks that each upsampler can take the size that the stage before it gives.
-    fn check_sizes(&self) -> Result<(), Error> {
-        let side = self.image_size();
-        if side > MAX_SIDE {
-            let (name, expected) = ("side of this model's pictures", format!("at most {MAX_SIDE}"));
-            return Err(InvalidSetting::new(name, side, expected).into());
-        }
-        let mut side = self.small_size();
-        for upsampler in &self.upsamplers {
-            let config = upsampler.config();
-            side *= config.factor;
-            let multiple = config.unet.size_multiple();
-            if !side.is_multiple_of(multiple) {
-                let found = format!("a picture side of {side}");
-                let expected = format!("a multiple of {multiple}");
-                agree(StageId::Decoder, &found, upsampler.id(), &expected, "size")?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Adds the name of a stage's weights, if there is the stage.
@@ -377,25 +276,6 @@ fn add<T: StageConfig>(
         names.insert(stage.id().to_string(), stage.fingerprint()?.into());
     }
     Ok(())
-}
-
-/// Checks that a tower knows as many tokens as its tokenizer.
-fn check_words(
-    stage: StageId,
-    tokenizer: &Tokenizer,
-    config: &TextEncoderConfig,
-) -> Result<(), Error> {
-    let (expected, found) = (config.vocab_size.to_string(), tokenizer.vocab_size().to_string());
-    agree(stage, &expected, "tokenizer", &found, "vocab_size")
-}
-
-/// Checks that a size is the same in two stages.
-fn same_size(
-    (first, expected): (StageId, usize),
-    (second, found): (StageId, usize),
-    field: &'static str,
-) -> Result<(), Error> {
-    agree(first, &expected.to_string(), second, &found.to_string(), field)
 }
 
 /// The error for a stage that a task needs and the model lacks.

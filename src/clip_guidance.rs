@@ -47,6 +47,10 @@ impl ClipGuidance {
     pub(crate) fn check(self, bundle: &Bundle) -> Result<(), Error> {
         check_guidance_scale("CLIP guidance", self.scale)?;
         bundle.expect_no_latents("model for CLIP guidance")?;
+        if bundle.prior_text.is_some() {
+            let expected = "absent: captions of this model's decoder are not CLIP's";
+            return Err(InvalidSetting::new("CLIP guidance", self.scale, expected).into());
+        }
         if !cfg!(feature = "autodiff") {
             let expected = "absent: this build has no gradients; build with `--features autodiff`";
             return Err(InvalidSetting::new("CLIP guidance", self.scale, expected).into());

@@ -8,9 +8,9 @@ use unclip_core::{Draw, InvalidSetting, NoiseSource, SeededNoise};
 use unclip_decoder::{Condition, Control, ImageNoise};
 
 use crate::bundle::MAX_SIDE;
-use crate::square::middle;
+use crate::square::{check_pictures, middle};
 use crate::stage_id::AUGMENTATION_STREAM;
-use crate::{Bundle, Error, GenerateOptions, Run};
+use crate::{Bundle, Error, Run};
 
 /// How many times larger than the sample a hint is: that many its network divides it by.
 const HINT_FACTOR: usize = 8;
@@ -31,15 +31,17 @@ impl Bundle {
             .then(|| decoder.unet.size_multiple() * autoencoder.factor())
     }
 
-    /// Refuses a size that the model cannot make, and a hint that it does not read or lacks.
-    pub(crate) fn check_control(&self, options: &GenerateOptions) -> Result<(), InvalidSetting> {
-        if let Some(size) = options.size {
-            self.check_size(size)?;
-        }
-        if let Some(level) = options.noise_level {
-            self.check_noise_level(level)?;
-        }
-        match (&options.hint, self.control()) {
+    /// Refuses a size that the model cannot make, a level of noise that its decoder does not know, and
+    /// a hint that it does not read or lacks.
+    pub(crate) fn check_control(
+        &self,
+        size: Option<[u32; 2]>,
+        noise_level: Option<usize>,
+        hint: Option<&RgbImage>,
+    ) -> Result<(), InvalidSetting> {
+        size.map_or(Ok(()), |size| self.check_size(size))?;
+        noise_level.map_or(Ok(()), |level| self.check_noise_level(level))?;
+        match (hint, self.control()) {
             (None, Some(Control::Hint)) => {
                 let expected = "a picture such as a depth map, which the decoder of this model \
                                 follows";
@@ -52,7 +54,8 @@ impl Bundle {
                                 kandinsky-2-2-controlnet-depth does";
                 Err(InvalidSetting::new("hint", found, expected))
             }
-            (Some(hint), _) => crate::square::check_pictures(std::slice::from_ref(&**hint)),
+            (Some(hint), _) => check_pictures(std::slice::from_ref(hint))
+                .map_err(|error| InvalidSetting { name: "hint".into(), ..error }),
             _ => Ok(()),
         }
     }
@@ -104,6 +107,12 @@ impl Run<'_> {
     /// A condition with what the decoder is told of every pixel, and the noise of its embedding. Where
     /// nothing is said of what is kept, nothing is.
     pub(crate) fn controlled(&self, condition: &Condition) -> Result<Condition, Error> {
+        let has_own = condition.control.is_some();
+        if !has_own || self.hint.is_some() {
+            // nothing says a level where none was asked for
+            let level = self.noise_level.filter(|&level| level > 0);
+            self.bundle.check_control(self.size, level, self.hint)?;
+        }
         let mut condition = condition.clone();
         let sides = *condition.sides.get_or_insert(self.bundle.sides_of(self.size));
         let (rows, device) = (self.seeds.len(), &self.placement.device);

@@ -225,6 +225,7 @@ impl Subject<'_> {
             options.expect_no_prior("only a caption alone has a prior")?;
             settings = settings.without_prior();
         }
+        options.check_control(&unclip.bundle)?;
         settings.check_negatives(options, &unclip.bundle)?;
         settings.check_clip(self.caption())?;
         if !self.has_caption() {

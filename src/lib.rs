@@ -36,6 +36,7 @@
 //! [`decoder`] and [`upsample`] the stages, and `train` (feature `train`) the training.
 
 mod ability;
+mod agreement;
 mod autoencoding;
 mod bound;
 mod bundle;
@@ -44,6 +45,7 @@ mod control;
 mod cost;
 mod device;
 mod edit;
+mod encoding;
 mod error;
 mod event;
 mod finite;

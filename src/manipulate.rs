@@ -23,10 +23,11 @@ impl UnClip {
     /// Both latents of pictures: the embedding that CLIP gives each, and the noise from which the
     /// decoder draws it under that embedding.
     ///
-    /// The sampler of `decoder` says how the noise is found. `ddim`, the default, inverts DDIM
+    /// The sampler of `options.decoder` says how the noise is found. `ddim`, the default, inverts DDIM
     /// (Dhariwal & Nichol 2021, appendix F), which is the closer the more steps there are. `belm`
     /// inverts exactly, but for round-off, which grows with the number of steps. The guidance scale
-    /// is 1 if nothing is said.
+    /// is 1 if nothing is said. Of all other options, a hint alone has a part; others are refused, but
+    /// for seeds, numbers and the upsamplers', which are those of what is drawn.
     ///
     /// # Example
     /// ```no_run
@@ -34,7 +35,8 @@ impl UnClip {
     ///
     /// let unclip = UnClip::shapes(&device("flex")?)?;
     /// let steps = StageOptions::default().with_steps(50);
-    /// let latents = unclip.invert(&[read_picture("picture.png")?], &steps)?;
+    /// let options = GenerateOptions::default().with_decoder(steps);
+    /// let latents = unclip.invert(&[read_picture("picture.png")?], &options)?;
     /// let texts = unclip.embed_texts(&["a red circle", "a blue circle"])?;
     /// let [from, to] = [0, 1].map(|row| texts.narrow(row, 1).pooled);
     /// let image = latents.image.text_diff(&from, &to, 0.4)?;
@@ -46,15 +48,20 @@ impl UnClip {
     ///
     /// # Errors
     /// As [`image_variation`](Self::image_variation), and a sampler that cannot be inverted.
-    pub fn invert(&self, pictures: &[RgbImage], decoder: &StageOptions) -> Result<Latents, Error> {
-        self.quietly().invert(pictures, decoder)
+    pub fn invert(
+        &self,
+        pictures: &[RgbImage],
+        options: &GenerateOptions,
+    ) -> Result<Latents, Error> {
+        self.quietly().invert(pictures, options)
     }
 
     /// The embeddings that the prior gives captions, one row each: what [`Latents::drawn`] takes
     /// where a caption stands in the place of a picture.
     ///
     /// # Errors
-    /// As [`text_to_image`](Self::text_to_image).
+    /// As [`text_to_image`](Self::text_to_image), as far as it concerns the prior: options of the
+    /// decoder have no part in it.
     pub fn imagine<S: AsRef<str>>(
         &self,
         captions: &[S],
@@ -130,7 +137,14 @@ impl Observed<'_> {
     ///
     /// # Errors
     /// As there, and [`Error::Stopped`].
-    pub fn invert(self, pictures: &[RgbImage], decoder: &StageOptions) -> Result<Latents, Error> {
+    pub fn invert(
+        self,
+        pictures: &[RgbImage],
+        options: &GenerateOptions,
+    ) -> Result<Latents, Error> {
+        check(options)?;
+        options.check_control(self.unclip.bundle())?;
+        let decoder = &options.decoder;
         let (unclip, bundle) = (self.unclip, self.unclip.bundle());
         let straight =
             StageOptions::default().with_sampler(Ddim { eta: 0.0 }).with_guidance_scale(1.0);
@@ -152,7 +166,8 @@ impl Observed<'_> {
         let small = pictures.iter().map(|picture| bundle.fit_small(picture, &device));
         let small = to_tensor(&small.collect::<Result<Vec<_>, _>>()?, &device);
         let seeds = vec![0; pictures.len()];
-        let options = GenerateOptions::default();
+        let hint = options.hint.clone();
+        let options = GenerateOptions { hint, ..GenerateOptions::default() };
         // the cleanest level stands for the picture itself
         let mut run = self.start(&seeds, &options, settings.steps + 1 - least);
         let small = run.samples_of(small)?;
@@ -178,6 +193,11 @@ impl Observed<'_> {
     ) -> Result<ImageEmbedding, Error> {
         let bundle = &self.unclip.bundle;
         let settings = options.prior_request()?.resolve(bundle)?;
+        if bundle.prior_text.is_some() && !options.negative_prompt.is_empty() {
+            let found = format!("{:?}", options.negative_prompt);
+            let expected = "none: the prior of this model is not led by it";
+            return Err(InvalidSetting::new("negative prompt", found, expected).into());
+        }
         let settings = settings.ok_or_else(|| missing(&bundle.origin, StageId::Prior))?;
         options.expect_one_each()?;
         let seeds = options.seeds(captions.len())?;
@@ -197,6 +217,7 @@ impl Observed<'_> {
         let decoder = options.decoder.clone().or(of_latents);
         let options = GenerateOptions { decoder, ..options.clone() };
         check(&options)?;
+        options.check_control(&unclip.bundle)?;
         latents.check(&unclip.bundle)?;
         let seeds = options.seeds(latents.batch())?;
         let settings = options.resolve(&unclip.bundle)?.without_prior();

@@ -176,6 +176,11 @@ impl GenerateOptions {
         }
     }
 
+    /// Refuses a size, a level of noise and a hint that the model's decoder cannot take, or lacks.
+    pub(crate) fn check_control(&self, bundle: &Bundle) -> Result<(), InvalidSetting> {
+        bundle.check_control(self.size, self.noise_level, self.hint.as_deref())
+    }
+
     /// Refuses a size where another picture says it.
     pub(crate) fn expect_no_size(&self, why: &str) -> Result<(), InvalidSetting> {
         match self.size {
@@ -240,7 +245,6 @@ impl GenerateOptions {
         clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
         check_choices(bundle, clip_guidance, &self.clip_against)?;
         bundle.check_image_guidance(&self.decoder)?;
-        bundle.check_control(self)?;
         Ok(Settings {
             clip_guidance,
             clip_against: self.clip_against.clone(),
@@ -342,8 +346,10 @@ impl Settings {
     /// a picture.
     pub(crate) fn others(&self) -> Vec<StageId> {
         let prior = self.prior.as_ref().and_then(PriorSettings::stage);
+        // whichever prior it is, it reads captions by this one, if there is one
+        let reads = self.prior.as_ref().map(|_| StageId::PriorTextEncoder);
         let guide = self.clip_guidance.map(|guidance| guidance.gradient.stage());
-        prior.into_iter().chain(guide).collect()
+        prior.into_iter().chain(reads).chain(guide).collect()
     }
 
     /// The same where the prior has no part.

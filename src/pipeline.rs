@@ -292,6 +292,7 @@ impl<'a> Observed<'a> {
         let Some(prior) = &settings.prior else {
             return Err(missing(&bundle.origin, StageId::Prior));
         };
+        options.check_control(bundle)?;
         settings.check_negatives(options, bundle)?;
         captions.iter().try_for_each(|caption| settings.check_clip(caption.as_ref()))?;
         let precision = self.unclip.placement.precision;

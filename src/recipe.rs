@@ -83,6 +83,9 @@ pub struct Recipe {
     /// How captions were padded, and a `!` was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub padding: Option<Padding>,
+    /// The same of the prior's captions, if its tokenizer is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior_padding: Option<Padding>,
     /// How the picture that this is a variation of was fitted to a square.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<Fit>,
@@ -129,6 +132,7 @@ impl Recipe {
             noise_level: options.noise_level,
             incomplete: false,
             padding: opened.padding,
+            prior_padding: opened.prior_padding,
             fit: opened.fit,
             precision,
             seed,
@@ -170,7 +174,12 @@ impl Recipe {
 
     /// The options with which to open the model for this picture.
     pub fn open_options(&self) -> OpenOptions {
-        OpenOptions { padding: self.padding, fit: self.fit, prior_model: None }
+        OpenOptions {
+            padding: self.padding,
+            prior_padding: self.prior_padding,
+            fit: self.fit,
+            prior_model: None,
+        }
     }
 
     /// The options that make this picture again, except for noise and embeddings from files.

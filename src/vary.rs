@@ -8,12 +8,12 @@ use unclip_decoder::Condition;
 
 use crate::bundle::missing;
 use crate::pipeline::{Embedded, finish};
-use crate::priors::{check_share, share_of};
+use crate::priors::{check_share, no_negative, share_of, starting};
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
-    Cropped, Error, GenerateOptions, Generated, Observed, PriorSettings, Run, Settings, StageId,
-    Start, UnClip,
+    Bundle, Cropped, Error, GenerateOptions, Generated, Observed, PriorSettings, Run, Settings,
+    StageId, Start, UnClip,
 };
 
 /// What goes into a variation beside the picture.
@@ -65,9 +65,19 @@ impl Variation<'_> {
     }
 
     /// Refuses ways through the prior that exclude each other.
-    fn check_ways(&self, settings: &Settings) -> Result<(), InvalidSetting> {
+    fn check_ways(
+        &self,
+        settings: &Settings,
+        options: &GenerateOptions,
+        bundle: &Bundle,
+    ) -> Result<(), InvalidSetting> {
         let Some(share) = self.prior_strength else { return Ok(()) };
         check_share("strength of the prior", share)?;
+        settings.prior.as_ref().map(starting).transpose()?;
+        let negative = &options.negative_prompt;
+        if !negative.is_empty() && !bundle.decoder.config().reads_captions() {
+            return Err(no_negative(negative));
+        }
         if self.through_prior {
             let expected = "absent: the embedding goes through the prior in one way or the other";
             return Err(InvalidSetting::new("strength of the prior", share, expected));
@@ -98,7 +108,7 @@ impl Variation<'_> {
             (_, Some(_)) => settings,
         };
         settings.check_negatives(options, bundle)?;
-        self.check_ways(&settings)?;
+        self.check_ways(&settings, options, bundle)?;
         settings.check_clip(self.caption)?;
         if self.priors() == 0 {
             bundle.check_caption(self.caption)?;
@@ -189,6 +199,7 @@ impl Observed<'_> {
     ) -> Result<Generated, Error> {
         let unclip = self.unclip;
         let seeds = options.seeds(pictures.len())?;
+        options.check_control(&unclip.bundle)?;
         let settings = variation.settings(options, unclip)?;
         check_pictures(pictures)?;
         let (bundle, prior) = (&unclip.bundle, settings.prior.as_ref());

@@ -333,7 +333,8 @@ fn pictures_become_latents_and_come_back() {
     let unclip = open("flex");
     let picture = read_picture(fixture("../karlo/wide.png")).unwrap();
     let steps = StageOptions::default().with_steps(20);
-    let latents = unclip.invert(&[picture], &steps).unwrap();
+    let options = GenerateOptions::default().with_decoder(steps);
+    let latents = unclip.invert(&[picture], &options).unwrap();
     assert_eq!(latents.start.x_t.as_ref().unwrap().dims(), [1, 4, 8, 8]);
     let made = unclip.draw(&latents, &GenerateOptions::default()).unwrap();
     assert_eq!(made.pictures[0].image.dimensions(), (16, 16));

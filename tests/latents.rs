@@ -20,6 +20,11 @@ fn steps(sampler: &str, steps: usize) -> StageOptions {
         .with_sampler(sampler.parse::<unclip::SamplerKind>().unwrap())
 }
 
+/// An inversion by them.
+fn by(sampler: &str, n: usize) -> GenerateOptions {
+    GenerateOptions::default().with_decoder(steps(sampler, n))
+}
+
 /// The decoder's pictures.
 fn small(unclip: &UnClip, latents: &Latents, options: &GenerateOptions) -> Tensor<4> {
     unclip.draw(latents, options).unwrap().trace.decoder.unwrap()
@@ -35,7 +40,7 @@ fn an_exact_inversion_is_undone_whatever_the_number_of_steps() {
     let (pictures, none) = ([picture(1), picture(2)], GenerateOptions::default());
     let side = unclip.bundle().decoder.config().unet.image_size as u32;
     for n in [3, 5, 10] {
-        let latents = unclip.invert(&pictures, &steps("belm", n)).unwrap();
+        let latents = unclip.invert(&pictures, &by("belm", n)).unwrap();
         assert_eq!(latents.batch(), 2);
         assert_eq!(latents.start.steps, Some(n - 1));
         let back = to_rgb(small(&unclip, &latents, &none));
@@ -54,7 +59,7 @@ fn an_exact_inversion_is_undone_whatever_the_number_of_steps() {
 #[test]
 fn without_randomness_a_variation_is_the_reconstruction() {
     let unclip = Model::new().load().unwrap();
-    let latents = unclip.invert(&[picture(3)], &steps("ddim", 4)).unwrap();
+    let latents = unclip.invert(&[picture(3)], &by("ddim", 4)).unwrap();
     let of = |eta: f64, n: usize| {
         let decoder = StageOptions::default().with_sampler(Ddim { eta });
         let options = GenerateOptions::default().with_n(n).with_seed(5).with_decoder(decoder);
@@ -73,7 +78,7 @@ fn the_ends_of_a_way_are_its_ends_and_its_frames_have_one_seed() {
     let unclip = Model::new().load().unwrap();
     let none = GenerateOptions::default();
     for sampler in ["ddim", "belm"] {
-        let ends = unclip.invert(&[picture(1), picture(2)], &steps(sampler, 4)).unwrap();
+        let ends = unclip.invert(&[picture(1), picture(2)], &by(sampler, 4)).unwrap();
         let [a, b] = [0, 1].map(|row| ends.narrow(row, 1));
         let way = [0.0, 0.5, 1.0].map(|t| a.between(&b, t).unwrap());
         let way = Latents::cat(&way).unwrap();
@@ -97,7 +102,7 @@ fn latents_are_kept_for_the_model_that_they_mean_something_to() {
     let path = folder.path().join("latents.safetensors");
     let (bundle, device) = (unclip.bundle(), unclip.device());
     for sampler in ["ddim", "belm"] {
-        let latents = unclip.invert(&[picture(1), picture(2)], &steps(sampler, 4)).unwrap();
+        let latents = unclip.invert(&[picture(1), picture(2)], &by(sampler, 4)).unwrap();
         latents.save(&path, bundle).unwrap();
         let read = Latents::open(&path, bundle, &device).unwrap();
         let none = GenerateOptions::default();
@@ -119,16 +124,13 @@ fn latents_are_kept_for_the_model_that_they_mean_something_to() {
 fn what_does_not_belong_to_latents_is_refused() {
     let unclip = Model::new().load().unwrap();
     let pictures = [picture(1), picture(2)];
-    let [four, five] = [4, 5].map(|n| unclip.invert(&pictures, &steps("ddim", n)).unwrap());
+    let [four, five] = [4, 5].map(|n| unclip.invert(&pictures, &by("ddim", n)).unwrap());
+    refused(unclip.invert(&pictures, &by("ddpm", 4)), &["sampler of an inversion is ddpm", "belm"]);
     refused(
-        unclip.invert(&pictures, &steps("ddpm", 4)),
-        &["sampler of an inversion is ddpm", "belm"],
-    );
-    refused(
-        unclip.invert(&pictures, &steps("belm", 2)),
+        unclip.invert(&pictures, &by("belm", 2)),
         &["steps of an inversion is 2", "at least 3"],
     );
-    refused(unclip.invert(&[], &steps("ddim", 4)), &["pictures"]);
+    refused(unclip.invert(&[], &by("ddim", 4)), &["pictures"]);
     refused(four.between(&five, 0.5), &["latents is 5 of 5 steps", "4 of 4 steps"]);
     refused(Latents::cat(&[four.clone(), five]), &["5 of 5 steps"]);
     let drawn = Latents::drawn(four.image.clone(), four.settings.clone());

@@ -100,7 +100,7 @@ fn the_original_layout_gives_every_parameter_and_every_size() {
 #[test]
 fn the_original_reads_captions_and_pictures_in_its_own_way() {
     let folder = Folder::new();
-    let options = |padding, fit| OpenOptions { padding, fit, prior_model: None };
+    let options = |padding, fit| OpenOptions { padding, fit, ..OpenOptions::default() };
     let open = |options| Bundle::open_with(folder.0.path(), &options).unwrap();
     let exclamation = |bundle: &Bundle| bundle.tokenizer.encode(&["!"]).ids(0)[1];
     let fit = |bundle: &Bundle| bundle.image_encoder.as_ref().unwrap().config().fit;

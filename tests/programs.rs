@@ -293,7 +293,7 @@ fn words_of_other_programs_are_understood_or_get_a_hint() {
         ("--prompt", "stands without a name"),
         ("--negative", "--negative-prompt"),
         ("--num_images", "--n"),
-        ("--size", "--width and --height, where a model is not bound to one size"),
+        ("--size", "--width and --height of text_to_image and image_variation"),
         ("-n", "--n"),
         ("--num_images_per_prompt", "--n"),
         ("--strength", "an option of image_to_image"),

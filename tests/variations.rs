@@ -268,11 +268,31 @@ fn a_prior_may_start_from_a_picture() {
         cost.unwrap().calls.len()
     };
     let all = steps(&much);
-    assert_eq!(steps(&little), (all as f64 * 0.1).round().max(1.0) as usize);
+    assert_eq!(steps(&little), ((all as f64 * 0.1) as usize).max(1));
     assert_eq!(little.pictures[0].recipe.prior_strength, Some(0.1));
     for (share, expected) in [(0.0, "above 0, up to 1"), (1.5, "above 0"), (f64::NAN, "above 0")] {
         refused(vary(share), &["strength of the prior is", expected]);
     }
+    // its recipe makes it again, alone
+    let recipe = &little.pictures[0].recipe;
+    let variation = Variation {
+        caption: &recipe.prompt,
+        strength: recipe.strength,
+        prior_strength: recipe.prior_strength,
+        ..Variation::default()
+    };
+    let again = unclip.vary(&picture, &variation, &recipe.options()).unwrap();
+    assert_eq!(again.images(), little.images());
+    let plain = GenerateOptions::default();
+    unclip.vary(&picture, &Variation { strength: 0.5, ..variation }, &plain).unwrap();
+    refused(
+        unclip.vary(&picture, &variation, &plain.clone().with_candidates(2)),
+        &["candidates is 2", "draws one embedding"],
+    );
+    refused(
+        unclip.vary(&picture, &Variation { strength: 0.0, ..variation }, &plain),
+        &["strength of the picture is 0"],
+    );
     let both = Variation { through_prior: true, prior_strength: Some(0.5), ..Variation::default() };
     refused(
         unclip.vary(&picture, &both, &GenerateOptions::default()),

@@ -159,9 +159,10 @@ impl Evaluation {
     }
 
     /// Options of an inversion.
-    fn inversion(&self, sampler: &str, steps: usize) -> Result<StageOptions, Error> {
+    fn inversion(&self, sampler: &str, steps: usize) -> Result<GenerateOptions, Error> {
         let sampler: SamplerKind = sampler.parse()?;
-        Ok(StageOptions::default().with_sampler(sampler).with_steps(steps))
+        let decoder = StageOptions::default().with_sampler(sampler).with_steps(steps);
+        Ok(GenerateOptions::default().with_decoder(decoder))
     }
 
     /// Latents to the decoder's pictures; by another sampler than theirs, if there is one.

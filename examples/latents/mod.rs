@@ -135,7 +135,10 @@ impl Studio {
 
     /// Says what of captions does not fit into the model's context.
     pub(crate) fn look_at<S: AsRef<str>>(&self, captions: &[S]) {
-        let tokens = self.unclip.bundle().tokenizer.encode(captions);
+        let bundle = self.unclip.bundle();
+        // what the prior reads by, or the decoder where there is no other
+        let tokenizer = bundle.clip_text().map_or(&bundle.tokenizer, |(tokenizer, _)| tokenizer);
+        let tokens = tokenizer.encode(captions);
         for dropped in (0..captions.len()).filter_map(|row| tokens.dropped(row)) {
             note(format_args!("a caption is too long; left out: {dropped:?}"));
         }
@@ -166,7 +169,8 @@ impl Studio {
         sampler: impl Into<SamplerKind>,
     ) -> Result<Latents, AnyError> {
         let decoder = self.decoder.clone().with_sampler(sampler);
-        self.show(|unclip| unclip.invert(pictures, &decoder))
+        let options = self.options.clone().with_decoder(decoder);
+        self.show(|unclip| unclip.invert(pictures, &options))
     }
 
     /// The part of embeddings that pictures' embeddings have, where the model can tell it: what words

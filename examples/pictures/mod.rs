@@ -142,6 +142,7 @@ impl Common {
         });
         let options = OpenOptions {
             padding: padding.or(before.padding),
+            prior_padding: padding.or(before.prior_padding),
             fit: fit.or(before.fit),
             prior_model: self.prior_model.clone(),
         };

@@ -39,7 +39,7 @@ const ELSEWHERE: [(&[&str], &str); 15] = [
     ),
     (
         &["width", "height", "w", "H", "W", "size"],
-        "--width and --height, where a model is not bound to one size",
+        "--width and --height of text_to_image and image_variation, where a model is not bound to one size",
     ),
     (&["gpu", "cuda", "cpu"], "--device, as in --device cuda"),
     (&["fp16", "half", "dtype"], "--precision, as in --precision f16"),

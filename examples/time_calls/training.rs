@@ -43,8 +43,9 @@ fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError>
     if slot.config().channels != 3 {
         return Err("--train: expected a decoder that makes pictures".into());
     }
-    let x_0 = inputs.pictures(arguments.side.unwrap_or(slot.config().unet.image_size));
-    let condition = inputs.condition(bundle);
+    let side = arguments.side.unwrap_or(slot.config().unet.image_size);
+    let x_0 = inputs.pictures(side);
+    let condition = inputs.condition(bundle, side);
     answer_steps(slot, arguments, inputs, x_0, condition)
 }
 

@@ -52,7 +52,7 @@ impl Layout for Native {
             words: folder.join("tokenizer"),
             tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
             text_encoder,
-            prior_text: prior_text(folder, options.padding)?,
+            prior_text: prior_text(folder, options.prior_padding)?,
             image_encoder,
             noised_image_encoder: optional_stage(folder, StageId::NoisedImageEncoder)?,
             prior: optional_stage(folder, StageId::Prior)?,
@@ -68,8 +68,10 @@ impl Layout for Native {
     }
 
     fn writer<'a>(&self, bundle: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
-        let (padding, only) = (bundle.tokenizer.padding(), TokenizerOptions::default().padding);
-        if padding != only {
+        let only = TokenizerOptions::default().padding;
+        let of_prior = bundle.prior_text.as_ref().map(|it| &it.tokenizer);
+        let paddings = [Some(&bundle.tokenizer), of_prior].into_iter().flatten();
+        for padding in paddings.map(Tokenizer::padding).filter(|&padding| padding != only) {
             let found = format!("{padding:?}");
             let expected = format!("{only:?}: the layout has no other; open the model with it");
             return Err(InvalidSetting::new("padding of captions", found, expected).into());

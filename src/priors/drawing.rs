@@ -11,11 +11,28 @@ use unclip_prior::{BoundArPrior, DiffusionPriorConfig};
 
 use crate::bound::Listened;
 use crate::finite::finite;
-use crate::{Bound, Error, PriorSettings, Run, StageCost, StageId, Start};
+use crate::{Bound, Error, PriorSettings, Run, StageCost, StageId, StageSettings, Start};
 
-/// A share of steps, at least one.
+/// A share of steps, at least one: what is left of a whole number is dropped, as by the reference.
 pub(crate) fn share_of(steps: usize, share: f64) -> usize {
-    ((share * steps as f64).round() as usize).max(1)
+    ((share * steps as f64) as usize).clamp(1, steps)
+}
+
+/// The settings of a prior that can start from an embedding.
+pub(crate) fn starting(settings: &PriorSettings) -> Result<&StageSettings, InvalidSetting> {
+    match settings {
+        PriorSettings::Diffusion(settings) => Ok(settings),
+        other => {
+            let expected = "diffusion: others cannot start from an embedding";
+            Err(InvalidSetting::new("prior", other.kind(), expected))
+        }
+    }
+}
+
+/// The error for a negative prompt beside a prior that starts from a picture.
+pub(crate) fn no_negative(negative_prompt: &str) -> InvalidSetting {
+    let expected = "none: a prior that starts from a picture draws no embedding of it";
+    InvalidSetting::new("negative prompt", format!("{negative_prompt:?}"), expected)
 }
 
 /// Refuses a share of steps that is none.
@@ -94,6 +111,9 @@ impl<'a> Run<'a> {
     /// the prior's steps, at least one, takes them toward the captions (Kandinsky's prior from
     /// embeddings). A `strength` of 1 starts from pure noise, and one near 0 changes little.
     ///
+    /// Noise is added to the embedding as the prior samples it, whitened; the reference adds it to the
+    /// embedding as CLIP gives it, which is another point of the prior's space.
+    ///
     /// # Errors
     /// As [`prior`](Self::prior); another prior than diffusion; a negative prompt that the prior would
     /// have to draw an embedding of.
@@ -107,14 +127,10 @@ impl<'a> Run<'a> {
         settings: &PriorSettings,
         strength: f64,
     ) -> Result<ImageEmbedding, Error> {
-        let PriorSettings::Diffusion(settings) = settings else {
-            let expected = "diffusion: others cannot start from an embedding";
-            return Err(InvalidSetting::new("prior", settings.kind(), expected).into());
-        };
+        check_share("strength of the prior", strength)?;
+        let settings = starting(settings)?;
         if self.draws_negative() {
-            let found = format!("{:?}", self.negative_prompt);
-            let expected = "none: a prior that starts from a picture draws no embedding of it";
-            return Err(InvalidSetting::new("negative prompt", found, expected).into());
+            return Err(no_negative(self.negative_prompt).into());
         }
         let bound = self.bind_prior(text, settings)?;
         let x_0 = bound.config.sample_of(&bound.network, image);

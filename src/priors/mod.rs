@@ -6,5 +6,5 @@ mod gallery;
 
 pub(crate) use choice::PriorRequest;
 pub use choice::{ArSettings, PriorKind, PriorSettings, RetrievalSettings};
-pub(crate) use drawing::{check_share, share_of};
+pub(crate) use drawing::{check_share, no_negative, share_of, starting};
 pub use gallery::Gallery;

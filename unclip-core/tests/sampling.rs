@@ -6,9 +6,10 @@ use std::ops::ControlFlow;
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_core::{
     AnalyticDpm, Belm, BetaSchedule, Ddim, Ddpm, Denoiser, DiffusionConfig, DpmSolver, Draw, Heun,
-    Interrupted, Kept, NoiseSchedule, NoiseSource, Parameterization, Parameterized, Prediction,
-    Resampling, Reverse, Sampler, SamplingMethod, SeededNoise, Spacing, Step, StepEvent, Timesteps,
-    Uncertainty, VarianceType, Variances, inpaint, invert, invert_exactly, sample,
+    Interrupted, Kept, NoiseSchedule, NoiseSource, Parameterization, Parameterized, Plms,
+    Prediction, Resampling, Reverse, Sampler, SamplingMethod, SeededNoise, Spacing, Step,
+    StepEvent, Timesteps, Uncertainty, VarianceType, Variances, inpaint, invert, invert_exactly,
+    sample,
 };
 
 use crate::fixture::{assert_close, difference, noise};
@@ -227,6 +228,47 @@ fn the_solver_errs_much_less_for_as_many_steps() {
             [&SOLVER as &dyn SamplingMethod, &STRAIGHT].map(|s| error(s, steps));
         assert!(solver < share * straight, "{steps} steps: {solver}, DDIM {straight}");
     }
+}
+
+#[test]
+fn looking_back_three_steps_errs_less_than_one() {
+    let data = &DATA;
+    // a schedule that is smooth in its timesteps, over which the steps are even
+    let training =
+        NoiseSchedule::new(BetaSchedule::ScaledLinear { start: 0.00085, end: 0.012 }, 1000)
+            .unwrap()
+            .ending_noisy();
+    let error = |method: &dyn SamplingMethod, steps: usize| {
+        let timesteps = Spacing::Leading { offset: 1 }.timesteps(steps, &training).unwrap();
+        let schedule = training.respaced(&timesteps).unwrap();
+        let (x_t, mut noise) = start(64);
+        let ends = [schedule.len() - 1, 0].map(|index| schedule.step(index));
+        let deviation = |alpha_bar: f64| (alpha_bar * data.variance + 1.0 - alpha_bar).sqrt();
+        let mean = |alpha_bar: f64| alpha_bar.sqrt() * data.mean;
+        let (from, to) = (ends[0].alpha_bar, ends[1].alpha_bar_prev);
+        let want = (x_t.clone() - mean(from)) / deviation(from) * deviation(to) + mean(to);
+        let mut sampler = start_of(method);
+        let got = sample(&data, &mut *sampler, &schedule, x_t, &mut noise, &mut ()).unwrap();
+        difference("flow", got, want).0
+    };
+    let errors = |method: &dyn SamplingMethod| [10, 20, 50].map(|steps| error(method, steps));
+    let [plms, velocities] =
+        [false, true].map(|velocities| errors(&Plms { velocities } as &dyn SamplingMethod));
+    let ddim = errors(&STRAIGHT);
+    assert!((0..3).all(|k| plms[k] < 0.25 * ddim[k]), "{plms:?} {ddim:?}");
+    assert!(plms[1] < 0.5 * plms[0] && plms[2] < 0.25 * plms[1], "{plms:?}");
+    // a mean of velocities helps little, but it is what diffusers does
+    assert!((0..3).all(|k| velocities[k] < ddim[k]), "{velocities:?} {ddim:?}");
+    // noise estimates of an exact network are all the same
+    let answer = noise([1, 64], 1, &Device::flex());
+    let timesteps = Spacing::Leading { offset: 1 }.timesteps(20, &training).unwrap();
+    let schedule = training.respaced(&timesteps).unwrap();
+    let [plms, ddim] = [&Plms { velocities: false } as &dyn SamplingMethod, &STRAIGHT].map(|it| {
+        let (x_t, mut noise) = start(64);
+        let mut sampler = start_of(it);
+        sample(&Exact(answer.clone()), &mut *sampler, &schedule, x_t, &mut noise, &mut ()).unwrap()
+    });
+    assert_close("exact", plms, ddim, 1e-5);
 }
 
 #[test]

@@ -184,9 +184,9 @@ impl DecoderConfig {
             None => Ok(()),
         }?;
         match self.control {
-            Some(Control::Hint) if self.reads_captions() => {
-                let expected = "absent, or `kept`: a decoder with a hint reads no captions";
-                Err(InvalidSetting::new("control", "hint", expected))
+            Some(control) if self.reads_captions() => {
+                let expected = "absent: a decoder with a control reads no captions";
+                Err(InvalidSetting::new("control", format!("{control:?}"), expected))
             }
             _ => Ok(()),
         }

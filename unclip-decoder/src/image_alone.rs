@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_nn::ops::{conv, linear, silu};
 use unclip_nn::{Context, LayerNorm};
@@ -53,7 +53,7 @@ impl Hint {
     fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
         let mut convs = self.convs.iter();
         let first = convs.next().map_or(picture.clone(), |first| conv(first, picture));
-        convs.fold(first, |x, layer| conv(layer, silu(x)))
+        convs.fold(first, |x, layer| conv(layer, silu(x))).cast(DType::F32)
     }
 }
 

@@ -13,7 +13,7 @@ use unclip_prior::DiffusionPriorConfig;
 use super::describe_clip::{image_encoder, text_encoder, tokenizer};
 use super::described::{File, refused, require};
 use super::files::INDEX;
-use super::networks::{Blocks, DECODER_BLOCKS, UPSAMPLER_BLOCKS};
+use super::unets::{Blocks, DECODER_BLOCKS, UPSAMPLER_BLOCKS};
 use crate::{Bundle, Error};
 
 /// Version of diffusers whose fields are written. Later ones read them, with the defaults for
@@ -22,6 +22,7 @@ pub(in crate::layouts) const DIFFUSERS: &str = "0.11.0";
 
 /// Every configuration file of a model, but for the tokenizer's lists of tokens.
 pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Error> {
+    one_text_tower(bundle)?;
     let mut files = index(bundle)?;
     files.push(text_encoder(bundle, format)?);
     files.extend(tokenizer(bundle)?);
@@ -30,6 +31,18 @@ pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Ve
     files.extend(decoder(bundle)?);
     files.extend(upsampler(bundle)?);
     Ok(files)
+}
+
+/// Refuses a model whose prior has a text tower of its own.
+pub(in crate::layouts) fn one_text_tower(bundle: &Bundle) -> Result<(), Error> {
+    match &bundle.prior_text {
+        Some(text) => {
+            let expected = "absent: this layout has one text tower for prior and decoder";
+            let name = text.encoder.id().to_string();
+            Err(InvalidSetting::new(name, "given", expected).into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Karlo's text states are as wide as its embeddings; there is one field for both.

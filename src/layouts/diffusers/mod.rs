@@ -22,6 +22,7 @@ pub(super) mod fields;
 pub(super) mod files;
 pub(super) mod networks;
 pub(super) mod schedulers;
+pub(super) mod unets;
 pub(super) mod write;
 
 use std::path::{Path, PathBuf};
@@ -267,7 +268,7 @@ pub(super) fn prior_of(
 fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Error> {
     let path = required(folder, "decoder")?;
     let projection = required(folder, "text_proj")?;
-    let unet = networks::decoder_unet(&path)?;
+    let unet = unets::decoder_unet(&path)?;
     let diffusion = networks::scheduler(&required(folder, "decoder_scheduler")?, DECODER)?;
     let mut fields = Fields::read(&projection.join("config.json"), Some(&["UnCLIPTextProjModel"]))?;
     let mut size = |name: &str| {
@@ -314,11 +315,11 @@ fn upsampler(folder: &Path) -> Result<Option<StageFiles<UpsamplerConfig>>, Error
         return Ok(None);
     }
     let last = required(folder, "super_res_last")?;
-    let unet = networks::upsampler_unet(&first)?;
-    if networks::upsampler_unet(&last)? != unet {
+    let unet = unets::upsampler_unet(&first)?;
+    if unets::upsampler_unet(&last)? != unet {
         return Err(difference(&first, &last)?);
     }
-    let small = networks::decoder_unet(&required(folder, "decoder")?)?.image_size;
+    let small = unets::decoder_unet(&required(folder, "decoder")?)?.image_size;
     let diffusion = networks::scheduler(&required(folder, "super_res_scheduler")?, UPSAMPLER)?;
     let (side, path) = (unet.image_size, first.join("config.json"));
     let factor = if side.is_multiple_of(small) { side / small } else { 0 };

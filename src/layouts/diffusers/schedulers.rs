@@ -44,6 +44,10 @@ pub(in crate::layouts) fn scheduler(
     if is_pndm {
         // the Runge-Kutta steps at the beginning are another method's
         fields.demand("skip_prk_steps", true)?;
+        if parameterization == Parameterization::Sample {
+            let expected = "\"epsilon\" or \"v_prediction\", as which PNDM takes a prediction";
+            return Err(fields.error("prediction_type", "sample", expected));
+        }
     }
     // of thresholding, and of another class
     fields.ignore(&["dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps"]);
@@ -165,6 +169,10 @@ pub(in crate::layouts) fn described(diffusion: &DiffusionConfig) -> Result<Value
         let (found, expected) = (diffusion.sampler.to_string(), Plms { velocities }.spelling());
         require("diffusion.sampler", found, expected, class)?;
         require("diffusion.clamp", diffusion.clamp, None, class)?;
+        if diffusion.parameterization == Parameterization::Sample {
+            let expected = "epsilon or v: diffusers' PNDM takes no other";
+            return Err(InvalidSetting::new("diffusion.parameterization", "sample", expected));
+        }
     }
     let variance = match diffusion.variance {
         VarianceType::FixedSmall => "fixed_small",

@@ -25,8 +25,9 @@ use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
 use super::diffusers::autoencoder::autoencoder;
 use super::diffusers::fields::Fields;
 use super::diffusers::files::{INDEX, NETWORK};
-use super::diffusers::networks::{self, Defaults, ImageUNet};
+use super::diffusers::networks::Defaults;
 use super::diffusers::schedulers;
+use super::diffusers::unets::{self, ImageUNet};
 use super::diffusers::{check_index, image_encoder, prior, required, stage, text};
 use super::layout::{Layout, Writer};
 use super::{hub, no_folder};
@@ -186,7 +187,7 @@ fn part(folder: &Path, names: &[&str], stage: StageId) -> Result<PathBuf, Error>
 
 fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, LoadError> {
     let path = folder.join("unet");
-    let ImageUNet { unet, d_embedding, control } = networks::image_unet(&path, LATENT_CHANNELS)?;
+    let ImageUNet { unet, d_embedding, control } = unets::image_unet(&path, LATENT_CHANNELS)?;
     let config = DecoderConfig {
         channels: LATENT_CHANNELS,
         d_embedding,

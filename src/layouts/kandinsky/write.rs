@@ -8,18 +8,19 @@ use unclip_nn::checkpoint::save_config;
 
 use super::{IMAGE_TOKENS, LATENT_CHANNELS};
 use crate::layouts::diffusers::autoencoder::described as autoencoder;
-use crate::layouts::diffusers::describe::{DIFFUSERS, network, prior, scheduler};
+use crate::layouts::diffusers::describe::{DIFFUSERS, network, one_text_tower, prior, scheduler};
 use crate::layouts::diffusers::describe_clip::{image_encoder, text_encoder, tokenizer};
 use crate::layouts::diffusers::described::{refused, require};
 use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
-use crate::layouts::diffusers::networks::{DECODER_BLOCKS, WITH_HINT, WITHOUT_HINT};
 use crate::layouts::diffusers::schedulers;
+use crate::layouts::diffusers::unets::{DECODER_BLOCKS, WITH_HINT, WITHOUT_HINT};
 use crate::layouts::diffusers::write::stage;
 use crate::layouts::layout::Target;
 use crate::{Bundle, Error};
 
 /// Every configuration file of a model, but for the tokenizer's lists of tokens.
 pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, Error> {
+    one_text_tower(bundle)?;
     // a tower and a prior that are not there are named
     bundle.image_encoder()?;
     bundle.prior()?;

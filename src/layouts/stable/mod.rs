@@ -27,7 +27,7 @@ use super::diffusers::fields::Fields;
 use super::diffusers::files::{INDEX, NETWORK};
 use super::diffusers::networks::{self, Defaults};
 use super::diffusers::{
-    check_index, image_encoder, prior, prior_of, required, schedulers, stage, text, text_of,
+    check_index, image_encoder, prior, prior_of, required, schedulers, stage, text, text_of, unets,
 };
 use super::layout::{Layout, Writer};
 use super::{hub, no_folder};
@@ -137,7 +137,7 @@ fn captions(folder: &Path, options: &OpenOptions) -> Result<Captions, Error> {
         Some(other) => other_prior(folder, other, options),
         None if has_own => {
             let names = (StageId::PriorTextEncoder, "prior_tokenizer", true);
-            let (tokenizer, tower) = text_of(folder, names, options)?;
+            let (tokenizer, tower) = text_of(folder, names, &of_prior(options))?;
             let d_text = tower.manifest.config.transformer.d_model;
             let scheduler = required(folder, "prior_scheduler")?;
             let diffusion = prior_scheduler(&scheduler)?;
@@ -148,6 +148,11 @@ fn captions(folder: &Path, options: &OpenOptions) -> Result<Captions, Error> {
     }
 }
 
+/// The options as far as they concern the prior's captions.
+fn of_prior(options: &OpenOptions) -> OpenOptions {
+    OpenOptions { padding: options.prior_padding, ..options.clone() }
+}
+
 /// The prior of a folder in Karlo's layout.
 fn other_prior(model: &Path, path: &Path, options: &OpenOptions) -> Result<Captions, Error> {
     if !path.is_dir() {
@@ -155,7 +160,7 @@ fn other_prior(model: &Path, path: &Path, options: &OpenOptions) -> Result<Capti
     }
     let snapshot = hub::snapshot(path)?;
     let folder = snapshot.as_deref().unwrap_or(path);
-    let (tokenizer, tower) = text(folder, options)?;
+    let (tokenizer, tower) = text(folder, &of_prior(options))?;
     let d_text = tower.manifest.config.transformer.d_model;
     required(folder, "prior")?;
     let prior = prior(folder, "prior_scheduler", d_text)?;
@@ -175,7 +180,7 @@ fn prior_scheduler(folder: &Path) -> Result<DiffusionConfig, LoadError> {
 
 fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Error> {
     let path = required(folder, "unet")?;
-    let (unet, d_embedding) = networks::noised_image_unet(&path)?;
+    let (unet, d_embedding) = unets::noised_image_unet(&path)?;
     let normalizer = required(folder, "image_normalizer")?;
     let mut fields = Fields::read(&normalizer.join("config.json"), Some(&[NORMALIZER]))?;
     let found: usize = fields.take_optional("embedding_dim")?.unwrap_or(768);

@@ -13,8 +13,8 @@ use crate::layouts::diffusers::describe_clip::{
 };
 use crate::layouts::diffusers::described::{refused, require};
 use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
-use crate::layouts::diffusers::networks::TRANSFORMER_BLOCKS;
 use crate::layouts::diffusers::schedulers;
+use crate::layouts::diffusers::unets::TRANSFORMER_BLOCKS;
 use crate::layouts::diffusers::write::stage;
 use crate::layouts::layout::Target;
 use crate::{Bundle, Error, PriorText};
@@ -23,6 +23,10 @@ use crate::{Bundle, Error, PriorText};
 pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, Error> {
     let mut all = decoder(bundle).map_err(|error| refused(bundle, "decoder", error))?;
     all.extend(text(bundle, format).map_err(|error| refused(bundle, "text_encoder", error))?);
+    if bundle.prior.is_none() {
+        // neither captions nor pictures: that is no pipeline
+        bundle.image_encoder()?;
+    }
     let mut others = image_encoder(bundle, format)?;
     if bundle.prior.is_some() {
         others.extend(prior(bundle, prior_scheduler)?);
@@ -45,7 +49,7 @@ fn prior_scheduler(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting>
 fn text(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, InvalidSetting> {
     require("projected", bundle.text_encoder.config().projected, false, OF_CAPTIONS)?;
     let own = (&bundle.text_encoder, &bundle.tokenizer, "");
-    let of_prior = bundle.prior_text.as_ref();
+    let of_prior = bundle.prior_text.as_ref().filter(|_| bundle.prior.is_some());
     let of_prior = of_prior.map(|it| (&it.encoder, &it.tokenizer, "prior_"));
     let mut files = Vec::new();
     for (slot, tokenizer, prefix) in [Some(own), of_prior].into_iter().flatten() {
@@ -136,7 +140,8 @@ pub(super) fn write(
     }
     target.copy_words(&bundle.words, "tokenizer")?;
     stage(&bundle.text_encoder, target, &[("", "text_encoder", MODEL)])?;
-    if let Some(PriorText { words, encoder, .. }) = &bundle.prior_text {
+    let of_prior = bundle.prior_text.as_ref().filter(|_| bundle.prior.is_some());
+    if let Some(PriorText { words, encoder, .. }) = of_prior {
         target.copy_words(words, "prior_tokenizer")?;
         stage(encoder, target, &[("", "prior_text_encoder", MODEL)])?;
     }

@@ -16,9 +16,13 @@ impl KeyMap {
         Self([renames, &[]])
     }
 
-    /// These renames, and then those of a part; there is room for one.
+    /// These renames, and then those of a part.
+    ///
+    /// # Panics
+    /// If there are those of a part already.
     #[must_use]
     pub const fn then(self, renames: &'static [(&'static str, &'static str)]) -> Self {
+        assert!(self.0[1].is_empty(), "renames of one part");
         Self([self.0[0], renames])
     }
 
