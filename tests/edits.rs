@@ -39,8 +39,8 @@ fn what_is_not_masked_stays_to_the_last_bit() {
         [Subject::Caption(CAPTION), Subject::Picture(&picture), Subject::Both(CAPTION, &picture)];
     for subject in subjects {
         let options = options(6).with_n(2);
-        let resampling = Some(Resampling { jump: 2, times: 3 });
-        let made = unclip.inpaint((&picture, &mask), subject, resampling, &options).unwrap();
+        let resampling = Resampling { jump: 2, times: 3 };
+        let made = unclip.inpaint((&picture, &mask), subject, Some(resampling), &options).unwrap();
         assert_eq!(made.pictures.len(), 2);
         for drawn in &made.pictures {
             assert_eq!(drawn.image.dimensions(), picture.dimensions());
@@ -54,7 +54,7 @@ fn what_is_not_masked_stays_to_the_last_bit() {
         assert_ne!(made.pictures[0].image, picture);
         assert_ne!(made.pictures[0].image, made.pictures[1].image);
         let decoder = made.costs.iter().find(|cost| cost.stage == StageId::Decoder).unwrap();
-        assert_eq!(decoder.calls.len(), resampling.unwrap().calls(6));
+        assert_eq!(decoder.calls.len(), resampling.calls(6));
         // the decoder kept what the small picture shows beside the mask, to the last bit where the
         // hole is far
         let square = image::imageops::crop_imm(&picture, 4, 0, 12, 12).to_image();
@@ -73,7 +73,7 @@ fn what_is_not_masked_stays_to_the_last_bit() {
         }
         // each result as it is alone
         let second = options.with_n(1).with_seed(4);
-        let alone = unclip.inpaint((&picture, &mask), subject, resampling, &second).unwrap();
+        let alone = unclip.inpaint((&picture, &mask), subject, Some(resampling), &second).unwrap();
         assert_eq!(alone.pictures[0].image, made.pictures[1].image);
     }
 }

@@ -71,7 +71,8 @@ impl Layout for Native {
         let only = TokenizerOptions::default().padding;
         let of_prior = bundle.prior_text.as_ref().map(|it| &it.tokenizer);
         let paddings = [Some(&bundle.tokenizer), of_prior].into_iter().flatten();
-        for padding in paddings.map(Tokenizer::padding).filter(|&padding| padding != only) {
+        let other = paddings.map(Tokenizer::padding).find(|&padding| padding != only);
+        if let Some(padding) = other {
             let found = format!("{padding:?}");
             let expected = format!("{only:?}: the layout has no other; open the model with it");
             return Err(InvalidSetting::new("padding of captions", found, expected).into());
