@@ -21,7 +21,7 @@ use unclip::{Bundle, OpenOptions, Precision};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Folder of a model: this project's layout, diffusers', Kandinsky's or Karlo's own
+    /// Folder of a model: Karlo's, Kandinsky 2.2's, Stable unCLIP's or one in this project's layout
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
@@ -30,8 +30,8 @@ struct Arguments {
     /// Folder to write, which must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Layout to write: diffusers (of Karlo and models like it), kandinsky or native [default:
-    /// diffusers, or kandinsky for a decoder that reads no captions]
+    /// Layout to write: diffusers (of Karlo and models like it), kandinsky, stable or native [default:
+    /// that of the published model which is like it]
     #[arg(long, value_name = "NAME")]
     layout: Option<String>,
     /// Number format of the weights: f32, f16 or bf16

@@ -57,6 +57,9 @@ impl FromStr for Part {
         match weight.trim().parse::<f64>() {
             Ok(weight) if weight.is_finite() => Ok(Self { name: name.into(), weight }),
             Ok(weight) => Err(format!("weight is {weight}, expected a finite number")),
+            Err(_) if Path::new(name).exists() => {
+                Err(format!("weight of {name} is {weight:?}, expected a number"))
+            }
             // a colon of the caption's own
             Err(_) => Ok(whole),
         }

@@ -118,9 +118,9 @@ impl Bundle {
         decoder: &StageOptions,
     ) -> Result<(), InvalidSetting> {
         match decoder.image_guidance {
-            Some(scale) if !self.decoder.config().reads_captions() => {
+            Some(_) if !self.decoder.config().reads_captions() => {
                 let expected = "absent: the decoder of this model reads no captions beside it";
-                Err(InvalidSetting::new("guidance of caption and picture apart", scale, expected))
+                Err(InvalidSetting::new("guidance of caption and picture apart", "given", expected))
             }
             _ => Ok(()),
         }

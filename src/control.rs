@@ -7,10 +7,12 @@ use unclip_core::resize::bicubic_8bit;
 use unclip_core::{Draw, InvalidSetting, NoiseSource, SeededNoise};
 use unclip_decoder::{Condition, Control, ImageNoise};
 
-use crate::bundle::MAX_SIDE;
 use crate::square::{check_pictures, middle};
 use crate::stage_id::AUGMENTATION_STREAM;
 use crate::{Bundle, Error, Run};
+
+/// Largest side that may be asked for, in pixels.
+const MAX_ASKED: usize = 4096;
 
 /// How many times larger than the sample a hint is: that many its network divides it by.
 const HINT_FACTOR: usize = 8;
@@ -83,13 +85,13 @@ impl Bundle {
             return Err(InvalidSetting::new("size", found, expected));
         };
         let is_fine = |side: u32| {
-            (multiple..=MAX_SIDE).contains(&(side as usize))
+            (multiple..=MAX_ASKED).contains(&(side as usize))
                 && (side as usize).is_multiple_of(multiple)
         };
         if size.into_iter().all(is_fine) {
             return Ok(());
         }
-        let expected = format!("sides that are multiples of {multiple}, up to {MAX_SIDE}");
+        let expected = format!("sides that are multiples of {multiple}, up to {MAX_ASKED}");
         Err(InvalidSetting::new("size", found, expected))
     }
 

@@ -111,6 +111,7 @@ fn who_has(stage: &str) -> &'static str {
         "image_encoder" => {
             "; Karlo's folder of image variations, Kandinsky 2.2's prior and Stable unCLIP have one"
         }
+        "autoencoder" => "; Kandinsky 2.2's decoder and Stable unCLIP have one",
         "prior_text_encoder" => "; Stable unCLIP takes one with Karlo's prior (the prior model)",
         _ => "",
     }

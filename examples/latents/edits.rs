@@ -19,9 +19,9 @@ pub(crate) struct Edit {
     /// more
     #[arg(long, requires = "caption")]
     keep_subject: bool,
-    /// Noise in the image embedding, from 0, of a model that was trained with such (Stable unCLIP)
-    /// [default: 0]
-    #[arg(long, value_name = "LEVEL")]
+    /// Noise in the image embedding, 0 to 999, of a model that was trained with such (Stable
+    /// unCLIP): more makes results less like it [default: 0]
+    #[arg(long, value_name = "LEVEL", allow_negative_numbers = true)]
     noise_level: Option<usize>,
     /// Number of results, each with its seed
     #[arg(long, default_value_t = 1)]
@@ -80,7 +80,8 @@ impl Edit {
 
 /// A mask: white where something new is drawn. What is transparent stays.
 pub(crate) fn read_mask(path: &Path) -> Result<GrayImage, AnyError> {
-    let picture = ReadOptions::default().with_background([0; 3]).read(path)?;
+    let read = ReadOptions::default().with_background([0; 3]).read(path);
+    let picture = read.map_err(|error| format!("mask {error}"))?;
     picture.left_out.iter().for_each(|it| note(format_args!("{}: {it}", path.display())));
     let mask = grayscale(&picture.image);
     if mask.pixels().all(|pixel| pixel[0] < 128) {

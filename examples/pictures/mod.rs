@@ -35,14 +35,14 @@ pub(crate) struct Common {
     /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
-    /// Seed of the first picture, or `random`; each further picture has the next seed [default: 0]
+    /// Seed of the first picture, or `random` (or -1); each further picture has the next seed [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<Seed>,
     /// Number of pictures per caption, or of variations per picture [default: 1]
     #[arg(long)]
     n: Option<usize>,
     /// Make the pictures in this file again, from the settings that it holds; other options
-    /// override them
+    /// override them, but for captions, the seed and the number
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "n"])]
     pub(crate) from: Option<PathBuf>,
     /// What the picture should not show; guidance leads away from it [default: ""]
@@ -55,15 +55,16 @@ pub(crate) struct Common {
     /// A picture that the result follows, such as a depth map, of a model that was trained with such
     #[arg(long, value_name = "FILE")]
     hint: Option<PathBuf>,
-    /// Noise in the image embedding, from 0, of a model that was trained with such (Stable unCLIP):
-    /// more makes pictures less like it [default: 0]
-    #[arg(long, value_name = "LEVEL")]
+    /// Noise in the image embedding, 0 to 999, of a model that was trained with such (Stable
+    /// unCLIP): more makes pictures less like it [default: 0]
+    #[arg(long, value_name = "LEVEL", allow_negative_numbers = true)]
     noise_level: Option<usize>,
-    /// Width of the pictures in pixels, of a model that is not bound to one size
-    #[arg(long, value_name = "PIXELS", requires = "height")]
+    /// Width of the pictures in pixels, of a model that is not bound to one size: a multiple of 64,
+    /// with --height [default: the model's own]
+    #[arg(long, value_name = "PIXELS", requires = "height", allow_negative_numbers = true)]
     width: Option<u32>,
-    /// Height of the pictures in pixels
-    #[arg(long, value_name = "PIXELS", requires = "width")]
+    /// Height of the pictures in pixels, with --width
+    #[arg(long, value_name = "PIXELS", requires = "width", allow_negative_numbers = true)]
     height: Option<u32>,
     #[command(flatten)]
     decoder: DecoderArguments,

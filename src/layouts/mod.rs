@@ -7,7 +7,7 @@ mod clip_names;
 mod hub;
 mod layout;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 use unclip_autoencoder::AutoencoderConfig;
@@ -15,6 +15,7 @@ use unclip_core::InvalidSetting;
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, StageFiles, write_folder};
 
+use crate::bundle::missing;
 use crate::{Bundle, Error, OpenOptions, Slot, StageId};
 use layout::{Layout, Target};
 
@@ -29,7 +30,7 @@ macro_rules! layouts {
 layouts!(kandinsky::Kandinsky, stable::Stable, diffusers::Diffusers, karlo::Karlo, native::Native);
 
 /// Opens an autoencoder on its own: its folder (`movq`, `vae`, or `autoencoder` in this crate's own
-/// layout), or that of a model which has one of these.
+/// layout), that of a model which has one of these, or one with such a model's folder in it.
 ///
 /// # Example
 /// ```no_run
@@ -50,11 +51,24 @@ pub fn open_autoencoder(folder: impl AsRef<Path>) -> Result<Slot<AutoencoderConf
     let folder = folder.as_ref();
     let snapshot = hub::snapshot(folder)?;
     let folder = snapshot.as_deref().unwrap_or(folder);
-    let inside = ["movq", "vae", "autoencoder"].map(|name| folder.join(name));
-    let path = inside.iter().find(|path| path.is_dir()).map_or(folder, PathBuf::as_path);
-    if !path.is_dir() {
-        return Err(no_folder(path));
+    if !folder.is_dir() {
+        return Err(no_folder(folder));
     }
+    let inside = |folder: &Path| {
+        let names = ["movq", "vae", "autoencoder"].map(|name| folder.join(name));
+        names.into_iter().find(|path| path.is_dir())
+    };
+    let is_model = folder.join(diffusers::files::INDEX).exists();
+    let parts = kandinsky::subfolders(folder);
+    let found = inside(folder).or_else(|| parts.iter().find_map(|part| inside(part)));
+    let path = match found {
+        Some(path) => path,
+        None if is_model || folder.join("decoder").is_dir() => {
+            return Err(missing(folder, StageId::Autoencoder));
+        }
+        None => folder.into(),
+    };
+    let path = path.as_path();
     let files = if diffusers::autoencoder::is_of_diffusers(path) {
         diffusers::autoencoder::autoencoder(path)?
     } else {

@@ -37,7 +37,8 @@ pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Ve
 pub(in crate::layouts) fn one_text_tower(bundle: &Bundle) -> Result<(), Error> {
     match &bundle.prior_text {
         Some(text) => {
-            let expected = "absent: this layout has one text tower for prior and decoder";
+            let expected = "absent: this layout has one text tower for prior and decoder; Stable \
+                            unCLIP's (stable) has two";
             let name = text.encoder.id().to_string();
             Err(InvalidSetting::new(name, "given", expected).into())
         }

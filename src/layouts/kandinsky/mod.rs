@@ -123,7 +123,7 @@ fn pipeline(folder: &Path) -> Option<String> {
 }
 
 /// Folders in a folder, in the order of their names; those of hub clients by their snapshots.
-fn subfolders(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn subfolders(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_shown = |path: &PathBuf| {
         path.is_dir() && !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.')
