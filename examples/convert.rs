@@ -7,6 +7,8 @@
 //! opens what is written. The published index calls the module of one class `unclip`, so newer
 //! versions first need `sys.modules["unclip"] = diffusers.pipelines.deprecated.unclip.text_proj`.
 
+#[path = "shared/apart.rs"]
+mod apart;
 #[path = "shared/console.rs"]
 mod console;
 
@@ -51,6 +53,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
+    let models = [Some(arguments.model.as_path()), arguments.prior_model.as_deref()];
+    apart::check_apart(std::iter::once(arguments.out.as_path()), &[], &models)?;
     let (padding, fit) = if arguments.as_diffusers {
         (Some(Padding::Exclamation), Some(Fit::Crop))
     } else {

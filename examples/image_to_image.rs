@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, strength, edit, common } = arguments;
+    edit.check()?;
     let studio = common.open("redrawn.png", edit.n(), &[picture], &[])?;
     let picture = studio.read(picture)?;
     let subject = edit.subject(&picture);

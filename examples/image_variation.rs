@@ -222,6 +222,10 @@ fn from_noise(
     SamplerKind::from(Ddim { eta }).validate()?;
     let decoder = options.decoder.clone();
     let (n, first) = (options.n, options.seed);
+    if n > 1 && common.trace.is_some() {
+        let message = "--trace is of one call, and each of these pictures takes one";
+        return Err(message.into());
+    }
     options.seeds(images.len())?;
     options.n = 1;
     // what is asked is checked here, before the noise is found

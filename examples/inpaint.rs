@@ -47,6 +47,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, mask, edit, repaint, common } = arguments;
+    edit.check()?;
     let studio = common.open("edited.png", edit.n(), &[picture, mask], &[])?;
     let (picture, mask) = (studio.read_whole(picture)?, read_mask(mask)?);
     let subject = edit.subject(&picture);

@@ -62,6 +62,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, left, top, right, bottom, edit, repaint, common } = arguments;
+    edit.check()?;
     let studio = common.open("wide.png", edit.n(), &[picture], &[])?;
     let picture = studio.read_whole(picture)?;
     let sum = |parts: [u32; 3]| parts.iter().map(|&it| u64::from(it)).sum::<u64>();

@@ -132,8 +132,7 @@ impl Run<'_> {
                 };
                 let [height, width] = sides.map(|side| (side * HINT_FACTOR) as u32);
                 let hint: RgbImage = bicubic_8bit(&middle(hint, [width, height]), width, height);
-                let values = to_tensor(&[hint], device) * 0.5 + 0.5;
-                Some(values.repeat_dim(0, rows))
+                Some(to_tensor(&[hint], device) * 0.5 + 0.5)
             }
         };
         condition.control = control;

@@ -95,7 +95,11 @@ impl Observed<'_> {
         let seeds = options.seeds(1)?;
         let settings = subject.settings(options, unclip)?;
         let is_trained = unclip.bundle.control() == Some(Control::Kept);
-        let resampling = resampling.or((!is_trained).then(Resampling::default));
+        resampling.map_or(Ok(()), |it| it.validate())?;
+        // a trained decoder that never goes back has no resampling
+        let resampling = resampling
+            .or((!is_trained).then(Resampling::default))
+            .filter(|it| !(is_trained && it.times == 1));
         check_walk(&settings.decoder.sampler, options.noise.as_deref(), resampling)?;
         let steps = settings.steps() - settings.decoder.steps;
         let steps = steps + resampling.unwrap_or(Resampling::NONE).calls(settings.decoder.steps);

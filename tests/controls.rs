@@ -92,6 +92,12 @@ fn an_inpainting_has_the_numbers_of_diffusers() {
     // of nothing that is kept, it draws all
     let plain = GenerateOptions::default().with_decoder(StageOptions::default().with_steps(2));
     unclip.text_to_image("a cat", &with_prior(plain.clone())).unwrap();
+    // to walk once is what it does by default
+    let draw = |resampling| {
+        let subject = Subject::Picture(&picture);
+        unclip.inpaint((&picture, &mask), subject, resampling, &plain).unwrap().images()
+    };
+    assert_eq!(draw(Some(unclip::Resampling::NONE)), draw(None));
     let resampling = Some(unclip::Resampling { jump: 1, times: 2 });
     let subject = Subject::Picture(&picture);
     unclip.inpaint((&picture, &mask), subject, resampling, &plain).unwrap();

@@ -401,7 +401,7 @@ fn pictures_are_changed_by_their_latents() {
     assert_eq!(wide.get_pixel(64 + 300, 200), before.get_pixel(300, 200));
     let redrawn = ["picture.png", "a blue star", "--strength", "0.5", "--prior-steps", "1"];
     run("image_to_image", &redrawn).wrote(&["redrawn.png"]);
-    let refused: [(&str, &[&str], &[&str]); 16] = [
+    let refused: [(&str, &[&str], &[&str]); 19] = [
         ("inpaint", &["picture.png", "again.png.gif"], &["again.png.gif"]),
         ("outpaint", &["picture.png"], &["nothing to draw", "--left"]),
         ("outpaint", &["picture.png", "--top", "20000"], &["512 × 20512 pixels", "16384"]),
@@ -417,6 +417,13 @@ fn pictures_are_changed_by_their_latents() {
             &["a.png", "a place of its own"],
         ),
         ("inpaint", &["picture.png", "black.png"], &["black.png", "no white"]),
+        (
+            "inpaint",
+            &["picture.png", "mask.png", "--n", "18446744073709551615", "--out", "many/"],
+            &["n is 18446744073709551615, expected 1 to 64 pictures"],
+        ),
+        ("inpaint", &["picture.png", "missing.png", "--out", "many/"], &["mask missing.png"]),
+        ("mix", &["picture.png:x"], &["weight of picture.png is \"x\", expected a number"]),
         ("mix", &["pictur.png:0.7", "a ring"], &["pictur.png", "no such file"]),
         ("probe", &["picture.png", "--components", "0"], &["components is 0"]),
         ("reconstruct", &["picture.png", "--out", "picture.png"], &["a place of its own"]),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use unclip::decoder::{Condition, ImageNoise};
 use unclip::unclip_core::image::{psnr, to_rgb, to_tensor};
 use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
-use unclip::unclip_nn::checkpoint::Weights;
+use unclip::unclip_nn::checkpoint::{Weights, save_tensors};
 use unclip::{
     Bundle, GenerateOptions, OpenOptions, Precision, RecordedNoise, Residency, StageOptions,
     Subject, Tensor, UnClip, Variation, device, read_picture,
@@ -221,6 +221,27 @@ fn a_prior_may_come_from_another_model() {
         &["image_normalizer", "standard deviation of image embeddings"],
     );
     refused(Bundle::open_with(model.path(""), &with(model.path(""))), &["prior"]);
+}
+
+/// Half of a download, and statistics that nothing can be divided by, are named.
+#[test]
+fn what_is_half_there_is_named() {
+    let model = Karlo::new("../stable/model");
+    let marks = model.path("tokenizer/special_tokens_map.json");
+    fs::remove_file(&marks).unwrap();
+    model.open().unwrap();
+    std::os::unix::fs::symlink("/nowhere/blob", &marks).unwrap();
+    refused(model.open(), &["special_tokens_map.json", "a link to /nowhere/blob"]);
+    fs::remove_file(&marks).unwrap();
+    let index = fs::read(model.path("model_index.json")).unwrap();
+    fs::remove_file(model.path("model_index.json")).unwrap();
+    refused(model.open(), &["model_index.json", "No such file"]);
+    fs::write(model.path("model_index.json"), index).unwrap();
+    let path = model.path("image_normalizer/diffusion_pytorch_model.safetensors");
+    let std = vec![0.0; 12];
+    let tensors = [("mean".into(), vec![1, 12], std.clone()), ("std".into(), vec![1, 12], std)];
+    save_tensors(&path, &tensors, &[]).unwrap();
+    refused(model.open(), &["std in ", "image_normalizer", "is 0, expected at least"]);
 }
 
 /// Levels of noise are of decoders that were trained on such; more makes pictures less alike.

@@ -63,6 +63,12 @@ impl Edit {
         }
     }
 
+    /// Refuses a number of results that no call makes, before anything else.
+    pub(crate) fn check(&self) -> Result<(), AnyError> {
+        GenerateOptions::default().with_n(self.n).seeds(1)?;
+        Ok(())
+    }
+
     /// Number of results.
     pub(crate) fn n(&self) -> usize {
         self.n

@@ -67,7 +67,31 @@ pub(crate) struct Studio {
     out: PathBuf,
     decoder: StageOptions,
     pub(crate) options: GenerateOptions,
+    _made: MadeFolder,
 }
+
+/// A folder that was made for results, and goes if there are none.
+struct MadeFolder(Option<PathBuf>);
+
+impl MadeFolder {
+    fn of(out: &Path) -> Result<Self, AnyError> {
+        if out.is_dir() {
+            return Ok(Self(None));
+        }
+        std::fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
+        Ok(Self(Some(out.into())))
+    }
+}
+
+impl Drop for MadeFolder {
+    fn drop(&mut self) {
+        // one with something in it stays
+        self.0.as_ref().map(std::fs::remove_dir);
+    }
+}
+
+/// More pictures than anybody looks at.
+const MAX_FRAMES: usize = 10_000;
 
 impl Common {
     /// Checks where `frames` pictures and `others` go, and opens the model. `name` is the result's
@@ -79,6 +103,9 @@ impl Common {
         inputs: &[&Path],
         others: &[&Path],
     ) -> Result<Studio, AnyError> {
+        if frames > MAX_FRAMES {
+            return Err(format!("{frames} pictures, expected at most {MAX_FRAMES}").into());
+        }
         let out = self.out.clone().unwrap_or_else(|| name.into());
         if !is_folder(&out) && !is_animation(&out) {
             let formats =
@@ -113,13 +140,11 @@ impl Common {
         let placement = (&unclip::device(&self.device)?, self.precision);
         options.clone().with_decoder(decoder.clone()).resolve(&bundle)?;
         // nothing is made until all that can be checked is
-        if is_folder(&out) {
-            std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-        }
+        let made = if is_folder(&out) { MadeFolder::of(&out)? } else { MadeFolder(None) };
         all().try_for_each(check_place)?;
         // stages work a few times at most, which is not worth the memory of them all
         let unclip = UnClip::new(bundle, placement, Residency::OneByOne)?;
-        Ok(Studio { unclip, out, decoder, options })
+        Ok(Studio { unclip, out, decoder, options, _made: made })
     }
 }
 

@@ -95,7 +95,7 @@ pub(crate) struct Common {
     /// Write what the stages passed to each other, as safetensors; all captions or pictures form
     /// one batch
     #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
+    pub(crate) trace: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -197,7 +197,10 @@ impl Common {
             (Some(name), None) => {
                 return Err(format!("its noise came from {name:?}; give that by --noise").into());
             }
-            (Some(_), Some(path)) => {
+            (Some(name), Some(path)) => {
+                if path.file_name().is_none_or(|it| it.to_string_lossy() != *name) {
+                    note(format_args!("its noise came from {name:?}, not {}", path.display()));
+                }
                 let row = recipe.noise_row.unwrap_or(0);
                 Some(Arc::new(RecordedNoise::open(path)?.row(row)))
             }

@@ -14,6 +14,7 @@ pub(crate) fn check_apart<'a>(
     models: &[Option<&Path>],
 ) -> Result<(), AnyError> {
     let models = models.iter().flatten().filter_map(|model| model.canonicalize().ok());
+    let models = models.map(|model| whole(&model));
     let models: Vec<PathBuf> = models.collect();
     let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok());
     let mut taken: HashSet<PathBuf> = inputs.collect();
@@ -29,6 +30,12 @@ pub(crate) fn check_apart<'a>(
         }
     }
     Ok(())
+}
+
+/// The folder of a whole model: of a hub client's, a snapshot's files are links to others beside it.
+fn whole(model: &Path) -> PathBuf {
+    let above = model.parent().filter(|it| it.ends_with("snapshots"));
+    above.and_then(Path::parent).unwrap_or(model).into()
 }
 
 /// Where something would be that is not there yet, also through a link.

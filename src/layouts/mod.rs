@@ -181,6 +181,14 @@ impl Bundle {
     }
 }
 
+/// The error for a path that should be a prior's folder and is not.
+fn no_prior_folder(path: &Path) -> Error {
+    match no_folder(path) {
+        Error::Setting(error) => InvalidSetting { name: "prior model".into(), ..error }.into(),
+        other => other,
+    }
+}
+
 /// The error for a path that should be a model's folder and is not.
 fn no_folder(path: &Path) -> Error {
     let name = path.to_string_lossy();

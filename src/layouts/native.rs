@@ -21,6 +21,7 @@ use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, save_stage};
 use unclip_upsample::UpsamplerConfig;
 
+use super::diffusers::files::INDEX;
 use super::layout::{Layout, Target, Writer};
 use crate::bundle::{Parts, missing};
 use crate::{Bundle, Error, OpenOptions, Slot, StageId};
@@ -41,6 +42,7 @@ impl Layout for Native {
     }
 
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
+        check_index(folder)?;
         let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, StageId::TextEncoder)?;
         let reading = tokenizer_options(&text_encoder, options.padding);
         let mut image_encoder: Option<StageFiles<ImageEncoderConfig>> =
@@ -105,6 +107,18 @@ fn write<T: StageConfig>(stage: &Slot<T>, target: &Target<'_>) -> Result<(), Err
     let folder = target.folder.join(stage.id().to_string());
     let space = stage.embedding_space();
     Ok(save_stage(&folder, space, stage.config(), &network, target.format)?)
+}
+
+/// Names what is missing of a folder in one of diffusers' layouts: this layout has no such parts.
+fn check_index(folder: &Path) -> Result<(), LoadError> {
+    const PARTS: [&str; 5] = ["unet", "vae", "text_proj", "scheduler", "decoder_scheduler"];
+    let path = folder.join(INDEX);
+    match std::fs::metadata(&path) {
+        Err(source) if PARTS.iter().any(|part| folder.join(part).is_dir()) => {
+            Err(LoadError::Io { path, source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// CLIP's text tower where the decoder has another.

@@ -14,7 +14,7 @@ pub struct Condition {
     pub text: TextEmbedding,
     /// What it is told of every pixel, of a decoder with a [`Control`](crate::Control): what is
     /// kept, 0 elsewhere, and a channel of 1 where it is kept, `[batch, channels + 1, height,
-    /// width]`; or the hint, `[batch, 3, 8 height, 8 width]` in [0, 1]. A decoder without ignores it.
+    /// width]`; or the hint, `[batch or 1, 3, 8 height, 8 width]` in [0, 1]. A decoder without ignores it.
     pub control: Option<Tensor<4>>,
     /// The noise of the image embedding, of a decoder with an
     /// [`Augmentation`](crate::Augmentation); level 0 and no noise if absent. A decoder without

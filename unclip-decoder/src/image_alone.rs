@@ -83,7 +83,11 @@ impl ImageAlone {
         let context = Context { tokens: self.tokens_norm.forward(tokens), mask: None };
         let control = condition.control.clone();
         let layout = match &self.hint {
-            Some(network) => Some(network.forward(control.expect("a hint"))),
+            Some(network) => {
+                let read = network.forward(control.expect("a hint"));
+                // one picture is a hint for all
+                Some(if read.dims()[0] == 1 { read.repeat_dim(0, batch) } else { read })
+            }
             None => control,
         };
         Bound { emb, context, layout }

@@ -239,13 +239,18 @@ fn padding(fields: &mut Fields) -> Result<Option<Padding>, LoadError> {
     }
 }
 
+/// Whether there is something, were it a link to nothing: that is half of a download.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 /// What a tokenizer's folder says beside vocabulary and merges: how rows are filled up, and how
 /// long they are.
 pub(in crate::layouts) fn tokenizer(
     folder: &Path,
 ) -> Result<(Option<Padding>, Option<usize>), LoadError> {
     let path = folder.join("tokenizer_config.json");
-    if !path.exists() {
+    if !is_there(&path) {
         return Ok((None, None));
     }
     let mut fields = Fields::read(&path, None)?;
@@ -253,7 +258,7 @@ pub(in crate::layouts) fn tokenizer(
     let mut padding = padding(&mut fields)?;
     // what transformers reads last, but for files that list all added tokens
     let marks = folder.join("special_tokens_map.json");
-    if added.is_none() && marks.exists() {
+    if added.is_none() && is_there(&marks) {
         padding = self::padding(&mut Fields::read(&marks, None)?)?.or(padding);
     }
     let length: Option<f64> = fields.take_optional("model_max_length")?;

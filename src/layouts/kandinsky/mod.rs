@@ -30,7 +30,7 @@ use super::diffusers::schedulers;
 use super::diffusers::unets::{self, ImageUNet};
 use super::diffusers::{check_index, image_encoder, prior, required, stage, text};
 use super::layout::{Layout, Writer};
-use super::{hub, no_folder};
+use super::{hub, no_prior_folder};
 use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions, StageId};
 
@@ -159,7 +159,7 @@ fn both(folder: &Path, options: &OpenOptions) -> Result<(PathBuf, PathBuf), Erro
 /// The prior's folder, of a path to it or to a folder with both.
 fn prior_folder(path: &Path) -> Result<PathBuf, Error> {
     if !path.is_dir() {
-        return Err(no_folder(path));
+        return Err(no_prior_folder(path));
     }
     let path = hub::snapshot(path)?.unwrap_or_else(|| path.into());
     if path.join(INDEX).exists() { Ok(path) } else { part(&path, &PRIORS, StageId::Prior) }

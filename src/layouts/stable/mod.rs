@@ -30,7 +30,7 @@ use super::diffusers::{
     check_index, image_encoder, prior, prior_of, required, schedulers, stage, text, text_of, unets,
 };
 use super::layout::{Layout, Writer};
-use super::{hub, no_folder};
+use super::{hub, no_prior_folder};
 use crate::bundle::{Parts, agree};
 use crate::{Bundle, Error, OpenOptions, StageId};
 
@@ -156,7 +156,7 @@ fn of_prior(options: &OpenOptions) -> OpenOptions {
 /// The prior of a folder in Karlo's layout.
 fn other_prior(model: &Path, path: &Path, options: &OpenOptions) -> Result<Captions, Error> {
     if !path.is_dir() {
-        return Err(no_folder(path));
+        return Err(no_prior_folder(path));
     }
     let snapshot = hub::snapshot(path)?;
     let folder = snapshot.as_deref().unwrap_or(path);
@@ -210,12 +210,27 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         )?,
         unet,
     };
+    check_deviations(&normalizer)?;
     let parts = [
         Weights::open_in(&normalizer, NETWORK)?.below("image_normalizer."),
         Weights::open_in(&path, NETWORK)?.below("unet."),
     ];
     let weights = Weights::join(&path, parts)?;
     Ok(stage(&path, config, weights, "layers_per_block")?)
+}
+
+/// Refuses standard deviations that nothing can be divided by.
+fn check_deviations(normalizer: &Path) -> Result<(), Error> {
+    const LEAST: f32 = 1e-6;
+    let weights = Weights::open_in(normalizer, NETWORK)?;
+    let values = weights.read("std")?.unwrap_or_default();
+    match values.into_iter().find(|it| it.is_finite() && *it < LEAST) {
+        Some(found) => {
+            let name = format!("std in {}", normalizer.display());
+            Err(InvalidSetting::new(name, found, "at least 0.000001").into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Checks that a prior of another model is of the same CLIP: both know the standard deviation of its
