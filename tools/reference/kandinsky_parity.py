@@ -35,13 +35,18 @@ FOLDERS = {
 
 GUIDANCE = {"on": (4.0, 4.0), "off": (1.0, 1.0)}
 
-#: What stands beside a prompt: nothing, or what the picture should not be like.
-NEGATIVE = {"": None, " negative": "a dog"}
+#: What is asked beside a prompt; a hint is of another U-Net. Sides are shares of the model's own.
+KINDS = {
+    "": {},
+    " negative": {"negative": "a dog"},
+    " sized": {"size": (1.5, 0.5)},
+    " hint": {"control": "hint"},
+}
 
 karlo_parity.LIMITS.update({"prior.embedding": 1e-4, "prior.negative_embedding": 1e-4, "decoder.latent": 1e-4})
 
 
-def rust(arguments, model, sources, case, guidance, negative):
+def rust(arguments, model, sources, case, guidance, run):
     """Runs the Rust example on recorded noise and gives its trace."""
     trace = case / "trace.rust.safetensors"
     trace.unlink(missing_ok=True)
@@ -61,8 +66,12 @@ def rust(arguments, model, sources, case, guidance, negative):
         prompts.write_text("".join(f"{prompt}\n" for prompt in sources), encoding="utf-8")
         command = [arguments.bin / "text_to_image"]
         flags.update({"--prompts": prompts, "--prior-steps": arguments.steps[0], "--prior-guidance": guidance[0]})
-        if negative:
-            flags["--negative-prompt"] = negative
+        if run.get("negative"):
+            flags["--negative-prompt"] = run["negative"]
+    if run.get("size"):
+        flags["--width"], flags["--height"] = run["size"]
+    if run.get("hint"):
+        flags["--hint"] = arguments.work / "hint.png"
     command += [part for flag in flags.items() for part in flag]
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if result.returncode != 0:
@@ -72,12 +81,22 @@ def rust(arguments, model, sources, case, guidance, negative):
 
 def compare(arguments, table, folder, kind, sources):
     """All cases of one folder: seeds, batches and guidance, with and without moved weights."""
-    model = arguments.work / folder
+    kind, asked = kind if isinstance(kind, tuple) else (kind, {})
+    model = arguments.work / (folder + (" hint" if "control" in asked else "")).replace(" ", "-")
     reference = kandinsky_reference.load(model)
     moved = []
     for index in range(arguments.scatter_runs):
         moved.append([perturb(pipeline, PERTURBATION, index) for pipeline in kandinsky_reference.load(model)])
-    variation, negative = kind == " variation", NEGATIVE.get(kind)
+    variation, negative = kind == " variation", asked.get("negative")
+    options = {"negative": negative}
+    if "size" in asked:
+        decoder = reference[1]
+        side = decoder.unet.config.sample_size * decoder.movq_scale_factor
+        # to which the pipeline rounds up
+        multiple = decoder.movq_scale_factor**2
+        options["size"] = tuple(round(side * share / multiple) * multiple for share in asked["size"])
+    if "control" in asked:
+        options["hint"] = Image.open(arguments.work / "hint.png")
     for guidance_name, guidance in GUIDANCE.items():
         if negative and guidance_name == "off":
             continue
@@ -88,7 +107,7 @@ def compare(arguments, table, folder, kind, sources):
                 case.mkdir(parents=True, exist_ok=True)
                 chosen = [sources[(seed + index) % len(sources)] for index in range(batch)]
                 inputs = [Image.open(path) for path in chosen] if variation else chosen
-                run = {"steps": arguments.steps, "guidance": guidance, "negative": negative}
+                run = {"steps": arguments.steps, "guidance": guidance, **options}
                 noise, trace, _ = kandinsky_reference.run(reference, inputs, seed=seed, **run)
                 save(case / "noise.safetensors", noise, {"seed": seed})
                 if guidance_name == "off":
@@ -97,7 +116,7 @@ def compare(arguments, table, folder, kind, sources):
                 for pipelines in moved:
                     _, other, _ = kandinsky_reference.run(pipelines, inputs, noise=noise, **run)
                     table.add(row, "scatter", distance(other, trace))
-                found = rust(arguments, model, chosen, case, guidance, negative)
+                found = rust(arguments, model, chosen, case, guidance, run)
                 table.add(row, "rust", distance(found, trace))
                 print(".", end="", file=sys.stderr, flush=True)
     print(f" {folder}{kind}", file=sys.stderr)
@@ -108,6 +127,7 @@ def main():
     parser.add_argument("--work", type=Path, required=True, help="folder for models, noise, traces and pictures")
     parser.add_argument("--bin", type=Path, default=Path("target/release/examples"), help="folder of the examples")
     parser.add_argument("--sizes", nargs="+", choices=FOLDERS, default=list(FOLDERS))
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, " variation"], default=[*KINDS, " variation"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--steps", nargs=2, type=int, default=[25, 50], help="prior, decoder")
@@ -119,9 +139,16 @@ def main():
     table = Table()
     for folder in arguments.sizes:
         kandinsky_folders.write_folder(arguments.work / folder, **FOLDERS[folder])
-        for kind in NEGATIVE:
-            compare(arguments, table, folder, kind, PROMPTS)
-        compare(arguments, table, folder, " variation", pictures(arguments.work))
+        for name in arguments.kinds:
+            kind = KINDS.get(name, {})
+            if "control" in kind:
+                hint = Image.open(pictures(arguments.work)[0]).convert("RGB")
+                side = min(hint.size)
+                hint.crop((0, 0, side, side)).save(arguments.work / "hint.png")
+                path = arguments.work / f"{folder}-hint"
+                kandinsky_folders.write_folder(path, **FOLDERS[folder], control="hint")
+            sources = pictures(arguments.work) if name == " variation" else PROMPTS
+            compare(arguments, table, folder, (name, kind), sources)
     failures = table.print_and_judge(arguments.factor, True)
     if failures:
         sys.exit(f"{failures} rows failed")
