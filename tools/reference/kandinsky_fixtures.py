@@ -4,7 +4,6 @@
     python kandinsky_fixtures.py --check    recomputes the traces, compares, writes nothing
 """
 
-import argparse
 import contextlib
 import shutil
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
+import karlo_files  # noqa: E402, F401  (first: it sets the environment)
 
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -21,9 +20,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import kandinsky_folders  # noqa: E402
 import kandinsky_reference  # noqa: E402
-from common import SIZE_LIMIT  # noqa: E402
+import folder_fixtures  # noqa: E402
 from karlo_fixtures import PROMPTS, pictures  # noqa: E402
-from karlo_reference import save  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "kandinsky"
 
@@ -146,46 +144,13 @@ def compute(root):
     yield from controlled(root, settings)
 
 
-def write():
-    """Writes everything, and sees that it is small enough to be committed."""
-    kandinsky_folders.write_folder(ROOT / "model", **OPTIONS)
+def write_folders(root):
+    """The whole model, and the other U-Nets."""
+    kandinsky_folders.write_folder(root / "model", **OPTIONS)
     for control in CONTROLS:
-        write_control(ROOT, control)
-    for name, tensors, settings in compute(ROOT):
-        save(ROOT / f"{name}.safetensors", tensors, settings)
-    files = [path for path in ROOT.rglob("*") if path.is_file()]
-    for path in files:
-        path.chmod(0o644)
-        assert path.stat().st_size <= SIZE_LIMIT, f"{path} is too large: {path.stat().st_size}"
-    print(f"{len(files)} files, {sum(path.stat().st_size for path in files):,} bytes")
+        write_control(root, control)
 
-
-def check():
-    """Recomputes the folder's weights and the traces; another CPU may change the last bits."""
-    with tempfile.TemporaryDirectory() as folder:
-        kandinsky_folders.write_folder(Path(folder) / "model", **OPTIONS)
-        for control in CONTROLS:
-            write_control(Path(folder), control)
-        for path in sorted(Path(folder).rglob("*")):
-            committed = ROOT / path.relative_to(folder)
-            if path.is_file() and path.read_bytes() != committed.read_bytes():
-                sys.exit(f"{committed} is not what kandinsky_folders.py writes")
-    for name, tensors, _ in compute(ROOT):
-        committed = load_file(ROOT / f"{name}.safetensors")
-        assert committed.keys() == tensors.keys(), name
-        for key, value in tensors.items():
-            difference = (committed[key] - value.float()).abs().double()
-            print(f"{name:16} {key:32} largest difference {difference.max():.1e}, median {difference.median():.1e}")
-            assert difference.median() <= 1e-5, f"{name}: {key}"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="recompute and compare, write nothing")
-    arguments = parser.parse_args()
-    quiet()
-    check() if arguments.check else write()
 
 
 if __name__ == "__main__":
-    main()
+    folder_fixtures.main(__doc__.splitlines()[0], ROOT, write_folders, compute)

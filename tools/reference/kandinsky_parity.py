@@ -9,8 +9,8 @@ random weights sample latents that are too large for their autoencoder.
 """
 
 import argparse
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -18,13 +18,12 @@ sys.dont_write_bytecode = True
 from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 from PIL import Image  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
 
 import kandinsky_folders  # noqa: E402
 import kandinsky_reference  # noqa: E402
 import karlo_parity  # noqa: E402
-from karlo_parity import PERTURBATION, PROMPTS, Table, distance, pictures  # noqa: E402
-from karlo_reference import perturb, save  # noqa: E402
+import latent_parity  # noqa: E402
+from karlo_parity import PROMPTS, Table, pictures  # noqa: E402
 
 #: Folders: name, options.
 FOLDERS = {
@@ -46,80 +45,45 @@ KINDS = {
 karlo_parity.LIMITS.update({"prior.embedding": 1e-4, "prior.negative_embedding": 1e-4, "decoder.latent": 1e-4})
 
 
-def rust(arguments, model, sources, case, guidance, run):
-    """Runs the Rust example on recorded noise and gives its trace."""
-    trace = case / "trace.rust.safetensors"
-    trace.unlink(missing_ok=True)
-    flags = {
-        "--model": model / "decoder",
-        "--prior-model": model / "prior",
-        "--out": case / "rust",
-        "--noise": case / "noise.safetensors",
-        "--trace": trace,
-        "--decoder-steps": arguments.steps[1],
-        "--decoder-guidance": guidance[1],
-    }
-    if isinstance(sources[0], Path):
-        command = [arguments.bin / "image_variation", *sources]
-    else:
-        prompts = case / "prompts.txt"
-        prompts.write_text("".join(f"{prompt}\n" for prompt in sources), encoding="utf-8")
-        command = [arguments.bin / "text_to_image"]
-        flags.update({"--prompts": prompts, "--prior-steps": arguments.steps[0], "--prior-guidance": guidance[0]})
-        if run.get("negative"):
-            flags["--negative-prompt"] = run["negative"]
-    if run.get("size"):
-        flags["--width"], flags["--height"] = run["size"]
-    if run.get("hint"):
+def size_of(decoder, shares):
+    """Width and height, as shares of the model's own, of which the pipeline makes multiples."""
+    factor = decoder.movq_scale_factor
+    side, multiple = decoder.unet.config.sample_size * factor, factor**2
+    return tuple(round(side * share / multiple) * multiple for share in shares)
+
+
+def compare(arguments, table, folder, name, kind, sources):
+    """One kind of run on one folder."""
+    model = arguments.work / (f"{folder}-hint" if "control" in kind else folder)
+    flags = {"--model": model / "decoder", "--prior-model": model / "prior"}
+    options = {"negative": kind.get("negative")}
+    scales = GUIDANCE
+    if "negative" in kind:
+        flags["--negative-prompt"] = kind["negative"]
+        scales = {"on": GUIDANCE["on"]}
+    if "size" in kind:
+        options["size"] = size_of(kandinsky_reference.load(model)[1], kind["size"])
+        flags["--width"], flags["--height"] = options["size"]
+    if "control" in kind:
         flags["--hint"] = arguments.work / "hint.png"
-    command += [part for flag in flags.items() for part in flag]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if result.returncode != 0:
-        sys.exit(f"{' '.join(str(part) for part in command)}\n{result.stdout}{result.stderr}")
-    return load_file(trace)
+        options["hint"] = Image.open(flags["--hint"])
 
+    def only(trace, scale):
+        if scale == "off":
+            # which nobody asks for here
+            del trace["prior.negative_embedding"]
 
-def compare(arguments, table, folder, kind, sources):
-    """All cases of one folder: seeds, batches and guidance, with and without moved weights."""
-    kind, asked = kind if isinstance(kind, tuple) else (kind, {})
-    model = arguments.work / (folder + (" hint" if "control" in asked else "")).replace(" ", "-")
-    reference = kandinsky_reference.load(model)
-    moved = []
-    for index in range(arguments.scatter_runs):
-        moved.append([perturb(pipeline, PERTURBATION, index) for pipeline in kandinsky_reference.load(model)])
-    variation, negative = kind == " variation", asked.get("negative")
-    options = {"negative": negative}
-    if "size" in asked:
-        decoder = reference[1]
-        side = decoder.unet.config.sample_size * decoder.movq_scale_factor
-        # to which the pipeline rounds up
-        multiple = decoder.movq_scale_factor**2
-        options["size"] = tuple(round(side * share / multiple) * multiple for share in asked["size"])
-    if "control" in asked:
-        options["hint"] = Image.open(arguments.work / "hint.png")
-    for guidance_name, guidance in GUIDANCE.items():
-        if negative and guidance_name == "off":
-            continue
-        row = (folder + kind, guidance_name)
-        for seed in arguments.seeds:
-            for batch in arguments.batches:
-                case = arguments.work / f"{row[0].replace(' ', '_')}-{guidance_name}-{seed}-{batch}"
-                case.mkdir(parents=True, exist_ok=True)
-                chosen = [sources[(seed + index) % len(sources)] for index in range(batch)]
-                inputs = [Image.open(path) for path in chosen] if variation else chosen
-                run = {"steps": arguments.steps, "guidance": guidance, **options}
-                noise, trace, _ = kandinsky_reference.run(reference, inputs, seed=seed, **run)
-                save(case / "noise.safetensors", noise, {"seed": seed})
-                if guidance_name == "off":
-                    # which nobody asks for here
-                    del trace["prior.negative_embedding"]
-                for pipelines in moved:
-                    _, other, _ = kandinsky_reference.run(pipelines, inputs, noise=noise, **run)
-                    table.add(row, "scatter", distance(other, trace))
-                found = rust(arguments, model, chosen, case, guidance, run)
-                table.add(row, "rust", distance(found, trace))
-                print(".", end="", file=sys.stderr, flush=True)
-    print(f" {folder}{kind}", file=sys.stderr)
+    latent_parity.compare(
+        arguments,
+        table,
+        folder + name,
+        sources,
+        load=lambda: kandinsky_reference.load(model),
+        run=partial(kandinsky_reference.run, **options),
+        scales=scales,
+        flags=flags,
+        only=only,
+    )
 
 
 def main():
@@ -148,7 +112,7 @@ def main():
                 path = arguments.work / f"{folder}-hint"
                 kandinsky_folders.write_folder(path, **FOLDERS[folder], control="hint")
             sources = pictures(arguments.work) if name == " variation" else PROMPTS
-            compare(arguments, table, folder, (name, kind), sources)
+            compare(arguments, table, folder, name, kind, sources)
     failures = table.print_and_judge(arguments.factor, True)
     if failures:
         sys.exit(f"{failures} rows failed")

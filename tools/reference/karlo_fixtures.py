@@ -8,22 +8,19 @@ The schedulers have their tables in f64 (`karlo_reference.py --tables f64`); `tr
 the prior gives with diffusers' own.
 """
 
-import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
+import karlo_files  # noqa: E402, F401  (first: it sets the environment)
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
 
 import karlo_folders  # noqa: E402
 import karlo_reference  # noqa: E402
-from common import SIZE_LIMIT  # noqa: E402
+import folder_fixtures  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "karlo"
 
@@ -80,46 +77,18 @@ def compute(root):
     yield "variation.trace", trace, settings
 
 
-def write():
-    """Writes everything, and sees that it is small enough to be committed."""
+def write_folders(root):
+    """The two folders."""
     for name, options in {"tiny": {}, "variation": {"variation": True, "dtype": "f16"}}.items():
-        karlo_folders.write_folder(ROOT / name, "micro", **options)
+        karlo_folders.write_folder(root / name, "micro", **options)
+
+
+def write_pictures(root):
+    """The pictures to vary."""
     for name, image in pictures().items():
-        image.save(ROOT / f"{name}.png")
-    for name, tensors, settings in compute(ROOT):
-        karlo_reference.save(ROOT / f"{name}.safetensors", tensors, settings)
-    files = [path for path in ROOT.rglob("*") if path.is_file()]
-    for path in files:
-        path.chmod(0o644)
-        assert path.stat().st_size <= SIZE_LIMIT, f"{path} is too large"
-    print(f"{len(files)} files, {sum(path.stat().st_size for path in files):,} bytes")
+        image.save(root / f"{name}.png")
 
-
-def check():
-    """Recomputes the folders' weights and the traces; another processor may change the last bits."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, options in {"tiny": {}, "variation": {"variation": True, "dtype": "f16"}}.items():
-            karlo_folders.write_folder(Path(folder) / name, "micro", **options)
-        for path in sorted(Path(folder).rglob("*")):
-            committed = ROOT / path.relative_to(folder)
-            if path.is_file() and path.read_bytes() != committed.read_bytes():
-                sys.exit(f"{committed} is not what karlo_folders.py writes")
-    for name, tensors, _ in compute(ROOT):
-        committed = load_file(ROOT / f"{name}.safetensors")
-        assert committed.keys() == tensors.keys(), name
-        for key, value in tensors.items():
-            difference = (committed[key] - value.float()).abs().double()
-            print(f"{name:16} {key:32} largest difference {difference.max():.1e}, median {difference.median():.1e}")
-            assert difference.median() <= 1e-5, f"{name}: {key}"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="recompute and compare, write nothing")
-    arguments = parser.parse_args()
-    quiet()
-    check() if arguments.check else write()
 
 
 if __name__ == "__main__":
-    main()
+    folder_fixtures.main(__doc__.splitlines()[0], ROOT, write_folders, compute, write_pictures)
