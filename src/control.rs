@@ -125,15 +125,12 @@ impl Run<'_> {
                 let channels = self.bundle.decoder.config().channels + 1;
                 Some(Tensor::zeros([rows, channels, sides[0], sides[1]], device))
             }
-            (Some(Control::Hint), None) => {
-                let Some(hint) = self.hint else {
-                    let expected = "a picture, which the decoder of this model follows";
-                    return Err(InvalidSetting::new("hint", "absent", expected).into());
-                };
+            // there is one: that was checked
+            (Some(Control::Hint), None) => self.hint.map(|hint| {
                 let [height, width] = sides.map(|side| (side * HINT_FACTOR) as u32);
                 let hint: RgbImage = bicubic_8bit(&middle(hint, [width, height]), width, height);
-                Some(to_tensor(&[hint], device) * 0.5 + 0.5)
-            }
+                to_tensor(&[hint], device) * 0.5 + 0.5
+            }),
         };
         condition.control = control;
         if condition.image_noise.is_none() && self.bundle.decoder.config().augmentation.is_some() {

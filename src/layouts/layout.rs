@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use serde_json::Value;
 use unclip_clip::vocabulary_files;
 use unclip_nn::Precision;
-use unclip_nn::checkpoint::{LoadError, write_whole};
+use unclip_nn::checkpoint::{LoadError, save_config, write_whole};
 
 use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions};
@@ -65,6 +66,14 @@ impl Target<'_> {
             std::fs::create_dir_all(folder).map_err(io)?;
         }
         Ok(path)
+    }
+
+    /// Writes configuration files.
+    pub(super) fn configs<S: AsRef<str>>(&self, files: &[(S, Value)]) -> Result<(), Error> {
+        for (name, config) in files {
+            save_config(&self.place(name.as_ref())?, config)?;
+        }
+        Ok(())
     }
 
     /// Copies vocabulary and merges to a folder in it.

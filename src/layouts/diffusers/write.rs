@@ -1,7 +1,7 @@
 //! A model written in the folder layout of diffusers, for the Python world.
 
 use serde_json::Value;
-use unclip_nn::checkpoint::{StageConfig, save_config, save_part};
+use unclip_nn::checkpoint::{StageConfig, save_part};
 
 use super::super::layout::Target;
 use super::files::{MODEL, NETWORK};
@@ -13,9 +13,7 @@ pub(in crate::layouts) fn write(
     configs: &[(&str, Value)],
     target: &Target<'_>,
 ) -> Result<(), Error> {
-    for (name, config) in configs {
-        save_config(&target.place(name)?, config)?;
-    }
+    target.configs(configs)?;
     target.copy_words(&bundle.words, "tokenizer")?;
     stage(&bundle.text_encoder, target, &[("", "text_encoder", MODEL)])?;
     if let Some(image_encoder) = &bundle.image_encoder {

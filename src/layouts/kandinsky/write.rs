@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use unclip_core::{InvalidSetting, Parameterization};
 use unclip_decoder::Control;
 use unclip_nn::Precision;
-use unclip_nn::checkpoint::save_config;
 
 use super::{IMAGE_TOKENS, LATENT_CHANNELS};
 use crate::layouts::diffusers::autoencoder::described as autoencoder;
@@ -113,9 +112,7 @@ pub(super) fn write(
     configs: &[(String, Value)],
     target: &Target<'_>,
 ) -> Result<(), Error> {
-    for (name, config) in configs {
-        save_config(&target.place(name)?, config)?;
-    }
+    target.configs(configs)?;
     target.copy_words(&bundle.words, "prior/tokenizer")?;
     stage(&bundle.text_encoder, target, &[("", "prior/text_encoder", MODEL)])?;
     stage(bundle.image_encoder()?, target, &[("", "prior/image_encoder", MODEL)])?;

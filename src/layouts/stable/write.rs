@@ -3,7 +3,6 @@
 use serde_json::{Map, Value, json};
 use unclip_core::{DiffusionConfig, InvalidSetting};
 use unclip_nn::Precision;
-use unclip_nn::checkpoint::save_config;
 
 use super::{LATENT_CHANNELS, NORMALIZER, OF_CAPTIONS, OF_PICTURES};
 use crate::layouts::diffusers::autoencoder::described_kl;
@@ -135,9 +134,7 @@ pub(super) fn write(
     configs: &[(String, Value)],
     target: &Target<'_>,
 ) -> Result<(), Error> {
-    for (name, config) in configs {
-        save_config(&target.place(name)?, config)?;
-    }
+    target.configs(configs)?;
     target.copy_words(&bundle.words, "tokenizer")?;
     stage(&bundle.text_encoder, target, &[("", "text_encoder", MODEL)])?;
     let of_prior = bundle.prior_text.as_ref().filter(|_| bundle.prior.is_some());
