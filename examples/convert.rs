@@ -23,10 +23,10 @@ use unclip::{Bundle, OpenOptions, Precision};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Folder of a model: Karlo's, Kandinsky 2.2's, Stable unCLIP's or one in this project's layout
+    /// Folder of a model: Karlo's, Kandinsky's, Stable unCLIP's or one in this project's layout
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
+    /// Folder of the prior, of a model that is published without (Kandinsky, Stable unCLIP)
     #[arg(long, value_name = "DIR")]
     prior_model: Option<PathBuf>,
     /// Folder to write, which must not exist yet
@@ -65,10 +65,10 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let bundle = Bundle::open_with(&arguments.model, &options)?;
     let device = unclip::device(&arguments.device)?;
     let decoder = bundle.decoder.config();
-    let usual = match (decoder.augmentation.is_some(), decoder.reads_captions()) {
+    let usual = match (decoder.augmentation.is_some(), decoder.needs_null_image()) {
         (true, _) => "stable",
-        (false, true) => "diffusers",
-        (false, false) => "kandinsky",
+        (false, true) => "kandinsky",
+        (false, false) => "diffusers",
     };
     let layout = arguments.layout.as_deref().unwrap_or(usual);
     bundle.save(layout, &arguments.out, arguments.precision, &device)?;

@@ -46,7 +46,7 @@ struct Arguments {
     /// built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
+    /// Folder of the prior, of a model that is published without (Kandinsky, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
     /// prior, decoder, autoencoder, upsampler.0, upsampler.1, …; or picture: one call makes whole

@@ -50,14 +50,14 @@ impl Run<'_> {
         Ok(latents)
     }
 
-    /// What guidance of a decoder without captions leads away from, one row for each seed: what the
-    /// prior made of the negative prompt, or CLIP's embedding of a picture of nothing but the mean
+    /// What guidance of a decoder that has learned no null image leads away from, one row for each
+    /// seed: what the prior made of the negative prompt, or CLIP's embedding of a picture of nothing but the mean
     /// color (Kandinsky 2).
     pub(crate) fn negative_embedding(&mut self) -> Result<ImageEmbedding, Error> {
         if let Some(drawn) = &self.negative_drawn {
             return Ok(drawn.clone());
         }
-        if !self.negative_prompt.is_empty() {
+        if !self.negative_prompt.is_empty() && !self.bundle.decoder.config().reads_captions() {
             let expected = "none: the decoder of this model reads no captions, and no prior has \
                             drawn an embedding of it in this run";
             let found = format!("{:?}", self.negative_prompt);
@@ -96,8 +96,9 @@ impl Run<'_> {
 
     /// Whether the prior has to draw an embedding of the negative prompt as well.
     pub(crate) fn draws_negative(&self) -> bool {
-        let reads = self.bundle.decoder.config().reads_captions();
-        self.wants_negative && !reads && !self.negative_prompt.is_empty()
+        let needs = self.bundle.decoder.config().needs_null_image();
+        let has_other = self.negative_prompt.is_empty() || self.negative_image.is_some();
+        self.wants_negative && needs && !has_other
     }
 }
 

@@ -89,7 +89,7 @@ pub struct OpenOptions {
     pub prior_padding: Option<Padding>,
     /// How pictures are fitted to the image encoder's square.
     pub fit: Option<Fit>,
-    /// The folder of the prior, of a model that is published without: Kandinsky 2.2's, or Karlo's for
+    /// The folder of the prior, of a model that is published without: Kandinsky's, or Karlo's for
     /// Stable unCLIP with CLIP ViT-L.
     pub prior_model: Option<PathBuf>,
 }
@@ -152,6 +152,12 @@ impl Bundle {
             }
             None => Err(missing(&self.origin, StageId::PriorTextEncoder)),
         }
+    }
+
+    /// Whether the negative prompt leads the prior as well. That of Stable unCLIP is led away from the
+    /// empty caption, as by the reference.
+    pub(crate) fn prior_reads_negative(&self) -> bool {
+        self.decoder.config().augmentation.is_none()
     }
 
     /// The diffusion prior.

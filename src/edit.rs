@@ -5,7 +5,7 @@ use image::{GrayImage, RgbImage};
 use unclip_core::image::{to_rgb, to_tensor};
 use unclip_core::resize::bicubic_8bit;
 use unclip_core::{Ddim, Kept, Resampling};
-use unclip_decoder::{Condition, Control};
+use unclip_decoder::{CaptionKind, Condition, Control};
 
 use crate::bundle::missing;
 use crate::hole::{Square, with_larger_hole};
@@ -113,7 +113,12 @@ impl Observed<'_> {
             condition.control = Some(Tensor::cat(vec![known, mask], 1));
         }
         let bound = run.bind_decoder(&condition, &settings.decoder)?;
-        let sample = run.inpaint(&bound, &kept, resampling)?;
+        // as the references do: Kandinsky 2.1's decoder is told what is kept, and draws it as well
+        let draws_all = is_trained && unclip.bundle.decoder.config().captions == CaptionKind::Whole;
+        let sample = match resampling {
+            None if draws_all => run.sample(&bound, Start::default())?,
+            _ => run.inpaint(&bound, &kept, resampling)?,
+        };
         drop(bound);
         let pictures = run.pictures(sample)?;
         let pictures = run.upsample(pictures, &settings.upsamplers)?;

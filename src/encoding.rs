@@ -8,7 +8,7 @@ use unclip_core::{InvalidSetting, TextEmbedding};
 use crate::finite::finite;
 use crate::{Error, Run, Slot, StageCost};
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// Embeds captions for the decoder, one row each, and in most models for the prior too
     /// ([`encode_for_prior`](Self::encode_for_prior)). The negative prompt is embedded with them, so
     /// that the text encoder runs only once.
@@ -46,7 +46,7 @@ impl Run<'_> {
             self.bundle.clip_text()?;
             return encoded.map_or_else(|| self.encode(captions), |text| Ok(text.clone()));
         }
-        let all = captions.iter().map(AsRef::as_ref).chain([""]);
+        let all = captions.iter().map(AsRef::as_ref).chain([self.prior_negative_prompt()]);
         let (text, mut dropped) =
             self.encode_all(self.bundle.clip_text()?, &all.collect::<Vec<_>>())?;
         self.prior_null = Some(text.narrow(captions.len(), 1));
@@ -98,8 +98,12 @@ impl Run<'_> {
         Ok(self.null.insert(null).repeat_rows(self.seeds.len()))
     }
 
-    /// As [`null`](Self::null), for the prior: one with a text tower of its own is led away from the
-    /// empty caption, as by the reference (Stable unCLIP).
+    /// What the prior is led away from.
+    fn prior_negative_prompt(&self) -> &'a str {
+        if self.bundle.prior_reads_negative() { self.negative_prompt } else { "" }
+    }
+
+    /// As [`null`](Self::null), for the prior.
     ///
     /// # Errors
     /// As there.
@@ -109,7 +113,10 @@ impl Run<'_> {
         }
         let null = match self.prior_null.take() {
             Some(null) => null,
-            None => self.encode_all(self.bundle.clip_text()?, &[""])?.0,
+            None => {
+                let prompt = self.prior_negative_prompt();
+                self.encode_all(self.bundle.clip_text()?, &[prompt])?.0
+            }
         };
         Ok(self.prior_null.insert(null).repeat_rows(self.seeds.len()))
     }

@@ -105,13 +105,13 @@ pub enum Error {
 fn who_has(stage: &str) -> &'static str {
     match stage {
         "prior" => {
-            "; Karlo and Kandinsky 2.2 are published with one, and Stable unCLIP with CLIP ViT-L takes \
+            "; Karlo and Kandinsky are published with one, and Stable unCLIP with CLIP ViT-L takes \
              Karlo's (the prior model)"
         }
         "image_encoder" => {
-            "; Karlo's folder of image variations, Kandinsky 2.2's prior and Stable unCLIP have one"
+            "; Karlo's folder of image variations, Kandinsky's prior and Stable unCLIP have one"
         }
-        "autoencoder" => "; Kandinsky 2.2's decoder and Stable unCLIP have one",
+        "autoencoder" => "; Kandinsky's decoder and Stable unCLIP have one",
         "prior_text_encoder" => "; Stable unCLIP takes one with Karlo's prior (the prior model)",
         _ => "",
     }

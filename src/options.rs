@@ -316,7 +316,7 @@ impl Settings {
                             part in this picture";
             return Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected));
         }
-        let leads_prior = prior != 1.0 && bundle.prior_text.is_none();
+        let leads_prior = prior != 1.0 && bundle.prior_reads_negative();
         if prompt.is_empty() || leads_prior || self.decoder.is_guided() {
             return Ok(());
         }
@@ -327,8 +327,12 @@ impl Settings {
 
     /// Whether the decoder is led away from what CLIP sees in a picture of nothing.
     pub(crate) fn leads_from_blank(&self, options: &GenerateOptions, bundle: &Bundle) -> bool {
-        let has_other = !options.negative_prompt.is_empty() || options.negative_image.is_some();
-        !bundle.decoder.config().reads_captions() && self.decoder.is_guided() && !has_other
+        let config = bundle.decoder.config();
+        // the prior draws an embedding of it, if it has a part
+        let is_drawn = self.prior.is_some() || !config.reads_captions();
+        let is_drawn = is_drawn && !options.negative_prompt.is_empty();
+        let has_other = is_drawn || options.negative_image.is_some();
+        config.needs_null_image() && self.decoder.is_guided() && !has_other
     }
 
     /// Refuses guidance by CLIP where there is no caption that it could lead to.

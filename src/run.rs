@@ -28,7 +28,7 @@ pub struct Run<'a> {
     pub(crate) observer: Option<&'a mut Observer<'a>>,
     pub(crate) noise: Option<&'a RecordedNoise>,
     gallery: Option<&'a Gallery>,
-    negative_image: Option<&'a ImageEmbedding>,
+    pub(crate) negative_image: Option<&'a ImageEmbedding>,
     pub(crate) hint: Option<&'a RgbImage>,
     pub(crate) size: Option<[u32; 2]>,
     /// The level of noise in image embeddings, of a decoder that was trained on such; `None` for
@@ -270,18 +270,7 @@ impl<'a> Run<'a> {
     ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
         let slot = &self.bundle.decoder;
         let condition = &self.controlled(condition)?;
-        let rows = self.seeds.len();
-        let image = self.negative_image.map(|image| image.repeat_rows(rows));
-        let null = if slot.config().reads_captions() {
-            self.null_if_guided(settings)?.map(|text| Null { text, image })
-        } else if settings.is_guided() {
-            let image = image.map_or_else(|| self.negative_embedding(), Ok)?;
-            self.trace.negative = Some(image.clone());
-            // which it does not read
-            Some(Null { text: condition.text.clone(), image: Some(image) })
-        } else {
-            None
-        };
+        let null = self.null_if_guided(condition, settings)?;
         let bound = self.bind(slot, condition, settings, null.as_ref())?;
         match &self.clip_guidance {
             #[cfg(feature = "autodiff")]
@@ -315,8 +304,24 @@ impl<'a> Run<'a> {
         self.bind(&self.bundle.upsamplers[place], low_res, settings, None)
     }
 
-    /// What guidance leads away from, if there is any.
-    fn null_if_guided(&mut self, settings: &StageSettings) -> Result<Option<TextEmbedding>, Error> {
-        if settings.is_guided() { self.null().map(Some) } else { Ok(None) }
+    /// What guidance of the decoder leads away from, if there is any.
+    fn null_if_guided(
+        &mut self,
+        condition: &Condition,
+        settings: &StageSettings,
+    ) -> Result<Option<Null>, Error> {
+        if !settings.is_guided() {
+            return Ok(None);
+        }
+        let config = self.bundle.decoder.config();
+        let rows = self.seeds.len();
+        let mut image = self.negative_image.map(|image| image.repeat_rows(rows));
+        if config.needs_null_image() {
+            image = Some(image.map_or_else(|| self.negative_embedding(), Ok)?);
+            self.trace.negative.clone_from(&image);
+        }
+        // one that reads no captions reads no other either
+        let text = if config.reads_captions() { self.null()? } else { condition.text.clone() };
+        Ok(Some(Null { text, image }))
     }
 }

@@ -75,7 +75,7 @@ impl Variation<'_> {
         check_share("strength of the prior", share)?;
         settings.prior.as_ref().map(starting).transpose()?;
         let negative = &options.negative_prompt;
-        if !negative.is_empty() && !bundle.decoder.config().reads_captions() {
+        if !negative.is_empty() && bundle.decoder.config().needs_null_image() {
             return Err(no_negative(negative));
         }
         if self.through_prior {

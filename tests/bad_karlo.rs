@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use unclip::{Bundle, Error, Residency, UnClip};
 
-use crate::karlo_write::Karlo;
+use crate::karlo_write::{KANDINSKY_2_1, Karlo};
 use crate::support::{in_time, refused};
 
 /// Opens a model and reads all its weights.
@@ -31,6 +31,9 @@ fn configs() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
     let text = "architectures attention_dropout bos_token_id dropout initializer_factor \
                 initializer_range model_type pad_token_id torch_dtype dtype transformers_version \
                 projection_dim";
+    let multilingual = "architectures attention_probs_dropout_prob bos_token_id classifier_dropout \
+                        hidden_dropout_prob initializer_range model_type output_past torch_dtype \
+                        dtype transformers_version tie_word_embeddings use_cache";
     let unet = "downsample_padding upcast_attention addition_embed_type_num_heads dropout";
     let thresholding = "dynamic_thresholding_ratio sample_max_value";
     let files = [
@@ -56,6 +59,11 @@ fn configs() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
         (KANDINSKY, "prior/image_processor/preprocessor_config.json", "image_processor_type"),
         (KANDINSKY, "prior/prior/config.json", "dropout"),
         (KANDINSKY, "prior/scheduler/scheduler_config.json", ""),
+        (KANDINSKY_2_1, "decoder/model_index.json", ""),
+        (KANDINSKY_2_1, "decoder/unet/config.json", unet),
+        (KANDINSKY_2_1, "decoder/scheduler/scheduler_config.json", thresholding),
+        (KANDINSKY_2_1, "decoder/text_encoder/config.json", multilingual),
+        (KANDINSKY_2_1, "prior/model_index.json", ""),
         (STABLE, "model_index.json", ""),
         (STABLE, "text_encoder/config.json", text),
         (STABLE, "prior_text_encoder/config.json", clip),
@@ -101,8 +109,8 @@ fn unknown_fields_and_classes_are_named() {
         fs::write(model.path(file), &good).unwrap();
         let class = serde_json::from_slice::<Value>(&good).unwrap()["_class_name"].clone();
         // of two folders, each is found by its index
-        let is_found_by_it =
-            [KANDINSKY, STABLE].contains(&folder) && file.ends_with("model_index.json");
+        let is_found_by_it = [KANDINSKY, KANDINSKY_2_1, STABLE].contains(&folder)
+            && file.ends_with("model_index.json");
         for other in [json!("StableDiffusionPipeline"), json!(7), Value::Null] {
             if is_found_by_it {
                 continue;

@@ -1,4 +1,4 @@
-//! Karlo's and Kandinsky's folders, damaged at random: refused or harmless, at once, and with no more
+//! Published folders, damaged at random: refused or harmless, at once, and with no more
 //! memory than their files' size and a fixed allowance.
 //!
 //! 256 of each by default; `PROPTEST_CASES=1000000 cargo test … damage` tries more, and
@@ -54,6 +54,7 @@ fn damaged_folders_do_no_harm() {
     if std::env::var_os(CHILD).is_some() {
         damage_folders(&karlo(), 32);
         damage_folders(&with_noise("kandinsky"), 16);
+        damage_folders(&with_noise("kandinsky21"), 16);
         return damage_folders(&with_noise("stable"), 16);
     }
     let output = Command::new(std::env::current_exe().unwrap())

@@ -13,18 +13,31 @@ use unclip::{Bundle, Error, OpenOptions, Precision};
 use crate::karlo::{fixture, image_variation, text_to_images};
 use crate::support::{Model, names, read_tensors, refused, tensors_file};
 
+/// Where Kandinsky 2.1's folders lie, from Karlo's.
+pub(crate) const KANDINSKY_2_1: &str = "../kandinsky21/model";
+
 /// A fixture's folder to damage, with room beside it.
 pub(crate) struct Karlo(TempDir);
 
 impl Karlo {
     pub(crate) fn new(name: &str) -> Self {
         let folder = TempDir::new().unwrap();
+        let model = Self(folder);
+        model.add(name, "");
+        if name == KANDINSKY_2_1 {
+            // of 2.2, whose autoencoder is the same
+            model.add("../kandinsky/model/decoder/movq", "decoder/movq");
+        }
+        model
+    }
+
+    /// Copies the files of another fixture's folder to a folder of the model.
+    pub(crate) fn add(&self, name: &str, inside: &str) {
         for path in files(&fixture(name)) {
-            let copy = folder.path().join("model").join(&path);
+            let copy = self.path(inside).join(&path);
             fs::create_dir_all(copy.parent().unwrap()).unwrap();
             fs::copy(fixture(name).join(path), copy).unwrap();
         }
-        Self(folder)
     }
 
     /// Something in the model's folder.

@@ -27,6 +27,8 @@ mod end_to_end;
 mod folders;
 /// Kandinsky's folders: what diffusers gives on them.
 mod kandinsky;
+/// Kandinsky 2.1: what diffusers gives on it.
+mod kandinsky21;
 /// Karlo's folders: what diffusers gives on them.
 mod karlo;
 /// Folders written in diffusers' layout.

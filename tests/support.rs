@@ -10,8 +10,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
-use unclip::decoder::{DecoderConfig, LayoutConfig};
+use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
+use unclip::decoder::{CaptionKind, DecoderConfig, LayoutConfig};
 use unclip::prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, save_stage};
@@ -199,6 +199,7 @@ pub(crate) fn text_encoder() -> TextEncoderConfig {
         vocab_size: vocab.as_object().unwrap().len(),
         context_length: CONTEXT_LENGTH,
         d_embedding: 6,
+        tower: TextTower::Clip,
         projected: true,
         transformer: transformer(),
     }
@@ -271,6 +272,7 @@ fn decoder() -> DecoderConfig {
         image_tokens: 2,
         whitened: true,
         layout: Some(LayoutConfig { side: 4, channels: 2, d_hidden: 6 }),
+        captions: CaptionKind::default(),
         augmentation: None,
         control: None,
         unet: UNetConfig {

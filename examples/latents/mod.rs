@@ -30,7 +30,7 @@ pub(crate) struct Common {
     /// Folder of a model with an image encoder [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
+    /// Folder of the prior, of a model that is published without (Kandinsky, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
     /// A picture that the result follows, such as a depth map, of a model that was trained with such

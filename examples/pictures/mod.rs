@@ -28,11 +28,11 @@ use stages::{DecoderArguments, GuidanceArguments, UpsamplerArguments};
 pub(crate) struct Common {
     #[command(flatten)]
     output: Output,
-    /// Folder of a model: Karlo's, Kandinsky 2.2's, Stable unCLIP's or one in this project's layout
+    /// Folder of a model: Karlo's, Kandinsky's, Stable unCLIP's or one in this project's layout
     /// [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
+    /// Folder of the prior, of a model that is published without (Kandinsky, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
     /// Seed of the first picture, or `random` (or -1); each further picture has the next seed [default: 0]

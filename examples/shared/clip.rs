@@ -13,7 +13,7 @@ pub(crate) struct Clip {
     /// Folder of a model with an image encoder [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
-    /// Folder of the prior, of a model that is published without (Kandinsky 2.2, Stable unCLIP)
+    /// Folder of the prior, of a model that is published without (Kandinsky, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
     prior_model: Option<PathBuf>,
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several

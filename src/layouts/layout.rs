@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::Value;
-use unclip_clip::vocabulary_files;
+use unclip_clip::{is_of_pieces, vocabulary_files};
 use unclip_nn::Precision;
-use unclip_nn::checkpoint::{LoadError, save_config, write_whole};
+use unclip_nn::checkpoint::{LoadError, read_file, save_config, write_whole};
 
 use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions};
@@ -76,10 +76,22 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Copies vocabulary and merges to a folder in it.
+    /// Copies vocabulary and merges to a folder in it; of a tokenizer that has neither, the files
+    /// that it has.
     pub(super) fn copy_words(&self, words: &Path, folder: &str) -> Result<(), Error> {
-        let (vocab, merges) = vocabulary_files(words)?;
-        write_whole(&self.place(&format!("{folder}/vocab.json"))?, &vocab)?;
-        Ok(write_whole(&self.place(&format!("{folder}/merges.txt"))?, &merges)?)
+        if !is_of_pieces(words) {
+            let (vocab, merges) = vocabulary_files(words)?;
+            write_whole(&self.place(&format!("{folder}/vocab.json"))?, &vocab)?;
+            return Ok(write_whole(&self.place(&format!("{folder}/merges.txt"))?, &merges)?);
+        }
+        const LIMIT: u64 = 64 << 20;
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            let path = words.join(name);
+            if path.exists() {
+                let bytes = read_file(&path, LIMIT)?;
+                write_whole(&self.place(&format!("{folder}/{name}"))?, &bytes)?;
+            }
+        }
+        Ok(())
     }
 }

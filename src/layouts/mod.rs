@@ -81,7 +81,7 @@ impl Bundle {
     /// Opens a model's folder.
     ///
     /// It has this crate's own layout, which is shown below; diffusers' (Karlo as published), with
-    /// a `model_index.json`; Kandinsky 2.2's two folders, as published (the prior's is
+    /// a `model_index.json`; Kandinsky's two folders, as published (the prior's is
     /// [`OpenOptions::prior_model`]) or together in one; Stable unCLIP's; or that of Karlo's own code, whose pickles
     /// must first be converted to safetensors (`tools/convert_pickle.py`). A hub client's folder
     /// (`models--…`) stands for the revision in it.
@@ -150,7 +150,7 @@ impl Bundle {
 
     /// Writes the model as a new folder. `layout` is `native`, this crate's own; `diffusers`, whose
     /// `UnCLIPPipeline` opens it (`UnCLIPImageVariationPipeline` if the model has no prior);
-    /// `kandinsky`, two folders that its pipelines of Kandinsky 2.2 open; or `stable`, one that its
+    /// `kandinsky`, two folders that its pipelines of Kandinsky 2.1 or 2.2 open; or `stable`, one that its
     /// `StableUnCLIPPipeline` opens (`StableUnCLIPImg2ImgPipeline` if the model has no prior).
     ///
     /// The folder is written whole or not at all. Stages are loaded to `device` one after the

@@ -70,10 +70,12 @@ impl Layout for Native {
     }
 
     fn writer<'a>(&self, bundle: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
-        let only = TokenizerOptions::default().padding;
+        let only = TokenizerOptions::PADDING;
         let of_prior = bundle.prior_text.as_ref().map(|it| &it.tokenizer);
         let paddings = [Some(&bundle.tokenizer), of_prior].into_iter().flatten();
-        let other = paddings.map(Tokenizer::padding).find(|&padding| padding != only);
+        let has_choice = |padding: &Padding| *padding != Padding::Pad;
+        let mut paddings = paddings.map(Tokenizer::padding).filter(has_choice);
+        let other = paddings.find(|&padding| padding != only);
         if let Some(padding) = other {
             let found = format!("{padding:?}");
             let expected = format!("{only:?}: the layout has no other; open the model with it");
@@ -136,7 +138,6 @@ fn tokenizer_options(
     text: &StageFiles<TextEncoderConfig>,
     padding: Option<Padding>,
 ) -> TokenizerOptions {
-    let padding = padding.unwrap_or(TokenizerOptions::default().padding);
     TokenizerOptions { context_length: text.manifest.config.context_length, padding }
 }
 

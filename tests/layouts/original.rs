@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use burn::tensor::Device;
 use tempfile::TempDir;
-use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
-use unclip::decoder::DecoderConfig;
+use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
+use unclip::decoder::{CaptionKind, DecoderConfig};
 use unclip::prior::DiffusionPriorConfig;
 use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, Weights, save_weights};
@@ -34,6 +34,7 @@ pub(crate) fn text_config() -> TextEncoderConfig {
         vocab_size: crate::support::text_encoder().vocab_size,
         context_length: 8,
         d_embedding: 24,
+        tower: TextTower::Clip,
         projected: true,
         transformer: transformer(2, Activation::QuickGelu),
     }
@@ -83,6 +84,7 @@ pub(crate) fn decoder_config() -> DecoderConfig {
         image_tokens: 3,
         whitened: false,
         layout: None,
+        captions: CaptionKind::default(),
         augmentation: None,
         control: None,
         unet: UNetConfig {

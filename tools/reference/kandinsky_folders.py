@@ -242,41 +242,61 @@ def network(name, options):
         return classes[name](**options[name])
 
 
-def write_folder(folder, size, seed=0, dtype="f32", shard_bytes=1 << 40, report=lambda line: None, control=None):
-    """Writes both folders; those that exist are replaced."""
-    pipeline, fields = CONTROLS[control]
-    options, folder = {**SIZES[size], "unet": {**SIZES[size]["unet"], **fields}}, Path(folder)
-    for name, networks in NETWORKS.items():
-        part = folder / name
-        if part.exists():
-            known = (part / "scheduler").is_dir()
-            assert known, f"{part} holds something else"
-            shutil.rmtree(part)
-        for which in networks:
-            module = randomise(network(which, options), which, seed, DTYPES[dtype])
-            module.save_pretrained(part / which, max_shard_size=shard_bytes)
-            report(f"{sum(p.numel() for p in module.parameters()):>13,}  {which}")
-            del module
-            gc.collect()
-    prior, decoder = folder / "prior", folder / "decoder"
+def empty(part):
+    """Removes a part's folder, if it is one."""
+    if part.exists():
+        known = (part / "scheduler").is_dir()
+        assert known, f"{part} holds something else"
+        shutil.rmtree(part)
+
+
+def write_network(path, module, seed, dtype, shard_bytes, report):
+    """Gives a network its weights, and writes it."""
+    module = randomise(module, path.name, seed, DTYPES[dtype])
+    module.save_pretrained(path, max_shard_size=shard_bytes)
+    report(f"{sum(p.numel() for p in module.parameters()):>13,}  {path.name}")
+    del module
+    gc.collect()
+
+
+def write_prior(prior, options, pipeline, write):
+    """Writes the prior's folder: `write` is given the path and the network of each part."""
+    empty(prior)
+    for which in NETWORKS["prior"]:
+        write(prior / which, network(which, options))
     UnCLIPScheduler(**options["prior_scheduler"]).save_pretrained(prior / "scheduler")
-    DDPMScheduler(**options["scheduler"]).save_pretrained(decoder / "scheduler")
     write_tokenizer(prior / "tokenizer", **options["tokenizer"])
     write_feature_extractor(prior / "image_processor", options["image_processor"])
     parts = {name: network(name, options) for name in NETWORKS["prior"]}
-    KandinskyV22PriorPipeline(
+    pipeline(
         **parts,
         tokenizer=CLIPTokenizer.from_pretrained(prior / "tokenizer"),
         scheduler=UnCLIPScheduler.from_pretrained(prior / "scheduler"),
         image_processor=CLIPImageProcessor.from_pretrained(prior / "image_processor"),
     ).save_config(prior)
-    parts = {name: network(name, options) for name in NETWORKS["decoder"]}
-    scheduler = DDPMScheduler.from_pretrained(decoder / "scheduler")
-    pipeline(**parts, scheduler=scheduler).save_config(decoder)
     index = prior / "model_index.json"
     entries = json.loads(index.read_text())
     entries["image_processor"] = ["transformers", "CLIPImageProcessor"]
     write_json(index, entries)
+
+
+def write_folder(folder, size, seed=0, dtype="f32", shard_bytes=1 << 40, report=lambda line: None, control=None):
+    """Writes both folders; those that exist are replaced."""
+    pipeline, fields = CONTROLS[control]
+    options, folder = {**SIZES[size], "unet": {**SIZES[size]["unet"], **fields}}, Path(folder)
+
+    def write(path, module):
+        write_network(path, module, seed, dtype, shard_bytes, report)
+
+    write_prior(folder / "prior", options, KandinskyV22PriorPipeline, write)
+    decoder = folder / "decoder"
+    empty(decoder)
+    for which in NETWORKS["decoder"]:
+        write(decoder / which, network(which, options))
+    DDPMScheduler(**options["scheduler"]).save_pretrained(decoder / "scheduler")
+    parts = {name: network(name, options) for name in NETWORKS["decoder"]}
+    scheduler = DDPMScheduler.from_pretrained(decoder / "scheduler")
+    pipeline(**parts, scheduler=scheduler).save_config(decoder)
 
 
 def main():

@@ -1,13 +1,13 @@
-"""Runs diffusers' Kandinsky 2.2 pipelines on folders with recorded noise.
+"""Runs diffusers' Kandinsky 2.1 and 2.2 pipelines on folders with recorded noise.
 
     python kandinsky_reference.py --model DIR --prompt "a cat" --noise N.safetensors --trace T.safetensors
     python kandinsky_reference.py --model DIR --images A.png --noise N.safetensors --trace T.safetensors
     … --images A.png --mask M.png          of a decoder for inpainting: white is drawn
     … --hint H.png                         of one that follows a depth map
 
-DIR holds the folders `decoder` and `prior`, as `kandinsky_folders.py` writes them. Noise and trace
-are as in `karlo_reference.py`; the decoder's scheduler also draws for its last step, where the draw
-counts for 1e-10. Tables of the schedulers are in f64 unless `--tables f32` says otherwise.
+DIR holds the folders `decoder` and `prior`, as `kandinsky_folders.py` and `kandinsky21_folders.py` write
+them. Noise and trace are as in `karlo_reference.py`; 2.2's scheduler also draws for the decoder's last
+step, where the draw counts for 1e-10, and 2.1's draws for none. Tables of the schedulers are in f64 unless `--tables f32` says otherwise.
 """
 
 import argparse
@@ -22,7 +22,12 @@ from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 import torch  # noqa: E402
 import diffusers  # noqa: E402
 import numpy as np  # noqa: E402
-from diffusers import DDPMScheduler, KandinskyV22PriorPipeline  # noqa: E402
+from diffusers import DDIMScheduler, DDPMScheduler  # noqa: E402
+from diffusers.pipelines.kandinsky import (  # noqa: E402
+    pipeline_kandinsky,
+    pipeline_kandinsky_inpaint,
+    pipeline_kandinsky_prior,
+)
 from diffusers.pipelines.kandinsky2_2 import (  # noqa: E402
     pipeline_kandinsky2_2,
     pipeline_kandinsky2_2_controlnet,
@@ -38,6 +43,9 @@ from karlo_reference import exact_tables, save, wrap  # noqa: E402
 
 #: The modules that draw random numbers.
 DRAWING = (
+    pipeline_kandinsky,
+    pipeline_kandinsky_inpaint,
+    pipeline_kandinsky_prior,
     pipeline_kandinsky2_2,
     pipeline_kandinsky2_2_controlnet,
     pipeline_kandinsky2_2_inpainting,
@@ -51,13 +59,14 @@ CALLS = ("prior", "unet")
 
 
 class Noise(karlo_reference.Noise):
-    """As Karlo's, with one draw more for the decoder."""
+    """As Karlo's, with one draw more for the decoder, or with its first alone."""
 
     drawing = DRAWING
 
-    def __init__(self, steps, recorded=None, seed=0):
-        super().__init__(steps, recorded, seed)
-        self.names.append(f"decoder.step.{steps['decoder'] - 1}")
+    def __init__(self, steps, recorded=None, seed=0, draws=True):
+        super().__init__(steps if draws else {**steps, "decoder": 1}, recorded, seed)
+        if draws:
+            self.names.append(f"decoder.step.{steps['decoder'] - 1}")
 
 
 def load(folder, tables="f64"):
@@ -75,7 +84,7 @@ def load(folder, tables="f64"):
 def exact(pipeline):
     """Replaces the f32 tables of the schedulers by the same in f64."""
     part = pipeline.scheduler
-    if isinstance(part, DDPMScheduler):
+    if isinstance(part, (DDPMScheduler, DDIMScheduler)):
         config = part.config
         assert config.beta_schedule == "linear"
         part.betas = torch.linspace(
@@ -84,6 +93,8 @@ def exact(pipeline):
         part.alphas = 1 - part.betas
         part.alphas_cumprod = torch.cumprod(part.alphas, dim=0)
         part.one = torch.tensor(1, dtype=torch.float64)
+        if isinstance(part, DDIMScheduler):
+            part.final_alpha_cumprod = part.one if config.set_alpha_to_one else part.alphas_cumprod[0]
         return pipeline
     return exact_tables(pipeline)
 
@@ -155,17 +166,28 @@ def run(
 
         return after
 
-    def text(result):
-        # with guidance the prompts come second; negative prompts that are drawn follow them
-        half = len(result[0]) // 2 if guidance[0] > 1 else 0
-        pooled, tokens, mask = (value[half : half + rows] for value in result)
-        trace.update({"text_encoder.pooled": pooled, "text_encoder.tokens": tokens, "text_encoder.mask": mask})
+    def text(stage, is_guided):
+        def after(result):
+            # with guidance the prompts come second; negative prompts that are drawn follow them
+            half = len(result[0]) // 2 if is_guided else 0
+            names = (f"{stage}.{name}" for name in ("pooled", "tokens", "mask"))
+            trace.update(zip(names, (value[half : half + rows] for value in result)))
 
+        return after
+
+    # 2.1's decoder reads captions by a tower of its own
+    reads = hasattr(decoder, "text_encoder")
+    captions = {}
+    if reads:
+        negatives = None if negative is None else [negative] * rows
+        captions = {"prompt": [""] * rows if variation else list(inputs), "negative_prompt": negatives}
+        undo.append(wrap(decoder, "_encode_prompt", text("text_encoder", guidance[1] > 1)))
     counts = {"decoder": steps[1]} if variation else dict(zip(("prior", "decoder"), steps))
-    source = Noise(counts, noise, seed)
+    source = Noise(counts, noise, seed, draws=isinstance(decoder.scheduler, DDPMScheduler))
     undo.append(decoder.unet.register_forward_hook(call("unet"), with_kwargs=True).remove)
     undo.append(prior.prior.register_forward_hook(call("prior"), with_kwargs=True).remove)
-    undo.append(wrap(prior, "_encode_prompt", text))
+    of_prior = "prior_text_encoder" if reads else "text_encoder"
+    undo.append(wrap(prior, "_encode_prompt", text(of_prior, guidance[0] > 1)))
     try:
         with source.installed(), torch.no_grad():
             if variation:
@@ -191,6 +213,7 @@ def run(
             hint_sides = [8 * side // factor for side in (height, width)]
             undo.append(listen_to_decoding(decoder.movq, trace))
             decoder(
+                **captions,
                 image_embeds=image,
                 negative_image_embeds=away,
                 height=height,

@@ -5,6 +5,31 @@ use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::KeyMap;
 use unclip_nn::{TransformerConfig, check};
 
+/// What kind of text tower it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextTower {
+    /// CLIP's: causal, and the end mark's state becomes the embedding.
+    #[default]
+    Clip,
+    /// M-CLIP's XLM-RoBERTa, which Kandinsky 2.1 reads captions of a hundred languages by: padding is
+    /// hidden, and the mean of all states becomes the embedding.
+    Multilingual {
+        /// Rows of its position table: the positions of a caption, and those up to the number of
+        /// the padding token, which have no caption's token.
+        positions: usize,
+        /// Number of the token that fills a row up.
+        padding: u32,
+    },
+}
+
+impl TextTower {
+    /// Whether it is CLIP's.
+    pub fn is_clip(&self) -> bool {
+        *self == Self::Clip
+    }
+}
+
 /// Sizes of a [`TextEncoder`](crate::TextEncoder).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +38,9 @@ pub struct TextEncoderConfig {
     pub vocab_size: usize,
     /// Number of positions: tokens of a caption with its two marks and padding.
     pub context_length: usize,
+    /// The kind of tower.
+    #[serde(default, skip_serializing_if = "TextTower::is_clip")]
+    pub tower: TextTower,
     /// Width of CLIP's space; of a tower without a projection, that of its tokens.
     pub d_embedding: usize,
     /// Whether the embedding is the end mark's state after a projection into CLIP's space, or, of a
@@ -48,11 +76,32 @@ impl TextEncoderConfig {
             let expected = "at least 3: two marks and a token";
             return Err(InvalidSetting::new("context_length", self.context_length, expected));
         }
+        self.check_tower()?;
         if !self.projected {
             check::equal("d_embedding", self.d_embedding, self.transformer.d_model)?;
         }
         InvalidSetting::check_range("logit_scale", self.logit_scale, 0.0, 1000.0)?;
         self.transformer.validate().map_err(|error| error.within("transformer"))
+    }
+
+    fn check_tower(&self) -> Result<(), InvalidSetting> {
+        let TextTower::Multilingual { positions, padding } = self.tower else { return Ok(()) };
+        check::size("positions", positions).map_err(|error| error.within("tower"))?;
+        let least = self.context_length + padding as usize + 1;
+        if padding as usize >= self.vocab_size {
+            let expected = format!("below vocab_size, which is {}", self.vocab_size);
+            return Err(InvalidSetting::new("tower.padding", padding, expected));
+        }
+        if positions < least {
+            let expected =
+                format!("at least {least}: context_length after the padding token's number");
+            return Err(InvalidSetting::new("tower.positions", positions, expected));
+        }
+        if !self.projected {
+            let expected = "true: M-CLIP's tower has a projection";
+            return Err(InvalidSetting::new("projected", false, expected));
+        }
+        Ok(())
     }
 }
 
@@ -127,7 +176,10 @@ impl ImageEncoderConfig {
 }
 
 /// Names of both towers' tensors in files, where they are not those of the fields.
-pub(crate) const NAMES: KeyMap = KeyMap::new(&[
+pub(crate) const NAMES: KeyMap = KeyMap::new(TOWERS);
+
+/// The same, to be added to others.
+pub(crate) const TOWERS: &[(&str, &str)] = &[
     ("attn.to_out", "self_attn.out_proj"),
     ("attn.to_", "self_attn."),
     ("self_attn.q.", "self_attn.q_proj."),
@@ -137,4 +189,4 @@ pub(crate) const NAMES: KeyMap = KeyMap::new(&[
     (".norm2.", ".layer_norm2."),
     (".c_fc.", ".mlp.fc1."),
     (".c_proj.", ".mlp.fc2."),
-]);
+];

@@ -1,4 +1,4 @@
-//! CLIP's text tower. Field names are those of Hugging Face's checkpoints.
+//! Text towers: CLIP's own, and the choice between it and M-CLIP's. Field names are those of Hugging Face's checkpoints.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -8,8 +8,9 @@ use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::linear;
 use unclip_nn::{LayerNorm, Transformer, causal_mask};
 
-use crate::config::NAMES;
-use crate::{TextEncoderConfig, Tokens};
+use crate::config::TOWERS;
+use crate::multilingual::{MultilingualText, NAMES as MULTILINGUAL};
+use crate::{TextEncoderConfig, TextTower, Tokens};
 
 #[derive(Module, Debug)]
 struct TextEmbeddings {
@@ -24,17 +25,27 @@ struct TextModel {
     final_layer_norm: LayerNorm,
 }
 
+/// A tower that reads captions.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a whole network")]
+pub enum TextEncoder {
+    /// CLIP's.
+    Clip(ClipText),
+    /// M-CLIP's.
+    Multilingual(MultilingualText),
+}
+
 /// A causal transformer over a caption's tokens; the state of the end mark, projected, is the
 /// caption's embedding (Radford et al. 2021). A tower without projection only gives states.
 #[derive(Module, Debug)]
-pub struct TextEncoder {
+pub struct ClipText {
     text_model: TextModel,
     text_projection: Option<Linear>,
 }
 
 impl StageConfig for TextEncoderConfig {
     const STAGE: &'static str = "text_encoder";
-    const KEYS: KeyMap = NAMES;
+    const KEYS: KeyMap = MULTILINGUAL.then(TOWERS);
     type Network = TextEncoder;
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -53,35 +64,55 @@ impl StageConfig for TextEncoderConfig {
 impl TextEncoderConfig {
     /// The tower, with fresh weights.
     pub fn init(&self, device: &Device) -> TextEncoder {
-        let d_model = self.transformer.d_model;
-        let embedding = |n: usize| {
-            // the default, a standard normal, drowns the other paths of a small tower
-            let initializer = burn::module::Initializer::Normal { mean: 0.0, std: 0.02 };
-            EmbeddingConfig::new(n, d_model).with_initializer(initializer).init(device)
-        };
-        TextEncoder {
-            text_model: TextModel {
-                embeddings: TextEmbeddings {
-                    token_embedding: embedding(self.vocab_size),
-                    position_embedding: embedding(self.context_length),
-                },
-                encoder: self.transformer.init(device),
-                final_layer_norm: self.transformer.norm(device),
-            },
-            text_projection: self.projected.then(|| {
-                LinearConfig::new(d_model, self.d_embedding).with_bias(false).init(device)
-            }),
+        match self.tower {
+            TextTower::Clip => TextEncoder::Clip(ClipText::new(self, device)),
+            TextTower::Multilingual { positions, padding } => {
+                let sizes = (positions, padding);
+                TextEncoder::Multilingual(MultilingualText::new(self, sizes, device))
+            }
         }
     }
 }
 
 impl TextEncoder {
-    /// Embeds a batch of captions. Padding is not hidden from the tower: it follows the end mark,
-    /// and the tower does not look ahead.
+    /// Embeds a batch of captions.
     ///
     /// # Panics
     /// If a row of `tokens` is longer than the tower's context.
     pub fn forward(&self, tokens: &Tokens, device: &Device) -> TextEmbedding {
+        match self {
+            Self::Clip(tower) => tower.forward(tokens, device),
+            Self::Multilingual(tower) => tower.forward(tokens, device),
+        }
+    }
+}
+
+impl ClipText {
+    fn new(config: &TextEncoderConfig, device: &Device) -> Self {
+        let d_model = config.transformer.d_model;
+        let embedding = |n: usize| {
+            // the default, a standard normal, drowns the other paths of a small tower
+            let initializer = burn::module::Initializer::Normal { mean: 0.0, std: 0.02 };
+            EmbeddingConfig::new(n, d_model).with_initializer(initializer).init(device)
+        };
+        Self {
+            text_model: TextModel {
+                embeddings: TextEmbeddings {
+                    token_embedding: embedding(config.vocab_size),
+                    position_embedding: embedding(config.context_length),
+                },
+                encoder: config.transformer.init(device),
+                final_layer_norm: config.transformer.norm(device),
+            },
+            text_projection: config.projected.then(|| {
+                LinearConfig::new(d_model, config.d_embedding).with_bias(false).init(device)
+            }),
+        }
+    }
+
+    /// Embeds a batch of captions. Padding is not hidden from the tower: it follows the end mark,
+    /// and the tower does not look ahead.
+    fn forward(&self, tokens: &Tokens, device: &Device) -> TextEmbedding {
         let [batch, seq] = [tokens.batch(), tokens.context_length()];
         let ids = Tensor::<2, Int>::from_data(tokens.ids_data(), device);
         let positions = Tensor::<1, Int>::arange(0..seq as i64, device).unsqueeze::<2>();

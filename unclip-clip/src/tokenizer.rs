@@ -1,34 +1,23 @@
-//! Captions to tokens: CLIP's byte-pair encoding, with the `tokenizers` crate.
+//! Captions to tokens, with the `tokenizers` crate: CLIP's byte-pair encoding, or XLM-RoBERTa's
+//! pieces.
 //!
 //! Input that would make the crate panic is rejected first, and what it leaves open (marks,
 //! padding, truncation, what was cut off) is decided here.
 
-use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
 use unclip_nn::checkpoint::read_text;
 
+use crate::bpe::{END, EXCLAMATION, START, assemble, parse_merges, parse_vocab};
 use crate::error::TokenizerError;
-use crate::tokenizer_json::{self, WORDS};
+use crate::tokenizer_json;
 use crate::tokens::{Row, Tokens};
+use crate::unigram::{self, Pieces};
 
-/// Mark before a caption.
-const START: &str = "<|startoftext|>";
-/// Mark after a caption, and stand-in for what the vocabulary lacks.
-const END: &str = "<|endoftext|>";
-/// The token with which Karlo fills a row up.
-const EXCLAMATION: &str = "!";
 /// Characters of a caption that are looked at. No context is long enough for more.
 const MAX_CHARS: usize = 10_000;
-/// Entries of a vocabulary or merge list that are accepted.
-const MAX_ENTRIES: usize = 1_000_000;
 /// Bytes of a vocabulary or merge file that are accepted.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -43,6 +32,19 @@ pub enum Padding {
     Zero,
     /// The mark after a caption (CLIP in transformers).
     End,
+    /// The token `<pad>`, of XLM-RoBERTa's tokenizer, which has no other (Kandinsky 2.1).
+    Pad,
+}
+
+impl fmt::Display for Padding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exclamation => "exclamation",
+            Self::Zero => "zero",
+            Self::End => "end",
+            Self::Pad => "pad",
+        })
+    }
 }
 
 /// How captions are read where implementations differ.
@@ -50,13 +52,19 @@ pub enum Padding {
 pub struct TokenizerOptions {
     /// Positions of a row: tokens, two marks, padding. Default 77.
     pub context_length: usize,
-    /// What pads a row. Default [`Padding::Exclamation`].
-    pub padding: Padding,
+    /// What pads a row. Default [`Padding::Exclamation`], or [`Padding::Pad`] of XLM-RoBERTa's
+    /// tokenizer.
+    pub padding: Option<Padding>,
+}
+
+impl TokenizerOptions {
+    /// What pads a row of CLIP's tokenizer, if nothing is said.
+    pub const PADDING: Padding = Padding::Exclamation;
 }
 
 impl Default for TokenizerOptions {
     fn default() -> Self {
-        Self { context_length: 77, padding: Padding::Exclamation }
+        Self { context_length: 77, padding: None }
     }
 }
 
@@ -68,22 +76,28 @@ pub struct Tokenizer {
     end: u32,
     pad: u32,
     vocab_size: usize,
-    options: TokenizerOptions,
+    context_length: usize,
+    padding: Padding,
 }
 
 impl Tokenizer {
     /// Reads `vocab.json` and `merges.txt` from a folder or, if they are missing, `tokenizer.json`,
-    /// in which newer libraries keep both ([`vocabulary_files`]).
+    /// in which newer libraries keep both ([`vocabulary_files`]), and which is the only file of
+    /// XLM-RoBERTa's tokenizer that is read.
     ///
     /// # Errors
     /// A file that is missing, too large, malformed, or that contradicts the other; a context
-    /// that has no room for a token.
+    /// that has no room for a token; padding that the tokenizer does not have.
     pub fn from_folder(folder: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
+        let file = single_file(folder);
+        if let Some(file) = file.as_deref().filter(|file| has_pieces(file)) {
+            return Self::of_pieces(file, options);
+        }
         let (vocab, merges) = vocabulary_files(folder)?;
         let tokenizer = Self::from_bytes(folder, &vocab, &merges, options);
         // what is wrong with the two is wrong in the one that they came from
-        tokenizer.map_err(|error| match single_file(folder) {
-            Some(file) => error.at(&file),
+        tokenizer.map_err(|error| match &file {
+            Some(file) => error.at(file),
             None => error,
         })
     }
@@ -98,18 +112,19 @@ impl Tokenizer {
         merges: &[u8],
         options: TokenizerOptions,
     ) -> Result<Self, TokenizerError> {
-        if options.context_length < 3 {
-            let found = options.context_length;
-            let message =
-                format!("context length {found}, expected at least 3: two marks, a token");
-            return Err(TokenizerError::Invalid { path: folder.into(), message });
-        }
+        check_room(folder, options)?;
         let vocab = parse_vocab(&folder.join("vocab.json"), vocab)?;
         let merges = parse_merges(&folder.join("merges.txt"), merges, &vocab)?;
         let path = folder.join("vocab.json");
-        let pad = match options.padding {
+        let padding = options.padding.unwrap_or(TokenizerOptions::PADDING);
+        let pad = match padding {
             Padding::Exclamation | Padding::Zero => EXCLAMATION,
             Padding::End => END,
+            Padding::Pad => {
+                let message = "padding pad, expected exclamation, zero or end, as CLIP's tokenizer \
+                               has them";
+                return Err(TokenizerError::Invalid { path, message: message.into() });
+            }
         };
         let [start, end, pad] = [START, END, pad].map(|token| vocab.get(token).copied());
         let (Some(start), Some(end), Some(pad)) = (start, end, pad) else {
@@ -117,9 +132,24 @@ impl Tokenizer {
             return Err(TokenizerError::Invalid { path, message });
         };
         let vocab_size = vocab.len();
-        let inner = assemble(vocab, merges, options)
+        let inner = assemble(vocab, merges, padding == Padding::Exclamation)
             .map_err(|error| TokenizerError::Invalid { path, message: error.to_string() })?;
-        Ok(Self { inner, start, end, pad, vocab_size, options })
+        let context_length = options.context_length;
+        Ok(Self { inner, start, end, pad, vocab_size, context_length, padding })
+    }
+
+    /// Reads XLM-RoBERTa's `tokenizer.json`.
+    fn of_pieces(file: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
+        check_room(file, options)?;
+        let padding = options.padding.unwrap_or(Padding::Pad);
+        if padding != Padding::Pad {
+            let message = format!("padding {padding}, expected pad: the tokenizer has no other");
+            return Err(TokenizerError::Invalid { path: file.into(), message });
+        }
+        let pieces = unigram::read(file, &read_text(file, MAX_BYTES)?)?;
+        let Pieces { inner, marks: [start, end, pad], vocab_size } = pieces;
+        let context_length = options.context_length;
+        Ok(Self { inner, start, end, pad, vocab_size, context_length, padding })
     }
 
     /// Number of tokens in the vocabulary.
@@ -134,22 +164,27 @@ impl Tokenizer {
 
     /// Which token pads rows.
     pub fn padding(&self) -> Padding {
-        self.options.padding
+        self.padding
+    }
+
+    /// Number of the token that pads rows.
+    pub fn pad(&self) -> u32 {
+        self.pad
     }
 
     /// Tokenizes captions. Those that do not fit are cut, and [`Tokens::dropped`] says what was
     /// lost; encoding never fails. The empty caption is the null condition.
     pub fn encode<S: AsRef<str>>(&self, captions: &[S]) -> Tokens {
         let rows = captions.iter().map(|caption| self.row(caption.as_ref())).collect();
-        Tokens::new(rows, self.options.context_length)
+        Tokens::new(rows, self.context_length)
     }
 
     fn row(&self, caption: &str) -> Row {
         let cut = caption.char_indices().nth(MAX_CHARS).map_or(caption.len(), |(i, _)| i);
-        let room = self.options.context_length - 2;
+        let room = self.context_length - 2;
         let mut ids = vec![self.start];
         let mut read = cut;
-        // the model has a token for every byte and one for the unknown: encoding cannot fail
+        // there is a token for the unknown: encoding cannot fail
         if let Ok(encoding) = self.inner.encode(&caption[..cut], false) {
             ids.extend(encoding.get_ids().iter().take(room));
             if let Some(&(start, _)) = encoding.get_offsets().get(room) {
@@ -158,7 +193,7 @@ impl Tokenizer {
         }
         ids.push(self.end);
         let len = ids.len();
-        ids.resize(self.options.context_length, self.pad);
+        ids.resize(self.context_length, self.pad);
         // a token may be a part of a character: all of it is lost then
         let rest = &caption[caption.floor_char_boundary(read)..];
         let dropped = (!rest.is_empty()).then(|| rest.into());
@@ -166,6 +201,38 @@ impl Tokenizer {
         let end = ids.iter().position(|&id| id == self.end).unwrap_or(len - 1);
         Row { ids, len, end, dropped }
     }
+}
+
+/// Refuses a context that is too short.
+fn check_room(path: &Path, options: TokenizerOptions) -> Result<(), TokenizerError> {
+    let found = options.context_length;
+    if found >= 3 {
+        return Ok(());
+    }
+    let message = format!("context length {found}, expected at least 3: two marks, a token");
+    Err(TokenizerError::Invalid { path: path.into(), message })
+}
+
+/// Whether a folder holds XLM-RoBERTa's tokenizer, which has no `vocab.json` and `merges.txt`.
+pub fn is_of_pieces(folder: &Path) -> bool {
+    single_file(folder).is_some_and(|file| has_pieces(&file))
+}
+
+/// Whether a `tokenizer.json` says that it is XLM-RoBERTa's kind. One that cannot be read is not:
+/// what is wrong with it is said when it is read.
+fn has_pieces(file: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct File {
+        model: Model,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    let text = read_text(file, MAX_BYTES).ok();
+    let file: Option<File> = text.and_then(|text| serde_json::from_slice(&text).ok());
+    file.is_some_and(|file| file.model.kind == unigram::KIND)
 }
 
 /// The contents of a folder's `vocab.json` and `merges.txt`; if they are missing, their equivalents
@@ -187,89 +254,4 @@ pub fn vocabulary_files(folder: &Path) -> Result<(Vec<u8>, Vec<u8>), TokenizerEr
 fn single_file(folder: &Path) -> Option<PathBuf> {
     let file = folder.join("tokenizer.json");
     (!folder.join("vocab.json").exists() && file.exists()).then_some(file)
-}
-
-/// The pipeline of Hugging Face's CLIP tokenizer.
-fn assemble(
-    vocab: HashMap<String, u32>,
-    merges: Vec<(String, String)>,
-    options: TokenizerOptions,
-) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let vocab: ahash::AHashMap<String, u32> = vocab.into_iter().collect();
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .unk_token(END.into())
-        .end_of_word_suffix("</w>".into())
-        .build()?;
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
-    let spaces = tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into());
-    tokenizer.with_normalizer(Some(Normalizers::new(vec![
-        NFC.into(),
-        Replace::new(spaces, " ")?.into(),
-        Lowercase.into(),
-    ])))?;
-    let words = SplitPattern::Regex(WORDS.into());
-    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![
-        Split::new(words, SplitDelimiterBehavior::Removed, true)?.into(),
-        ByteLevel::new(false, true, true).into(),
-    ])));
-    let mut special = vec![START, END];
-    if options.padding == Padding::Exclamation {
-        special.push(EXCLAMATION);
-    }
-    let special = special.into_iter().map(|token| AddedToken::from(token, true));
-    tokenizer.add_special_tokens(special.collect::<Vec<_>>())?;
-    Ok(tokenizer)
-}
-
-/// The vocabulary, with ids that are unique and without gaps.
-fn parse_vocab(path: &Path, json: &[u8]) -> Result<HashMap<String, u32>, TokenizerError> {
-    let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
-    let vocab: HashMap<String, u32> =
-        serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
-    if vocab.len() > MAX_ENTRIES {
-        let message = format!("{} tokens, expected at most {MAX_ENTRIES}", vocab.len());
-        return Err(invalid(message));
-    }
-    let mut seen = HashSet::new();
-    for (token, &id) in &vocab {
-        if id as usize >= vocab.len() || !seen.insert(id) {
-            let message = format!(
-                "token {token:?} has id {id}, expected each id from 0 to {} once",
-                vocab.len() - 1
-            );
-            return Err(invalid(message));
-        }
-    }
-    Ok(vocab)
-}
-
-/// The merges, each of two known tokens into a known one.
-fn parse_merges(
-    path: &Path,
-    bytes: &[u8],
-    vocab: &HashMap<String, u32>,
-) -> Result<Vec<(String, String)>, TokenizerError> {
-    let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
-    let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
-    let mut merges = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        if line.starts_with("#version") || line.trim().is_empty() {
-            continue;
-        }
-        let at = |message: String| invalid(format!("line {}: {message}", number + 1));
-        let Some((left, right)) = line.split_once(' ') else {
-            return Err(at(format!("{line:?} is not two tokens with a space between them")));
-        };
-        for token in [left, right, &format!("{left}{right}")] {
-            if !vocab.contains_key(token) {
-                return Err(at(format!("token {token:?} is not in the vocabulary")));
-            }
-        }
-        merges.push((left.into(), right.into()));
-        if merges.len() > MAX_ENTRIES {
-            return Err(at(format!("more than {MAX_ENTRIES} merges")));
-        }
-    }
-    Ok(merges)
 }

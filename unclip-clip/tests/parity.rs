@@ -7,8 +7,8 @@ use burn::tensor::Device;
 use image::{GenericImageView, Rgb, RgbImage};
 use unclip_clip::loss::contrastive_loss;
 use unclip_clip::{
-    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions, Tokens,
-    preprocess,
+    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, TextTower, Tokenizer, TokenizerOptions,
+    Tokens, preprocess,
 };
 use unclip_nn::checkpoint::{StageConfig, Weights, load_weights};
 use unclip_nn::{Activation, TransformerConfig};
@@ -50,7 +50,7 @@ fn tokens(rows: &[&[usize]]) -> Tokens {
     vocab.remove("!</w>");
     vocab.extend([("!".into(), 0.into()), ("<|startoftext|>".into(), START.into())]);
     vocab.insert("<|endoftext|>".into(), END.into());
-    let options = TokenizerOptions { context_length: 12, padding: Padding::Exclamation };
+    let options = TokenizerOptions { context_length: 12, padding: Some(Padding::Exclamation) };
     let vocab = serde_json::to_vec(&vocab).unwrap();
     let tokenizer = Tokenizer::from_bytes(Path::new("test"), &vocab, b"", options).unwrap();
     let caption = |ids: &&[usize]| -> String {
@@ -73,6 +73,7 @@ fn text_tower() {
             vocab_size: 64,
             context_length: 12,
             d_embedding: 24,
+            tower: TextTower::Clip,
             projected: true,
             transformer: transformer(activation),
         };

@@ -13,7 +13,7 @@ fn folder() -> PathBuf {
 }
 
 fn tokenizer(padding: Padding) -> Tokenizer {
-    let options = TokenizerOptions { context_length: LENGTH, padding };
+    let options = TokenizerOptions { context_length: LENGTH, padding: Some(padding) };
     Tokenizer::from_folder(&folder(), options).unwrap()
 }
 

@@ -8,7 +8,8 @@ use unclip_nn::Whitening;
 use crate::caption_and_image::CaptionAndImage;
 use crate::image_alone::ImageAlone;
 use crate::noised_image::NoisedImage;
-use crate::{Bound, Condition, DecoderConfig, Null};
+use crate::whole_caption::WholeCaption;
+use crate::{Bound, CaptionKind, Condition, DecoderConfig, Null};
 
 /// Turns a [`Condition`] into a [`Bound`].
 #[derive(Module, Debug)]
@@ -20,6 +21,8 @@ pub enum Conditioner {
     ImageAlone(ImageAlone),
     /// Of one that reads captions, and embeddings with noise.
     NoisedImage(NoisedImage),
+    /// Of one that reads captions with their padding.
+    WholeCaption(WholeCaption),
 }
 
 impl Conditioner {
@@ -27,6 +30,9 @@ impl Conditioner {
     pub fn new(config: &DecoderConfig, device: &Device) -> Self {
         match (config.augmentation, config.d_text) {
             (Some(noise), _) => Self::NoisedImage(NoisedImage::new(config, noise, device)),
+            (None, Some(d_text)) if config.captions == CaptionKind::Whole => {
+                Self::WholeCaption(WholeCaption::new(config, d_text, device))
+            }
             (None, Some(d_text)) => {
                 Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device))
             }
@@ -43,7 +49,7 @@ impl Conditioner {
     pub fn with_whitening(self, whitening: Whitening) -> Self {
         match self {
             Self::CaptionAndImage(both) => Self::CaptionAndImage(both.with_whitening(whitening)),
-            Self::ImageAlone(_) | Self::NoisedImage(_) => panic!("a decoder that whitens"),
+            _ => panic!("a decoder that whitens"),
         }
     }
 
@@ -51,7 +57,7 @@ impl Conditioner {
     pub fn whitened(&self, image: &ImageEmbedding) -> Tensor<2> {
         match self {
             Self::CaptionAndImage(both) => both.whitened(image),
-            Self::ImageAlone(_) | Self::NoisedImage(_) => image.0.clone(),
+            _ => image.0.clone(),
         }
     }
 
@@ -60,7 +66,7 @@ impl Conditioner {
     pub fn null_image(&self, batch: usize) -> Option<ImageEmbedding> {
         match self {
             Self::CaptionAndImage(both) => Some(both.null_image(batch)),
-            Self::ImageAlone(_) | Self::NoisedImage(_) => None,
+            _ => None,
         }
     }
 
@@ -70,6 +76,7 @@ impl Conditioner {
             Self::CaptionAndImage(both) => both.forward(condition),
             Self::ImageAlone(alone) => alone.forward(condition),
             Self::NoisedImage(noised) => noised.forward(condition),
+            Self::WholeCaption(whole) => whole.forward(condition),
         }
     }
 

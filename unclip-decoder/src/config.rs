@@ -17,6 +17,9 @@ pub struct DecoderConfig {
     /// Width of the text tower's token states; absent in a decoder that reads no captions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_text: Option<usize>,
+    /// How captions are read, if they are.
+    #[serde(default, skip_serializing_if = "CaptionKind::is_masked")]
+    pub captions: CaptionKind,
     /// Number of context tokens made from the image embedding; the paper and Karlo have 4. None with an
     /// augmentation.
     pub image_tokens: usize,
@@ -39,6 +42,25 @@ pub struct DecoderConfig {
     pub unet: UNetConfig,
     /// How it denoises.
     pub diffusion: DiffusionConfig,
+}
+
+/// How a decoder reads captions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptionKind {
+    /// Padding is hidden, tokens are normalized, and there is a learned embedding that stands for no
+    /// picture (the paper, Karlo).
+    #[default]
+    Masked,
+    /// Padding counts, the caption's embedding is normalized, and what stands for no picture has to
+    /// be given (Kandinsky 2.1).
+    Whole,
+}
+
+impl CaptionKind {
+    fn is_masked(&self) -> bool {
+        *self == Self::Masked
+    }
 }
 
 /// Sizes of a layout: both embeddings go through one hidden layer to a small square of channels,
@@ -141,8 +163,8 @@ impl DecoderConfig {
             + self.control.map_or(0, |control| control.channels(self.channels));
         check::equal("unet.in_channels", self.unet.in_channels, channels_in)?;
         let channels_out = self.diffusion.output_channels(self.channels);
-        // Kandinsky's gives a variance that nobody uses
-        if self.reads_captions() || self.unet.out_channels != 2 * self.channels {
+        // Kandinsky's give a variance that nobody uses
+        if !self.needs_null_image() || self.unet.out_channels != 2 * self.channels {
             check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         }
         if self.unet.d_context.is_none() {
@@ -154,6 +176,13 @@ impl DecoderConfig {
     /// Whether captions have a part in its condition.
     pub fn reads_captions(&self) -> bool {
         self.d_text.is_some()
+    }
+
+    /// Whether guidance leads its pictures away from an embedding that has to be given, because it
+    /// has learned none that stands for no picture (Kandinsky 2.1 and 2.2).
+    pub fn needs_null_image(&self) -> bool {
+        self.augmentation.is_none()
+            && (!self.reads_captions() || self.captions == CaptionKind::Whole)
     }
 
     fn check_augmentation(&self) -> Result<(), InvalidSetting> {
@@ -175,17 +204,24 @@ impl DecoderConfig {
     }
 
     fn check_captions(&self) -> Result<(), InvalidSetting> {
+        let is_whole = self.captions == CaptionKind::Whole;
         match self.d_text {
             Some(width) => check::size("d_text", width),
-            None if self.whitened || self.layout.is_some() => {
-                let expected = "a width: a decoder that whitens or has a layout reads captions";
+            None if self.whitened || self.layout.is_some() || is_whole => {
+                let expected = "a width: a decoder that whitens, has a layout or a kind of captions \
+                                reads captions";
                 Err(InvalidSetting::new("d_text", "absent", expected))
             }
             None => Ok(()),
         }?;
+        if is_whole && (self.augmentation.is_some() || self.whitened || self.layout.is_some()) {
+            let expected = "masked: the decoder whitens, or has a layout or an augmentation";
+            return Err(InvalidSetting::new("captions", "whole", expected));
+        }
         match self.control {
-            Some(control) if self.reads_captions() => {
-                let expected = "absent: a decoder with a control reads no captions";
+            Some(control) if self.reads_captions() && !(is_whole && control == Control::Kept) => {
+                let expected = "absent: a decoder that reads captions has none, but for kept beside \
+                                whole captions";
                 Err(InvalidSetting::new("control", format!("{control:?}"), expected))
             }
             _ => Ok(()),

@@ -36,6 +36,10 @@ const NAMES: KeyMap = KeyMap::new(&[
     ("text_proj.NoisedImage.std", "image_normalizer.std"),
     ("text_proj.NoisedImage.", "unet.class_embedding."),
     // there, these are parts of the U-Net
+    ("text_proj.WholeCaption.pooled_", "unet.add_embedding.text_"),
+    ("text_proj.WholeCaption.image_proj", "unet.add_embedding.image_proj"),
+    ("text_proj.WholeCaption.image_tokens_proj", "unet.encoder_hid_proj.image_embeds"),
+    ("text_proj.WholeCaption.text_tokens_proj", "unet.encoder_hid_proj.text_proj"),
     ("text_proj.ImageAlone.image_", "unet.add_embedding.image_"),
     ("text_proj.ImageAlone.tokens_proj", "unet.encoder_hid_proj.image_embeds"),
     ("text_proj.ImageAlone.tokens_norm", "unet.encoder_hid_proj.norm"),

@@ -2,8 +2,8 @@
 //!
 //! The image embedding enters twice, added to the timestep embedding and as extra context tokens;
 //! the caption enters as context tokens and, pooled, beside the image embedding (paper, section
-//! 2.1, as Karlo lays it out). Kandinsky 2.2's decoder reads no caption; Stable
-//! unCLIP's reads embeddings with noise. Binding a [`Condition`] gives a
+//! 2.1, as Karlo lays it out). Kandinsky 2.1's decoder reads captions by a text tower of its own,
+//! that of Kandinsky 2.2 reads none; Stable unCLIP's reads embeddings with noise. Binding a [`Condition`] gives a
 //! [`Network`](unclip_core::Network), which the samplers of `unclip-core` walk.
 
 mod caption_and_image;
@@ -13,11 +13,13 @@ mod config;
 mod decoder;
 mod image_alone;
 mod noised_image;
+mod whole_caption;
 
 pub use caption_and_image::CaptionAndImage;
 pub use condition::{Bound, Condition, ImageNoise, Null};
 pub use conditioner::Conditioner;
-pub use config::{Augmentation, Control, DecoderConfig, LayoutConfig};
+pub use config::{Augmentation, CaptionKind, Control, DecoderConfig, LayoutConfig};
 pub use decoder::Decoder;
 pub use image_alone::ImageAlone;
 pub use noised_image::NoisedImage;
+pub use whole_caption::WholeCaption;

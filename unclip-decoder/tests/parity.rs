@@ -9,7 +9,9 @@ use unclip_core::{
     ClassifierFree, Ddpm, DiffusionConfig, ImageEmbedding, Network, NoiseSchedule,
     Parameterization, Stage, TextEmbedding, VarianceType,
 };
-use unclip_decoder::{Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig, Null};
+use unclip_decoder::{
+    CaptionKind, Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig, Null,
+};
 use unclip_nn::checkpoint::{KeyMap, StageConfig, Weights, load_weights};
 use unclip_nn::{AttentionKind, ResampleKind, UNet, UNetConfig, Whitening};
 
@@ -27,6 +29,7 @@ fn config(model_channels: usize) -> DecoderConfig {
         image_tokens: 4,
         whitened: false,
         layout: None,
+        captions: CaptionKind::default(),
         augmentation: None,
         control: None,
         unet: UNetConfig {

@@ -1,8 +1,10 @@
 //! The sizes and settings of the bundled shapes model.
 
-use unclip_clip::{Fit, ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
+use unclip_clip::{
+    Fit, ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig, TextTower,
+};
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization};
-use unclip_decoder::{DecoderConfig, LayoutConfig};
+use unclip_decoder::{CaptionKind, DecoderConfig, LayoutConfig};
 use unclip_nn::{Activation, AttentionKind, ResampleKind, TransformerConfig, UNetConfig};
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::UpsamplerConfig;
@@ -50,6 +52,7 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
         vocab_size,
         context_length: CONTEXT_LENGTH,
         d_embedding: D_EMBEDDING,
+        tower: TextTower::Clip,
         projected: true,
         transformer: tower(2),
         logit_scale: TextEncoderConfig::MOST,
@@ -139,6 +142,7 @@ pub fn decoder() -> DecoderConfig {
         image_tokens: 4,
         whitened: true,
         layout: Some(LayoutConfig { side: 16, channels: LAYOUT_CHANNELS, d_hidden: 192 }),
+        captions: CaptionKind::default(),
         augmentation: None,
         control: None,
         unet: UNetConfig {

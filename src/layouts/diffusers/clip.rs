@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer};
+use unclip_clip::{Fit, ImageEncoderConfig, Padding, TextEncoderConfig, TextTower, Tokenizer};
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{Activation, TransformerConfig};
@@ -11,7 +11,7 @@ use unclip_nn::{Activation, TransformerConfig};
 use super::fields::Fields;
 
 /// Fields of training, of other tasks, and of what a call returns beside the embedding.
-const IGNORED: [&str; 51] = [
+pub(super) const IGNORED: [&str; 51] = [
     "architectures",
     "attention_dropout",
     "dropout",
@@ -146,6 +146,7 @@ pub(in crate::layouts) fn text_encoder(
         vocab_size: fields.take("vocab_size")?,
         context_length: fields.take_optional("max_position_embeddings")?.unwrap_or(77),
         d_embedding,
+        tower: TextTower::Clip,
         projected,
     };
     let end = fields.take_optional("eos_token_id")?.unwrap_or(EndMark::LEGACY);

@@ -7,6 +7,7 @@ use unclip_core::{
     BetaSchedule, Ddpm, DiffusionConfig, InvalidSetting, Parameterization, SamplingMethod,
     VarianceType,
 };
+use unclip_decoder::CaptionKind;
 use unclip_nn::{Activation, AttentionKind, Precision, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 
@@ -37,8 +38,8 @@ pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Ve
 pub(in crate::layouts) fn one_text_tower(bundle: &Bundle) -> Result<(), Error> {
     match &bundle.prior_text {
         Some(text) => {
-            let expected = "absent: this layout has one text tower for prior and decoder; Stable \
-                            unCLIP's (stable) has two";
+            let expected = "absent: this layout has one text tower for prior and decoder; \
+                            Kandinsky's (kandinsky) and Stable unCLIP's (stable) have two";
             let name = text.encoder.id().to_string();
             Err(InvalidSetting::new(name, "given", expected).into())
         }
@@ -135,6 +136,7 @@ fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
             return Err(InvalidSetting::new("d_text", "absent", expected));
         };
         one_width(d_text, config.d_embedding)?;
+        require("captions", config.captions, CaptionKind::Masked, "UnCLIPPipeline")?;
         // without attention on any level there is none in the middle
         if unet.attention_resolutions.is_empty() {
             let expected = "at least one: the middle of diffusers' decoder has attention";

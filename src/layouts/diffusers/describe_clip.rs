@@ -1,7 +1,7 @@
 //! CLIP's towers, its tokenizer and its preprocessing in transformers' words.
 
 use serde_json::{Value, json};
-use unclip_clip::{Fit, Padding, TextEncoderConfig, Tokenizer};
+use unclip_clip::{Fit, Padding, TextEncoderConfig, TextTower, Tokenizer};
 use unclip_core::InvalidSetting;
 use unclip_nn::{Activation, Precision, TransformerConfig};
 
@@ -14,7 +14,16 @@ pub(in crate::layouts) const PROJECTED: &str = "CLIPTextModelWithProjection";
 pub(in crate::layouts) const UNPROJECTED: &str = "CLIPTextModel";
 
 /// Version of transformers whose fields are written.
-const TRANSFORMERS: &str = "4.25.0";
+pub(super) const TRANSFORMERS: &str = "4.25.0";
+
+/// How transformers calls a format of weights.
+pub(super) fn dtype(format: Precision) -> &'static str {
+    match format {
+        Precision::F32 => "float32",
+        Precision::F16 => "float16",
+        Precision::BF16 => "bfloat16",
+    }
+}
 
 /// The fields that both of CLIP's towers have.
 fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) -> Value {
@@ -34,11 +43,7 @@ fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) 
         "model_type": kind,
         "num_attention_heads": tower.n_heads,
         "num_hidden_layers": tower.n_layers,
-        "torch_dtype": match format {
-            Precision::F32 => "float32",
-            Precision::F16 => "float16",
-            Precision::BF16 => "bfloat16",
-        },
+        "torch_dtype": dtype(format),
         "transformers_version": TRANSFORMERS,
     })
 }
@@ -57,8 +62,15 @@ pub(in crate::layouts) fn text_tower(
     format: Precision,
 ) -> Result<Value, InvalidSetting> {
     let TextEncoderConfig {
-        vocab_size, context_length, d_embedding, projected, transformer, ..
+        vocab_size,
+        context_length,
+        tower: kind,
+        d_embedding,
+        projected,
+        transformer,
+        ..
     } = slot.config();
+    require("tower", *kind, TextTower::Clip, "CLIPTextModel")?;
     let end = EndMark::of(tokenizer)?;
     let class = if *projected { PROJECTED } else { UNPROJECTED };
     let mut config = tower("clip_text_model", class, transformer, format);
@@ -90,10 +102,10 @@ pub(in crate::layouts) fn words(
     let pad = match tokenizer.padding() {
         Padding::Exclamation => "!",
         Padding::End => "<|endoftext|>",
-        Padding::Zero => {
+        other @ (Padding::Zero | Padding::Pad) => {
             let expected = "exclamation or end, as which the model can be opened: the padding of \
                             transformers' tokenizer is a token of its own";
-            return Err(InvalidSetting::new("padding", "zero", expected));
+            return Err(InvalidSetting::new("padding", other, expected));
         }
     };
     let token = |content: &str| {

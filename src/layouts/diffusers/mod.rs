@@ -20,6 +20,7 @@ pub(super) mod describe_clip;
 pub(super) mod described;
 pub(super) mod fields;
 pub(super) mod files;
+pub(super) mod mclip;
 pub(super) mod networks;
 pub(super) mod schedulers;
 pub(super) mod unets;
@@ -28,12 +29,10 @@ pub(super) mod write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use unclip_clip::{
-    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
-};
+use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{DiffusionConfig, InvalidSetting};
-use unclip_decoder::DecoderConfig;
+use unclip_decoder::{CaptionKind, DecoderConfig};
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights, load_config};
 use unclip_nn::{Precision, check};
 use unclip_prior::DiffusionPriorConfig;
@@ -103,7 +102,7 @@ fn check_pipeline(folder: &Path) -> Result<(), LoadError> {
         return Ok(());
     }
     let expected = format!(
-        "{}, or a pipeline of Kandinsky 2.2 (KandinskyV22…) or Stable unCLIP (StableUnCLIP…)",
+        "{}, or a pipeline of Kandinsky 2.1 or 2.2 (Kandinsky…) or Stable unCLIP (StableUnCLIP…)",
         PIPELINES.join(", ")
     );
     Err(fields.error("_class_name", class, &expected))
@@ -197,7 +196,7 @@ pub(super) fn text_of(
     let name = words;
     let words = required(folder, name)?;
     let (padding, length) = clip::tokenizer(&words)?;
-    let padding = options.padding.or(padding).unwrap_or(Padding::Exclamation);
+    let padding = options.padding.or(padding);
     let (config, end) = clip::text_encoder(&path, projected)?;
     let context_length = config.context_length;
     if let Some(length) = length {
@@ -283,6 +282,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         image_tokens: size("clip_extra_context_tokens")?,
         whitened: false,
         layout: None,
+        captions: CaptionKind::default(),
         augmentation: None,
         control: None,
         diffusion,

@@ -15,8 +15,8 @@ use super::described::require;
 use super::fields::Fields;
 use super::networks::Defaults;
 
-const DDPM: &str = "DDPMScheduler";
-const DDIM: &str = "DDIMScheduler";
+pub(in crate::layouts) const DDPM: &str = "DDPMScheduler";
+pub(in crate::layouts) const DDIM: &str = "DDIMScheduler";
 const PNDM: &str = "PNDMScheduler";
 
 /// Every scheduler that is read here.

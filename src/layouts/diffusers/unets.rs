@@ -76,10 +76,12 @@ pub(in crate::layouts) fn decoder_unet(folder: &Path) -> Result<UNetConfig, Load
     conditional_unet(fields, &DECODER_BLOCKS)
 }
 
-/// A U-Net that reads image embeddings, without captions.
+/// A U-Net that makes tokens of image embeddings itself.
 pub(in crate::layouts) struct ImageUNet {
     pub(in crate::layouts) unet: UNetConfig,
     pub(in crate::layouts) d_embedding: usize,
+    /// Width of the text tower's states, of one that reads captions.
+    pub(in crate::layouts) d_text: Option<usize>,
     pub(in crate::layouts) control: Option<Control>,
 }
 
@@ -87,24 +89,29 @@ pub(in crate::layouts) struct ImageUNet {
 pub(in crate::layouts) const WITH_HINT: &str = "image_hint";
 pub(in crate::layouts) const WITHOUT_HINT: &str = "image";
 
-/// Kandinsky 2.2's, which samples so many channels.
+/// How it says that a U-Net reads images alone, and captions too: what its tokens are made of, and
+/// what is added to the timestep embedding.
+pub(in crate::layouts) const IMAGE_TOKENS: &str = "image_proj";
+pub(in crate::layouts) const CAPTION_TOKENS: &str = "text_image_proj";
+pub(in crate::layouts) const CAPTION_ADDED: &str = "text_image";
+
+/// Kandinsky's, which samples so many channels: 2.1's, which reads captions, or 2.2's.
 pub(in crate::layouts) fn image_unet(
     folder: &Path,
     channels: usize,
+    reads_captions: bool,
 ) -> Result<ImageUNet, LoadError> {
     let mut fields = conditional(folder)?;
     fields.expect("class_embed_type", Value::Null)?;
-    fields.demand("encoder_hid_dim_type", "image_proj")?;
-    let kind: String = fields.take("addition_embed_type")?;
-    let has_hint = match kind.as_str() {
-        WITHOUT_HINT => false,
-        WITH_HINT => true,
-        other => {
-            let expected = format!("{WITHOUT_HINT} or {WITH_HINT}");
-            return Err(fields.error("addition_embed_type", other, &expected));
-        }
+    let tokens = if reads_captions { CAPTION_TOKENS } else { IMAGE_TOKENS };
+    fields.demand("encoder_hid_dim_type", tokens)?;
+    let has_hint = if reads_captions {
+        fields.demand("addition_embed_type", CAPTION_ADDED)?;
+        false
+    } else {
+        has_hint(&mut fields)?
     };
-    let d_embedding: usize = fields.take("encoder_hid_dim")?;
+    let width: usize = fields.take("encoder_hid_dim")?;
     fields.expect_all([
         ("projection_class_embeddings_input_dim", Value::Null),
         ("use_linear_projection", json!(false)),
@@ -117,7 +124,23 @@ pub(in crate::layouts) fn image_unet(
         (false, true) => Some(Control::Kept),
         (false, false) => None,
     };
-    Ok(ImageUNet { unet, d_embedding, control })
+    // the class takes embeddings to be as wide as tokens where it reads captions
+    let of_tokens = unet.d_context.unwrap_or_default();
+    let (d_embedding, d_text) =
+        if reads_captions { (of_tokens, Some(width)) } else { (width, None) };
+    Ok(ImageUNet { unet, d_embedding, d_text, control })
+}
+
+fn has_hint(fields: &mut Fields) -> Result<bool, LoadError> {
+    let kind: String = fields.take("addition_embed_type")?;
+    match kind.as_str() {
+        WITHOUT_HINT => Ok(false),
+        WITH_HINT => Ok(true),
+        other => {
+            let expected = format!("{WITHOUT_HINT} or {WITH_HINT}");
+            Err(fields.error("addition_embed_type", other, &expected))
+        }
+    }
 }
 
 /// Stable unCLIP's, which reads captions as they are, and image embeddings of this width with their

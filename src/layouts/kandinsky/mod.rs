@@ -1,11 +1,12 @@
-//! Kandinsky 2.2 as it is published: two folders in diffusers' layout, that of the decoder and that
-//! of the prior.
+//! Kandinsky 2.1 and 2.2 as they are published: two folders in diffusers' layout, that of the decoder
+//! and that of the prior.
 //!
 //! ```text
-//! kandinsky-2-2-decoder/
+//! kandinsky-2-2-decoder/  or  kandinsky-2-1/
 //!   model_index.json
 //!   unet/, scheduler/, movq/
-//! kandinsky-2-2-prior/
+//!   text_encoder/, tokenizer/   the decoder's own, of 2.1
+//! kandinsky-2-2-prior/  or  kandinsky-2-1-prior/
 //!   model_index.json
 //!   prior/, scheduler/, text_encoder/, tokenizer/, image_encoder/, image_processor/
 //! ```
@@ -13,12 +14,13 @@
 //! inpainting and for depth maps (ControlNet) are published in folders of their own, which stand in
 //! the place of the decoder's.
 
+mod family;
 mod write;
 
 use std::path::{Path, PathBuf};
 
 use unclip_core::InvalidSetting;
-use unclip_decoder::DecoderConfig;
+use unclip_decoder::{CaptionKind, DecoderConfig};
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
 
@@ -26,30 +28,17 @@ use super::diffusers::autoencoder::autoencoder;
 use super::diffusers::fields::Fields;
 use super::diffusers::files::{INDEX, NETWORK};
 use super::diffusers::networks::Defaults;
-use super::diffusers::schedulers;
 use super::diffusers::unets::{self, ImageUNet};
-use super::diffusers::{check_index, image_encoder, prior, required, stage, text};
+use super::diffusers::{
+    check_index, image_encoder, mclip, prior, required, schedulers, stage, text, text_of,
+};
 use super::layout::{Layout, Writer};
 use super::{hub, no_prior_folder};
 use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions, StageId};
+use family::Family;
 
-/// The pipelines of either folder.
-const DECODERS: [&str; 5] = [
-    "KandinskyV22Pipeline",
-    "KandinskyV22Img2ImgPipeline",
-    "KandinskyV22InpaintPipeline",
-    "KandinskyV22ControlnetPipeline",
-    "KandinskyV22ControlnetImg2ImgPipeline",
-];
-const PRIORS: [&str; 2] = ["KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline"];
-
-/// The schedulers that its users have.
-const SCHEDULERS: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
-
-const DECODER_PARTS: [(&str, &[&str]); 3] =
-    [("unet", &["UNet2DConditionModel"]), ("scheduler", &SCHEDULERS), ("movq", &["VQModel"])];
-
+/// Parts of the prior's folder, and the classes that are read.
 const PRIOR_PARTS: [(&str, &[&str]); 6] = [
     ("prior", &["PriorTransformer"]),
     ("scheduler", &["UnCLIPScheduler"]),
@@ -59,11 +48,8 @@ const PRIOR_PARTS: [(&str, &[&str]); 6] = [
     ("image_processor", &["CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"]),
 ];
 
-/// The reference pipeline's defaults.
+/// The reference pipelines' defaults.
 const DECODER: Defaults = Defaults { steps: 100, guidance_scale: 4.0 };
-
-/// Context tokens that the U-Net makes of an embedding: no field says so.
-const IMAGE_TOKENS: usize = 32;
 
 pub(super) struct Kandinsky;
 
@@ -86,21 +72,34 @@ impl Layout for Kandinsky {
     }
 
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
-        let (decoder_folder, prior_folder) = both(folder, options)?;
-        check_index(&decoder_folder, &DECODERS, &DECODER_PARTS)?;
-        check_index(&prior_folder, &PRIORS, &PRIOR_PARTS)?;
-        let (tokenizer, text_encoder) = text(&prior_folder, options)?;
-        let d_text = text_encoder.manifest.config.transformer.d_model;
+        let (family, decoder_folder, prior_folder) = both(folder, options)?;
+        check_index(&decoder_folder, family.decoders, family.decoder_parts)?;
+        check_index(&prior_folder, family.priors, &PRIOR_PARTS)?;
+        let image_encoder = image_encoder(&prior_folder, "image_processor", options)?;
+        let prior_words = prior_folder.join("tokenizer");
+        let (words, (tokenizer, text_encoder), prior_text, d_text) = if family.reads_captions {
+            let of_prior = OpenOptions { padding: options.prior_padding, ..options.clone() };
+            let names = (StageId::TextEncoder, "tokenizer", true);
+            let (tokenizer, tower) = text_of(&prior_folder, names, &of_prior)?;
+            let d_text = tower.manifest.config.transformer.d_model;
+            let own = mclip::text(&decoder_folder, options)?;
+            let prior_text = Some((prior_words, tokenizer, tower));
+            (decoder_folder.join("tokenizer"), own, prior_text, d_text)
+        } else {
+            let both = text(&prior_folder, options)?;
+            let d_text = both.1.manifest.config.transformer.d_model;
+            (prior_words, both, None, d_text)
+        };
         Ok(Parts {
-            words: prior_folder.join("tokenizer"),
+            words,
             tokenizer,
             text_encoder,
-            prior_text: None,
-            image_encoder: image_encoder(&prior_folder, "image_processor", options)?,
+            prior_text,
+            image_encoder,
             noised_image_encoder: None,
             prior: prior(&prior_folder, "scheduler", d_text)?,
             ar_prior: None,
-            decoder: decoder(&decoder_folder)?,
+            decoder: decoder(&decoder_folder, family)?,
             autoencoder: Some(autoencoder(&required(&decoder_folder, "movq")?)?),
             upsamplers: Vec::new(),
         })
@@ -133,36 +132,53 @@ pub(super) fn subfolders(folder: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|path| hub::snapshot(&path).ok().flatten().unwrap_or(path)).collect()
 }
 
-/// The folders of decoder and prior.
-fn both(folder: &Path, options: &OpenOptions) -> Result<(PathBuf, PathBuf), Error> {
-    let prior = options.prior_model.as_deref().map(prior_folder).transpose()?;
+/// The version, and the folders of decoder and prior.
+fn both(
+    folder: &Path,
+    options: &OpenOptions,
+) -> Result<(&'static Family, PathBuf, PathBuf), Error> {
     let Some(name) = pipeline(folder) else {
-        let decoder = part(folder, &DECODERS, StageId::Decoder)?;
-        let prior = prior.map_or_else(|| part(folder, &PRIORS, StageId::Prior), Ok)?;
-        return Ok((decoder, prior));
+        let inside = subfolders(folder);
+        let names: Vec<String> = inside.iter().filter_map(|it| pipeline(it)).collect();
+        let family = Family::of(&names);
+        let decoder = part(folder, family.decoders, StageId::Decoder)?;
+        let prior = match &options.prior_model {
+            Some(path) => prior_folder(path, family)?,
+            None => part(folder, family.priors, StageId::Prior)?,
+        };
+        return Ok((family, decoder, prior));
     };
-    if PRIORS.contains(&name.as_str()) {
+    let family = Family::of(std::slice::from_ref(&name));
+    if family.priors.contains(&name.as_str()) {
         let found = format!("a prior ({})", folder.display());
         let expected = "the decoder's folder; this is the prior model (--prior-model)";
         return Err(InvalidSetting::new("model", found, expected).into());
     }
-    // another pipeline of the family is refused first
-    check_index(folder, &DECODERS, &DECODER_PARTS)?;
-    let prior = prior.ok_or_else(|| {
-        let expected = "the folder of the prior, kandinsky-2-2-prior, beside the decoder's \
-                        (OpenOptions::prior_model, --prior-model)";
-        InvalidSetting::new("prior model", "absent", expected)
-    })?;
-    Ok((folder.into(), prior))
+    if !family.decoders.contains(&name.as_str()) {
+        // another pipeline of the name
+        let known: Vec<&str> = Family::ALL.iter().flat_map(|it| it.decoders).copied().collect();
+        Fields::read(&folder.join(INDEX), Some(&known))?;
+    }
+    match &options.prior_model {
+        Some(path) => Ok((family, folder.into(), prior_folder(path, family)?)),
+        None => {
+            let expected = format!(
+                "the folder of the prior, {}, beside the decoder's (OpenOptions::prior_model, \
+                 --prior-model)",
+                family.prior_folder
+            );
+            Err(InvalidSetting::new("prior model", "absent", expected).into())
+        }
+    }
 }
 
 /// The prior's folder, of a path to it or to a folder with both.
-fn prior_folder(path: &Path) -> Result<PathBuf, Error> {
+fn prior_folder(path: &Path, family: &Family) -> Result<PathBuf, Error> {
     if !path.is_dir() {
         return Err(no_prior_folder(path));
     }
     let path = hub::snapshot(path)?.unwrap_or_else(|| path.into());
-    if path.join(INDEX).exists() { Ok(path) } else { part(&path, &PRIORS, StageId::Prior) }
+    if path.join(INDEX).exists() { Ok(path) } else { part(&path, family.priors, StageId::Prior) }
 }
 
 /// The one subfolder of these pipelines.
@@ -185,19 +201,23 @@ fn part(folder: &Path, names: &[&str], stage: StageId) -> Result<PathBuf, Error>
     Err(InvalidSetting::new(name, found, expected).into())
 }
 
-fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, LoadError> {
+fn decoder(folder: &Path, family: &Family) -> Result<StageFiles<DecoderConfig>, LoadError> {
     let path = folder.join("unet");
-    let ImageUNet { unet, d_embedding, control } = unets::image_unet(&path, LATENT_CHANNELS)?;
+    let ImageUNet { unet, d_embedding, d_text, control } =
+        unets::image_unet(&path, LATENT_CHANNELS, family.reads_captions)?;
+    let captions = if family.reads_captions { CaptionKind::Whole } else { CaptionKind::default() };
+    let diffusion = schedulers::scheduler(&folder.join("scheduler"), family.schedulers, DECODER)?;
     let config = DecoderConfig {
         channels: LATENT_CHANNELS,
         d_embedding,
-        d_text: None,
-        image_tokens: IMAGE_TOKENS,
+        d_text,
+        captions,
+        image_tokens: family.image_tokens,
         whitened: false,
         layout: None,
         augmentation: None,
         control,
-        diffusion: schedulers::scheduler(&folder.join("scheduler"), &SCHEDULERS, DECODER)?,
+        diffusion,
         unet,
     };
     let weights = Weights::open_in(&path, NETWORK)?.below("unet.");

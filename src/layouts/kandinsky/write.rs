@@ -1,37 +1,71 @@
-//! Kandinsky 2.2 written as it is published: the folders `decoder` and `prior`.
+//! Kandinsky 2.1 and 2.2 written as they are published: the folders `decoder` and `prior`.
 
 use serde_json::{Value, json};
 use unclip_core::{InvalidSetting, Parameterization};
-use unclip_decoder::Control;
+use unclip_decoder::{CaptionKind, Control};
 use unclip_nn::Precision;
 
-use super::{IMAGE_TOKENS, LATENT_CHANNELS};
+use super::LATENT_CHANNELS;
+use super::family::{Family, KANDINSKY_2_1, KANDINSKY_2_2, XLM_ROBERTA};
 use crate::layouts::diffusers::autoencoder::described as autoencoder;
 use crate::layouts::diffusers::describe::{DIFFUSERS, network, one_text_tower, prior, scheduler};
-use crate::layouts::diffusers::describe_clip::{image_encoder, text_encoder, tokenizer};
+use crate::layouts::diffusers::describe_clip::{image_encoder, text_tower, words};
 use crate::layouts::diffusers::described::{refused, require};
 use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
-use crate::layouts::diffusers::schedulers;
-use crate::layouts::diffusers::unets::{DECODER_BLOCKS, WITH_HINT, WITHOUT_HINT};
+use crate::layouts::diffusers::unets::{self, DECODER_BLOCKS};
 use crate::layouts::diffusers::write::stage;
+use crate::layouts::diffusers::{mclip, schedulers};
 use crate::layouts::layout::Target;
 use crate::{Bundle, Error};
 
-/// Every configuration file of a model, but for the tokenizer's lists of tokens.
+/// The version that a model is of.
+fn family(bundle: &Bundle) -> &'static Family {
+    match bundle.decoder.config().captions {
+        CaptionKind::Whole => &KANDINSKY_2_1,
+        CaptionKind::Masked => &KANDINSKY_2_2,
+    }
+}
+
+/// Every configuration file of a model, but for the tokenizers' lists of tokens.
 pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, Error> {
-    one_text_tower(bundle)?;
+    let family = family(bundle);
+    if !family.reads_captions {
+        one_text_tower(bundle)?;
+    }
     // a tower and a prior that are not there are named
     bundle.image_encoder()?;
     bundle.prior()?;
-    let mut files = vec![text_encoder(bundle, format)?];
-    files.extend(tokenizer(bundle)?);
-    files.extend(image_encoder(bundle, format)?);
+    let mut all = text(bundle, family, format)?;
+    let mut files = image_encoder(bundle, format)?;
     files.extend(prior(bundle, scheduler)?);
-    let mut all: Vec<(String, Value)> =
-        files.into_iter().map(|(name, value)| (in_prior(name), value)).collect();
-    all.extend(decoder(bundle).map_err(|error| refused(bundle, "decoder", error))?);
-    all.extend(index(bundle));
+    all.extend(files.into_iter().map(|(name, value)| (in_prior(name), value)));
+    all.extend(decoder(bundle, family).map_err(|error| refused(bundle, "decoder", error))?);
+    all.extend(index(bundle, family));
     Ok(all)
+}
+
+/// The text towers, and what says how their captions are read.
+fn text(
+    bundle: &Bundle,
+    family: &Family,
+    format: Precision,
+) -> Result<Vec<(String, Value)>, Error> {
+    let (tokenizer, slot) = bundle.clip_text()?;
+    let described = || {
+        let [marks, config] = words(tokenizer, slot.config().context_length)?;
+        let mut files = vec![
+            ("prior/text_encoder/config.json", text_tower(slot, tokenizer, format)?),
+            ("prior/tokenizer/special_tokens_map.json", marks),
+            ("prior/tokenizer/tokenizer_config.json", config),
+        ];
+        if family.reads_captions {
+            let own = mclip::described(&bundle.text_encoder, &bundle.tokenizer, format)?;
+            files.push(("decoder/text_encoder/config.json", own));
+        }
+        Ok(files)
+    };
+    let files = described().map_err(|error| refused(bundle, "text_encoder", error))?;
+    Ok(files.into_iter().map(|(name, value)| (name.into(), value)).collect())
 }
 
 /// Where a file of Karlo's layout lies in the prior's folder.
@@ -40,19 +74,23 @@ fn in_prior(name: &str) -> String {
     format!("prior/{}", name.replace("feature_extractor", "image_processor"))
 }
 
-fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
-    const PIPELINE: &str = "Kandinsky 2.2";
+fn decoder(bundle: &Bundle, family: &Family) -> Result<Vec<(String, Value)>, InvalidSetting> {
+    let pipeline = family.name;
     let config = bundle.decoder.config();
     let unet = &config.unet;
-    require("d_text", config.d_text, None, PIPELINE)?;
-    require("channels", config.channels, LATENT_CHANNELS, PIPELINE)?;
-    require("image_tokens", config.image_tokens, IMAGE_TOKENS, PIPELINE)?;
+    if family.reads_captions {
+        require("d_embedding", config.d_embedding, unet.d_context.unwrap_or_default(), pipeline)?;
+    } else {
+        require("d_text", config.d_text, None, pipeline)?;
+    }
+    require("channels", config.channels, LATENT_CHANNELS, pipeline)?;
+    require("image_tokens", config.image_tokens, family.image_tokens, pipeline)?;
     // its pipeline splits a variance off in any case
     let out_channels = 2 * LATENT_CHANNELS;
-    require("unet.out_channels", unet.out_channels, out_channels, PIPELINE)?;
+    require("unet.out_channels", unet.out_channels, out_channels, pipeline)?;
     let epsilon = Parameterization::Epsilon;
-    require("diffusion.parameterization", config.diffusion.parameterization, epsilon, PIPELINE)?;
-    require("upsamplers", bundle.upsamplers.len(), 0, PIPELINE)?;
+    require("diffusion.parameterization", config.diffusion.parameterization, epsilon, pipeline)?;
+    require("upsamplers", bundle.upsamplers.len(), 0, pipeline)?;
     let Some(slot) = &bundle.autoencoder else {
         let expected = "one: the decoder of this layout samples latents";
         return Err(InvalidSetting::new("autoencoder", "absent", expected));
@@ -63,10 +101,15 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     }
     let mut network = network(unet, &DECODER_BLOCKS, unet.image_size)?;
     let has_hint = config.control == Some(Control::Hint);
-    network["addition_embed_type"] = json!(if has_hint { WITH_HINT } else { WITHOUT_HINT });
+    let (added, tokens, width) = match config.d_text {
+        Some(d_text) => (unets::CAPTION_ADDED, unets::CAPTION_TOKENS, d_text),
+        None if has_hint => (unets::WITH_HINT, unets::IMAGE_TOKENS, config.d_embedding),
+        None => (unets::WITHOUT_HINT, unets::IMAGE_TOKENS, config.d_embedding),
+    };
+    network["addition_embed_type"] = json!(added);
     network["cross_attention_dim"] = json!(unet.d_context);
-    network["encoder_hid_dim"] = json!(config.d_embedding);
-    network["encoder_hid_dim_type"] = json!("image_proj");
+    network["encoder_hid_dim"] = json!(width);
+    network["encoder_hid_dim_type"] = json!(tokens);
     network["mid_block_type"] = json!(DECODER_BLOCKS.middle);
     let files = [
         ("decoder/unet/config.json", network),
@@ -76,25 +119,26 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     Ok(files.map(|(name, value)| (name.into(), value)).into())
 }
 
-/// The pipeline that runs a decoder.
-fn pipeline(control: Option<Control>) -> &'static str {
-    match control {
-        None => "KandinskyV22Pipeline",
-        Some(Control::Kept) => "KandinskyV22InpaintPipeline",
-        Some(Control::Hint) => "KandinskyV22ControlnetPipeline",
-    }
-}
-
-fn index(bundle: &Bundle) -> [(String, Value); 2] {
-    let decoder = json!({
-        "_class_name": pipeline(bundle.control()),
+fn index(bundle: &Bundle, family: &Family) -> [(String, Value); 2] {
+    // the first is of pictures, the others of what a decoder is told beside
+    let place = match bundle.control() {
+        None => 0,
+        Some(Control::Kept) => 1,
+        Some(Control::Hint) => 2,
+    };
+    let mut decoder = json!({
+        "_class_name": family.decoders[place],
         "_diffusers_version": DIFFUSERS,
         "movq": ["diffusers", "VQModel"],
         "scheduler": ["diffusers", schedulers::class(&bundle.decoder.config().diffusion)],
         "unet": ["diffusers", "UNet2DConditionModel"],
     });
+    if family.reads_captions {
+        decoder["text_encoder"] = json!(["kandinsky", mclip::CLASS]);
+        decoder["tokenizer"] = json!(["transformers", XLM_ROBERTA]);
+    }
     let prior = json!({
-        "_class_name": "KandinskyV22PriorPipeline",
+        "_class_name": family.priors[0],
         "_diffusers_version": DIFFUSERS,
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
         "image_processor": ["transformers", "CLIPImageProcessor"],
@@ -106,15 +150,26 @@ fn index(bundle: &Bundle) -> [(String, Value); 2] {
     [(format!("decoder/{INDEX}"), decoder), (format!("prior/{INDEX}"), prior)]
 }
 
-/// Writes configurations, tokenizer and weights.
+/// Writes configurations, tokenizers and weights.
 pub(super) fn write(
     bundle: &Bundle,
     configs: &[(String, Value)],
     target: &Target<'_>,
 ) -> Result<(), Error> {
     target.configs(configs)?;
-    target.copy_words(&bundle.words, "prior/tokenizer")?;
-    stage(&bundle.text_encoder, target, &[("", "prior/text_encoder", MODEL)])?;
+    let clip = match &bundle.prior_text {
+        Some(text) => {
+            target.copy_words(&bundle.words, "decoder/tokenizer")?;
+            stage(&bundle.text_encoder, target, &[("", "decoder/text_encoder", MODEL)])?;
+            target.copy_words(&text.words, "prior/tokenizer")?;
+            &text.encoder
+        }
+        None => {
+            target.copy_words(&bundle.words, "prior/tokenizer")?;
+            &bundle.text_encoder
+        }
+    };
+    stage(clip, target, &[("", "prior/text_encoder", MODEL)])?;
     stage(bundle.image_encoder()?, target, &[("", "prior/image_encoder", MODEL)])?;
     stage(bundle.prior()?, target, &[("", "prior/prior", NETWORK)])?;
     stage(&bundle.decoder, target, &[("unet.", "decoder/unet", NETWORK)])?;

@@ -1,6 +1,6 @@
 //! Sizes of CLIP's towers, from their tensors under Hugging Face's names.
 
-use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig};
+use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
 use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{Activation, LayerNorm, TransformerConfig};
 
@@ -46,6 +46,7 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
         vocab_size,
         context_length,
         d_embedding,
+        tower: TextTower::Clip,
         projected,
         transformer,
         logit_scale,

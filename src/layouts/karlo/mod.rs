@@ -67,7 +67,7 @@ impl Layout for Karlo {
         let text_encoder = text_encoder(folder)?;
         let reading = TokenizerOptions {
             context_length: text_encoder.manifest.config.context_length,
-            padding: options.padding.unwrap_or(Padding::Zero),
+            padding: Some(options.padding.unwrap_or(Padding::Zero)),
         };
         Ok(Parts {
             words: folder.join("tokenizer"),

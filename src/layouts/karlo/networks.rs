@@ -2,7 +2,7 @@
 
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
-use unclip_decoder::DecoderConfig;
+use unclip_decoder::{CaptionKind, DecoderConfig};
 use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{
     Activation, AttentionKind, LayerNorm, ResampleKind, TransformerConfig, UNetConfig,
@@ -102,6 +102,7 @@ pub(super) fn decoder(shapes: &Shapes<'_>, names: &UNetNames) -> Result<DecoderC
         image_tokens: shapes.divide(tokens, d_tokens, d_context, "the width of a token")?,
         whitened: false,
         layout: None,
+        captions: CaptionKind::default(),
         augmentation: None,
         control: None,
         diffusion: diffusion(epsilon, variance(&unet), PIXEL_CLAMP, DECODER_SAMPLING),

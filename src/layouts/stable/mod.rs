@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use unclip_clip::{TextEncoderConfig, Tokenizer};
 use unclip_core::{DiffusionConfig, InvalidSetting};
-use unclip_decoder::{Augmentation, DecoderConfig};
+use unclip_decoder::{Augmentation, CaptionKind, DecoderConfig};
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
 use unclip_prior::DiffusionPriorConfig;
@@ -198,6 +198,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         image_tokens: 0,
         whitened: false,
         layout: None,
+        captions: CaptionKind::default(),
         augmentation: Some(Augmentation {
             num_train_timesteps: noising.num_train_timesteps,
             beta_schedule: noising.beta_schedule,

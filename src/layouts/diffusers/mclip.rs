@@ -1,0 +1,172 @@
+//! M-CLIP's text tower and its tokenizer, as diffusers writes them for Kandinsky 2.1.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use unclip_clip::{TextEncoderConfig, TextTower, Tokenizer, TokenizerOptions};
+use unclip_core::InvalidSetting;
+use unclip_nn::checkpoint::{LoadError, Part, StageFiles, Weights};
+use unclip_nn::{Activation, Precision, TransformerConfig};
+
+use super::clip::IGNORED;
+use super::describe_clip::{TRANSFORMERS, dtype};
+use super::described::require;
+use super::fields::Fields;
+use super::files::MODEL;
+use super::{required, stage};
+use crate::bundle::agree;
+use crate::{Error, OpenOptions, Slot, StageId};
+
+/// Positions of a caption: the pipeline says so, no file does.
+const CONTEXT_LENGTH: usize = 77;
+
+/// The class of the tower.
+pub(in crate::layouts) const CLASS: &str = "MultilingualCLIP";
+
+/// The file that is read of a tokenizer, and the one that older programs write.
+const WORDS: &str = "tokenizer.json";
+const SENTENCEPIECE: &str = "sentencepiece.bpe.model";
+
+/// The tower and its tokenizer.
+pub(in crate::layouts) fn text(
+    folder: &Path,
+    options: &OpenOptions,
+) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
+    let path = required(folder, &StageId::TextEncoder.to_string())?;
+    let words = required(folder, "tokenizer")?;
+    check_words(&words)?;
+    let (config, end) = text_encoder(&path)?;
+    let reading =
+        TokenizerOptions { context_length: config.context_length, padding: options.padding };
+    let tokenizer = Tokenizer::from_folder(&words, reading)?;
+    if let TextTower::Multilingual { padding, .. } = config.tower {
+        let marks =
+            [("pad_token_id", padding, tokenizer.pad()), ("eos_token_id", end, tokenizer.end())];
+        for (field, tower, found) in marks {
+            let (tower, found) = (tower.to_string(), found.to_string());
+            agree(StageId::TextEncoder, &tower, "tokenizer", &found, field)?;
+        }
+    }
+    // buffers that some versions wrote down
+    let is_buffer = |key: &str| key.ends_with(".position_ids") || key.ends_with(".token_type_ids");
+    let kept = |key: &str, _: &[usize]| {
+        if is_buffer(key) { Vec::new() } else { vec![(key.into(), Part::default())] }
+    };
+    let weights = Weights::open_in(&path, MODEL)?.renamed(kept)?;
+    Ok((tokenizer, stage(&path, config, weights, "num_hidden_layers")?))
+}
+
+/// Says what to do where the tokenizer is there in its older form alone.
+fn check_words(folder: &Path) -> Result<(), Error> {
+    if folder.join(WORDS).exists() || !folder.join(SENTENCEPIECE).exists() {
+        return Ok(());
+    }
+    let name = format!("{WORDS} in {}", folder.display());
+    let expected = format!(
+        "beside {SENTENCEPIECE}, which is not read: transformers' \
+         XLMRobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder) writes it"
+    );
+    Err(InvalidSetting::new(name, "absent", expected).into())
+}
+
+/// The configuration, and the number of the mark after a caption.
+fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, u32), LoadError> {
+    let mut fields = Fields::read(&folder.join("config.json"), None)?;
+    let activation: String = fields.take("hidden_act")?;
+    if activation != "gelu" {
+        return Err(fields.error("hidden_act", activation, "\"gelu\""));
+    }
+    fields.expect_all([
+        ("position_embedding_type", json!("absolute")),
+        ("type_vocab_size", json!(1)),
+        ("is_decoder", false.into()),
+        ("add_cross_attention", false.into()),
+        ("pruned_heads", json!({})),
+    ])?;
+    let d_model: usize = fields.take("hidden_size")?;
+    fields.expect("transformerDimensions", d_model)?;
+    let config = TextEncoderConfig {
+        logit_scale: TextEncoderConfig::MOST,
+        transformer: TransformerConfig {
+            d_model,
+            n_layers: fields.take("num_hidden_layers")?,
+            n_heads: fields.take("num_attention_heads")?,
+            d_hidden: fields.take("intermediate_size")?,
+            activation: Activation::Gelu,
+            norm_eps: fields.take("layer_norm_eps")?,
+        },
+        vocab_size: fields.take("vocab_size")?,
+        context_length: CONTEXT_LENGTH,
+        tower: TextTower::Multilingual {
+            positions: fields.take("max_position_embeddings")?,
+            padding: fields.take_optional("pad_token_id")?.unwrap_or(1),
+        },
+        d_embedding: fields.take("numDims")?,
+        projected: true,
+    };
+    let end = fields.take_optional("eos_token_id")?.unwrap_or(2);
+    fields.ignore(&IGNORED);
+    // of training, of other tasks, and where the tower comes from
+    fields.ignore(&[
+        "attention_probs_dropout_prob",
+        "hidden_dropout_prob",
+        "classifier_dropout",
+        "output_past",
+        "modelBase",
+    ]);
+    let names = [
+        ("d_model", "hidden_size"),
+        ("n_layers", "num_hidden_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("d_hidden", "intermediate_size"),
+        ("norm_eps", "layer_norm_eps"),
+        ("positions", "max_position_embeddings"),
+        ("padding", "pad_token_id"),
+        ("d_embedding", "numDims"),
+    ];
+    config.validate().map_err(|error| fields.invalid(&error, &names))?;
+    fields.finish()?;
+    Ok((config, end))
+}
+
+/// The configuration of a tower.
+pub(in crate::layouts) fn described(
+    slot: &Slot<TextEncoderConfig>,
+    tokenizer: &Tokenizer,
+    format: Precision,
+) -> Result<Value, InvalidSetting> {
+    let config = slot.config();
+    let TextTower::Multilingual { positions, padding } = config.tower else {
+        let expected = "multilingual: the decoder of this layout reads captions by M-CLIP's tower";
+        return Err(InvalidSetting::new("tower", "clip", expected));
+    };
+    let transformer = &config.transformer;
+    require("context_length", config.context_length, CONTEXT_LENGTH, CLASS)?;
+    require("transformer.activation", transformer.activation, Activation::Gelu, CLASS)?;
+    Ok(json!({
+        "architectures": [CLASS],
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 0,
+        "eos_token_id": tokenizer.end(),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": transformer.d_model,
+        "initializer_range": 0.02,
+        "intermediate_size": transformer.d_hidden,
+        "layer_norm_eps": transformer.norm_eps,
+        "max_position_embeddings": positions,
+        "model_type": "M-CLIP",
+        "numDims": config.d_embedding,
+        "num_attention_heads": transformer.n_heads,
+        "num_hidden_layers": transformer.n_layers,
+        "output_past": true,
+        "pad_token_id": padding,
+        "position_embedding_type": "absolute",
+        "torch_dtype": dtype(format),
+        "transformerDimensions": transformer.d_model,
+        "transformers_version": TRANSFORMERS,
+        "type_vocab_size": 1,
+        "use_cache": true,
+        "vocab_size": config.vocab_size,
+    }))
+}

@@ -1,0 +1,307 @@
+//! Kandinsky 2.1's folders, whose decoder reads captions by a tower of its own: the numbers that
+//! diffusers gives. `tools/reference/kandinsky21_fixtures.py` makes folders, noise and traces.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::imageops::crop_imm;
+use image::{GrayImage, Luma, RgbImage};
+use serde_json::{Value, json};
+use unclip::clip::{Padding, Tokenizer, TokenizerOptions};
+use unclip::decoder::{Condition, Control};
+use unclip::unclip_core::{ImageEmbedding, Network, TextEmbedding};
+use unclip::unclip_nn::checkpoint::Weights;
+use unclip::{
+    Ability, Bundle, GenerateOptions, OpenOptions, Precision, RecordedNoise, Residency,
+    StageOptions, Subject, UnClip, Variation, device, read_picture,
+};
+
+use crate::kandinsky::{FLEX, PROMPTS};
+use crate::karlo_write::{KANDINSKY_2_1, Karlo, files};
+use crate::reference::{Calls, Saved, Tolerance};
+use crate::support::refused;
+
+const TOKENIZER: &str = "decoder/tokenizer/tokenizer.json";
+const TOWER: &str = "decoder/text_encoder/config.json";
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kandinsky21").join(name)
+}
+
+fn model() -> Karlo {
+    Karlo::new(KANDINSKY_2_1)
+}
+
+/// The same with the U-Net for inpainting.
+fn for_inpainting() -> Karlo {
+    let model = model();
+    model.add("../kandinsky21/inpaint", "decoder");
+    model
+}
+
+fn ready(model: &Karlo, name: &str) -> UnClip {
+    UnClip::new(model.open().unwrap(), &device(name).unwrap(), Residency::OneByOne).unwrap()
+}
+
+fn steps(steps: usize) -> StageOptions {
+    StageOptions::default().with_steps(steps)
+}
+
+fn options(name: &str) -> GenerateOptions {
+    let noise = RecordedNoise::open(fixture(&format!("{name}.noise.safetensors"))).unwrap();
+    let decoder = steps(5).with_guidance_scale(3.0);
+    GenerateOptions::default().with_noise(Arc::new(noise)).with_decoder(decoder)
+}
+
+fn with_prior(options: GenerateOptions) -> GenerateOptions {
+    options.with_prior(steps(5))
+}
+
+fn corner() -> RgbImage {
+    let picture = read_picture(fixture("../karlo/wide.png")).unwrap();
+    crop_imm(&picture, 0, 0, 16, 16).to_image()
+}
+
+fn trace(name: &str) -> PathBuf {
+    fixture(&format!("{name}.trace.safetensors"))
+}
+
+const ENDS: [&str; 3] = ["prior.negative_embedding", "decoder.latent", "decoder.image"];
+const OWN_TEXT: [&str; 3] = ["text_encoder.pooled", "text_encoder.tokens", "text_encoder.mask"];
+
+/// Compares the traces of pictures of captions, with a negative one, and of pictures of pictures.
+pub(crate) fn agrees_with_diffusers(device: &str, tolerance: Tolerance) {
+    let unclip = ready(&model(), device);
+    let of_prior =
+        ["prior_text_encoder.pooled", "prior_text_encoder.tokens", "prior_text_encoder.mask"];
+    let keys = [&OWN_TEXT[..], &of_prior, &["prior.embedding"], &ENDS].concat();
+    for (name, negative) in [("text", ""), ("negative", "a dog")] {
+        let options = with_prior(options(name)).with_negative_prompt(negative);
+        let found = unclip.text_to_images(&PROMPTS, &options).unwrap().trace;
+        Saved::of(&found).agrees(&trace(name), &keys, tolerance);
+    }
+    let pictures = ["wide.png", "high.png"];
+    let pictures = pictures.map(|name| read_picture(fixture("../karlo").join(name)).unwrap());
+    let found = unclip.image_variation(&pictures, &options("variation")).unwrap().trace;
+    let seen = ["image_encoder.pixels", "image_encoder.embedding"];
+    let keys = [&OWN_TEXT[..], &seen, &ENDS].concat();
+    Saved::of(&found).agrees(&trace("variation"), &keys, tolerance);
+}
+
+#[test]
+fn flex_gives_the_numbers_of_diffusers() {
+    agrees_with_diffusers("flex", FLEX);
+}
+
+#[test]
+fn flex_gives_the_call_of_diffusers() {
+    let bundle = model().open().unwrap();
+    let file = Weights::open(&fixture("text.calls.safetensors")).unwrap();
+    let calls = Calls { file, device: device("flex").unwrap() };
+    let tokens = calls.tensor::<3>("unet.input.encoder_hidden_states");
+    let [rows, length, _] = tokens.dims();
+    let text = TextEmbedding {
+        pooled: calls.tensor("unet.input.text_embeds"),
+        tokens,
+        // which it does not look at
+        mask: burn::tensor::Tensor::<2>::zeros([rows, length], &calls.device).bool(),
+    };
+    let image = ImageEmbedding(calls.tensor("unet.input.image_embeds"));
+    let decoder = bundle.decoder.load(&calls.device).unwrap();
+    let bound = decoder.bind(&Condition::new(image, text));
+    let output = bound.forward(calls.tensor("unet.input.sample"), calls.timesteps("unet", rows));
+    calls.agree("unet.output", output, FLEX);
+}
+
+/// As in the reference, the decoder draws what it is told of as well, and the picture's own pixels
+/// take its place afterwards.
+#[test]
+fn an_inpainting_has_the_numbers_of_diffusers() {
+    let model = for_inpainting();
+    let unclip = ready(&model, "flex");
+    assert_eq!(unclip.bundle().control(), Some(Control::Kept));
+    assert!(unclip.bundle().can(Ability::TrainedInpainting));
+    let in_hole = |x: u32, y: u32| (6..12).contains(&x) && (4..10).contains(&y);
+    let mask = GrayImage::from_fn(16, 16, |x, y| Luma([if in_hole(x, y) { 255 } else { 0 }]));
+    let picture = corner();
+    let subject = Subject::Picture(&picture);
+    let made = unclip.inpaint((&picture, &mask), subject, None, &options("inpaint")).unwrap();
+    Saved::of(&made.trace).agrees_in(&trace("inpaint"), &ENDS, FLEX);
+    let kept = made.pictures[0].image.enumerate_pixels();
+    assert!(
+        kept.filter(|(x, y, _)| !in_hole(*x, *y)).all(|(x, y, it)| it == picture.get_pixel(x, y))
+    );
+}
+
+/// transformers' tokens of captions in many scripts.
+#[test]
+fn captions_have_the_tokens_of_transformers() {
+    let options = TokenizerOptions::default();
+    let tokenizer = Tokenizer::from_folder(&fixture("model/decoder/tokenizer"), options).unwrap();
+    assert_eq!(tokenizer.padding(), Padding::Pad);
+    let file = fs::read(fixture("tokens.json")).unwrap();
+    let table: Value = serde_json::from_slice(&file).unwrap();
+    for case in table["cases"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let tokens = tokenizer.encode(&[text]);
+        let found: Vec<u64> = tokens.ids(0).iter().map(|&id| id.into()).collect();
+        let expected: Vec<u64> =
+            case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+        assert_eq!(found, expected, "{text:?}");
+        assert_eq!(tokens.len(0) as u64, case["len"].as_u64().unwrap(), "{text:?}");
+    }
+    let long = "qué bonito ".repeat(40);
+    let tokens = tokenizer.encode(&[&long]);
+    assert!(long.ends_with(tokens.dropped(0).unwrap()));
+}
+
+/// What the decoder reads beside an embedding counts, and so does what it should not be like.
+#[test]
+fn captions_stand_beside_pictures() {
+    let unclip = ready(&model(), "flex");
+    let bundle = unclip.bundle();
+    assert!(bundle.can(Ability::CaptionBesidePicture) && bundle.can(Ability::Similarity));
+    assert_eq!(bundle.text_encoder.config().context_length, 77);
+    let pictures = [corner()];
+    let plain = GenerateOptions::default().with_decoder(steps(3));
+    let draw = |caption, options: &GenerateOptions| {
+        let variation = Variation { caption, ..Variation::default() };
+        unclip.vary(&pictures, &variation, options).unwrap().images()
+    };
+    let negative = plain.clone().with_negative_prompt("a dog");
+    assert_ne!(draw("", &plain), draw("a cat", &plain));
+    assert_ne!(draw("a cat", &negative), draw("a cat", &plain));
+    // both are read by CLIP where both are to be compared
+    let text = unclip.embed_texts(&["a cat"]).unwrap();
+    let image = unclip.embed_images(&pictures).unwrap();
+    assert_eq!(text.pooled.dims(), image.0.dims());
+    // a prior led by it draws another embedding
+    let imagine = |options: &GenerateOptions| {
+        let image = unclip.imagine(&["a cat"], options).unwrap();
+        image.0.into_data().iter::<f32>().collect::<Vec<_>>()
+    };
+    let of_prior = GenerateOptions::default().with_prior(steps(3));
+    assert_ne!(imagine(&of_prior), imagine(&of_prior.clone().with_negative_prompt("a dog")));
+}
+
+#[test]
+fn decoder_and_prior_may_lie_apart() {
+    let model = model();
+    refused(Bundle::open(model.path("decoder")), &["prior model is absent", "kandinsky-2-1-prior"]);
+    refused(Bundle::open(model.path("prior")), &["model is a prior"]);
+    let with = |prior: PathBuf| {
+        let options = OpenOptions { prior_model: Some(prior), ..OpenOptions::default() };
+        Bundle::open_with(model.path("decoder"), &options)
+    };
+    with(model.path("prior")).unwrap();
+    // that of 2.2 is of another space
+    let other = fixture("../kandinsky/model/prior");
+    refused(with(other), &["_class_name is KandinskyV22PriorPipeline", "KandinskyPriorPipeline"]);
+}
+
+/// Written back as it was read, and in this project's own layout, it is the same model.
+#[test]
+fn it_is_written_back() {
+    for (model, weights) in [(model(), 6), (for_inpainting(), 6)] {
+        let flex = device("flex").unwrap();
+        let bundle = model.open().unwrap();
+        for layout in ["kandinsky", "native"] {
+            bundle.save(layout, model.beside(layout), Precision::F16, &flex).unwrap();
+        }
+        let out = model.beside("kandinsky");
+        let is_weights = |name: &&String| name.ends_with(".safetensors");
+        let names = files(&model.path(""));
+        let folders: std::collections::BTreeSet<&str> =
+            names.iter().filter(is_weights).map(|name| name.rsplit_once('/').unwrap().0).collect();
+        assert_eq!(folders.len(), weights);
+        for folder in folders {
+            let stem = ["model", "diffusion_pytorch_model"];
+            let open = |root: &Path| {
+                let found =
+                    stem.iter().find_map(|it| Weights::open_in(&root.join(folder), it).ok());
+                found.unwrap()
+            };
+            let (before, after) = (open(&model.path("")), open(&out));
+            assert_eq!(before.keys(), after.keys(), "{folder}");
+            assert_eq!(before.fingerprint().unwrap(), after.fingerprint().unwrap(), "{folder}");
+        }
+        let words = |root: &Path| fs::read(root.join(TOKENIZER)).unwrap();
+        assert_eq!(words(&model.path("")), words(&out));
+        let index = |root: &Path| -> Value {
+            let text = fs::read(root.join("decoder/model_index.json")).unwrap();
+            serde_json::from_slice(&text).unwrap()
+        };
+        for name in ["_class_name", "text_encoder", "tokenizer", "unet", "movq", "scheduler"] {
+            assert_eq!(index(&out)[name], index(&model.path(""))[name], "{name}");
+        }
+        let picture = |bundle: Bundle| {
+            let unclip = UnClip::new(bundle, &flex, Residency::OneByOne).unwrap();
+            let options = GenerateOptions::default().with_prior(steps(2)).with_decoder(steps(2));
+            unclip.text_to_image("красный кот", &options).unwrap().images()
+        };
+        let expected = picture(bundle);
+        for layout in ["kandinsky", "native"] {
+            let again = Bundle::open(model.beside(layout)).unwrap();
+            assert_eq!(picture(again), expected, "{layout}");
+        }
+    }
+    let other = model();
+    let diffusers = other.open().unwrap().save(
+        "diffusers",
+        other.beside("x"),
+        Precision::F16,
+        &Default::default(),
+    );
+    refused(diffusers, &["prior_text_encoder is given", "Kandinsky's"]);
+}
+
+/// What another tower, another tokenizer or another U-Net would need is refused by name.
+#[test]
+fn what_is_not_of_it_is_refused() {
+    type Edit = fn(&mut Value);
+    let cases: [(&str, Edit, &[&str]); 14] = [
+        (TOWER, |it| it["hidden_act"] = "relu".into(), &["hidden_act is relu", "gelu"]),
+        (TOWER, |it| it["type_vocab_size"] = 2.into(), &["type_vocab_size is 2"]),
+        (TOWER, |it| it["numDims"] = 8.into(), &["d_embedding"]),
+        (TOWER, |it| it["max_position_embeddings"] = 78.into(), &["max_position_embeddings is 78"]),
+        (TOWER, |it| it["pad_token_id"] = 3.into(), &["pad_token_id", "tokenizer"]),
+        (TOWER, |it| it["pad_token_id"] = 4000.into(), &["pad_token_id is 4000"]),
+        (TOWER, |it| it["novelty"] = 1.into(), &["novelty is 1", "no such field"]),
+        (TOKENIZER, |it| it["model"]["type"] = "WordPiece".into(), &["tokenizer.json"]),
+        (TOKENIZER, |it| it["model"]["unk_id"] = 4000.into(), &["unk_id is 4000"]),
+        (TOKENIZER, |it| it["model"]["vocab"][5][0] = "".into(), &["piece 5 is \"\""]),
+        (
+            TOKENIZER,
+            |it| it["normalizer"] = json!({"type": "Lowercase"}),
+            &["normalizer has the step"],
+        ),
+        (
+            TOKENIZER,
+            |it| it["normalizer"]["precompiled_charsmap"] = "AAAA".into(),
+            &["precompiled_charsmap", "a length first"],
+        ),
+        (
+            "decoder/unet/config.json",
+            |it| it["encoder_hid_dim_type"] = "image_proj".into(),
+            &["encoder_hid_dim_type", "text_image_proj"],
+        ),
+        (
+            "decoder/model_index.json",
+            |it| it["_class_name"] = "Kandinsky3Pipeline".into(),
+            &["is decoder: Kandinsky3Pipeline", "expected one with KandinskyPipeline"],
+        ),
+    ];
+    for (file, edit, words) in cases {
+        let model = model();
+        model.edit(file, edit);
+        refused(model.open(), words);
+    }
+    let model = model();
+    fs::rename(model.path(TOKENIZER), model.path("decoder/tokenizer/sentencepiece.bpe.model"))
+        .unwrap();
+    refused(model.open(), &["tokenizer.json", "is absent", "save_pretrained"]);
+    let padding = OpenOptions { padding: Some(Padding::End), ..OpenOptions::default() };
+    let other = self::model();
+    refused(Bundle::open_with(other.path(""), &padding), &["padding end, expected pad"]);
+}

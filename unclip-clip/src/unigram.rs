@@ -1,0 +1,216 @@
+//! `tokenizer.json` of XLM-RoBERTa's tokenizer, sentencepiece's unigram model, with the `tokenizers`
+//! crate.
+//!
+//! Only what that tokenizer consists of is accepted: the crate's own reader would take any program
+//! of normalizers, and trusts a file's table of replacements.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokenizers::models::unigram::Unigram;
+use tokenizers::normalizers::{Precompiled, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
+use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
+
+use crate::charsmap;
+use crate::error::TokenizerError;
+
+/// The name of the model's type.
+pub(crate) const KIND: &str = "Unigram";
+/// Marks before and after a caption, and what fills a row up.
+const MARKS: [&str; 3] = ["<s>", "</s>", "<pad>"];
+/// Pieces that are accepted.
+const MAX_PIECES: usize = 1_000_000;
+/// What stands for a space in pieces.
+const SPACE: char = '▁';
+
+#[derive(Deserialize)]
+struct File {
+    model: Model,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    vocab: Vec<(String, f64)>,
+    unk_id: usize,
+    #[serde(default)]
+    byte_fallback: bool,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+/// A tokenizer of pieces, and the numbers of its marks.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    pub(crate) inner: tokenizers::Tokenizer,
+    /// Before a caption, after it, and what fills a row up.
+    pub(crate) marks: [u32; 3],
+    pub(crate) vocab_size: usize,
+}
+
+/// Reads the file.
+pub(crate) fn read(path: &Path, json: &[u8]) -> Result<Pieces, TokenizerError> {
+    let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
+    let file: File = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+    file.assemble().map_err(invalid)
+}
+
+impl File {
+    fn assemble(self) -> Result<Pieces, String> {
+        let numbers = numbers(&self.model)?;
+        let number = |mark: &str| numbers.get(mark).copied();
+        let marks = MARKS.map(number);
+        let [Some(start), Some(end), Some(pad)] = marks else {
+            return Err(format!("lacks one of the tokens {}", MARKS.join(", ")));
+        };
+        if let Some(Added { id, content, .. }) =
+            self.added_tokens.iter().find(|it| numbers.get(&it.content) != Some(&it.id))
+        {
+            return Err(format!(
+                "the added token {content:?} with the id {id} is not in the vocabulary, expected \
+                 none that the text encoder was not published with"
+            ));
+        }
+        let vocab_size = self.model.vocab.len();
+        let normalizer = normalizer(&self.normalizer)?;
+        let pre_tokenizer = pre_tokenizer(&self.pre_tokenizer)?;
+        let error = |error: tokenizers::Error| error.to_string();
+        let model = Unigram::from(self.model.vocab, Some(self.model.unk_id), false);
+        let mut inner = tokenizers::Tokenizer::new(model.map_err(error)?);
+        inner.with_normalizer(Some(normalizer)).map_err(error)?;
+        inner.with_pre_tokenizer(Some(pre_tokenizer));
+        let added: Vec<AddedToken> = self.added_tokens.into_iter().map(Added::token).collect();
+        inner.add_tokens(added).map_err(error)?;
+        Ok(Pieces { inner, marks: [start, end, pad], vocab_size })
+    }
+}
+
+impl Added {
+    fn token(self) -> AddedToken {
+        AddedToken::from(self.content, self.special)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .single_word(self.single_word)
+            .normalized(self.normalized)
+    }
+}
+
+/// The number of each piece.
+fn numbers(model: &Model) -> Result<HashMap<String, u32>, String> {
+    let n = model.vocab.len();
+    if n > MAX_PIECES {
+        return Err(format!("{n} pieces, expected at most {MAX_PIECES}"));
+    }
+    if model.unk_id >= n {
+        return Err(format!("model.unk_id is {}, expected below {n}", model.unk_id));
+    }
+    if model.byte_fallback {
+        return Err("model.byte_fallback is true, expected false, as XLM-RoBERTa has it".into());
+    }
+    let mut numbers = HashMap::with_capacity(n);
+    for ((piece, score), id) in model.vocab.iter().zip(0..) {
+        // a piece of nothing would be found again and again
+        if piece.is_empty() || !score.is_finite() {
+            return Err(format!(
+                "piece {id} is {piece:?} with {score}, expected text and a number"
+            ));
+        }
+        if let Some(first) = numbers.insert(piece.clone(), id) {
+            return Err(format!("piece {piece:?} has the ids {first} and {id}, expected one"));
+        }
+    }
+    Ok(numbers)
+}
+
+/// The steps of a sequence, or the only one.
+fn steps<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
+    match value.get(name).and_then(Value::as_array) {
+        Some(steps) => steps.iter().collect(),
+        None if value.is_null() => Vec::new(),
+        None => vec![value],
+    }
+}
+
+/// What a caption's characters are replaced by: sentencepiece's table, and what different versions
+/// of transformers write after it.
+fn normalizer(value: &Value) -> Result<Normalizers, String> {
+    let spaces =
+        |to: &str| json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": to });
+    let known = [
+        json!({ "type": "Strip", "strip_left": false, "strip_right": true }),
+        spaces(" "),
+        spaces(&SPACE.to_string()),
+    ];
+    let mut normalizers = Vec::new();
+    for step in steps(value, "normalizers") {
+        if let Some(table) = step.get("precompiled_charsmap") {
+            normalizers.push(NormalizerWrapper::Precompiled(table_of(table)?));
+        } else if known.contains(step) {
+            let read = serde_json::from_value(step.clone());
+            normalizers.push(read.map_err(|error| error.to_string())?);
+        } else {
+            return Err(unknown("normalizer", step, "a precompiled_charsmap, Strip or Replace"));
+        }
+    }
+    Ok(Normalizers::new(normalizers))
+}
+
+fn table_of(value: &Value) -> Result<Precompiled, String> {
+    let invalid = |error: String| format!("precompiled_charsmap: {error}");
+    let bytes = charsmap::decode(value.as_str().unwrap_or_default()).map_err(invalid)?;
+    charsmap::check(&bytes).map_err(invalid)?;
+    Precompiled::from(&bytes).map_err(|error| invalid(error.to_string()))
+}
+
+/// How a caption is cut into words.
+fn pre_tokenizer(value: &Value) -> Result<PreTokenizers, String> {
+    let mut all: Vec<PreTokenizerWrapper> = Vec::new();
+    for step in steps(value, "pretokenizers") {
+        let is = |name: &str, expected: Value| step.get(name).is_none_or(|it| *it == expected);
+        let is_usual = is("replacement", json!(SPACE.to_string()))
+            && is("add_prefix_space", json!(true))
+            && is("prepend_scheme", json!("always"))
+            && is("split", json!(true));
+        match step.get("type").and_then(Value::as_str) {
+            Some("WhitespaceSplit") => all.push(WhitespaceSplit.into()),
+            Some("Metaspace") if is_usual => {
+                all.push(Metaspace::new(SPACE, PrependScheme::Always, true).into());
+            }
+            _ => {
+                let expected = "WhitespaceSplit, or Metaspace as XLM-RoBERTa has it";
+                return Err(unknown("pre_tokenizer", step, expected));
+            }
+        }
+    }
+    Ok(PreTokenizers::new(all))
+}
+
+fn unknown(name: &str, step: &Value, expected: &str) -> String {
+    const MOST: usize = 200;
+    let found: String = step.to_string().chars().take(MOST).collect();
+    format!("{name} has the step {found}, expected {expected}")
+}
