@@ -1,6 +1,6 @@
 //! Whether the stages of a model belong together.
 
-use unclip_clip::{TextEncoderConfig, Tokenizer};
+use unclip_clip::{Padding, TextEncoderConfig, TextTower, Tokenizer};
 use unclip_core::InvalidSetting;
 use unclip_core::image::PICTURE_CHANNELS;
 
@@ -136,7 +136,17 @@ fn check_words(
     config: &TextEncoderConfig,
 ) -> Result<(), Error> {
     let (expected, found) = (config.vocab_size.to_string(), tokenizer.vocab_size().to_string());
-    agree(stage, &expected, "tokenizer", &found, "vocab_size")
+    agree(stage, &expected, "tokenizer", &found, "vocab_size")?;
+    let has_pieces = tokenizer.padding() == Padding::Pad;
+    match config.tower {
+        TextTower::Multilingual { padding, .. } if has_pieces => {
+            let (expected, found) = (padding.to_string(), tokenizer.pad().to_string());
+            agree(stage, &expected, "tokenizer", &found, "pad_token_id")
+        }
+        TextTower::Clip if !has_pieces => Ok(()),
+        TextTower::Clip => agree(stage, "CLIP", "tokenizer", "XLM-RoBERTa", "kind"),
+        TextTower::Multilingual { .. } => agree(stage, "XLM-RoBERTa", "tokenizer", "CLIP", "kind"),
+    }
 }
 
 /// Checks that a size is the same in two stages.

@@ -1,4 +1,4 @@
-//! Between what a decoder samples and pictures; what decoders without captions are led away from.
+//! Between what a decoder samples and pictures; what stands for no picture where none was learned.
 
 use std::time::Instant;
 

@@ -83,7 +83,8 @@ pub(crate) struct Parts {
 /// folder says, or else what its layout's own code does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Which token pads a caption, and how a `!` in it is read.
+    /// Which token pads a caption, and how a `!` in it is read. Where only the prior's tokenizer has a
+    /// choice (Kandinsky 2.1), it is that tokenizer's.
     pub padding: Option<Padding>,
     /// The same for the prior's captions, of a model whose prior has a tokenizer of its own.
     pub prior_padding: Option<Padding>,
@@ -213,7 +214,8 @@ impl Bundle {
         let encoder = self.image_encoder.as_ref().filter(|_| of_picture);
         let fit = encoder.map(|encoder| encoder.config().fit);
         OpenOptions {
-            padding: Some(self.tokenizer.padding()),
+            // one that has no choice says nothing
+            padding: Some(self.tokenizer.padding()).filter(|it| *it != Padding::Pad),
             prior_padding: self.prior_text.as_ref().map(|it| it.tokenizer.padding()),
             fit,
             prior_model: None,

@@ -91,16 +91,21 @@ impl Observed<'_> {
         square.check(picture, mask)?;
         options.expect_no_size("an edit has the size of its picture")?;
         let unclip = self.unclip;
-        let options = &without_memory(options, unclip);
-        let seeds = options.seeds(1)?;
-        let settings = subject.settings(options, unclip)?;
         let is_trained = unclip.bundle.control() == Some(Control::Kept);
         resampling.map_or(Ok(()), |it| it.validate())?;
+        // as the references do: Kandinsky 2.1's decoder is told what is kept, and draws it as well
+        let draws_all = is_trained && unclip.bundle.decoder.config().captions == CaptionKind::Whole;
         // a trained decoder that never goes back has no resampling
         let resampling = resampling
             .or((!is_trained).then(Resampling::default))
             .filter(|it| !(is_trained && it.times == 1));
-        check_walk(&settings.decoder.sampler, options.noise.as_deref(), resampling)?;
+        let walks = !draws_all || resampling.is_some();
+        let options = &if walks { without_memory(options, unclip) } else { options.clone() };
+        let seeds = options.seeds(1)?;
+        let settings = subject.settings(options, unclip)?;
+        if walks {
+            check_walk(&settings.decoder.sampler, options.noise.as_deref(), resampling)?;
+        }
         let steps = settings.steps() - settings.decoder.steps;
         let steps = steps + resampling.unwrap_or(Resampling::NONE).calls(settings.decoder.steps);
         let made_by = subject.made_by(unclip, (options, &settings))?;
@@ -113,11 +118,10 @@ impl Observed<'_> {
             condition.control = Some(Tensor::cat(vec![known, mask], 1));
         }
         let bound = run.bind_decoder(&condition, &settings.decoder)?;
-        // as the references do: Kandinsky 2.1's decoder is told what is kept, and draws it as well
-        let draws_all = is_trained && unclip.bundle.decoder.config().captions == CaptionKind::Whole;
-        let sample = match resampling {
-            None if draws_all => run.sample(&bound, Start::default())?,
-            _ => run.inpaint(&bound, &kept, resampling)?,
+        let sample = if walks {
+            run.inpaint(&bound, &kept, resampling)?
+        } else {
+            run.sample(&bound, Start::default())?
         };
         drop(bound);
         let pictures = run.pictures(sample)?;

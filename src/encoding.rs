@@ -50,9 +50,13 @@ impl<'a> Run<'a> {
         let (text, mut dropped) =
             self.encode_all(self.bundle.clip_text()?, &all.collect::<Vec<_>>())?;
         self.prior_null = Some(text.narrow(captions.len(), 1));
-        // of both towers, what the decoder's leaves out is told, if it reads them
-        if encoded.is_none() {
-            dropped.truncate(captions.len());
+        // of two towers, the one that reads less is told of
+        let negative = dropped.pop().flatten();
+        if encoded.is_some() {
+            self.dropped_negative = longer(self.dropped_negative.take(), negative);
+            let of_both = std::mem::take(&mut self.dropped).into_iter().zip(dropped);
+            self.dropped = of_both.map(|(own, other)| longer(own, other)).collect();
+        } else {
             self.dropped = dropped;
         }
         Ok(text.narrow(0, captions.len()))
@@ -131,4 +135,10 @@ impl<'a> Run<'a> {
         let (against, _) = self.encode_by_own(&captions)?;
         Ok(Some(self.against.insert(against).clone()))
     }
+}
+
+/// The longer of two ends of a caption.
+fn longer(first: Option<String>, second: Option<String>) -> Option<String> {
+    let length = |it: &Option<String>| it.as_ref().map_or(0, String::len);
+    if length(&second) > length(&first) { second } else { first }
 }

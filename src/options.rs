@@ -26,8 +26,7 @@ pub struct GenerateOptions {
     /// Number of pictures per caption (or variations per picture), 1 to [`MAX_IMAGES`] in all.
     pub n: usize,
     /// A caption of what the picture should not show: guidance leads away from it. The default is
-    /// the empty caption, which stands for any picture. A prior with a text tower of its own (Stable
-    /// unCLIP) is not led by it.
+    /// the empty caption, which stands for any picture. Stable unCLIP's prior is not led by it.
     pub negative_prompt: String,
     /// A picture's embedding of what the picture should not look like, one row: guidance of the
     /// decoder leads away from it. By default none.

@@ -37,7 +37,7 @@ pub struct Run<'a> {
     /// And captions, if they are not the conditions'.
     clip_guidance: Option<(ClipGuidance, Option<TextEmbedding>)>,
     pub(crate) negative_prompt: &'a str,
-    /// What the prior made of the negative prompt, for a decoder that reads no captions.
+    /// What the prior made of the negative prompt, for a decoder without a learned null image.
     pub(crate) negative_drawn: Option<ImageEmbedding>,
     /// Whether the second half of the rows is of the negative prompt.
     pub(crate) is_doubled: bool,

@@ -75,7 +75,8 @@ impl Variation<'_> {
         check_share("strength of the prior", share)?;
         settings.prior.as_ref().map(starting).transpose()?;
         let negative = &options.negative_prompt;
-        if !negative.is_empty() && bundle.decoder.config().needs_null_image() {
+        let needs = bundle.decoder.config().needs_null_image() && settings.decoder.is_guided();
+        if !negative.is_empty() && needs && options.negative_image.is_none() {
             return Err(no_negative(negative));
         }
         if self.through_prior {

@@ -68,30 +68,38 @@ fn trace(name: &str) -> PathBuf {
 }
 
 const ENDS: [&str; 3] = ["prior.negative_embedding", "decoder.latent", "decoder.image"];
+const OF_PRIOR: [&str; 4] = [
+    "prior_text_encoder.pooled",
+    "prior_text_encoder.tokens",
+    "prior_text_encoder.mask",
+    "prior.embedding",
+];
 const OWN_TEXT: [&str; 3] = ["text_encoder.pooled", "text_encoder.tokens", "text_encoder.mask"];
 
-/// Compares the traces of pictures of captions, with a negative one, and of pictures of pictures.
-pub(crate) fn agrees_with_diffusers(device: &str, tolerance: Tolerance) {
+/// Compares the traces of these runs: of captions, with a negative one, and of pictures.
+pub(crate) fn agrees_with_diffusers(device: &str, runs: &[&str], tolerance: Tolerance) {
     let unclip = ready(&model(), device);
-    let of_prior =
-        ["prior_text_encoder.pooled", "prior_text_encoder.tokens", "prior_text_encoder.mask"];
-    let keys = [&OWN_TEXT[..], &of_prior, &["prior.embedding"], &ENDS].concat();
-    for (name, negative) in [("text", ""), ("negative", "a dog")] {
-        let options = with_prior(options(name)).with_negative_prompt(negative);
-        let found = unclip.text_to_images(&PROMPTS, &options).unwrap().trace;
-        Saved::of(&found).agrees(&trace(name), &keys, tolerance);
+    for name in runs {
+        let options = options(name);
+        let (found, seen) = if *name == "variation" {
+            let pictures = ["wide.png", "high.png"];
+            let pictures =
+                pictures.map(|name| read_picture(fixture("../karlo").join(name)).unwrap());
+            let found = unclip.image_variation(&pictures, &options);
+            (found, &["image_encoder.pixels", "image_encoder.embedding"][..])
+        } else {
+            let negative = if *name == "negative" { "a dog" } else { "" };
+            let options = with_prior(options).with_negative_prompt(negative);
+            (unclip.text_to_images(&PROMPTS, &options), &OF_PRIOR[..])
+        };
+        let keys = [&OWN_TEXT[..], seen, &ENDS].concat();
+        Saved::of(&found.unwrap().trace).agrees(&trace(name), &keys, tolerance);
     }
-    let pictures = ["wide.png", "high.png"];
-    let pictures = pictures.map(|name| read_picture(fixture("../karlo").join(name)).unwrap());
-    let found = unclip.image_variation(&pictures, &options("variation")).unwrap().trace;
-    let seen = ["image_encoder.pixels", "image_encoder.embedding"];
-    let keys = [&OWN_TEXT[..], &seen, &ENDS].concat();
-    Saved::of(&found).agrees(&trace("variation"), &keys, tolerance);
 }
 
 #[test]
 fn flex_gives_the_numbers_of_diffusers() {
-    agrees_with_diffusers("flex", FLEX);
+    agrees_with_diffusers("flex", &["text", "negative", "variation"], FLEX);
 }
 
 #[test]
@@ -232,9 +240,11 @@ fn it_is_written_back() {
             let text = fs::read(root.join("decoder/model_index.json")).unwrap();
             serde_json::from_slice(&text).unwrap()
         };
-        for name in ["_class_name", "text_encoder", "tokenizer", "unet", "movq", "scheduler"] {
+        for name in ["_class_name", "text_encoder", "unet", "movq", "scheduler"] {
             assert_eq!(index(&out)[name], index(&model.path(""))[name], "{name}");
         }
+        // by this name, every version of transformers reads the file that was copied
+        assert_eq!(index(&out)["tokenizer"][1], "XLMRobertaTokenizerFast");
         let picture = |bundle: Bundle| {
             let unclip = UnClip::new(bundle, &flex, Residency::OneByOne).unwrap();
             let options = GenerateOptions::default().with_prior(steps(2)).with_decoder(steps(2));
@@ -260,7 +270,7 @@ fn it_is_written_back() {
 #[test]
 fn what_is_not_of_it_is_refused() {
     type Edit = fn(&mut Value);
-    let cases: [(&str, Edit, &[&str]); 14] = [
+    let cases: &[(&str, Edit, &[&str])] = &[
         (TOWER, |it| it["hidden_act"] = "relu".into(), &["hidden_act is relu", "gelu"]),
         (TOWER, |it| it["type_vocab_size"] = 2.into(), &["type_vocab_size is 2"]),
         (TOWER, |it| it["numDims"] = 8.into(), &["d_embedding"]),
@@ -282,6 +292,31 @@ fn what_is_not_of_it_is_refused() {
             &["precompiled_charsmap", "a length first"],
         ),
         (
+            TOKENIZER,
+            |it| it["model"]["vocab"][5][0] = "a".repeat(300).into(),
+            &["piece 5 has 300 bytes", "at most 256"],
+        ),
+        (
+            TOKENIZER,
+            |it| {
+                let vocab = it["model"]["vocab"].as_array_mut().unwrap();
+                let long = |n: usize| json!([format!("{}{n}", "a".repeat(200)), -1.0]);
+                vocab.extend((0..50_000).map(long));
+            },
+            &["pieces of 10", "bytes, expected at most 8388608"],
+        ),
+        (
+            TOKENIZER,
+            |it| it["added_tokens"][0]["rstrip"] = true.into(),
+            &["the added token \"<s>\" takes spaces"],
+        ),
+        (TOKENIZER, |it| it["normalizer"] = Value::Null, &["normalizer is absent"]),
+        (
+            TOKENIZER,
+            |it| drop(it["pre_tokenizer"]["pretokenizers"].as_array_mut().unwrap().pop()),
+            &["pre_tokenizer has no Metaspace"],
+        ),
+        (
             "decoder/unet/config.json",
             |it| it["encoder_hid_dim_type"] = "image_proj".into(),
             &["encoder_hid_dim_type", "text_image_proj"],
@@ -294,14 +329,65 @@ fn what_is_not_of_it_is_refused() {
     ];
     for (file, edit, words) in cases {
         let model = model();
-        model.edit(file, edit);
+        model.edit(file, *edit);
         refused(model.open(), words);
     }
     let model = model();
     fs::rename(model.path(TOKENIZER), model.path("decoder/tokenizer/sentencepiece.bpe.model"))
         .unwrap();
     refused(model.open(), &["tokenizer.json", "is absent", "save_pretrained"]);
-    let padding = OpenOptions { padding: Some(Padding::End), ..OpenOptions::default() };
-    let other = self::model();
-    refused(Bundle::open_with(other.path(""), &padding), &["padding end, expected pad"]);
+    let model = self::model();
+    fs::write(model.path("decoder/tokenizer/vocab.json"), "{}").unwrap();
+    refused(model.open(), &["tokenizer.json", "is beside vocab.json"]);
+    // the mark of padding is the tower's in every layout
+    let model = self::model();
+    let flex = device("flex").unwrap();
+    model.open().unwrap().save("native", model.beside("native"), Precision::F16, &flex).unwrap();
+    let config = model.beside("native/text_encoder/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"padding\": 1", "\"padding\": 3")).unwrap();
+    refused(Bundle::open(model.beside("native")), &["pad_token_id is 3", "1"]);
+    // one folder holds one version
+    let model = self::model();
+    model.add("../kandinsky/model/prior", "prior22");
+    refused(model.open(), &["KandinskyV22PriorPipeline", "one version of Kandinsky"]);
+}
+
+/// Only CLIP's tokenizer has a choice of padding, and the options say so.
+#[test]
+fn padding_is_that_of_the_prior() {
+    let model = model();
+    let open = |padding, prior_padding| {
+        let options = OpenOptions { padding, prior_padding, ..OpenOptions::default() };
+        Bundle::open_with(model.path(""), &options)
+    };
+    let of = |bundle: Bundle| {
+        let prior = bundle.prior_text.as_ref().unwrap().tokenizer.padding();
+        (bundle.tokenizer.padding(), prior)
+    };
+    for asked in [Padding::Exclamation, Padding::Zero, Padding::End] {
+        let expected = (Padding::Pad, asked);
+        assert_eq!(of(open(Some(asked), None).unwrap()), expected);
+        assert_eq!(of(open(None, Some(asked)).unwrap()), expected);
+        assert_eq!(of(open(Some(asked), Some(asked)).unwrap()), expected);
+    }
+    let both = open(Some(Padding::End), Some(Padding::Zero));
+    refused(both, &["padding is end, expected zero, as of the prior"]);
+    refused(open(None, Some(Padding::Pad)), &["padding pad, expected exclamation, zero or end"]);
+    // a recipe says what it was
+    let unclip = ready(&model, "flex");
+    let options = GenerateOptions::default().with_prior(steps(2)).with_decoder(steps(2));
+    let made = unclip.text_to_image("a cat", &options).unwrap();
+    let again = made.pictures[0].recipe.open_options();
+    assert_eq!((again.padding, again.prior_padding), (None, Some(Padding::Exclamation)));
+}
+
+/// Of the two towers, the one that reads less says what was left out.
+#[test]
+fn what_either_tower_leaves_out_is_told() {
+    let unclip = ready(&model(), "flex");
+    let options = GenerateOptions::default().with_prior(steps(2)).with_decoder(steps(2));
+    // CLIP's tower of the fixture has ten positions, M-CLIP's seventy-seven
+    let made = unclip.text_to_image("a red cat on the moon by night", &options).unwrap();
+    assert!(made.dropped[0].as_ref().unwrap().ends_with("by night"), "{:?}", made.dropped);
 }

@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 
 use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip, device};
 
-use crate::kandinsky;
 use crate::karlo::{agrees_with_diffusers, calls_agree_with_diffusers};
 use crate::reference::{Saved, Tolerance};
 use crate::stable;
+use crate::{kandinsky, kandinsky21};
 
 /// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are
 /// long enough for every kernel and short enough that rounding does not grow into another picture.
@@ -75,6 +75,14 @@ fn wgpu_gives_the_numbers_of_diffusers_stable() {
     stable::calls_agree_with_diffusers("wgpu:cpu", TOLERANCE);
     // other runs have no kernels of their own
     stable::agrees_with_diffusers("wgpu:cpu", &["text"], TOLERANCE);
+}
+
+#[test]
+fn wgpu_gives_the_numbers_of_diffusers_kandinsky21() {
+    let picture = [1e-4, 1e-1];
+    // other runs have no kernels of their own
+    let tolerance = Tolerance { picture, ..TOLERANCE };
+    kandinsky21::agrees_with_diffusers("wgpu:cpu", &["text"], tolerance);
 }
 
 #[test]

@@ -85,7 +85,13 @@ impl Target<'_> {
             return Ok(write_whole(&self.place(&format!("{folder}/merges.txt"))?, &merges)?);
         }
         const LIMIT: u64 = 64 << 20;
-        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+        let names = [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "sentencepiece.bpe.model",
+        ];
+        for name in names {
             let path = words.join(name);
             if path.exists() {
                 let bytes = read_file(&path, LIMIT)?;

@@ -87,7 +87,7 @@ impl Bundle {
     /// (`models--…`) stands for the revision in it.
     ///
     /// ```text
-    /// tokenizer/      vocab.json, merges.txt
+    /// tokenizer/      vocab.json, merges.txt; or tokenizer.json of XLM-RoBERTa's
     /// text_encoder/   config.json, model.safetensors
     /// prior_tokenizer/, prior_text_encoder/  …  (of a decoder that reads captions by its own tower)
     /// image_encoder/  …  (only for tasks that start from a picture)

@@ -1,7 +1,7 @@
 //! The layout of this crate: what training writes, and the bundled model.
 //!
 //! ```text
-//! tokenizer/      vocab.json, merges.txt
+//! tokenizer/      vocab.json, merges.txt; or tokenizer.json of XLM-RoBERTa's
 //! text_encoder/   config.json, model.safetensors
 //! prior_tokenizer/, prior_text_encoder/  …  (of a decoder that reads captions by a tower of its own)
 //! image_encoder/  …  (only for tasks that start from a picture)

@@ -13,6 +13,7 @@ Cases (the first five by default):
     prior, decoder, upsampler     one call of each network of Karlo in `--size` (two rows where guidance makes two),
                             and its share of what is computed once for the 25, 25 or 7 steps of a picture
     kandinsky-decoder       one call of Kandinsky 2.2's U-Net, two rows
+    kandinsky21-decoder     the same of Kandinsky 2.1's, which reads captions
     kandinsky-autoencoder   one latent to a picture of 512 pixels
     stable-decoder          one call of Stable unCLIP's U-Net, two rows
     stable-autoencoder      one latent to a picture of 768 pixels
@@ -20,7 +21,7 @@ Cases (the first five by default):
 
 Folders of random weights are made in --work by tools/reference/karlo_folders.py, where they are not
 there yet: `full` is Karlo as published, 13.7 GB, `kandinsky-full` Kandinsky 2.2, 9.8 GB
-in f16, `stable-full-l` Stable unCLIP with CLIP ViT-L, 5.5 GB in f16. Both sides answer each call by one line, so calls
+in f16, `kandinsky21-full` Kandinsky 2.1, 6.8 GB in f16, `stable-full-l` Stable unCLIP with CLIP ViT-L, 5.5 GB in f16. Both sides answer each call by one line, so calls
 alternate: ours, theirs, ours, theirs. No two variants of PyTorch are in memory at once.
 
 A row is a variant of PyTorch: median and quartiles of the seconds of both, quartiles of the ratio
@@ -61,6 +62,7 @@ CALLS = {
     "decoder": (None, ["--stage", "decoder", "--batch", "2"], UNET, 25),
     "upsampler": (None, ["--stage", "upsampler.0", "--batch", "1"], UNET, 7),
     "kandinsky-decoder": ("kandinsky-full", ["--stage", "decoder", "--batch", "2"], UNET, None),
+    "kandinsky21-decoder": ("kandinsky21-full", ["--stage", "decoder", "--batch", "2"], UNET, None),
     "kandinsky-autoencoder": ("kandinsky-full", ["--stage", "autoencoder"], UNET, None),
     "stable-decoder": ("stable-full-l", ["--stage", "decoder", "--batch", "2"], UNET, None),
     "stable-autoencoder": ("stable-full-l", ["--stage", "autoencoder"], UNET, None),
@@ -218,9 +220,9 @@ def folder(arguments, size):
     """The folder of a size, made if it is not there."""
     path = arguments.work / size
     family, _, own = size.partition("-")
-    index = {"kandinsky": path / "decoder" / "model_index.json"}.get(family, path / "model_index.json")
+    index = (path / "decoder" if family.startswith("kandinsky") else path) / "model_index.json"
     if not index.exists():
-        if family in ("kandinsky", "stable"):
+        if family in ("kandinsky", "kandinsky21", "stable"):
             options = ["--size", own, "--out", path, "--dtype", "f16"]
             command = [sys.executable, REFERENCE / f"{family}_folders.py", *options]
         else:

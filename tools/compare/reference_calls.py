@@ -136,7 +136,10 @@ class Upsampler:
 
 
 class KandinskyDecoder:
-    """Kandinsky 2.2's U-Net, which makes its conditions anew in each call."""
+    """Kandinsky's U-Net, which makes its conditions anew in each call. That of 2.1 reads captions."""
+
+    #: Positions of a caption.
+    TOKENS = 77
 
     def __init__(self, folder):
         self.unet = UNet2DConditionModel.from_pretrained(folder / "decoder" / "unet")
@@ -145,14 +148,24 @@ class KandinskyDecoder:
     def inputs(self, batch, side, normal):
         config = self.unet.config
         side = side or config.sample_size
-        return {"x_t": normal(batch, 4, side, side), "image_embeds": normal(batch, config.encoder_hid_dim)}
+        x_t = {"x_t": normal(batch, 4, side, side)}
+        if config.encoder_hid_dim_type == "image_proj":
+            return {**x_t, "image_embeds": normal(batch, config.encoder_hid_dim)}
+        width = config.cross_attention_dim
+        return {
+            **x_t,
+            "image_embeds": normal(batch, width),
+            "text_embeds": normal(batch, width),
+            "encoder_hidden_states": normal(batch, self.TOKENS, config.encoder_hid_dim),
+        }
 
     def bind(self, inputs):
         return inputs
 
     def forward(self, inputs, timesteps):
-        added = {"image_embeds": inputs["image_embeds"]}
-        return self.unet(inputs["x_t"], timesteps, None, added_cond_kwargs=added).sample
+        added = dict(inputs)
+        x_t, tokens = added.pop("x_t"), added.pop("encoder_hidden_states", None)
+        return self.unet(x_t, timesteps, tokens, added_cond_kwargs=added).sample
 
 
 class KandinskyAutoencoder:

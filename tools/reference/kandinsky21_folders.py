@@ -70,7 +70,7 @@ def options_of(size, control):
     text, words = TOWERS[size]
     if size == "full":
         # CLIP ViT-L/14
-        options["text_encoder"].update(tower(768, 12, 12, "quick_gelu"), projection_dim=768)
+        options["text_encoder"].update(tower(768, 12, 12, "quick_gelu"), hidden_size=768, projection_dim=768)
         options["image_encoder"] = {
             **tower(1024, 24, 16, "quick_gelu", hidden_size=1024, image_size=224, patch_size=14),
             "projection_dim": 768,

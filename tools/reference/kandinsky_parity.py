@@ -1,7 +1,8 @@
-"""The whole comparison of Kandinsky 2.2 here with diffusers, from nothing, as one table.
+"""The whole comparison of Kandinsky 2.2 or 2.1 here with diffusers, from nothing, as one table.
 
     cargo build --release --example text_to_image --example image_variation
     python kandinsky_parity.py --work DIR
+    python kandinsky_parity.py --work DIR --version 2.1
 
 As `karlo_parity.py`, which says what the figures are. Latents are judged like embeddings: nothing in
 a linear schedule amplifies rounding. Pictures are judged by the reference's own scatter: decoders of
@@ -19,6 +20,7 @@ from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 from PIL import Image  # noqa: E402
 
+import kandinsky21_folders  # noqa: E402
 import kandinsky_folders  # noqa: E402
 import kandinsky_reference  # noqa: E402
 import karlo_parity  # noqa: E402
@@ -33,6 +35,9 @@ FOLDERS = {
 }
 
 GUIDANCE = {"on": (4.0, 4.0), "off": (1.0, 1.0)}
+
+#: What makes the folders of each version.
+VERSIONS = {"2.2": kandinsky_folders, "2.1": kandinsky21_folders}
 
 #: What is asked beside a prompt; a hint is of another U-Net. Sides are shares of the model's own.
 KINDS = {
@@ -90,6 +95,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for models, noise, traces and pictures")
     parser.add_argument("--bin", type=Path, default=Path("target/release/examples"), help="folder of the examples")
+    parser.add_argument("--version", choices=VERSIONS, default="2.2")
     parser.add_argument("--sizes", nargs="+", choices=FOLDERS, default=list(FOLDERS))
     parser.add_argument("--kinds", nargs="+", choices=[*KINDS, " variation"], default=[*KINDS, " variation"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -99,10 +105,16 @@ def main():
     parser.add_argument("--factor", type=float, default=3.0, help="pictures may be this much further off than scatter")
     arguments = parser.parse_args()
     quiet()
+    if arguments.version == "2.1":
+        # which has no U-Net that follows a hint
+        arguments.kinds = [name for name in arguments.kinds if "control" not in KINDS.get(name, {})]
+        if not arguments.kinds:
+            sys.exit("2.1 has no U-Net that follows a hint")
+    write_folder = VERSIONS[arguments.version].write_folder
     arguments.work.mkdir(parents=True, exist_ok=True)
     table = Table()
     for folder in arguments.sizes:
-        kandinsky_folders.write_folder(arguments.work / folder, **FOLDERS[folder])
+        write_folder(arguments.work / folder, **FOLDERS[folder])
         for name in arguments.kinds:
             kind = KINDS.get(name, {})
             if "control" in kind:
@@ -110,7 +122,7 @@ def main():
                 side = min(hint.size)
                 hint.crop((0, 0, side, side)).save(arguments.work / "hint.png")
                 path = arguments.work / f"{folder}-hint"
-                kandinsky_folders.write_folder(path, **FOLDERS[folder], control="hint")
+                write_folder(path, **FOLDERS[folder], control="hint")
             sources = pictures(arguments.work) if name == " variation" else PROMPTS
             compare(arguments, table, folder, name, kind, sources)
     failures = table.print_and_judge(arguments.factor, True)

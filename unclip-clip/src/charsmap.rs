@@ -5,13 +5,15 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The bytes of a table, of how a file spells them.
+/// Decodes a table from base64.
 pub(crate) fn decode(text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(text).map_err(|error| error.to_string())
 }
 
 /// Bytes of a unit of the trie, and of the trie's length before it.
 const UNIT: usize = 4;
+/// Bytes of a replacement that are accepted; those of XLM-RoBERTa are at most some dozens.
+const MAX_REPLACEMENT: usize = 256;
 /// Children of a node lie in a block of so many units.
 const BLOCK: usize = 256;
 
@@ -59,13 +61,25 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     }
     let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
     let units: Vec<Unit> = trie.chunks_exact(UNIT).map(|it| Unit(number(it))).collect();
-    for (place, unit) in units.iter().enumerate().filter(|(_, unit)| !unit.is_value()) {
+    let ends_soon = |start: usize| {
+        let rest = &text.as_bytes()[start..];
+        rest.len() <= MAX_REPLACEMENT || rest[..MAX_REPLACEMENT].contains(&0)
+    };
+    // the first is the root, whatever it says of itself
+    let is_node = |(place, unit): &(usize, &Unit)| *place == 0 || !unit.is_value();
+    for (place, unit) in units.iter().enumerate().filter(is_node) {
         let children = place ^ unit.offset();
         if children | (BLOCK - 1) >= units.len() {
             return Err(format!("unit {place} leads out of the trie"));
         }
-        if unit.has_value() && !text.is_char_boundary(units[children].value()) {
-            return Err(format!("unit {place} leads out of the text"));
+        if unit.has_value() {
+            let start = units[children].value();
+            if !text.is_char_boundary(start) {
+                return Err(format!("unit {place} leads out of the text"));
+            }
+            if !ends_soon(start) {
+                return Err(format!("unit {place} has more than {MAX_REPLACEMENT} bytes of text"));
+            }
         }
     }
     Ok(())
@@ -112,6 +126,8 @@ mod tests {
         refused(|units| units[512] |= 7, b"b\0", "leads out of the text");
         refused(|units| units[512] |= 1, "é\0".as_bytes(), "leads out of the text");
         refused(|_| (), b"\xff", "utf-8");
+        refused(|_| (), &[b'b'; 1000], "more than 256 bytes of text");
+        refused(|units| units[0] = u32::MAX, b"b\0", "unit 0 leads out of the trie");
         refused(|units| units.truncate(700), b"b\0", "leads out of the trie");
         let short = |bytes: &[u8]| check(bytes).unwrap_err();
         assert!(short(&[1, 2]).contains("a length first"));

@@ -93,8 +93,11 @@ impl TextEncoderConfig {
             return Err(InvalidSetting::new("tower.padding", padding, expected));
         }
         if positions < least {
-            let expected =
-                format!("at least {least}: context_length after the padding token's number");
+            let expected = format!(
+                "at least {least}: one row for each of {} positions, after those up to the number \
+                 of the padding token",
+                self.context_length
+            );
             return Err(InvalidSetting::new("tower.positions", positions, expected));
         }
         if !self.projected {

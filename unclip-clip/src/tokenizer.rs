@@ -227,12 +227,18 @@ fn has_pieces(file: &Path) -> bool {
     }
     #[derive(Deserialize)]
     struct Model {
-        #[serde(rename = "type")]
-        kind: String,
+        #[serde(rename = "type", default)]
+        kind: Option<String>,
+        /// Of CLIP's, this is a token's name, `unk_token`.
+        #[serde(default)]
+        unk_id: Option<usize>,
     }
     let text = read_text(file, MAX_BYTES).ok();
     let file: Option<File> = text.and_then(|text| serde_json::from_slice(&text).ok());
-    file.is_some_and(|file| file.model.kind == unigram::KIND)
+    // old files do not say their kind
+    file.is_some_and(|File { model }| {
+        model.kind.map_or(model.unk_id.is_some(), |kind| kind == unigram::KIND)
+    })
 }
 
 /// The contents of a folder's `vocab.json` and `merges.txt`; if they are missing, their equivalents

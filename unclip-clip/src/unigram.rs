@@ -1,8 +1,9 @@
 //! `tokenizer.json` of XLM-RoBERTa's tokenizer, sentencepiece's unigram model, with the `tokenizers`
 //! crate.
 //!
-//! Only what that tokenizer consists of is accepted: the crate's own reader would take any program
-//! of normalizers, and trusts a file's table of replacements.
+//! Only the steps that that tokenizer consists of are accepted: the crate's own reader would take any
+//! program of normalizers, and trusts a file's table of replacements. Marks, padding and cutting are
+//! decided here, whatever the file says of them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,8 +24,15 @@ use crate::error::TokenizerError;
 pub(crate) const KIND: &str = "Unigram";
 /// Marks before and after a caption, and what fills a row up.
 const MARKS: [&str; 3] = ["<s>", "</s>", "<pad>"];
+/// The one token that takes the spaces before it.
+const MASK: &str = "<mask>";
 /// Pieces that are accepted.
 const MAX_PIECES: usize = 1_000_000;
+/// Bytes of all pieces together, of which XLM-RoBERTa has 2 MB. The crate makes a tree of them, with a
+/// node for each byte.
+const MAX_PIECE_BYTES: usize = 8 << 20;
+/// Bytes of one piece; that tree is as deep, and the crate walks it by recursion.
+const MAX_PIECE: usize = 256;
 /// What stands for a space in pieces.
 const SPACE: char = '▁';
 
@@ -95,6 +103,15 @@ impl File {
                  none that the text encoder was not published with"
             ));
         }
+        // others can cut a caption into parts that overlap
+        let is_strange =
+            |it: &&Added| it.rstrip || it.single_word || (it.lstrip && it.content != MASK);
+        if let Some(Added { content, .. }) = self.added_tokens.iter().find(is_strange) {
+            return Err(format!(
+                "the added token {content:?} takes spaces or whole words, expected lstrip of {MASK} \
+                 alone"
+            ));
+        }
         let vocab_size = self.model.vocab.len();
         let normalizer = normalizer(&self.normalizer)?;
         let pre_tokenizer = pre_tokenizer(&self.pre_tokenizer)?;
@@ -125,6 +142,10 @@ fn numbers(model: &Model) -> Result<HashMap<String, u32>, String> {
     if n > MAX_PIECES {
         return Err(format!("{n} pieces, expected at most {MAX_PIECES}"));
     }
+    let bytes: usize = model.vocab.iter().map(|(piece, _)| piece.len()).sum();
+    if bytes > MAX_PIECE_BYTES {
+        return Err(format!("pieces of {bytes} bytes, expected at most {MAX_PIECE_BYTES}"));
+    }
     if model.unk_id >= n {
         return Err(format!("model.unk_id is {}, expected below {n}", model.unk_id));
     }
@@ -133,7 +154,10 @@ fn numbers(model: &Model) -> Result<HashMap<String, u32>, String> {
     }
     let mut numbers = HashMap::with_capacity(n);
     for ((piece, score), id) in model.vocab.iter().zip(0..) {
-        // a piece of nothing would be found again and again
+        if piece.len() > MAX_PIECE {
+            let n = piece.len();
+            return Err(format!("piece {id} has {n} bytes, expected at most {MAX_PIECE}"));
+        }
         if piece.is_empty() || !score.is_finite() {
             return Err(format!(
                 "piece {id} is {piece:?} with {score}, expected text and a number"
@@ -167,14 +191,19 @@ fn normalizer(value: &Value) -> Result<Normalizers, String> {
     ];
     let mut normalizers = Vec::new();
     for step in steps(value, "normalizers") {
-        if let Some(table) = step.get("precompiled_charsmap") {
+        let table = step.get("precompiled_charsmap");
+        if let Some(table) = table.filter(|_| normalizers.is_empty()) {
             normalizers.push(NormalizerWrapper::Precompiled(table_of(table)?));
-        } else if known.contains(step) {
+        } else if known.contains(step) && (1..3).contains(&normalizers.len()) {
             let read = serde_json::from_value(step.clone());
             normalizers.push(read.map_err(|error| error.to_string())?);
         } else {
-            return Err(unknown("normalizer", step, "a precompiled_charsmap, Strip or Replace"));
+            let expected = "a precompiled_charsmap first, then Strip or Replace of spaces";
+            return Err(unknown("normalizer", step, expected));
         }
+    }
+    if normalizers.is_empty() {
+        return Err("normalizer is absent, expected one with a precompiled_charsmap".into());
     }
     Ok(Normalizers::new(normalizers))
 }
@@ -189,6 +218,7 @@ fn table_of(value: &Value) -> Result<Precompiled, String> {
 /// How a caption is cut into words.
 fn pre_tokenizer(value: &Value) -> Result<PreTokenizers, String> {
     let mut all: Vec<PreTokenizerWrapper> = Vec::new();
+    let mut has_spaces = false;
     for step in steps(value, "pretokenizers") {
         let is = |name: &str, expected: Value| step.get(name).is_none_or(|it| *it == expected);
         let is_usual = is("replacement", json!(SPACE.to_string()))
@@ -196,15 +226,19 @@ fn pre_tokenizer(value: &Value) -> Result<PreTokenizers, String> {
             && is("prepend_scheme", json!("always"))
             && is("split", json!(true));
         match step.get("type").and_then(Value::as_str) {
-            Some("WhitespaceSplit") => all.push(WhitespaceSplit.into()),
-            Some("Metaspace") if is_usual => {
+            Some("WhitespaceSplit") if all.is_empty() => all.push(WhitespaceSplit.into()),
+            Some("Metaspace") if is_usual && !has_spaces => {
                 all.push(Metaspace::new(SPACE, PrependScheme::Always, true).into());
+                has_spaces = true;
             }
             _ => {
-                let expected = "WhitespaceSplit, or Metaspace as XLM-RoBERTa has it";
+                let expected = "WhitespaceSplit at most, then Metaspace as XLM-RoBERTa has it";
                 return Err(unknown("pre_tokenizer", step, expected));
             }
         }
+    }
+    if !has_spaces {
+        return Err("pre_tokenizer has no Metaspace, expected one, as XLM-RoBERTa has it".into());
     }
     Ok(PreTokenizers::new(all))
 }

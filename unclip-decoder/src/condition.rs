@@ -52,7 +52,8 @@ pub struct Null {
     /// The negative captions, one for each picture.
     pub text: TextEmbedding,
     /// What the picture should not look like, one for each picture; the learned embedding that
-    /// stands for no picture if absent.
+    /// stands for no picture if absent. Decoders without such need it
+    /// ([`DecoderConfig::needs_null_image`](crate::DecoderConfig::needs_null_image)).
     pub image: Option<ImageEmbedding>,
 }
 

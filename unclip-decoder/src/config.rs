@@ -106,7 +106,7 @@ impl Augmentation {
 #[serde(rename_all = "snake_case")]
 pub enum Control {
     /// What stays as it is, and where: `channels + 1` of a decoder that was trained to draw the rest
-    /// (Kandinsky 2.2's for inpainting).
+    /// (Kandinsky's for inpainting).
     Kept,
     /// A picture that the result follows, such as a depth map: a network makes `channels` of it
     /// (ControlNet of Kandinsky 2.2).
@@ -220,8 +220,7 @@ impl DecoderConfig {
         }
         match self.control {
             Some(control) if self.reads_captions() && !(is_whole && control == Control::Kept) => {
-                let expected = "absent: a decoder that reads captions has none, but for kept beside \
-                                whole captions";
+                let expected = "absent, or kept with whole captions: the decoder reads captions";
                 Err(InvalidSetting::new("control", format!("{control:?}"), expected))
             }
             _ => Ok(()),

@@ -23,7 +23,7 @@ pub(in crate::layouts) const DIFFUSERS: &str = "0.11.0";
 
 /// Every configuration file of a model, but for the tokenizer's lists of tokens.
 pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Vec<File>, Error> {
-    one_text_tower(bundle)?;
+    one_text_tower(bundle, "Karlo")?;
     let mut files = index(bundle)?;
     files.push(text_encoder(bundle, format)?);
     files.extend(tokenizer(bundle)?);
@@ -34,12 +34,14 @@ pub(in crate::layouts) fn files(bundle: &Bundle, format: Precision) -> Result<Ve
     Ok(files)
 }
 
-/// Refuses a model whose prior has a text tower of its own.
-pub(in crate::layouts) fn one_text_tower(bundle: &Bundle) -> Result<(), Error> {
+/// Refuses a model whose prior has a text tower of its own, for a layout of this family.
+pub(in crate::layouts) fn one_text_tower(bundle: &Bundle, family: &str) -> Result<(), Error> {
     match &bundle.prior_text {
         Some(text) => {
-            let expected = "absent: this layout has one text tower for prior and decoder; \
-                            Kandinsky's (kandinsky) and Stable unCLIP's (stable) have two";
+            let expected = format!(
+                "absent: {family} has one text tower for prior and decoder; Kandinsky 2.1 and Stable \
+                 unCLIP have two"
+            );
             let name = text.encoder.id().to_string();
             Err(InvalidSetting::new(name, "given", expected).into())
         }

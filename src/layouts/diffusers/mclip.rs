@@ -15,7 +15,7 @@ use super::fields::Fields;
 use super::files::MODEL;
 use super::{required, stage};
 use crate::bundle::agree;
-use crate::{Error, OpenOptions, Slot, StageId};
+use crate::{Error, Slot, StageId};
 
 /// Positions of a caption: the pipeline says so, no file does.
 const CONTEXT_LENGTH: usize = 77;
@@ -30,23 +30,15 @@ const SENTENCEPIECE: &str = "sentencepiece.bpe.model";
 /// The tower and its tokenizer.
 pub(in crate::layouts) fn text(
     folder: &Path,
-    options: &OpenOptions,
 ) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
     let path = required(folder, &StageId::TextEncoder.to_string())?;
     let words = required(folder, "tokenizer")?;
     check_words(&words)?;
     let (config, end) = text_encoder(&path)?;
-    let reading =
-        TokenizerOptions { context_length: config.context_length, padding: options.padding };
+    let reading = TokenizerOptions { context_length: config.context_length, padding: None };
     let tokenizer = Tokenizer::from_folder(&words, reading)?;
-    if let TextTower::Multilingual { padding, .. } = config.tower {
-        let marks =
-            [("pad_token_id", padding, tokenizer.pad()), ("eos_token_id", end, tokenizer.end())];
-        for (field, tower, found) in marks {
-            let (tower, found) = (tower.to_string(), found.to_string());
-            agree(StageId::TextEncoder, &tower, "tokenizer", &found, field)?;
-        }
-    }
+    let (tower, found) = (end.to_string(), tokenizer.end().to_string());
+    agree(StageId::TextEncoder, &tower, "tokenizer", &found, "eos_token_id")?;
     // buffers that some versions wrote down
     let is_buffer = |key: &str| key.ends_with(".position_ids") || key.ends_with(".token_type_ids");
     let kept = |key: &str, _: &[usize]| {
@@ -56,17 +48,23 @@ pub(in crate::layouts) fn text(
     Ok((tokenizer, stage(&path, config, weights, "num_hidden_layers")?))
 }
 
-/// Says what to do where the tokenizer is there in its older form alone.
+/// Says what to do where there is another tokenizer, or this one in its older form alone.
 fn check_words(folder: &Path) -> Result<(), Error> {
-    if folder.join(WORDS).exists() || !folder.join(SENTENCEPIECE).exists() {
+    let (is_there, is_clip) = (folder.join(WORDS).exists(), folder.join("vocab.json").exists());
+    if is_there && !is_clip {
         return Ok(());
     }
     let name = format!("{WORDS} in {}", folder.display());
-    let expected = format!(
-        "beside {SENTENCEPIECE}, which is not read: transformers' \
-         XLMRobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder) writes it"
-    );
-    Err(InvalidSetting::new(name, "absent", expected).into())
+    let found = if is_there { "beside vocab.json" } else { "absent" };
+    let expected = if folder.join(SENTENCEPIECE).exists() {
+        format!(
+            "beside {SENTENCEPIECE}, which is not read: transformers' \
+             XLMRobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder) writes it"
+        )
+    } else {
+        "XLM-RoBERTa's tokenizer alone".into()
+    };
+    Err(InvalidSetting::new(name, found, expected).into())
 }
 
 /// The configuration, and the number of the mark after a caption.

@@ -25,8 +25,8 @@ pub(super) struct Family {
 const OF_2_2: [&str; 2] = [schedulers::DDPM, schedulers::DDIM];
 const OF_2_1: [&str; 2] = [schedulers::DDIM, schedulers::DDPM];
 
-/// The class of 2.1's tokenizer.
-pub(super) const XLM_ROBERTA: &str = "XLMRobertaTokenizer";
+/// The class of 2.1's tokenizer: the one of its names that reads `tokenizer.json` in every version.
+pub(super) const XLM_ROBERTA: &str = "XLMRobertaTokenizerFast";
 
 pub(super) const KANDINSKY_2_2: Family = Family {
     name: "Kandinsky 2.2",
@@ -58,7 +58,7 @@ pub(super) const KANDINSKY_2_1: Family = Family {
         ("scheduler", &OF_2_1),
         ("movq", &["VQModel"]),
         ("text_encoder", &[mclip::CLASS]),
-        ("tokenizer", &[XLM_ROBERTA, "XLMRobertaTokenizerFast"]),
+        ("tokenizer", &[XLM_ROBERTA, "XLMRobertaTokenizer"]),
     ],
     schedulers: &OF_2_1,
     prior_folder: "kandinsky-2-1-prior",
@@ -72,10 +72,12 @@ impl Family {
 
     /// The version that one of these pipelines is of.
     pub(super) fn of(pipelines: &[String]) -> &'static Self {
-        let is_of = |it: &&Self| {
-            let own = [it.decoders, it.priors].concat();
-            pipelines.iter().any(|name| own.contains(&name.as_str()))
-        };
-        Self::ALL.into_iter().find(is_of).unwrap_or(&KANDINSKY_2_2)
+        Self::ALL.into_iter().find(|it| it.has_one_of(pipelines)).unwrap_or(&KANDINSKY_2_2)
+    }
+
+    /// Whether one of these pipelines is of this version.
+    pub(super) fn has_one_of(&self, pipelines: &[String]) -> bool {
+        let own = [self.decoders, self.priors].concat();
+        pipelines.iter().any(|name| own.contains(&name.as_str()))
     }
 }

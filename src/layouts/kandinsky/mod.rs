@@ -19,6 +19,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
+use unclip_clip::Padding;
 use unclip_core::InvalidSetting;
 use unclip_decoder::{CaptionKind, DecoderConfig};
 use unclip_nn::Precision;
@@ -78,11 +79,12 @@ impl Layout for Kandinsky {
         let image_encoder = image_encoder(&prior_folder, "image_processor", options)?;
         let prior_words = prior_folder.join("tokenizer");
         let (words, (tokenizer, text_encoder), prior_text, d_text) = if family.reads_captions {
-            let of_prior = OpenOptions { padding: options.prior_padding, ..options.clone() };
+            let padding = clip_padding(options)?;
+            let of_prior = OpenOptions { padding, ..options.clone() };
             let names = (StageId::TextEncoder, "tokenizer", true);
             let (tokenizer, tower) = text_of(&prior_folder, names, &of_prior)?;
             let d_text = tower.manifest.config.transformer.d_model;
-            let own = mclip::text(&decoder_folder, options)?;
+            let own = mclip::text(&decoder_folder)?;
             let prior_text = Some((prior_words, tokenizer, tower));
             (decoder_folder.join("tokenizer"), own, prior_text, d_text)
         } else {
@@ -115,6 +117,18 @@ impl Layout for Kandinsky {
     }
 }
 
+/// How the captions of 2.1's prior are padded: its decoder's tokenizer leaves no choice.
+fn clip_padding(options: &OpenOptions) -> Result<Option<Padding>, InvalidSetting> {
+    let asked = options.padding.filter(|it| *it != Padding::Pad);
+    match (asked, options.prior_padding) {
+        (Some(asked), Some(prior)) if asked != prior => {
+            let expected = format!("{prior}, as of the prior, whose tokenizer alone has a choice");
+            Err(InvalidSetting::new("padding", asked, expected))
+        }
+        (asked, prior) => Ok(prior.or(asked)),
+    }
+}
+
 /// The name of the pipeline that a folder is of, if it says so.
 fn pipeline(folder: &Path) -> Option<String> {
     let path = folder.join(INDEX);
@@ -140,6 +154,11 @@ fn both(
     let Some(name) = pipeline(folder) else {
         let inside = subfolders(folder);
         let names: Vec<String> = inside.iter().filter_map(|it| pipeline(it)).collect();
+        if Family::ALL.iter().all(|it| it.has_one_of(&names)) {
+            let name = format!("folders in {}", folder.display());
+            let expected = "those of one version of Kandinsky";
+            return Err(InvalidSetting::new(name, names.join(", "), expected).into());
+        }
         let family = Family::of(&names);
         let decoder = part(folder, family.decoders, StageId::Decoder)?;
         let prior = match &options.prior_model {
@@ -155,7 +174,7 @@ fn both(
         return Err(InvalidSetting::new("model", found, expected).into());
     }
     if !family.decoders.contains(&name.as_str()) {
-        // another pipeline of the name
+        // a Kandinsky pipeline that is not read
         let known: Vec<&str> = Family::ALL.iter().flat_map(|it| it.decoders).copied().collect();
         Fields::read(&folder.join(INDEX), Some(&known))?;
     }

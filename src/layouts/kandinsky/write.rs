@@ -30,7 +30,7 @@ fn family(bundle: &Bundle) -> &'static Family {
 pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, Error> {
     let family = family(bundle);
     if !family.reads_captions {
-        one_text_tower(bundle)?;
+        one_text_tower(bundle, family.name)?;
     }
     // a tower and a prior that are not there are named
     bundle.image_encoder()?;
