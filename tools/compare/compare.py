@@ -21,7 +21,7 @@ Cases (the first five by default):
 
 Folders of random weights are made in --work by tools/reference/karlo_folders.py, where they are not
 there yet: `full` is Karlo as published, 13.7 GB, `kandinsky-full` Kandinsky 2.2, 9.8 GB
-in f16, `kandinsky21-full` Kandinsky 2.1, 6.8 GB in f16, `stable-full-l` Stable unCLIP with CLIP ViT-L, 5.5 GB in f16. Both sides answer each call by one line, so calls
+in f16, `kandinsky21-full` Kandinsky 2.1, 6.6 GB in f16, `stable-full-l` Stable unCLIP with CLIP ViT-L, 5.5 GB in f16. Both sides answer each call by one line, so calls
 alternate: ours, theirs, ours, theirs. No two variants of PyTorch are in memory at once.
 
 A row is a variant of PyTorch: median and quartiles of the seconds of both, quartiles of the ratio
@@ -138,7 +138,7 @@ def bytes_as(count):
 
 
 def heads():
-    columns = f"{'case':18}{'PyTorch':24}{'ours, s':>26}{'PyTorch, s':>26}"
+    columns = f"{'case':20}{'PyTorch':24}{'ours, s':>26}{'PyTorch, s':>26}"
     print(f"{columns}{'ours / PyTorch':>24}{'memory':>20}\n{'-' * 138}", flush=True)
 
 
@@ -147,7 +147,7 @@ def row(case, variant, measured, ours, theirs):
     ratios = [a / b for a, b in measured]
     memory = f"{bytes_as(ours.peak)} / {bytes_as(theirs.peak)}"
     cells = f"{spread(first, '.4f'):>26}{spread(second, '.4f'):>26}{spread(ratios, '.2f'):>24}{memory:>20}"
-    print(f"{case:18}{variant:24}{cells}", flush=True)
+    print(f"{case:20}{variant:24}{cells}", flush=True)
     return statistics.median(ratios), variant
 
 
@@ -169,7 +169,7 @@ def compare_calls(case, arguments):
     if f32:
         # by ratio and not by seconds: the two of a pair saw the same machine, two rows did not
         ratio, variant = max(f32)
-        print(f"{case:18}{ratio:.2f} times PyTorch's best f32 ({variant})\n", flush=True)
+        print(f"{case:20}{ratio:.2f} times PyTorch's best f32 ({variant})\n", flush=True)
 
 
 def bundled(arguments):
@@ -178,7 +178,7 @@ def bundled(arguments):
     first, *others = (ours.call() for _ in range(1 + arguments.pairs))
     ours.finish()
     text = f"first {first:.2f} s, those after it {spread(others, '.2f')} s, memory {bytes_as(ours.peak)}"
-    print(f"{'bundled':18}{text}\n", flush=True)
+    print(f"{'bundled':20}{text}\n", flush=True)
 
 
 def pictures(arguments):
@@ -208,12 +208,12 @@ def pictures(arguments):
         found = json.loads(done.stdout.splitlines()[-1])
         print_picture(f"diffusers, {variant}", found["seconds"], found["loading"], whole, found["peak_memory"])
         ratio = ours / found["seconds"]
-        print(f"{'':18}ours / diffusers: {ratio:.2f} without loading", flush=True)
+        print(f"{'':20}ours / diffusers: {ratio:.2f} without loading", flush=True)
 
 
 def print_picture(name, seconds, loading, whole, memory):
     text = f"{seconds:8.1f} s, loading {loading:.1f} s, process {whole:.1f} s, memory {bytes_as(memory)}"
-    print(f"{'picture':18}{name:24}{text}", flush=True)
+    print(f"{'picture':20}{name:24}{text}", flush=True)
 
 
 def folder(arguments, size):
