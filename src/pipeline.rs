@@ -42,7 +42,8 @@ pub struct UnClip {
 pub struct Generated {
     /// The pictures, each with its recipe.
     pub pictures: Vec<Picture>,
-    /// For each caption, the end that did not fit into the model's context, if any.
+    /// For each caption, the end that did not fit into the model's context, if any; of a model with two
+    /// text towers, the longer of the two ends.
     pub dropped: Vec<Option<String>>,
     /// The end of the negative prompt that did not fit.
     pub dropped_negative: Option<String>,

@@ -263,7 +263,7 @@ fn it_is_written_back() {
         Precision::F16,
         &Default::default(),
     );
-    refused(diffusers, &["prior_text_encoder is given", "Kandinsky's"]);
+    refused(diffusers, &["prior_text_encoder is given", "Kandinsky 2.1"]);
 }
 
 /// What another tower, another tokenizer or another U-Net would need is refused by name.
@@ -278,7 +278,11 @@ fn what_is_not_of_it_is_refused() {
         (TOWER, |it| it["pad_token_id"] = 3.into(), &["pad_token_id", "tokenizer"]),
         (TOWER, |it| it["pad_token_id"] = 4000.into(), &["pad_token_id is 4000"]),
         (TOWER, |it| it["novelty"] = 1.into(), &["novelty is 1", "no such field"]),
-        (TOKENIZER, |it| it["model"]["type"] = "WordPiece".into(), &["tokenizer.json"]),
+        (
+            TOKENIZER,
+            |it| it["model"]["type"] = "WordPiece".into(),
+            &["model.type is \"WordPiece\", expected \"Unigram\""],
+        ),
         (TOKENIZER, |it| it["model"]["unk_id"] = 4000.into(), &["unk_id is 4000"]),
         (TOKENIZER, |it| it["model"]["vocab"][5][0] = "".into(), &["piece 5 is \"\""]),
         (
@@ -303,12 +307,32 @@ fn what_is_not_of_it_is_refused() {
                 let long = |n: usize| json!([format!("{}{n}", "a".repeat(200)), -1.0]);
                 vocab.extend((0..50_000).map(long));
             },
-            &["pieces of 10", "bytes, expected at most 8388608"],
+            &["pieces of 10", "bytes, expected at most 4194304"],
         ),
         (
             TOKENIZER,
             |it| it["added_tokens"][0]["rstrip"] = true.into(),
             &["the added token \"<s>\" takes spaces"],
+        ),
+        (
+            TOKENIZER,
+            |it| it["added_tokens"][1]["content"] = "a".into(),
+            &["the added token \"a\" with the id 1"],
+        ),
+        (
+            TOKENIZER,
+            |it| it["normalizer"]["type"] = "Lowercase".into(),
+            &["normalizer has the step", "Lowercase"],
+        ),
+        (
+            TOKENIZER,
+            |it| it["normalizer"]["precompiled_charsmap"] = 5.into(),
+            &["precompiled_charsmap: 5, expected text"],
+        ),
+        (
+            "decoder/tokenizer/special_tokens_map.json",
+            |it| it["pad_token"] = "<mask>".into(),
+            &["pad_token is \"<mask>\"", "<pad>"],
         ),
         (TOKENIZER, |it| it["normalizer"] = Value::Null, &["normalizer is absent"]),
         (
@@ -324,7 +348,7 @@ fn what_is_not_of_it_is_refused() {
         (
             "decoder/model_index.json",
             |it| it["_class_name"] = "Kandinsky3Pipeline".into(),
-            &["is decoder: Kandinsky3Pipeline", "expected one with KandinskyPipeline"],
+            &["is decoder: Kandinsky3Pipeline", "exactly one with KandinskyPipeline"],
         ),
     ];
     for (file, edit, words) in cases {
@@ -336,6 +360,12 @@ fn what_is_not_of_it_is_refused() {
     fs::rename(model.path(TOKENIZER), model.path("decoder/tokenizer/sentencepiece.bpe.model"))
         .unwrap();
     refused(model.open(), &["tokenizer.json", "is absent", "save_pretrained"]);
+    let model = self::model();
+    fs::write(model.path("decoder/tokenizer/tokenizer_config.json"), "{").unwrap();
+    refused(model.open(), &["tokenizer_config.json", "EOF"]);
+    let model = self::model();
+    fs::write(model.path("decoder/model_index.json"), "{").unwrap();
+    refused(model.open(), &["decoder: a damaged model_index.json"]);
     let model = self::model();
     fs::write(model.path("decoder/tokenizer/vocab.json"), "{}").unwrap();
     refused(model.open(), &["tokenizer.json", "is beside vocab.json"]);

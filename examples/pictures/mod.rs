@@ -330,12 +330,14 @@ impl Work {
         call: impl FnOnce(unclip::Observed<'_>) -> Result<Generated, unclip::Error>,
     ) -> Result<Generated, AnyError> {
         let mut generated = self.show(call)?;
+        let has_two = self.unclip.bundle().prior_text.is_some();
+        let whose = if has_two { " for one of the model's two text towers" } else { "" };
         for dropped in generated.dropped.iter().flatten() {
-            note(format_args!("a caption is too long; left out: {:?}", shorten(dropped)));
+            note(format_args!("a caption is too long{whose}; left out: {:?}", shorten(dropped)));
         }
         if let Some(dropped) = &generated.dropped_negative {
             let dropped = shorten(dropped);
-            note(format_args!("the negative prompt is too long; left out: {dropped:?}"));
+            note(format_args!("the negative prompt is too long{whose}; left out: {dropped:?}"));
         }
         if let Some(path) = &common.trace {
             generated.trace.save(path)?;

@@ -129,11 +129,14 @@ impl Bundle {
         let layout = LAYOUTS.iter().find(|layout| layout.recognizes(folder));
         let layout = layout.unwrap_or_else(|| unreachable!("the last recognizes every folder"));
         if let (Some(prior), false) = (&options.prior_model, layout.takes_prior_model()) {
-            let expected = format!(
-                "absent: {} is no model that is published without a prior, by its {}",
-                folder.display(),
-                diffusers::files::INDEX
-            );
+            let (model, index) = (folder.display(), diffusers::files::INDEX);
+            let expected = if folder.join(index).exists() {
+                format!(
+                    "absent: {model} is no model that is published without a prior, by its {index}"
+                )
+            } else {
+                format!("absent: {model} has no {index}, and needs no prior of another folder")
+            };
             return Err(InvalidSetting::new("prior model", prior.display(), expected).into());
         }
         Self::of(folder, layout.open(folder, options)?)

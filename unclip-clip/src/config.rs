@@ -7,7 +7,7 @@ use unclip_nn::{TransformerConfig, check};
 
 /// What kind of text tower it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TextTower {
     /// CLIP's: causal, and the end mark's state becomes the embedding.
     #[default]

@@ -90,7 +90,8 @@ impl Tokenizer {
     /// that has no room for a token; padding that the tokenizer does not have.
     pub fn from_folder(folder: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
         let file = single_file(folder);
-        if let Some(file) = file.as_deref().filter(|file| has_pieces(file)) {
+        let is_asked = options.padding == Some(Padding::Pad);
+        if let Some(file) = file.as_deref().filter(|file| is_asked || has_pieces(file)) {
             return Self::of_pieces(file, options);
         }
         let (vocab, merges) = vocabulary_files(folder)?;

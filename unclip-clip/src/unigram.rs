@@ -24,13 +24,14 @@ use crate::error::TokenizerError;
 pub(crate) const KIND: &str = "Unigram";
 /// Marks before and after a caption, and what fills a row up.
 const MARKS: [&str; 3] = ["<s>", "</s>", "<pad>"];
-/// The one token that takes the spaces before it.
+/// Tokens that a caption may spell out, of which the last takes the spaces before it.
+const ADDED: [&str; 5] = ["<s>", "</s>", "<pad>", "<unk>", MASK];
 const MASK: &str = "<mask>";
 /// Pieces that are accepted.
 const MAX_PIECES: usize = 1_000_000;
 /// Bytes of all pieces together, of which XLM-RoBERTa has 2 MB. The crate makes a tree of them, with a
 /// node for each byte.
-const MAX_PIECE_BYTES: usize = 8 << 20;
+const MAX_PIECE_BYTES: usize = 4 << 20;
 /// Bytes of one piece; that tree is as deep, and the crate walks it by recursion.
 const MAX_PIECE: usize = 256;
 /// What stands for a space in pieces.
@@ -49,6 +50,8 @@ struct File {
 
 #[derive(Deserialize)]
 struct Model {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
     vocab: Vec<(String, f64)>,
     unk_id: usize,
     #[serde(default)]
@@ -65,8 +68,6 @@ struct Added {
     rstrip: bool,
     #[serde(default)]
     single_word: bool,
-    #[serde(default)]
-    normalized: bool,
     #[serde(default)]
     special: bool,
 }
@@ -95,12 +96,14 @@ impl File {
         let [Some(start), Some(end), Some(pad)] = marks else {
             return Err(format!("lacks one of the tokens {}", MARKS.join(", ")));
         };
-        if let Some(Added { id, content, .. }) =
-            self.added_tokens.iter().find(|it| numbers.get(&it.content) != Some(&it.id))
-        {
+        let is_new = |it: &&Added| {
+            !ADDED.contains(&it.content.as_str()) || number(&it.content) != Some(it.id)
+        };
+        if let Some(Added { id, content, .. }) = self.added_tokens.iter().find(is_new) {
             return Err(format!(
-                "the added token {content:?} with the id {id} is not in the vocabulary, expected \
-                 none that the text encoder was not published with"
+                "the added token {content:?} with the id {id} is not of the vocabulary's marks, \
+                 expected {} as there",
+                ADDED.join(", ")
             ));
         }
         // others can cut a caption into parts that overlap
@@ -132,12 +135,16 @@ impl Added {
             .lstrip(self.lstrip)
             .rstrip(self.rstrip)
             .single_word(self.single_word)
-            .normalized(self.normalized)
+            // whatever the file says: one that normalizes to nothing would be found everywhere
+            .normalized(false)
     }
 }
 
 /// The number of each piece.
 fn numbers(model: &Model) -> Result<HashMap<String, u32>, String> {
+    if let Some(kind) = model.kind.as_ref().filter(|kind| *kind != KIND) {
+        return Err(format!("model.type is {kind:?}, expected {KIND:?}"));
+    }
     let n = model.vocab.len();
     if n > MAX_PIECES {
         return Err(format!("{n} pieces, expected at most {MAX_PIECES}"));
@@ -170,9 +177,15 @@ fn numbers(model: &Model) -> Result<HashMap<String, u32>, String> {
     Ok(numbers)
 }
 
+/// The type that a step says it has.
+fn kind_of(step: &Value) -> Option<&str> {
+    step.get("type").and_then(Value::as_str)
+}
+
 /// The steps of a sequence, or the only one.
 fn steps<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
-    match value.get(name).and_then(Value::as_array) {
+    let is_sequence = kind_of(value) == Some("Sequence");
+    match value.get(name).and_then(Value::as_array).filter(|_| is_sequence) {
         Some(steps) => steps.iter().collect(),
         None if value.is_null() => Vec::new(),
         None => vec![value],
@@ -192,6 +205,7 @@ fn normalizer(value: &Value) -> Result<Normalizers, String> {
     let mut normalizers = Vec::new();
     for step in steps(value, "normalizers") {
         let table = step.get("precompiled_charsmap");
+        let table = table.filter(|_| kind_of(step) == Some("Precompiled"));
         if let Some(table) = table.filter(|_| normalizers.is_empty()) {
             normalizers.push(NormalizerWrapper::Precompiled(table_of(table)?));
         } else if known.contains(step) && (1..3).contains(&normalizers.len()) {
@@ -210,7 +224,8 @@ fn normalizer(value: &Value) -> Result<Normalizers, String> {
 
 fn table_of(value: &Value) -> Result<Precompiled, String> {
     let invalid = |error: String| format!("precompiled_charsmap: {error}");
-    let bytes = charsmap::decode(value.as_str().unwrap_or_default()).map_err(invalid)?;
+    let text = value.as_str().ok_or_else(|| invalid(format!("{value:.40}, expected text")));
+    let bytes = charsmap::decode(text?).map_err(invalid)?;
     charsmap::check(&bytes).map_err(invalid)?;
     Precompiled::from(&bytes).map_err(|error| invalid(error.to_string()))
 }
@@ -225,7 +240,7 @@ fn pre_tokenizer(value: &Value) -> Result<PreTokenizers, String> {
             && is("add_prefix_space", json!(true))
             && is("prepend_scheme", json!("always"))
             && is("split", json!(true));
-        match step.get("type").and_then(Value::as_str) {
+        match kind_of(step) {
             Some("WhitespaceSplit") if all.is_empty() => all.push(WhitespaceSplit.into()),
             Some("Metaspace") if is_usual && !has_spaces => {
                 all.push(Metaspace::new(SPACE, PrependScheme::Always, true).into());
@@ -245,6 +260,9 @@ fn pre_tokenizer(value: &Value) -> Result<PreTokenizers, String> {
 
 fn unknown(name: &str, step: &Value, expected: &str) -> String {
     const MOST: usize = 200;
+    // a table is long, and says nothing to people
+    let mut step = step.clone();
+    step.as_object_mut().and_then(|fields| fields.remove("precompiled_charsmap"));
     let found: String = step.to_string().chars().take(MOST).collect();
     format!("{name} has the step {found}, expected {expected}")
 }

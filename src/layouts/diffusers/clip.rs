@@ -241,7 +241,7 @@ fn padding(fields: &mut Fields) -> Result<Option<Padding>, LoadError> {
 }
 
 /// Whether there is something, were it a link to nothing: that is half of a download.
-fn is_there(path: &Path) -> bool {
+pub(super) fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use unclip_clip::{TextEncoderConfig, TextTower, Tokenizer, TokenizerOptions};
+use unclip_clip::{Padding, TextEncoderConfig, TextTower, Tokenizer, TokenizerOptions};
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, Part, StageFiles, Weights};
 use unclip_nn::{Activation, Precision, TransformerConfig};
 
-use super::clip::IGNORED;
+use super::clip::{IGNORED, is_there};
 use super::describe_clip::{TRANSFORMERS, dtype};
 use super::described::require;
 use super::fields::Fields;
@@ -35,12 +35,15 @@ pub(in crate::layouts) fn text(
     let words = required(folder, "tokenizer")?;
     check_words(&words)?;
     let (config, end) = text_encoder(&path)?;
-    let reading = TokenizerOptions { context_length: config.context_length, padding: None };
+    let reading =
+        TokenizerOptions { context_length: config.context_length, padding: Some(Padding::Pad) };
     let tokenizer = Tokenizer::from_folder(&words, reading)?;
     let (tower, found) = (end.to_string(), tokenizer.end().to_string());
     agree(StageId::TextEncoder, &tower, "tokenizer", &found, "eos_token_id")?;
     // buffers that some versions wrote down
-    let is_buffer = |key: &str| key.ends_with(".position_ids") || key.ends_with(".token_type_ids");
+    const BUFFERS: [&str; 2] =
+        ["transformer.embeddings.position_ids", "transformer.embeddings.token_type_ids"];
+    let is_buffer = |key: &str| BUFFERS.contains(&key);
     let kept = |key: &str, _: &[usize]| {
         if is_buffer(key) { Vec::new() } else { vec![(key.into(), Part::default())] }
     };
@@ -52,7 +55,7 @@ pub(in crate::layouts) fn text(
 fn check_words(folder: &Path) -> Result<(), Error> {
     let (is_there, is_clip) = (folder.join(WORDS).exists(), folder.join("vocab.json").exists());
     if is_there && !is_clip {
-        return Ok(());
+        return Ok(check_padding(folder)?);
     }
     let name = format!("{WORDS} in {}", folder.display());
     let found = if is_there { "beside vocab.json" } else { "absent" };
@@ -65,6 +68,21 @@ fn check_words(folder: &Path) -> Result<(), Error> {
         "XLM-RoBERTa's tokenizer alone".into()
     };
     Err(InvalidSetting::new(name, found, expected).into())
+}
+
+/// Checks that what says how captions are padded is whole, and says what is done.
+fn check_padding(folder: &Path) -> Result<(), LoadError> {
+    const FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+    for path in FILES.map(|name| folder.join(name)).iter().filter(|path| is_there(path)) {
+        let mut fields = Fields::read(path, None)?;
+        // some write the token, some a description of it
+        let pad: Option<Value> = fields.take_optional("pad_token")?;
+        let pad = pad.as_ref().map(|pad| pad.get("content").unwrap_or(pad));
+        if let Some(pad) = pad.filter(|pad| **pad != json!("<pad>")) {
+            return Err(fields.error("pad_token", pad, "\"<pad>\""));
+        }
+    }
+    Ok(())
 }
 
 /// The configuration, and the number of the mark after a caption.

@@ -205,7 +205,8 @@ fn part(folder: &Path, names: &[&str], stage: StageId) -> Result<PathBuf, Error>
     let inside = subfolders(folder);
     let says = |path: &PathBuf| {
         let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
-        pipeline(path).map(|pipeline| format!("{name}: {pipeline}"))
+        let unread = || path.join(INDEX).exists().then(|| format!("a damaged {INDEX}"));
+        pipeline(path).or_else(unread).map(|pipeline| format!("{name}: {pipeline}"))
     };
     let is_of =
         |path: &&PathBuf| pipeline(path).is_some_and(|pipeline| names.contains(&pipeline.as_str()));
@@ -215,7 +216,7 @@ fn part(folder: &Path, names: &[&str], stage: StageId) -> Result<PathBuf, Error>
     }
     let found: Vec<String> = inside.iter().filter_map(says).collect();
     let found = if found.is_empty() { "none".into() } else { found.join(", ") };
-    let expected = format!("one with {} in its {INDEX}", names.join(" or "));
+    let expected = format!("exactly one with {} in its {INDEX}", names.join(" or "));
     let name = format!("folder of the {stage} in {}", folder.display());
     Err(InvalidSetting::new(name, found, expected).into())
 }
