@@ -51,8 +51,8 @@ impl Run<'_> {
     }
 
     /// What guidance of a decoder that has learned no null image leads away from, one row for each
-    /// seed: what the prior made of the negative prompt, or CLIP's embedding of a picture of nothing but the mean
-    /// color (Kandinsky 2).
+    /// seed: what the prior made of the negative prompt, or CLIP's embedding of a picture of nothing
+    /// but the mean color (Kandinsky 2).
     pub(crate) fn negative_embedding(&mut self) -> Result<ImageEmbedding, Error> {
         if let Some(drawn) = &self.negative_drawn {
             return Ok(drawn.clone());
@@ -97,8 +97,8 @@ impl Run<'_> {
     /// Whether the prior has to draw an embedding of the negative prompt as well.
     pub(crate) fn draws_negative(&self) -> bool {
         let needs = self.bundle.decoder.config().needs_null_image();
-        let has_other = self.negative_prompt.is_empty() || self.negative_image.is_some();
-        self.wants_negative && needs && !has_other
+        let is_said = !self.negative_prompt.is_empty() && self.negative_image.is_none();
+        self.wants_negative && needs && is_said
     }
 }
 

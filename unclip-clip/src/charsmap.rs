@@ -12,7 +12,7 @@ pub(crate) fn decode(text: &str) -> Result<Vec<u8>, String> {
 
 /// Bytes of a unit of the trie, and of the trie's length before it.
 const UNIT: usize = 4;
-/// Bytes of a replacement that are accepted; those of XLM-RoBERTa are at most some dozens.
+/// Bytes of a replacement that are accepted; the longest of NFKC, that of U+FDFA, has 33.
 const MAX_REPLACEMENT: usize = 256;
 /// Children of a node lie in a block of so many units.
 const BLOCK: usize = 256;

@@ -1,4 +1,5 @@
-//! Text towers: CLIP's own, and the choice between it and M-CLIP's. Field names are those of Hugging Face's checkpoints.
+//! Text towers: CLIP's own, and the choice between it and M-CLIP's. Field names are those of Hugging
+//! Face's checkpoints.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};

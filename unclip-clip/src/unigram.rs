@@ -29,10 +29,11 @@ const ADDED: [&str; 5] = ["<s>", "</s>", "<pad>", "<unk>", MASK];
 const MASK: &str = "<mask>";
 /// Pieces that are accepted.
 const MAX_PIECES: usize = 1_000_000;
-/// Bytes of all pieces together, of which XLM-RoBERTa has 2 MB. The crate makes a tree of them, with a
-/// node for each byte.
+/// Bytes of all pieces together; XLM-RoBERTa's 250,000 are a few letters each. The crate makes a tree
+/// of them, with a node for each byte.
 const MAX_PIECE_BYTES: usize = 4 << 20;
-/// Bytes of one piece; that tree is as deep, and the crate walks it by recursion.
+/// Bytes of one piece, of which sentencepiece makes none with more than 16 characters by default. That
+/// tree is as deep, and the crate drops it by recursion.
 const MAX_PIECE: usize = 256;
 /// What stands for a space in pieces.
 const SPACE: char = '▁';
