@@ -421,3 +421,30 @@ fn what_either_tower_leaves_out_is_told() {
     let made = unclip.text_to_image("a red cat on the moon by night", &options).unwrap();
     assert!(made.dropped[0].as_ref().unwrap().ends_with("by night"), "{:?}", made.dropped);
 }
+
+/// Tokenizers as versions of transformers wrote them when the model was published.
+#[test]
+fn files_of_older_versions_are_read() {
+    let model = model();
+    let tokens = || {
+        let folder = model.path("decoder/tokenizer");
+        let tokenizer = Tokenizer::from_folder(&folder, TokenizerOptions::default()).unwrap();
+        let captions = ["a cat", "a  cat on the moon", "красный кот", "Ａ ﬁne cat™…"];
+        tokenizer.encode(&captions)
+    };
+    let expected = tokens();
+    model.edit(TOKENIZER, |it| {
+        let table = it["normalizer"].take();
+        let spaces = json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " });
+        it["normalizer"] = json!({ "type": "Sequence", "normalizers": [table, spaces] });
+        it["pre_tokenizer"] = json!({
+            "type": "Metaspace",
+            "replacement": "▁",
+            "str_rep": "▁",
+            "add_prefix_space": true,
+        });
+        it["model"].as_object_mut().unwrap().remove("type");
+    });
+    assert_eq!(tokens(), expected);
+    model.open().unwrap();
+}
