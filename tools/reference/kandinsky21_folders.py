@@ -7,7 +7,6 @@
 DIR gets two folders, `decoder` and `prior`, as from `kandinsky_folders.py`, which has 2.2.
 """
 
-import argparse
 import copy
 import json
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from karlo_files import quiet, write_json  # noqa: E402  (first: it sets the environment)
+from karlo_files import write_json  # noqa: E402  (first: it sets the environment)
 
 import torch  # noqa: E402
 from diffusers import (  # noqa: E402
@@ -29,7 +28,7 @@ from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig  # noqa: E402
 from transformers import XLMRobertaTokenizer  # noqa: E402
 
 import kandinsky_folders  # noqa: E402
-from kandinsky_folders import DTYPES, empty, network, write_network, write_prior  # noqa: E402
+from kandinsky_folders import empty, network, write_network, write_prior  # noqa: E402
 from karlo_sizes import tower  # noqa: E402
 from pieces import write_tokenizer  # noqa: E402
 
@@ -144,19 +143,5 @@ def write_folder(folder, size, seed=0, dtype="f32", shard_bytes=1 << 40, report=
     ).save_config(decoder)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=TOWERS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the folder that gets both")
-    parser.add_argument("--control", choices=[name for name in CONTROLS if name], help="of the decoder's U-Net")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=DTYPES, default="f32", help="type of the weight files")
-    arguments = parser.parse_args()
-    quiet()
-    write_folder(
-        arguments.out, arguments.size, arguments.seed, arguments.dtype, report=print, control=arguments.control
-    )
-
-
 if __name__ == "__main__":
-    main()
+    kandinsky_folders.main(__doc__.splitlines()[0], TOWERS, CONTROLS, write_folder)

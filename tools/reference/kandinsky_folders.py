@@ -299,11 +299,12 @@ def write_folder(folder, size, seed=0, dtype="f32", shard_bytes=1 << 40, report=
     pipeline(**parts, scheduler=scheduler).save_config(decoder)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, required=True)
+def main(description, sizes, controls, write_folder):
+    """The program that writes both folders of a version."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", choices=sizes, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the folder that gets both")
-    parser.add_argument("--control", choices=[name for name in CONTROLS if name], help="of the decoder's U-Net")
+    parser.add_argument("--control", choices=[name for name in controls if name], help="of the decoder's U-Net")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="type of the weight files")
     arguments = parser.parse_args()
@@ -314,4 +315,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__.splitlines()[0], SIZES, CONTROLS, write_folder)

@@ -89,17 +89,17 @@ def pictures(folder):
     return paths
 
 
-def rust(arguments, model, sources, case, steps, guidance, noise):
+def rust(arguments, sources, case, guidance, flags):
     """Runs the Rust example on recorded noise and gives its trace."""
     trace = case / "trace.rust.safetensors"
     trace.unlink(missing_ok=True)
+    steps = arguments.steps
     flags = {
-        "--model": model,
+        **flags,
         "--out": case / "rust",
-        "--noise": noise,
+        "--noise": case / "noise.safetensors",
         "--trace": trace,
         "--decoder-steps": steps[1],
-        "--upsampler-steps": steps[2],
         "--decoder-guidance": guidance[1],
     }
     if isinstance(sources[0], Path):
@@ -205,7 +205,8 @@ def compare(arguments, table, folder, variation, sources):
                     _, other, _ = karlo_reference.run(pipeline, inputs, noise=noise, **run)
                     table.add(row, "scatter", distance(other, trace))
                 if not arguments.reference_only:
-                    found = rust(arguments, model, chosen, case, arguments.steps, guidance, case / "noise.safetensors")
+                    flags = {"--model": model, "--upsampler-steps": arguments.steps[2]}
+                    found = rust(arguments, chosen, case, guidance, flags)
                     table.add(row, "rust", distance(found, trace))
                 print(".", end="", file=sys.stderr, flush=True)
     print(f" {name}", file=sys.stderr)

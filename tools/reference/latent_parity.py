@@ -1,40 +1,12 @@
 """What the comparisons of models with latents share: runs of both sides, for every seed and batch."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 from PIL import Image
-from safetensors.torch import load_file
 
-from karlo_parity import PERTURBATION, distance
+from karlo_parity import PERTURBATION, distance, rust
 from karlo_reference import perturb, save
-
-
-def rust(arguments, sources, case, guidance, flags):
-    """Runs the Rust example on recorded noise and gives its trace."""
-    trace = case / "trace.rust.safetensors"
-    trace.unlink(missing_ok=True)
-    flags = {
-        **flags,
-        "--out": case / "rust",
-        "--noise": case / "noise.safetensors",
-        "--trace": trace,
-        "--decoder-steps": arguments.steps[1],
-        "--decoder-guidance": guidance[1],
-    }
-    if isinstance(sources[0], Path):
-        command = [arguments.bin / "image_variation", *sources]
-    else:
-        prompts = case / "prompts.txt"
-        prompts.write_text("".join(f"{prompt}\n" for prompt in sources), encoding="utf-8")
-        command = [arguments.bin / "text_to_image"]
-        flags.update({"--prompts": prompts, "--prior-steps": arguments.steps[0], "--prior-guidance": guidance[0]})
-    command += [part for flag in flags.items() for part in flag]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if result.returncode != 0:
-        sys.exit(f"{' '.join(str(part) for part in command)}\n{result.stdout}{result.stderr}")
-    return load_file(trace)
 
 
 def compare(arguments, table, label, sources, *, load, run, scales, flags, only=None):

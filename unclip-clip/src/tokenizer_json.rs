@@ -11,15 +11,17 @@ use crate::error::TokenizerError;
 /// How CLIP cuts a caption into words.
 pub(crate) const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// The file, as far as it is read, of a model and of added tokens.
 #[derive(Deserialize)]
-struct File {
-    model: Model,
+#[serde(bound(deserialize = "M: Deserialize<'de>, A: Deserialize<'de>"))]
+pub(crate) struct File<M, A> {
+    pub(crate) model: M,
     #[serde(default)]
-    normalizer: Value,
+    pub(crate) normalizer: Value,
     #[serde(default)]
-    pre_tokenizer: Value,
+    pub(crate) pre_tokenizer: Value,
     #[serde(default)]
-    added_tokens: Vec<Added>,
+    pub(crate) added_tokens: Vec<A>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +60,8 @@ struct Added {
 /// other steps and its word pattern must be CLIP's: nothing else is built here.
 pub(crate) fn split(path: &Path, json: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
-    let file: File = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+    let file: File<Model, Added> =
+        serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
     file.check().map_err(invalid)?;
     let vocab =
         serde_json::to_vec(&file.model.vocab).map_err(|error| invalid(error.to_string()))?;
@@ -77,7 +80,7 @@ pub(crate) fn split(path: &Path, json: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Toke
     Ok((vocab, merges.into_bytes()))
 }
 
-impl File {
+impl File<Model, Added> {
     /// Says what is not as in CLIP's tokenizer, if anything.
     fn check(&self) -> Result<(), String> {
         let Model { kind, end_of_word_suffix: end, continuing_subword_prefix: inner, .. } =

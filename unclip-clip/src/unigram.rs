@@ -19,6 +19,7 @@ use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
 
 use crate::charsmap;
 use crate::error::TokenizerError;
+use crate::tokenizer_json::File;
 
 /// The name of the model's type.
 pub(crate) const KIND: &str = "Unigram";
@@ -37,17 +38,6 @@ const MAX_PIECE_BYTES: usize = 4 << 20;
 const MAX_PIECE: usize = 256;
 /// What stands for a space in pieces.
 const SPACE: char = '▁';
-
-#[derive(Deserialize)]
-struct File {
-    model: Model,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    added_tokens: Vec<Added>,
-}
 
 #[derive(Deserialize)]
 struct Model {
@@ -85,11 +75,12 @@ pub(crate) struct Pieces {
 /// Reads the file.
 pub(crate) fn read(path: &Path, json: &[u8]) -> Result<Pieces, TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
-    let file: File = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+    let file: File<Model, Added> =
+        serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
     file.assemble().map_err(invalid)
 }
 
-impl File {
+impl File<Model, Added> {
     fn assemble(self) -> Result<Pieces, String> {
         let numbers = numbers(&self.model)?;
         let number = |mark: &str| numbers.get(mark).copied();

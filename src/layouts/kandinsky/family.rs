@@ -12,7 +12,6 @@ pub(super) struct Family {
     /// Those of the prior's folder.
     pub(super) priors: &'static [&'static str],
     pub(super) decoder_parts: &'static [(&'static str, &'static [&'static str])],
-    pub(super) schedulers: &'static [&'static str],
     /// Where its prior is published.
     pub(super) prior_folder: &'static str,
     /// Whether its decoder reads captions, by a text tower in its folder.
@@ -21,9 +20,8 @@ pub(super) struct Family {
     pub(super) image_tokens: usize,
 }
 
-/// The schedulers that users of 2.2 have, and those of 2.1.
-const OF_2_2: [&str; 2] = [schedulers::DDPM, schedulers::DDIM];
-const OF_2_1: [&str; 2] = [schedulers::DDIM, schedulers::DDPM];
+/// The schedulers that users of either have.
+pub(super) const SCHEDULERS: [&str; 2] = [schedulers::DDPM, schedulers::DDIM];
 
 /// The class of 2.1's tokenizer: the one of its names that reads `tokenizer.json` in every version.
 pub(super) const XLM_ROBERTA: &str = "XLMRobertaTokenizerFast";
@@ -40,10 +38,9 @@ pub(super) const KANDINSKY_2_2: Family = Family {
     priors: &["KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline"],
     decoder_parts: &[
         ("unet", &[DECODER_BLOCKS.class]),
-        ("scheduler", &OF_2_2),
+        ("scheduler", &SCHEDULERS),
         ("movq", &["VQModel"]),
     ],
-    schedulers: &OF_2_2,
     prior_folder: "kandinsky-2-2-prior",
     reads_captions: false,
     image_tokens: 32,
@@ -55,12 +52,11 @@ pub(super) const KANDINSKY_2_1: Family = Family {
     priors: &["KandinskyPriorPipeline"],
     decoder_parts: &[
         ("unet", &[DECODER_BLOCKS.class]),
-        ("scheduler", &OF_2_1),
+        ("scheduler", &SCHEDULERS),
         ("movq", &["VQModel"]),
         ("text_encoder", &[mclip::CLASS]),
         ("tokenizer", &[XLM_ROBERTA, "XLMRobertaTokenizer"]),
     ],
-    schedulers: &OF_2_1,
     prior_folder: "kandinsky-2-1-prior",
     reads_captions: true,
     image_tokens: 10,

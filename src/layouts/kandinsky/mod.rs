@@ -37,7 +37,7 @@ use super::layout::{Layout, Writer};
 use super::{hub, no_prior_folder};
 use crate::bundle::Parts;
 use crate::{Bundle, Error, OpenOptions, StageId};
-use family::Family;
+use family::{Family, SCHEDULERS};
 
 /// Parts of the prior's folder, and the classes that are read.
 const PRIOR_PARTS: [(&str, &[&str]); 6] = [
@@ -226,7 +226,7 @@ fn decoder(folder: &Path, family: &Family) -> Result<StageFiles<DecoderConfig>, 
     let ImageUNet { unet, d_embedding, d_text, control } =
         unets::image_unet(&path, LATENT_CHANNELS, family.reads_captions)?;
     let captions = if family.reads_captions { CaptionKind::Whole } else { CaptionKind::default() };
-    let diffusion = schedulers::scheduler(&folder.join("scheduler"), family.schedulers, DECODER)?;
+    let diffusion = schedulers::scheduler(&folder.join("scheduler"), &SCHEDULERS, DECODER)?;
     let config = DecoderConfig {
         channels: LATENT_CHANNELS,
         d_embedding,
