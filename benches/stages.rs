@@ -44,7 +44,7 @@ fn upsampler_call(bencher: Bencher, place: usize) {
     let slot = bundle().upsamplers.swap_remove(place);
     let network = slot.load(&device()).expect("it is whole");
     let low = (recipe::DECODER_SIDE as usize) << (2 * place);
-    let bound = network.bind(random([1, 3, low, low]).clamp(-1.0, 1.0));
+    let bound = network.bind(&random([1, 3, low, low]).clamp(-1.0, 1.0).into());
     call(bencher, &bound, [1, 3, 4 * low, 4 * low]);
 }
 
@@ -69,7 +69,7 @@ fn upsampler_training(bencher: Bencher, place: usize) {
     let batch = recipe::upsampler_training(1, 0).batch;
     let (low, high) = (recipe::LOW_CROP as usize, recipe::LOW_CROP as usize * config.factor);
     let pictures = |side: usize| random([batch, 3, side, side]).clamp(-1.0, 1.0);
-    train(bencher, config, pictures(high), pictures(low));
+    train(bencher, config, pictures(high), pictures(low).into());
 }
 
 fn bundle() -> Bundle {

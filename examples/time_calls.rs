@@ -31,9 +31,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clap::Parser;
 use serde_json::json;
+use unclip::clip::TextEncoderConfig;
 use unclip::decoder::{Condition, Control};
 use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
 use unclip::unclip_nn::checkpoint::StageConfig;
+use unclip::upsample::LowRes;
 use unclip::{Bundle, GenerateOptions, OpenOptions, Precision, Residency, Slot, StageId, UnClip};
 
 use console::AnyError;
@@ -151,7 +153,7 @@ fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let (prior, loading) = load(slot, arguments)?;
     let config = slot.config();
     let mut inputs = Inputs::new(arguments)?;
-    let text = inputs.text(config.d_embedding, config.context_length, config.d_text);
+    let text = inputs.text([config.d_embedding, config.context_length, config.d_text]);
     let bound = bind(&prior, loading, |prior| prior.bind(&text))?;
     answer_network_calls(&bound, inputs, |batch| [batch, config.d_embedding])
 }
@@ -190,7 +192,9 @@ fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), 
     let mut inputs = Inputs::new(arguments)?;
     let low_side = low_side(arguments, bundle, place);
     let low_res = inputs.pictures(low_side);
-    let bound = bind(&upsampler, loading, |upsampler| upsampler.bind(low_res))?;
+    let text = bundle.upsampler_texts[place].as_ref().map(|it| inputs.text(sizes(it.config())));
+    let low_res = LowRes { text, ..low_res.into() };
+    let bound = bind(&upsampler, loading, |upsampler| upsampler.bind(&low_res))?;
     let side = low_side * slot.config().factor;
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
 }
@@ -285,7 +289,7 @@ impl Inputs {
     }
 
     /// Captions that fill all tokens.
-    fn text(&mut self, d_embedding: usize, tokens: usize, d_text: usize) -> TextEmbedding {
+    fn text(&mut self, [d_embedding, tokens, d_text]: [usize; 3]) -> TextEmbedding {
         TextEmbedding {
             pooled: self.normal([self.batch, d_embedding]),
             tokens: self.normal([self.batch, tokens, d_text]),
@@ -295,9 +299,8 @@ impl Inputs {
 
     /// For samples of this side.
     fn condition(&mut self, bundle: &Bundle, side: usize) -> Condition {
-        let text = bundle.text_encoder.config();
         let image = ImageEmbedding(self.normal([self.batch, bundle.d_embedding()]));
-        let text = self.text(text.d_embedding, text.context_length, text.transformer.d_model);
+        let text = self.text(sizes(bundle.text_encoder.config()));
         let control = bundle.control().map(|control| match control {
             Control::Kept => {
                 let channels = bundle.decoder.config().channels + 1;
@@ -307,6 +310,11 @@ impl Inputs {
         });
         Condition { control, ..Condition::new(image, text) }
     }
+}
+
+/// Widths of a tower's embeddings and states, and the number of its tokens between them.
+fn sizes(tower: &TextEncoderConfig) -> [usize; 3] {
+    [tower.d_embedding, tower.context_length, tower.transformer.d_model]
 }
 
 /// Answers every line by one call of a network on the same input.

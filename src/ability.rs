@@ -86,10 +86,13 @@ impl Bundle {
     pub fn can(&self, ability: Ability) -> bool {
         let has_image_encoder = self.image_encoder.is_some();
         let decoder = self.decoder.config();
+        let has_variations = has_image_encoder && decoder.reads_images();
         match ability {
-            Ability::TextToImage => self.prior.is_some() || self.ar_prior.is_some(),
-            Ability::ImageVariation => has_image_encoder,
-            Ability::CaptionBesidePicture => has_image_encoder && decoder.reads_captions(),
+            Ability::TextToImage => {
+                self.prior.is_some() || self.ar_prior.is_some() || !decoder.reads_images()
+            }
+            Ability::ImageVariation => has_variations,
+            Ability::CaptionBesidePicture => has_variations && decoder.reads_captions(),
             Ability::Similarity => has_image_encoder && self.clip_text().is_ok(),
             Ability::TrainedInpainting => self.control() == Some(Control::Kept),
             Ability::Hint => self.control() == Some(Control::Hint),

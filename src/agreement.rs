@@ -19,6 +19,7 @@ impl Bundle {
         }
         self.check_spaces()?;
         self.check_autoencoder()?;
+        self.check_upsampler_texts()?;
         if let Some(image) = &self.noised_image_encoder {
             let side = (StageId::Decoder, decoder.unet.image_size);
             same_size(side, (image.id(), image.config().image_size), "image_size")?;
@@ -42,6 +43,28 @@ impl Bundle {
         agree(StageId::Decoder, "true", StageId::TextEncoder, &projected, "projected")?;
         let own = (StageId::TextEncoder, text.d_embedding);
         same_size(own, (StageId::Decoder, decoder.d_embedding), "d_embedding")
+    }
+
+    /// Checks that each upsampler that reads captions has a tower for it, and no other has one.
+    fn check_upsampler_texts(&self) -> Result<(), Error> {
+        for (upsampler, text) in self.upsamplers.iter().zip(&self.upsampler_texts) {
+            let (id, config) = (upsampler.id(), upsampler.config());
+            let StageId::Upsampler(place) = id else { continue };
+            let of_text = StageId::UpsamplerTextEncoder(place);
+            let Some(text) = text.as_ref().map(Slot::config) else {
+                config.d_text.map_or(Ok(()), |_| Err(missing(&self.origin, of_text)))?;
+                continue;
+            };
+            check_words(of_text, &self.tokenizer, text)?;
+            let length = self.text_encoder.config().context_length;
+            let own = (of_text, text.context_length);
+            same_size((StageId::TextEncoder, length), own, "context_length")?;
+            let d_text = (id, config.d_text.unwrap_or(0));
+            same_size((of_text, text.transformer.d_model), d_text, "d_text")?;
+            let d_embedding = (id, config.unet.d_embedding());
+            same_size((of_text, text.d_embedding), d_embedding, "d_embedding")?;
+        }
+        Ok(())
     }
 
     /// Checks CLIP's text tower, and the priors that read its states.
@@ -137,15 +160,23 @@ fn check_words(
 ) -> Result<(), Error> {
     let (expected, found) = (config.vocab_size.to_string(), tokenizer.vocab_size().to_string());
     agree(stage, &expected, "tokenizer", &found, "vocab_size")?;
-    let has_pieces = tokenizer.padding() == Padding::Pad;
+    let found = match tokenizer.padding() {
+        Padding::Pad => "XLM-RoBERTa",
+        Padding::Learned => "GPT-2",
+        _ => "CLIP",
+    };
+    let expected = match config.tower {
+        TextTower::Clip => "CLIP",
+        TextTower::Multilingual { .. } => "XLM-RoBERTa",
+        TextTower::Glide => "GPT-2",
+    };
+    agree(stage, expected, "tokenizer", found, "kind")?;
     match config.tower {
-        TextTower::Multilingual { padding, .. } if has_pieces => {
+        TextTower::Multilingual { padding, .. } => {
             let (expected, found) = (padding.to_string(), tokenizer.pad().to_string());
             agree(stage, &expected, "tokenizer", &found, "pad_token_id")
         }
-        TextTower::Clip if !has_pieces => Ok(()),
-        TextTower::Clip => agree(stage, "CLIP", "tokenizer", "XLM-RoBERTa", "kind"),
-        TextTower::Multilingual { .. } => agree(stage, "XLM-RoBERTa", "tokenizer", "CLIP", "kind"),
+        _ => Ok(()),
     }
 }
 

@@ -123,6 +123,10 @@ impl Bundle {
                 let expected = "absent: the decoder of this model reads no captions beside it";
                 Err(InvalidSetting::new("guidance of caption and picture apart", "given", expected))
             }
+            Some(_) if !self.decoder.config().reads_images() => {
+                let expected = "absent: the decoder of this model reads captions alone";
+                Err(InvalidSetting::new("guidance of caption and picture apart", "given", expected))
+            }
             _ => Ok(()),
         }
     }

@@ -50,6 +50,9 @@ pub struct Bundle {
     pub autoencoder: Option<Slot<AutoencoderConfig>>,
     /// The upsamplers, in order.
     pub upsamplers: Vec<Slot<UpsamplerConfig>>,
+    /// For each upsampler, the text tower by which it reads captions, if it does; all of them read
+    /// what `tokenizer` gives.
+    pub upsampler_texts: Vec<Option<Slot<TextEncoderConfig>>>,
 }
 
 /// CLIP's text tower where the decoder has another.
@@ -76,7 +79,8 @@ pub(crate) struct Parts {
     pub(crate) ar_prior: Option<StageFiles<ArPriorConfig>>,
     pub(crate) decoder: StageFiles<DecoderConfig>,
     pub(crate) autoencoder: Option<StageFiles<AutoencoderConfig>>,
-    pub(crate) upsamplers: Vec<StageFiles<UpsamplerConfig>>,
+    pub(crate) upsamplers:
+        Vec<(StageFiles<UpsamplerConfig>, Option<StageFiles<TextEncoderConfig>>)>,
 }
 
 /// Settings on which implementations of the same model differ. `None` means what the model's own
@@ -98,7 +102,11 @@ pub struct OpenOptions {
 impl Bundle {
     /// Puts a model together, and checks that its stages belong to each other.
     pub(crate) fn of(origin: &Path, parts: Parts) -> Result<Self, Error> {
-        let upsamplers = parts.upsamplers.into_iter().enumerate();
+        let (upsamplers, texts): (Vec<_>, Vec<_>) = parts.upsamplers.into_iter().unzip();
+        let (upsamplers, texts) = (upsamplers.into_iter(), texts.into_iter());
+        let text = |(n, it): (usize, Option<StageFiles<TextEncoderConfig>>)| {
+            it.map(|it| Slot::new(StageId::UpsamplerTextEncoder(n), it))
+        };
         let bundle = Self {
             origin: origin.into(),
             words: parts.words,
@@ -117,7 +125,10 @@ impl Bundle {
             ar_prior: parts.ar_prior.map(|prior| Slot::new(StageId::ArPrior, prior)),
             decoder: Slot::new(StageId::Decoder, parts.decoder),
             autoencoder: parts.autoencoder.map(|it| Slot::new(StageId::Autoencoder, it)),
-            upsamplers: upsamplers.map(|(n, it)| Slot::new(StageId::Upsampler(n), it)).collect(),
+            upsamplers: (upsamplers.enumerate())
+                .map(|(n, it)| Slot::new(StageId::Upsampler(n), it))
+                .collect(),
+            upsampler_texts: texts.enumerate().map(text).collect(),
         };
         bundle.check()?;
         Ok(bundle)
@@ -133,10 +144,12 @@ impl Bundle {
         self.ar_prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.decoder.keep(placement)?;
         self.autoencoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
+        self.upsampler_texts.iter_mut().flatten().try_for_each(|it| it.keep(placement))?;
         Ok(self.upsamplers.iter_mut().try_for_each(|stage| stage.keep(placement))?)
     }
 
-    /// Width of CLIP's image embeddings.
+    /// Width of CLIP's image embeddings; of a model whose decoder reads captions alone, that of
+    /// captions' embeddings.
     pub fn d_embedding(&self) -> usize {
         self.decoder.config().d_embedding
     }
@@ -148,7 +161,7 @@ impl Bundle {
     pub fn clip_text(&self) -> Result<(&Tokenizer, &Slot<TextEncoderConfig>), Error> {
         match &self.prior_text {
             Some(PriorText { tokenizer, encoder, .. }) => Ok((tokenizer, encoder)),
-            None if self.text_encoder.config().projected => {
+            None if self.text_encoder.config().is_of_clip() => {
                 Ok((&self.tokenizer, &self.text_encoder))
             }
             None => Err(missing(&self.origin, StageId::PriorTextEncoder)),
@@ -215,7 +228,7 @@ impl Bundle {
         let fit = encoder.map(|encoder| encoder.config().fit);
         OpenOptions {
             // one that has no choice says nothing
-            padding: Some(self.tokenizer.padding()).filter(|it| *it != Padding::Pad),
+            padding: Some(self.tokenizer.padding()).filter(|it| it.is_choice()),
             prior_padding: self.prior_text.as_ref().map(|it| it.tokenizer.padding()),
             fit,
             prior_model: None,
@@ -239,6 +252,7 @@ impl Bundle {
         add(&mut all, self.noised_image_encoder.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, Some(&self.decoder))?;
         add(&mut all, self.autoencoder.as_ref())?;
+        self.upsampler_texts.iter().flatten().try_for_each(|it| add(&mut all, Some(it)))?;
         self.upsamplers.iter().try_for_each(|upsampler| add(&mut all, Some(upsampler)))?;
         Ok(all)
     }

@@ -8,7 +8,7 @@ use unclip_core::{Ddim, Kept, Resampling};
 use unclip_decoder::{CaptionKind, Condition, Control};
 
 use crate::bundle::missing;
-use crate::hole::{Square, with_larger_hole};
+use crate::hole::{KeptPicture, Square, with_larger_hole};
 use crate::loops::check_walk;
 use crate::pipeline::finish;
 use crate::priors::{check_share, share_of};
@@ -93,8 +93,10 @@ impl Observed<'_> {
         let unclip = self.unclip;
         let is_trained = unclip.bundle.control() == Some(Control::Kept);
         resampling.map_or(Ok(()), |it| it.validate())?;
-        // as the references do: Kandinsky 2.1's decoder is told what is kept, and draws it as well
-        let draws_all = is_trained && unclip.bundle.decoder.config().captions == CaptionKind::Whole;
+        // as the references do: Kandinsky 2.1's decoder is told what is kept, and draws it as well;
+        // GLIDE's puts it into each of its predictions
+        let kind = unclip.bundle.decoder.config().captions;
+        let draws_all = is_trained && kind != CaptionKind::Masked;
         // a trained decoder that never goes back has no resampling
         let resampling = resampling
             .or((!is_trained).then(Resampling::default))
@@ -200,9 +202,10 @@ impl Run<'_> {
         // of a latent, all is drawn on which some of the hole lies
         let side = bundle.decoder.config().unet.image_size;
         let mut mask = square.small_mask(mask, side);
-        if is_trained {
+        if is_trained && bundle.decoder.config().reads_images() {
             mask = with_larger_hole(&mask, side);
         }
+        self.kept = Some(KeptPicture { square: square.cut(picture), mask: mask.clone() });
         let mask = Tensor::<4>::from_data(TensorData::new(mask, [1, 1, side, side]), &device);
         Ok(Kept { mask: mask.expand(x_0.dims()), x_0, noise: None })
     }
@@ -270,6 +273,9 @@ impl Subject<'_> {
             (Self::Caption(caption), Some(prior)) => {
                 let read = run.encode_for_prior(&[*caption], encoded.as_ref())?.repeat_rows(rows);
                 run.best_prior(&read, prior, settings.candidates)?
+            }
+            (Self::Caption(_), None) if !unclip.bundle.decoder.config().reads_images() => {
+                return Ok(Condition::of_caption(text));
             }
             (Self::Caption(_), None) => {
                 return Err(missing(&unclip.bundle.origin, StageId::Prior));

@@ -22,6 +22,7 @@ impl<'a> Run<'a> {
         let against = self.clip_against.iter().map(String::as_str);
         let all = captions.iter().map(AsRef::as_ref).chain([self.negative_prompt]).chain(against);
         let (text, mut dropped) = self.encode_by_own(&all.collect::<Vec<_>>())?;
+        self.captions = captions.iter().map(|caption| caption.as_ref().into()).collect();
         self.null = Some(text.narrow(captions.len(), 1));
         if !self.clip_against.is_empty() {
             self.against = Some(text.narrow(captions.len() + 1, self.clip_against.len()));
@@ -60,6 +61,25 @@ impl<'a> Run<'a> {
             self.dropped = dropped;
         }
         Ok(text.narrow(0, captions.len()))
+    }
+
+    /// Embeds the captions last encoded for the upsampler at this place, one row for each seed; the
+    /// empty one if there was none. `None` of an upsampler that reads no captions.
+    pub(crate) fn encode_for_upsampler(
+        &mut self,
+        place: usize,
+    ) -> Result<Option<TextEmbedding>, Error> {
+        let bundle = self.bundle;
+        let Some(slot) = &bundle.upsampler_texts[place] else { return Ok(None) };
+        let captions = match self.captions.as_slice() {
+            [] => vec![String::new()],
+            captions => captions.to_vec(),
+        };
+        let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+        let (text, _) = self.encode_all((&bundle.tokenizer, slot), &captions)?;
+        let text = text.repeat_rows(self.seeds.len() / captions.len());
+        self.trace.upsampler_texts.push((place, text.clone()));
+        Ok(Some(text))
     }
 
     fn encode_by_own(

@@ -112,6 +112,7 @@ fn who_has(stage: &str) -> &'static str {
             "; Karlo's folder of image variations, Kandinsky's prior and Stable unCLIP have one"
         }
         "autoencoder" => "; Kandinsky's decoder and Stable unCLIP have one",
+        "upsampler_text_encoder.0" => "; the upsampler of GLIDE has one",
         "prior_text_encoder" => "; Stable unCLIP takes one with Karlo's prior (the prior model)",
         _ => "",
     }

@@ -1,8 +1,32 @@
 //! The square of a picture that is edited, and the hole in it.
 
+use burn::tensor::{Device, Tensor, TensorData};
 use image::{GrayImage, RgbImage, imageops};
 use unclip_core::InvalidSetting;
+use unclip_core::image::to_tensor;
 use unclip_core::resize::bicubic_8bit;
+
+/// What stays of a picture that is edited.
+pub(crate) struct KeptPicture {
+    /// The square of it that is edited.
+    pub(crate) square: RgbImage,
+    /// 1 where a pixel of the decoder's picture stays, row by row.
+    pub(crate) mask: Vec<f32>,
+}
+
+impl KeptPicture {
+    /// The same of a larger picture: its values, and a channel of 1 where they stay, 0 elsewhere,
+    /// `[1, 4, side, side]`.
+    pub(crate) fn at(&self, side: usize, device: &Device) -> Tensor<4> {
+        let picture = to_tensor(&[bicubic_8bit(&self.square, side as u32, side as u32)], device);
+        let small = self.mask.len().isqrt();
+        let mask: Vec<f32> = (0..side * side)
+            .map(|at| self.mask[(at / side * small / side) * small + at % side * small / side])
+            .collect();
+        let mask = Tensor::from_data(TensorData::new(mask, [1, 1, side, side]), device);
+        Tensor::cat(vec![picture * mask.clone(), mask], 1)
+    }
+}
 
 /// The square in the middle of a picture.
 pub(crate) struct Square {

@@ -70,12 +70,14 @@ impl<'a> Run<'a> {
         let mut noise = self.noise_of(bound, draws)?;
         // drawn even if another start is given, so that the steps' noise stays the same
         let initial = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
+        let temperature = bound.diffusion.temperature;
         let x_t = match (start.x_t, start.x_0) {
             (Some(x_t), _) => x_t,
             (None, Some(x_0)) => {
                 let noisiest = vec![schedule.len() - 1; bound.shape[0]];
                 schedule.add_noise(x_0, initial, &noisiest)
             }
+            (None, None) if temperature != 1.0 => initial * temperature,
             (None, None) => initial,
         };
         assert_eq!(x_t.dims(), bound.shape, "the start is of the sample's shape");

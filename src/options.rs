@@ -68,6 +68,9 @@ pub struct GenerateOptions {
     pub upsampler: StageOptions,
 }
 
+/// Why some options have no part.
+const CAPTIONS_ALONE: &str = "the decoder of this model reads captions alone";
+
 impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
@@ -244,6 +247,9 @@ impl GenerateOptions {
         clip_guidance.map_or(Ok(()), |guidance| guidance.check(bundle))?;
         check_choices(bundle, clip_guidance, &self.clip_against)?;
         bundle.check_image_guidance(&self.decoder)?;
+        if !decoder.config().reads_images() {
+            self.expect_no_prior(CAPTIONS_ALONE)?;
+        }
         Ok(Settings {
             clip_guidance,
             clip_against: self.clip_against.clone(),
@@ -285,6 +291,10 @@ impl Settings {
         bundle: &Bundle,
     ) -> Result<(), InvalidSetting> {
         if let Some(ImageEmbedding(image)) = &options.negative_image {
+            if !bundle.decoder.config().reads_images() {
+                let expected = format!("absent: {CAPTIONS_ALONE}");
+                return Err(InvalidSetting::new("negative picture", "an embedding", expected));
+            }
             let (found, width) = (image.dims(), bundle.d_embedding());
             if found != [1, width] {
                 let (name, found) = ("shape of the negative picture", format!("{found:?}"));

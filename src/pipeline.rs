@@ -290,9 +290,9 @@ impl<'a> Observed<'a> {
         let bundle = &self.unclip.bundle;
         let seeds = options.seeds(captions.len())?;
         let settings = options.resolve(bundle)?;
-        let Some(prior) = &settings.prior else {
+        if settings.prior.is_none() && bundle.decoder.config().reads_images() {
             return Err(missing(&bundle.origin, StageId::Prior));
-        };
+        }
         options.check_control(bundle)?;
         settings.check_negatives(options, bundle)?;
         captions.iter().try_for_each(|caption| settings.check_clip(caption.as_ref()))?;
@@ -301,17 +301,17 @@ impl<'a> Observed<'a> {
         let made_by = MadeBy::of(bundle, precision, sees, &settings)?;
         let mut run = self.start(&seeds, options, settings.steps());
         run.wants_negative = settings.decoder.is_guided();
-        let text = run.encode(captions)?;
-        let read = run.encode_for_prior(captions, Some(&text))?.repeat_rows(options.n);
-        let text = text.repeat_rows(options.n);
-        let image = run.best_prior(&read, prior, settings.candidates)?;
+        let encoded = run.encode(captions)?;
+        let text = encoded.repeat_rows(options.n);
+        let condition = match &settings.prior {
+            Some(prior) => {
+                let read = run.encode_for_prior(captions, Some(&encoded))?.repeat_rows(options.n);
+                Condition::new(run.best_prior(&read, prior, settings.candidates)?, text)
+            }
+            None => Condition::of_caption(text),
+        };
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
-        finish(
-            run,
-            (&Condition::new(image, text), Start::default()),
-            (&made_by, options, &settings),
-            prompts,
-        )
+        finish(run, (&condition, Start::default()), (&made_by, options, &settings), prompts)
     }
 
     pub(crate) fn start<'b>(

@@ -7,8 +7,9 @@ use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 use unclip_decoder::{Condition, DecoderConfig, Null};
 use unclip_nn::Placement;
 use unclip_prior::DiffusionPriorConfig;
-use unclip_upsample::UpsamplerConfig;
+use unclip_upsample::{LowRes, UpsamplerConfig};
 
+use crate::hole::KeptPicture;
 use crate::{
     Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, StageCost, StageSettings,
     Start, Trace,
@@ -46,6 +47,10 @@ pub struct Run<'a> {
     /// CLIP's embedding of a picture of nothing: one row, once it is known.
     pub(crate) blank: Option<ImageEmbedding>,
     pub(crate) clip_against: &'a [String],
+    /// The captions last encoded, which upsamplers may read as well.
+    pub(crate) captions: Vec<String>,
+    /// What stays of a picture that is edited, for upsamplers that are told.
+    pub(crate) kept: Option<KeptPicture>,
     /// What guidance leads away from, once it is known: one row.
     pub(crate) null: Option<TextEmbedding>,
     /// The same as the prior's own text tower reads it, if there is one.
@@ -84,6 +89,8 @@ impl<'a> Run<'a> {
             wants_negative: true,
             blank: None,
             clip_against: &[],
+            captions: Vec::new(),
+            kept: None,
             null: None,
             prior_null: None,
             against: None,
@@ -288,7 +295,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Loads the upsampler at this place and fixes its small pictures, one for each seed.
+    /// Loads the upsampler at this place and fixes its small pictures, one for each seed. One that
+    /// reads captions reads those last [encoded](Self::encode), of which each has equally many seeds.
     ///
     /// # Errors
     /// Weights that cannot be read.
@@ -301,7 +309,14 @@ impl<'a> Run<'a> {
         low_res: &Tensor<4>,
         settings: &StageSettings,
     ) -> Result<Bound<'a, UpsamplerConfig, 4>, Error> {
-        self.bind(&self.bundle.upsamplers[place], low_res, settings, None)
+        let text = self.encode_for_upsampler(place)?;
+        let slot = &self.bundle.upsamplers[place];
+        let [rows, _, height, _] = low_res.dims();
+        let side = height * slot.config().factor;
+        let kept = self.kept.as_ref().filter(|_| slot.config().kept);
+        let kept = kept.map(|it| it.at(side, &self.placement.device).repeat_dim(0, rows));
+        let low_res = LowRes { picture: low_res.clone(), text, kept };
+        self.bind(slot, &low_res, settings, None)
     }
 
     /// What guidance of the decoder leads away from, if there is any.

@@ -10,7 +10,7 @@ pub(crate) const AUGMENTATION_STREAM: u64 = u64::MAX - 1;
 
 /// A stage of the pipeline. Model folders, traces, recorded noise, costs, progress and errors all
 /// spell it the same: `text_encoder`, `prior_text_encoder`, `image_encoder`, `noised_image_encoder`,
-/// `prior`, `ar_prior`, `decoder`, `autoencoder`, `upsampler.0`, and so on.
+/// `prior`, `ar_prior`, `decoder`, `autoencoder`, `upsampler_text_encoder.0`, `upsampler.0`, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageId {
     /// Captions to text embeddings, in one call.
@@ -30,6 +30,8 @@ pub enum StageId {
     Decoder,
     /// Latents to pictures and back, in one call.
     Autoencoder,
+    /// Captions to what the upsampler of this place reads of them, in one call.
+    UpsamplerTextEncoder(usize),
     /// Small pictures to larger ones, with its place in the cascade, from 0.
     Upsampler(usize),
 }
@@ -43,6 +45,7 @@ impl StageId {
             | Self::PriorTextEncoder
             | Self::ImageEncoder
             | Self::NoisedImageEncoder
+            | Self::UpsamplerTextEncoder(_)
             | Self::Autoencoder => 0,
             Self::Prior => 1,
             Self::Decoder => 2,
@@ -63,6 +66,7 @@ impl fmt::Display for StageId {
             Self::ArPrior => f.pad("ar_prior"),
             Self::Decoder => f.pad("decoder"),
             Self::Autoencoder => f.pad("autoencoder"),
+            Self::UpsamplerTextEncoder(place) => f.pad(&format!("upsampler_text_encoder.{place}")),
             Self::Upsampler(place) => f.pad(&format!("upsampler.{place}")),
         }
     }
@@ -73,7 +77,7 @@ impl FromStr for StageId {
 
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
         let expected = "text_encoder, prior_text_encoder, image_encoder, noised_image_encoder, prior, \
-                        ar_prior, decoder, autoencoder or upsampler.N";
+                        ar_prior, decoder, autoencoder, upsampler_text_encoder.N or upsampler.N";
         let refused = || InvalidSetting::new("stage", format!("{name:?}"), expected);
         Ok(match name {
             "text_encoder" => Self::TextEncoder,
@@ -85,8 +89,9 @@ impl FromStr for StageId {
             "decoder" => Self::Decoder,
             "autoencoder" => Self::Autoencoder,
             _ => {
-                let place = name.strip_prefix("upsampler.").and_then(|n| n.parse().ok());
-                Self::Upsampler(place.ok_or_else(refused)?)
+                let place = |before| name.strip_prefix(before).and_then(|n: &str| n.parse().ok());
+                let text = place("upsampler_text_encoder.").map(Self::UpsamplerTextEncoder);
+                text.or(place("upsampler.").map(Self::Upsampler)).ok_or_else(refused)?
             }
         })
     }
@@ -105,7 +110,9 @@ mod tests {
             StageId::NoisedImageEncoder,
         ];
         let others = [StageId::Prior, StageId::ArPrior, StageId::Decoder, StageId::Autoencoder];
-        for stage in encoders.into_iter().chain(others).chain([0, 1, 12].map(StageId::Upsampler)) {
+        let upsamplers = [0, 1, 12].map(StageId::Upsampler);
+        let texts = [0, 12].map(StageId::UpsamplerTextEncoder);
+        for stage in encoders.into_iter().chain(others).chain(upsamplers).chain(texts) {
             assert_eq!(stage.to_string().parse::<StageId>().unwrap(), stage);
         }
         for name in ["", "clip", "upsampler", "upsampler.", "upsample.1", "upsampler.-1"] {

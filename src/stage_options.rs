@@ -114,7 +114,12 @@ impl StageOptions {
         stage: StageId,
         config: &DiffusionConfig,
     ) -> Result<StageSettings, InvalidSetting> {
-        let spacing = self.spacing.clone().unwrap_or_else(|| config.spacing.clone());
+        // the model's own list of steps gives way to another number of them
+        let lists_others = |own: &&Spacing| {
+            own.steps().is_some_and(|n| self.steps.is_some_and(|asked| asked != n))
+        };
+        let own = Some(&config.spacing).filter(|own| !lists_others(own)).cloned();
+        let spacing = self.spacing.clone().unwrap_or_else(|| own.unwrap_or_default());
         let settings = StageSettings {
             steps: self.steps.or(spacing.steps()).unwrap_or(config.steps),
             guidance_scale: self.guidance_scale.unwrap_or(match self.image_guidance {

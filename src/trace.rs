@@ -29,6 +29,8 @@ pub struct Trace {
     pub latent: Option<Tensor<4>>,
     /// The decoder's pictures, `[batch, 3, height, width]` in [−1, 1].
     pub decoder: Option<Tensor<4>>,
+    /// The captions' embedding for upsamplers that read them, with the upsampler's place.
+    pub upsampler_texts: Vec<(usize, TextEmbedding)>,
     /// Each upsampler's pictures.
     pub upsamplers: Vec<Tensor<4>>,
 }
@@ -36,8 +38,9 @@ pub struct Trace {
 impl Trace {
     /// Writes whatever is present as safetensors, in f32: `image_encoder.pixels`,
     /// `image_encoder.embedding`, `text_encoder.pooled`, `text_encoder.tokens`, `text_encoder.mask`
-    /// (1 for tokens, 0 for padding), the same of `prior_text_encoder`, `prior.embedding`, `prior.negative_embedding`,
-    /// `decoder.latent`, `decoder.image`, `upsampler.0.image`, `upsampler.1.image` and so on.
+    /// (1 for tokens, 0 for padding), the same of `prior_text_encoder` and
+    /// `upsampler_text_encoder.0`, `prior.embedding`, `prior.negative_embedding`, `decoder.latent`,
+    /// `decoder.image`, `upsampler.0.image`, `upsampler.1.image` and so on.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -52,15 +55,14 @@ impl Trace {
         if let Some(image) = &self.image {
             add(StageId::ImageEncoder, "embedding", values(&image.0));
         }
-        if let Some(text) = &self.text {
-            add(StageId::TextEncoder, "pooled", values(&text.pooled));
-            add(StageId::TextEncoder, "tokens", values(&text.tokens));
-            add(StageId::TextEncoder, "mask", values(&text.mask.clone().float()));
-        }
-        if let Some(text) = &self.prior_text {
-            add(StageId::PriorTextEncoder, "pooled", values(&text.pooled));
-            add(StageId::PriorTextEncoder, "tokens", values(&text.tokens));
-            add(StageId::PriorTextEncoder, "mask", values(&text.mask.clone().float()));
+        let own = self.text.iter().map(|it| (StageId::TextEncoder, it));
+        let of_prior = self.prior_text.iter().map(|it| (StageId::PriorTextEncoder, it));
+        let of_upsamplers = self.upsampler_texts.iter();
+        let of_upsamplers = of_upsamplers.map(|(n, it)| (StageId::UpsamplerTextEncoder(*n), it));
+        for (stage, text) in own.chain(of_prior).chain(of_upsamplers) {
+            add(stage, "pooled", values(&text.pooled));
+            add(stage, "tokens", values(&text.tokens));
+            add(stage, "mask", values(&text.mask.clone().float()));
         }
         if let Some(image) = &self.prior {
             add(StageId::Prior, "embedding", values(&image.0));

@@ -25,6 +25,10 @@ mod edits;
 mod end_to_end;
 /// Folders as today's tools and yesterday's write them.
 mod folders;
+/// GLIDE's folders.
+mod glide;
+/// Weights and noise that follow from names.
+mod hashed;
 /// Kandinsky's folders: what diffusers gives on them.
 mod kandinsky;
 /// Kandinsky 2.1: what diffusers gives on it.

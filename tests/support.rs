@@ -289,13 +289,8 @@ fn decoder() -> DecoderConfig {
 }
 
 fn upsampler(last_step_network: bool, steps: usize) -> UpsamplerConfig {
-    UpsamplerConfig {
-        factor: 2,
-        last_step_network,
-        residual: !last_step_network,
-        unet: unet(16, [6, 3], vec![8, 8]),
-        diffusion: diffusion(steps, 1.0),
-    }
+    let config = UpsamplerConfig::new(2, unet(16, [6, 3], vec![8, 8]), diffusion(steps, 1.0));
+    UpsamplerConfig { last_step_network, residual: !last_step_network, ..config }
 }
 
 /// A tensor as a safetensors file holds it.

@@ -32,7 +32,7 @@ fn prior_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let slot = bundle.prior()?;
     let config = slot.config();
     let mut inputs = Inputs::new(arguments)?;
-    let text = inputs.text(config.d_embedding, config.context_length, config.d_text);
+    let text = inputs.text([config.d_embedding, config.context_length, config.d_text]);
     let x_0 = inputs.normal([arguments.batch, config.d_embedding]);
     answer_steps(slot, arguments, inputs, x_0, text)
 }
@@ -56,7 +56,7 @@ fn upsampler_steps(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Resul
     let low_side = low_side(arguments, bundle, place);
     let x_0 = inputs.pictures(low_side * slot.config().factor);
     let low_res = inputs.pictures(low_side);
-    answer_steps(slot, arguments, inputs, x_0, low_res)
+    answer_steps(slot, arguments, inputs, x_0, low_res.into())
 }
 
 /// Takes a training step of fresh weights for each line on standard input, always on the same

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::Value;
-use unclip_clip::{is_of_pieces, vocabulary_files};
+use unclip_clip::{Padding, is_of_pieces, vocabulary_files};
+use unclip_core::InvalidSetting;
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, read_file, save_config, write_whole};
 
@@ -39,6 +40,17 @@ pub(super) trait Layout: Sync {
     /// If the layout is not written.
     fn writer<'a>(&self, _: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
         unreachable!("the layout {} is not written", self.name())
+    }
+}
+
+/// The padding of GPT-2's tokenizer, of which there is no choice.
+pub(super) fn learned_padding(asked: Option<Padding>) -> Result<Option<Padding>, InvalidSetting> {
+    match asked.filter(|it| *it != Padding::Learned) {
+        Some(other) => {
+            let expected = "absent: the text tower of this model has learned what stands there";
+            Err(InvalidSetting::new("padding", other, expected))
+        }
+        None => Ok(Some(Padding::Learned)),
     }
 }
 

@@ -6,6 +6,7 @@
 mod clip_names;
 mod hub;
 mod layout;
+mod original;
 
 use std::path::Path;
 
@@ -27,7 +28,14 @@ macro_rules! layouts {
     };
 }
 
-layouts!(kandinsky::Kandinsky, stable::Stable, diffusers::Diffusers, karlo::Karlo, native::Native);
+layouts!(
+    kandinsky::Kandinsky,
+    stable::Stable,
+    diffusers::Diffusers,
+    karlo::Karlo,
+    glide::Glide,
+    native::Native
+);
 
 /// Opens an autoencoder on its own: its folder (`movq`, `vae`, or `autoencoder` in this crate's own
 /// layout), that of a model which has one of these, or one with such a model's folder in it.
@@ -82,9 +90,9 @@ impl Bundle {
     ///
     /// It has this crate's own layout, which is shown below; diffusers' (Karlo as published), with
     /// a `model_index.json`; Kandinsky's two folders, as published (the prior's is
-    /// [`OpenOptions::prior_model`]) or together in one; Stable unCLIP's; or that of Karlo's own code, whose pickles
-    /// must first be converted to safetensors (`tools/convert_pickle.py`). A hub client's folder
-    /// (`models--…`) stands for the revision in it.
+    /// [`OpenOptions::prior_model`]) or together in one; Stable unCLIP's; or that of Karlo's own code or
+    /// of GLIDE's, whose pickles must first be converted to safetensors (`tools/convert_pickle.py`). A
+    /// hub client's folder (`models--…`) stands for the revision in it.
     ///
     /// ```text
     /// tokenizer/      vocab.json, merges.txt; or tokenizer.json of XLM-RoBERTa's
@@ -97,6 +105,7 @@ impl Bundle {
     /// decoder/        …
     /// autoencoder/    …  (of a decoder of latents)
     /// upsampler.0/    …  (and upsampler.1, …: as many as there are)
+    /// upsampler_text_encoder.0/  …  (of an upsampler that reads captions)
     /// ```
     ///
     /// # Example

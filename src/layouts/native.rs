@@ -11,18 +11,21 @@
 //! decoder/        …
 //! autoencoder/    …  (of a decoder of latents)
 //! upsampler.0/    …  (and upsampler.1, …: as many as there are)
+//! upsampler_text_encoder.0/  …  (of an upsampler that reads captions)
 //! ```
 
 use std::path::{Path, PathBuf};
 
-use unclip_clip::{ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_clip::{
+    ImageEncoderConfig, Padding, TextEncoderConfig, TextTower, Tokenizer, TokenizerOptions,
+};
 use unclip_core::InvalidSetting;
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, save_stage};
 use unclip_upsample::UpsamplerConfig;
 
 use super::diffusers::files::INDEX;
-use super::layout::{Layout, Target, Writer};
+use super::layout::{Layout, Target, Writer, learned_padding};
 use crate::bundle::{Parts, missing};
 use crate::{Bundle, Error, OpenOptions, Slot, StageId};
 
@@ -44,7 +47,7 @@ impl Layout for Native {
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
         check_index(folder)?;
         let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, StageId::TextEncoder)?;
-        let reading = tokenizer_options(&text_encoder, options.padding);
+        let reading = tokenizer_options(&text_encoder, options.padding)?;
         let mut image_encoder: Option<StageFiles<ImageEncoderConfig>> =
             optional_stage(folder, StageId::ImageEncoder)?;
         if let (Some(files), Some(fit)) = (&mut image_encoder, options.fit) {
@@ -73,8 +76,7 @@ impl Layout for Native {
         let only = TokenizerOptions::PADDING;
         let of_prior = bundle.prior_text.as_ref().map(|it| &it.tokenizer);
         let paddings = [Some(&bundle.tokenizer), of_prior].into_iter().flatten();
-        let has_choice = |padding: &Padding| *padding != Padding::Pad;
-        let mut paddings = paddings.map(Tokenizer::padding).filter(has_choice);
+        let mut paddings = paddings.map(Tokenizer::padding).filter(|it| it.is_choice());
         let other = paddings.find(|&padding| padding != only);
         if let Some(padding) = other {
             let found = format!("{padding:?}");
@@ -99,6 +101,7 @@ impl Layout for Native {
             bundle.ar_prior.iter().try_for_each(|stage| write(stage, target))?;
             write(&bundle.decoder, target)?;
             bundle.autoencoder.iter().try_for_each(|stage| write(stage, target))?;
+            bundle.upsampler_texts.iter().flatten().try_for_each(|it| write(it, target))?;
             bundle.upsamplers.iter().try_for_each(|stage| write(stage, target))
         }))
     }
@@ -130,15 +133,18 @@ fn prior_text(
 ) -> Result<Option<(PathBuf, Tokenizer, StageFiles<TextEncoderConfig>)>, Error> {
     let Some(files) = optional_stage(folder, StageId::PriorTextEncoder)? else { return Ok(None) };
     let words = folder.join("prior_tokenizer");
-    let tokenizer = Tokenizer::from_folder(&words, tokenizer_options(&files, padding))?;
+    let tokenizer = Tokenizer::from_folder(&words, tokenizer_options(&files, padding)?)?;
     Ok(Some((words, tokenizer, files)))
 }
 
+/// How a tower's tokenizer reads; GLIDE's has no choice.
 fn tokenizer_options(
     text: &StageFiles<TextEncoderConfig>,
     padding: Option<Padding>,
-) -> TokenizerOptions {
-    TokenizerOptions { context_length: text.manifest.config.context_length, padding }
+) -> Result<TokenizerOptions, InvalidSetting> {
+    let TextEncoderConfig { context_length, tower, .. } = text.manifest.config;
+    let padding = if tower == TextTower::Glide { learned_padding(padding)? } else { padding };
+    Ok(TokenizerOptions { context_length, padding })
 }
 
 fn optional_stage<T: StageConfig>(
@@ -157,8 +163,11 @@ fn stage<T: StageConfig>(folder: &Path, stage: StageId) -> Result<StageFiles<T>,
     optional_stage(folder, stage)?.ok_or_else(|| missing(folder, stage))
 }
 
+/// An upsampler, and its text tower.
+type Upsampling = (StageFiles<UpsamplerConfig>, Option<StageFiles<TextEncoderConfig>>);
+
 /// upsampler.0, upsampler.1 and so on, without a gap.
-fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> {
+fn upsamplers(folder: &Path) -> Result<Vec<Upsampling>, Error> {
     let io = |source| LoadError::Io { path: folder.into(), source };
     let mut places = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
@@ -177,7 +186,12 @@ fn upsamplers(folder: &Path) -> Result<Vec<StageFiles<UpsamplerConfig>>, Error> 
     }
     match (0..).zip(&places).find(|(expected, place)| expected != *place) {
         Some((expected, _)) => Err(missing(folder, StageId::Upsampler(expected))),
-        None => places.iter().map(|&place| stage(folder, StageId::Upsampler(place))).collect(),
+        None => (places.iter())
+            .map(|&place| {
+                let text = optional_stage(folder, StageId::UpsamplerTextEncoder(place))?;
+                Ok((stage(folder, StageId::Upsampler(place))?, text))
+            })
+            .collect(),
     }
 }
 
@@ -197,7 +211,7 @@ macro_rules! embedded {
 #[cfg(feature = "bundled")]
 pub(crate) fn shapes() -> Result<Parts, Error> {
     let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;
-    let reading = tokenizer_options(&text_encoder, None);
+    let reading = tokenizer_options(&text_encoder, None)?;
     Ok(Parts {
         words: "tokenizer".into(),
         tokenizer: Tokenizer::from_bytes(
@@ -214,6 +228,6 @@ pub(crate) fn shapes() -> Result<Parts, Error> {
         ar_prior: Some(embedded!("ar_prior")?),
         decoder: embedded!("decoder")?,
         autoencoder: None,
-        upsamplers: vec![embedded!("upsampler.0")?, embedded!("upsampler.1")?],
+        upsamplers: vec![(embedded!("upsampler.0")?, None), (embedded!("upsampler.1")?, None)],
     })
 }

@@ -14,7 +14,7 @@ use unclip::unclip_nn::checkpoint::{StageConfig, Weights, save_weights};
 use unclip::unclip_nn::{
     Activation, AttentionKind, Precision, ResampleKind, TransformerConfig, UNetConfig,
 };
-use unclip::upsample::UpsamplerConfig;
+use unclip::upsample::{Resize, UpsamplerConfig};
 
 use crate::support::RawTensor;
 
@@ -115,6 +115,10 @@ pub(crate) fn upsampler_config() -> UpsamplerConfig {
         factor: 4,
         last_step_network: true,
         residual: false,
+        resize: Resize::Bicubic,
+        rounded: false,
+        d_text: None,
+        kept: false,
         unet: UNetConfig {
             image_size: 256,
             in_channels: 6,

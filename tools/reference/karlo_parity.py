@@ -90,7 +90,8 @@ def pictures(folder):
 
 
 def rust(arguments, sources, case, guidance, flags):
-    """Runs the Rust example on recorded noise and gives its trace."""
+    """Runs the Rust example on recorded noise and gives its trace. A model without a prior has no guidance of it, and
+    the decoder's steps are the first."""
     trace = case / "trace.rust.safetensors"
     trace.unlink(missing_ok=True)
     steps = arguments.steps
@@ -99,7 +100,7 @@ def rust(arguments, sources, case, guidance, flags):
         "--out": case / "rust",
         "--noise": case / "noise.safetensors",
         "--trace": trace,
-        "--decoder-steps": steps[1],
+        "--decoder-steps": steps[0] if guidance[0] is None else steps[1],
         "--decoder-guidance": guidance[1],
     }
     if isinstance(sources[0], Path):
@@ -108,7 +109,9 @@ def rust(arguments, sources, case, guidance, flags):
         prompts = case / "prompts.txt"
         prompts.write_text("".join(f"{prompt}\n" for prompt in sources), encoding="utf-8")
         command = [arguments.bin / "text_to_image"]
-        flags.update({"--prompts": prompts, "--prior-steps": steps[0], "--prior-guidance": guidance[0]})
+        flags["--prompts"] = prompts
+        if guidance[0] is not None:
+            flags.update({"--prior-steps": steps[0], "--prior-guidance": guidance[0]})
     command += [part for flag in flags.items() for part in flag]
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if result.returncode != 0:

@@ -5,7 +5,7 @@ use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::KeyMap;
 use unclip_nn::{TransformerConfig, check};
 
-/// What kind of text tower it is.
+/// What kind of text tower it is. Only CLIP's and M-CLIP's give embeddings in CLIP's space.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TextTower {
@@ -21,12 +21,24 @@ pub enum TextTower {
         /// Number of the token that fills a row up.
         padding: u32,
     },
+    /// GLIDE's: every token sees every other, there is a learned embedding for each position of
+    /// padding, and the last position's state becomes the embedding.
+    Glide,
 }
 
 impl TextTower {
     /// Whether it is CLIP's.
     pub fn is_clip(&self) -> bool {
         *self == Self::Clip
+    }
+
+    /// What is special about it, if it is another's: its model, and what it always has.
+    fn demand(&self) -> Option<&'static str> {
+        match self {
+            Self::Clip => None,
+            Self::Multilingual { .. } => Some("true: M-CLIP's tower has a projection"),
+            Self::Glide => Some("true: GLIDE's tower has a projection"),
+        }
     }
 }
 
@@ -41,7 +53,8 @@ pub struct TextEncoderConfig {
     /// The kind of tower.
     #[serde(default, skip_serializing_if = "TextTower::is_clip")]
     pub tower: TextTower,
-    /// Width of CLIP's space; of a tower without a projection, that of its tokens.
+    /// Width of CLIP's space; of a tower without a projection, that of its tokens; of GLIDE's, that of
+    /// the timestep embedding.
     pub d_embedding: usize,
     /// Whether the embedding is the end mark's state after a projection into CLIP's space, or, of a
     /// tower that only reads captions for others, that state itself.
@@ -62,6 +75,11 @@ impl TextEncoderConfig {
 
     fn most() -> f64 {
         Self::MOST
+    }
+
+    /// Whether its embeddings are in CLIP's space.
+    pub fn is_of_clip(&self) -> bool {
+        self.projected && self.tower != TextTower::Glide
     }
 
     /// Checks that the sizes go together.
@@ -85,6 +103,9 @@ impl TextEncoderConfig {
     }
 
     fn check_tower(&self) -> Result<(), InvalidSetting> {
+        if let (false, Some(expected)) = (self.projected, self.tower.demand()) {
+            return Err(InvalidSetting::new("projected", false, expected));
+        }
         let TextTower::Multilingual { positions, padding } = self.tower else { return Ok(()) };
         check::size("positions", positions).map_err(|error| error.within("tower"))?;
         let least = self.context_length + padding as usize + 1;
@@ -99,10 +120,6 @@ impl TextEncoderConfig {
                 self.context_length
             );
             return Err(InvalidSetting::new("tower.positions", positions, expected));
-        }
-        if !self.projected {
-            let expected = "true: M-CLIP's tower has a projection";
-            return Err(InvalidSetting::new("projected", false, expected));
         }
         Ok(())
     }

@@ -6,7 +6,8 @@
 //! the networks that read them were trained on them as they are.
 //!
 //! Captions of other languages are read by M-CLIP's tower ([`MultilingualText`]) and its tokenizer
-//! of pieces.
+//! of pieces. GLIDE's tower ([`GlideText`]) reads captions for GLIDE's own networks, not into CLIP's
+//! space.
 //!
 //! Source: *Learning Transferable Visual Models From Natural Language Supervision*
 //! (Radford et al. 2021).
@@ -15,6 +16,8 @@ mod bpe;
 mod charsmap;
 mod config;
 mod error;
+mod glide;
+mod gpt2;
 pub mod loss;
 mod multilingual;
 mod noised;
@@ -28,6 +31,7 @@ mod vision;
 
 pub use config::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
 pub use error::TokenizerError;
+pub use glide::GlideText;
 pub use multilingual::MultilingualText;
 pub use noised::{NoisedImageEncoder, NoisedImageEncoderConfig};
 pub use preprocess::{fitted, preprocess, standardize};

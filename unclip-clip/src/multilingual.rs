@@ -17,6 +17,7 @@ use crate::{TextEncoderConfig, Tokens};
 /// Names of tensors in files, where they are not those of the fields.
 pub(crate) const NAMES: KeyMap = KeyMap::new(&[
     ("Clip.", ""),
+    ("Glide.", ""),
     ("Multilingual.linear", "LinearTransformation"),
     ("Multilingual.", ""),
     (".attention.to_out.", ".attention.output.dense."),

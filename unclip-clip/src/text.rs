@@ -1,5 +1,5 @@
-//! Text towers: CLIP's own, and the choice between it and M-CLIP's. Field names are those of Hugging
-//! Face's checkpoints.
+//! Text towers: CLIP's own, and the choice between it, M-CLIP's and GLIDE's. Field names are those of
+//! Hugging Face's checkpoints.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -10,6 +10,7 @@ use unclip_nn::ops::linear;
 use unclip_nn::{LayerNorm, Transformer, causal_mask};
 
 use crate::config::TOWERS;
+use crate::glide::GlideText;
 use crate::multilingual::{MultilingualText, NAMES as MULTILINGUAL};
 use crate::{TextEncoderConfig, TextTower, Tokens};
 
@@ -28,12 +29,13 @@ struct TextModel {
 
 /// A tower that reads captions.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a whole network")]
 pub enum TextEncoder {
     /// CLIP's.
     Clip(ClipText),
     /// M-CLIP's.
     Multilingual(MultilingualText),
+    /// GLIDE's.
+    Glide(GlideText),
 }
 
 /// A causal transformer over a caption's tokens; the state of the end mark, projected, is the
@@ -67,6 +69,7 @@ impl TextEncoderConfig {
     pub fn init(&self, device: &Device) -> TextEncoder {
         match self.tower {
             TextTower::Clip => TextEncoder::Clip(ClipText::new(self, device)),
+            TextTower::Glide => TextEncoder::Glide(GlideText::new(self, device)),
             TextTower::Multilingual { positions, padding } => {
                 let sizes = (positions, padding);
                 TextEncoder::Multilingual(MultilingualText::new(self, sizes, device))
@@ -84,6 +87,7 @@ impl TextEncoder {
         match self {
             Self::Clip(tower) => tower.forward(tokens, device),
             Self::Multilingual(tower) => tower.forward(tokens, device),
+            Self::Glide(tower) => tower.forward(tokens, device),
         }
     }
 }

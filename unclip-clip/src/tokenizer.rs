@@ -1,9 +1,10 @@
-//! Captions to tokens, with the `tokenizers` crate: CLIP's byte-pair encoding, or XLM-RoBERTa's
-//! pieces.
+//! Captions to tokens, with the `tokenizers` crate: CLIP's byte-pair encoding, GPT-2's, or
+//! XLM-RoBERTa's pieces.
 //!
 //! Input that would make the crate panic is rejected first, and what it leaves open (marks,
 //! padding, truncation, what was cut off) is decided here.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use unclip_nn::checkpoint::read_text;
 
 use crate::bpe::{END, EXCLAMATION, START, assemble, parse_merges, parse_vocab};
 use crate::error::TokenizerError;
+use crate::gpt2::{GPT2_END, assemble_gpt2, missing_byte};
 use crate::tokenizer_json;
 use crate::tokens::{Row, Tokens};
 use crate::unigram::{self, Pieces};
@@ -34,6 +36,16 @@ pub enum Padding {
     End,
     /// The token `<pad>`, of XLM-RoBERTa's tokenizer, which has no other (Kandinsky 2.1).
     Pad,
+    /// None that counts: the tower has learned what stands there. Of GPT-2's tokenizer, which has no
+    /// other (GLIDE).
+    Learned,
+}
+
+impl Padding {
+    /// Whether its tokenizer has another that could be chosen instead.
+    pub fn is_choice(self) -> bool {
+        !matches!(self, Self::Pad | Self::Learned)
+    }
 }
 
 impl fmt::Display for Padding {
@@ -43,6 +55,7 @@ impl fmt::Display for Padding {
             Self::Zero => "zero",
             Self::End => "end",
             Self::Pad => "pad",
+            Self::Learned => "learned",
         })
     }
 }
@@ -53,7 +66,7 @@ pub struct TokenizerOptions {
     /// Positions of a row: tokens, two marks, padding. Default 77.
     pub context_length: usize,
     /// What pads a row. Default [`Padding::Exclamation`], or [`Padding::Pad`] of XLM-RoBERTa's
-    /// tokenizer.
+    /// tokenizer. With [`Padding::Learned`], the two files are GPT-2's.
     pub padding: Option<Padding>,
 }
 
@@ -72,8 +85,8 @@ impl Default for TokenizerOptions {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    start: u32,
-    end: u32,
+    /// The marks before and after a caption, if it has such.
+    marks: Option<[u32; 2]>,
     pad: u32,
     vocab_size: usize,
     context_length: usize,
@@ -121,6 +134,7 @@ impl Tokenizer {
         let pad = match padding {
             Padding::Exclamation | Padding::Zero => EXCLAMATION,
             Padding::End => END,
+            Padding::Learned => return Self::of_gpt2(&path, vocab, merges, options),
             Padding::Pad => {
                 let message = "padding pad, expected exclamation, zero or end, as CLIP's tokenizer \
                                has them";
@@ -135,8 +149,34 @@ impl Tokenizer {
         let vocab_size = vocab.len();
         let inner = assemble(vocab, merges, padding == Padding::Exclamation)
             .map_err(|error| TokenizerError::Invalid { path, message: error.to_string() })?;
-        let context_length = options.context_length;
-        Ok(Self { inner, start, end, pad, vocab_size, context_length, padding })
+        let (marks, context_length) = (Some([start, end]), options.context_length);
+        Ok(Self { inner, marks, pad, vocab_size, context_length, padding })
+    }
+
+    /// GPT-2's, of its vocabulary and merges.
+    fn of_gpt2(
+        path: &Path,
+        vocab: HashMap<String, u32>,
+        merges: Vec<(String, String)>,
+        options: TokenizerOptions,
+    ) -> Result<Self, TokenizerError> {
+        let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
+        let (vocab_size, context_length) = (vocab.len(), options.context_length);
+        if vocab.contains_key(START) {
+            return Err(invalid(format!("has {START}, as CLIP's vocabulary; expected GPT-2's")));
+        }
+        let last = vocab_size.saturating_sub(1) as u32;
+        let pad = vocab.get(GPT2_END).copied().filter(|&id| id == last).ok_or_else(|| {
+            invalid(format!("expected {GPT2_END} as its last token, as GPT-2's vocabulary has it"))
+        })?;
+        if let Some(byte) = missing_byte(&vocab) {
+            return Err(invalid(format!(
+                "lacks the token {byte:?}: GPT-2's has one for each byte"
+            )));
+        }
+        let inner = assemble_gpt2(vocab, merges).map_err(|error| invalid(error.to_string()))?;
+        let padding = Padding::Learned;
+        Ok(Self { inner, marks: None, pad, vocab_size, context_length, padding })
     }
 
     /// Reads XLM-RoBERTa's `tokenizer.json`.
@@ -149,8 +189,8 @@ impl Tokenizer {
         }
         let pieces = unigram::read(file, &read_text(file, MAX_BYTES)?)?;
         let Pieces { inner, marks: [start, end, pad], vocab_size } = pieces;
-        let context_length = options.context_length;
-        Ok(Self { inner, start, end, pad, vocab_size, context_length, padding })
+        let (marks, context_length) = (Some([start, end]), options.context_length);
+        Ok(Self { inner, marks, pad, vocab_size, context_length, padding })
     }
 
     /// Number of tokens in the vocabulary.
@@ -158,9 +198,10 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// Number of the mark after a caption.
+    /// Number of the mark after a caption; of GPT-2's tokenizer, which marks no captions, that of the
+    /// mark in its vocabulary.
     pub fn end(&self) -> u32 {
-        self.end
+        self.marks.map_or(self.pad, |[_, end]| end)
     }
 
     /// Which token pads rows.
@@ -182,8 +223,8 @@ impl Tokenizer {
 
     fn row(&self, caption: &str) -> Row {
         let cut = caption.char_indices().nth(MAX_CHARS).map_or(caption.len(), |(i, _)| i);
-        let room = self.context_length - 2;
-        let mut ids = vec![self.start];
+        let room = self.context_length - self.marks.map_or(0, |marks| marks.len());
+        let mut ids: Vec<u32> = self.marks.into_iter().map(|[start, _]| start).collect();
         let mut read = cut;
         // there is a token for the unknown: encoding cannot fail
         if let Ok(encoding) = self.inner.encode(&caption[..cut], false) {
@@ -192,14 +233,14 @@ impl Tokenizer {
                 read = start;
             }
         }
-        ids.push(self.end);
+        ids.extend(self.marks.map(|[_, end]| end));
         let len = ids.len();
         ids.resize(self.context_length, self.pad);
         // a token may be a part of a character: all of it is lost then
         let rest = &caption[caption.floor_char_boundary(read)..];
         let dropped = (!rest.is_empty()).then(|| rest.into());
         // a caption may hold the mark itself; CLIP takes the first for the end
-        let end = ids.iter().position(|&id| id == self.end).unwrap_or(len - 1);
+        let end = ids.iter().position(|&id| id == self.end()).unwrap_or(len.saturating_sub(1));
         Row { ids, len, end, dropped }
     }
 }

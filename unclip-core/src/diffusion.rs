@@ -37,6 +37,18 @@ pub struct DiffusionConfig {
     pub spacing: Spacing,
     /// Default guidance scale; 1 disables guidance.
     pub guidance_scale: f64,
+    /// Standard deviation of the noise that sampling starts from. A little below 1, pictures are
+    /// smoother (GLIDE's upsampler).
+    #[serde(default = "unit", skip_serializing_if = "is_unit")]
+    pub temperature: f64,
+}
+
+fn unit() -> f64 {
+    1.0
+}
+
+fn is_unit(value: &f64) -> bool {
+    *value == 1.0
 }
 
 fn yes() -> bool {
@@ -63,6 +75,7 @@ impl DiffusionConfig {
             steps: 25,
             spacing: Spacing::Even,
             guidance_scale: 1.0,
+            temperature: 1.0,
         }
     }
 
@@ -77,6 +90,7 @@ impl DiffusionConfig {
             uncertainty.validate()?;
         }
         self.sampler.suits(&self.variances())?;
+        InvalidSetting::check_range("temperature", self.temperature, 1e-6, 1e6)?;
         match self.clamp {
             Some(limit) => InvalidSetting::check_range("clamp", limit, 1e-6, 1e6),
             None => Ok(()),

@@ -10,6 +10,7 @@
 //! | [`Parameterized`] | network → denoiser | the meaning of the output; nothing else does |
 //! | `Scored` (feature `autodiff`) | denoiser → denoiser | guidance by the gradient of a score |
 //! | [`Clamped`] | denoiser → denoiser | the range of the sample |
+//! | [`Known`] | denoiser → denoiser | what is known of the sample |
 //! | [`ByStep`] | two denoisers → denoiser | a different one for some of the steps |
 //!
 //! # Example
@@ -45,6 +46,7 @@ mod error;
 mod guidance;
 pub mod image;
 mod keys_cubic;
+mod known;
 pub mod loss;
 mod moves;
 mod noise;
@@ -66,6 +68,7 @@ pub use diffusion::DiffusionConfig;
 pub use embedding::{ImageEmbedding, TextEmbedding, normalize, slerp};
 pub use error::InvalidSetting;
 pub use guidance::{Branched, ByStep, ClassifierFree, check_guidance_scale};
+pub use known::Known;
 pub use noise::{Draw, NoiseSource, SeededNoise};
 pub use prediction::{Parameterization, Prediction, VarianceType};
 pub use progress::{Interrupted, Observer, StepEvent};

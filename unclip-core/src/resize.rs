@@ -18,10 +18,29 @@ pub use crate::resize_8bit::bicubic_8bit;
 /// # Panics
 /// If any size is 0.
 pub fn bicubic(images: Tensor<4>, new_height: usize, new_width: usize) -> Tensor<4> {
+    resize(images, [new_height, new_width], keys_cubic)
+}
+
+/// Resizes pictures as [`bicubic`], between the nearest two pixels of each row and column: PyTorch's
+/// `interpolate(mode="bilinear", align_corners=False)`, to a larger size.
+///
+/// # Panics
+/// If a new side is smaller than the old one: PyTorch would leave pixels out.
+pub fn bilinear(images: Tensor<4>, new_height: usize, new_width: usize) -> Tensor<4> {
+    let [_, _, height, width] = images.dims();
+    assert!(new_height >= height && new_width >= width, "only to a larger size");
+    resize(images, [new_height, new_width], |x| (1.0 - x.abs()).max(0.0))
+}
+
+fn resize(
+    images: Tensor<4>,
+    [new_height, new_width]: [usize; 2],
+    kernel: fn(f64) -> f64,
+) -> Tensor<4> {
     let [batch, channels, height, width] = images.dims();
     let device = images.device();
-    let rows = resize_matrix(width, new_width, &device);
-    let columns = resize_matrix(height, new_height, &device);
+    let rows = resize_matrix((width, new_width), kernel, &device);
+    let columns = resize_matrix((height, new_height), kernel, &device);
     images
         .reshape([batch * channels, height, width])
         .matmul(rows.transpose().unsqueeze::<3>().expand([batch * channels, width, new_width]))
@@ -32,7 +51,7 @@ pub fn bicubic(images: Tensor<4>, new_height: usize, new_width: usize) -> Tensor
 }
 
 /// The `[to, from]` matrix that resizes one dimension.
-fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
+fn resize_matrix((from, to): (usize, usize), kernel: fn(f64) -> f64, device: &Device) -> Tensor<2> {
     assert!(from > 0 && to > 0, "cannot resize {from} pixels to {to}");
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
@@ -40,7 +59,7 @@ fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
     for (i, row) in values.chunks_mut(from).enumerate() {
         let center = (i as f64 + 0.5) * scale;
         let weights: Vec<f64> =
-            (0..from).map(|j| keys_cubic((j as f64 + 0.5 - center) / stretch)).collect();
+            (0..from).map(|j| kernel((j as f64 + 0.5 - center) / stretch)).collect();
         let total: f64 = weights.iter().sum();
         for (value, weight) in row.iter_mut().zip(weights) {
             *value = (weight / total) as f32;

@@ -2,7 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use crate::{Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, Network, TimestepRange};
+use crate::{
+    Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, Known, Network, TimestepRange,
+};
 
 /// A diffusion stage of unCLIP: under a condition it turns noise into a sample, and the sample into
 /// the input of the next stage. A stage's configuration implements it.
@@ -62,12 +64,32 @@ pub trait Stage<const D: usize> {
         panic!("a stage with conditions of two kinds")
     }
 
+    /// What the condition tells of the clean sample that [`Known`] puts in the place of its
+    /// prediction: the sample, and 1 where it is known. Most stages are told nothing of the kind.
+    fn known(&self, _: &Self::Condition) -> Option<(Tensor<D>, Tensor<D>)> {
+        None
+    }
+
     /// A cheap preview of a clean sample as pictures, `[batch, 3, height, width]` in [−1, 1];
     /// `None` if it is not a picture.
     fn preview(&self, x_0: &Tensor<D>) -> Option<Tensor<4>>;
 
     /// Fixes a condition and gives the network's output its meaning.
     fn denoiser(
+        &self,
+        network: &Self::Network,
+        condition: &Self::Condition,
+        steering: Steering<'_, Self::Null>,
+    ) -> Box<dyn Denoiser<D>> {
+        let denoiser = self.unaware(network, condition, steering);
+        match self.known(condition) {
+            Some((x_0, mask)) => Box::new(Known { inner: denoiser, x_0, mask }),
+            None => denoiser,
+        }
+    }
+
+    /// As [`denoiser`](Self::denoiser), without what is known of the sample.
+    fn unaware(
         &self,
         network: &Self::Network,
         condition: &Self::Condition,

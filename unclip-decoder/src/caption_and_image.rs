@@ -105,7 +105,7 @@ impl CaptionAndImage {
 
     /// Projects a condition. Nothing here depends on the timestep.
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
-        let image = self.whitened(&condition.image);
+        let image = self.whitened(condition.image());
         let text = &condition.text;
         let batch = image.dims()[0];
         let emb = linear(&self.pooled_text_proj, text.pooled.clone())

@@ -7,8 +7,9 @@ use unclip_nn::Context;
 /// What the user gives: one image embedding and one caption for each picture.
 #[derive(Debug, Clone)]
 pub struct Condition {
-    /// What the picture shows, `[batch, d_embedding]`.
-    pub image: ImageEmbedding,
+    /// What the picture shows, `[batch, d_embedding]`; absent for a decoder that reads captions
+    /// alone, which ignores it.
+    pub image: Option<ImageEmbedding>,
     /// The caption, which the picture follows where the embedding leaves things open. A decoder that
     /// reads no captions ignores it.
     pub text: TextEmbedding,
@@ -27,12 +28,30 @@ pub struct Condition {
 impl Condition {
     /// A condition without control.
     pub fn new(image: ImageEmbedding, text: TextEmbedding) -> Self {
-        Self { image, text, control: None, image_noise: None, sides: None }
+        Self { image: Some(image), ..Self::of_caption(text) }
+    }
+
+    /// A condition for a decoder that reads captions alone.
+    pub fn of_caption(text: TextEmbedding) -> Self {
+        Self { image: None, text, control: None, image_noise: None, sides: None }
+    }
+
+    /// Number of pictures.
+    pub fn batch(&self) -> usize {
+        self.text.batch()
+    }
+
+    /// The image embedding.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn image(&self) -> &ImageEmbedding {
+        self.image.as_ref().expect("an image embedding, which this decoder reads")
     }
 
     /// The same of every pixel, with another embedding and caption.
     #[must_use]
-    pub(crate) fn with(&self, image: ImageEmbedding, text: TextEmbedding) -> Self {
+    pub(crate) fn with(&self, image: Option<ImageEmbedding>, text: TextEmbedding) -> Self {
         Self { image, text, ..self.clone() }
     }
 }

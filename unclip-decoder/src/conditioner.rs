@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use unclip_core::ImageEmbedding;
 use unclip_nn::Whitening;
 
+use crate::caption_alone::CaptionAlone;
 use crate::caption_and_image::CaptionAndImage;
 use crate::image_alone::ImageAlone;
 use crate::noised_image::NoisedImage;
@@ -23,6 +24,8 @@ pub enum Conditioner {
     NoisedImage(NoisedImage),
     /// Of one that reads captions with their padding.
     WholeCaption(WholeCaption),
+    /// Of one that reads nothing else.
+    CaptionAlone(CaptionAlone),
 }
 
 impl Conditioner {
@@ -30,13 +33,14 @@ impl Conditioner {
     pub fn new(config: &DecoderConfig, device: &Device) -> Self {
         match (config.augmentation, config.d_text) {
             (Some(noise), _) => Self::NoisedImage(NoisedImage::new(config, noise, device)),
-            (None, Some(d_text)) if config.captions == CaptionKind::Whole => {
-                Self::WholeCaption(WholeCaption::new(config, d_text, device))
-            }
-            (None, Some(d_text)) => {
-                Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device))
-            }
             (None, None) => Self::ImageAlone(ImageAlone::new(config, device)),
+            (None, Some(d_text)) => match config.captions {
+                CaptionKind::Masked => {
+                    Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device))
+                }
+                CaptionKind::Whole => Self::WholeCaption(WholeCaption::new(config, d_text, device)),
+                CaptionKind::Alone => Self::CaptionAlone(CaptionAlone::default()),
+            },
         }
     }
 
@@ -77,6 +81,7 @@ impl Conditioner {
             Self::ImageAlone(alone) => alone.forward(condition),
             Self::NoisedImage(noised) => noised.forward(condition),
             Self::WholeCaption(whole) => whole.forward(condition),
+            Self::CaptionAlone(alone) => alone.forward(condition),
         }
     }
 
@@ -87,7 +92,7 @@ impl Conditioner {
     /// If there is not one null caption, and one null image if there is any, for each row; without a
     /// null image, if the decoder has learned none and needs one.
     pub fn forward_null(&self, given: &Condition, null: &Null) -> Bound {
-        let batch = given.image.batch();
+        let batch = given.batch();
         let images = null.image.as_ref().map_or(batch, ImageEmbedding::batch);
         assert_eq!(
             [null.text.batch(), images],
@@ -98,7 +103,7 @@ impl Conditioner {
             return noised.forward_null(given, null);
         }
         let image = null.image.clone().or_else(|| self.null_image(batch));
-        let image = image.expect("what guidance leads away from");
+        // one that needs it and has none says so
         self.forward(&given.with(image, null.text.clone()))
     }
 }

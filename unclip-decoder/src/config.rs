@@ -12,7 +12,7 @@ pub struct DecoderConfig {
     /// Channels of what it samples: 3 of a picture, 4 of most latents.
     #[serde(default = "picture", skip_serializing_if = "is_picture")]
     pub channels: usize,
-    /// Width of CLIP's space.
+    /// Width of CLIP's space; of a decoder that reads captions alone, that of their embedding.
     pub d_embedding: usize,
     /// Width of the text tower's token states; absent in a decoder that reads no captions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,7 +21,7 @@ pub struct DecoderConfig {
     #[serde(default, skip_serializing_if = "CaptionKind::is_masked")]
     pub captions: CaptionKind,
     /// Number of context tokens made from the image embedding; the paper and Karlo have 4. None with an
-    /// augmentation.
+    /// augmentation, or without an image embedding.
     pub image_tokens: usize,
     /// Whether image embeddings are whitened along their principal components before anything
     /// reads them. Published decoders take them as they are.
@@ -55,11 +55,22 @@ pub enum CaptionKind {
     /// Padding counts, the caption's embedding is normalized, and what stands for no picture has to
     /// be given (Kandinsky 2.1).
     Whole,
+    /// They are the whole condition: no image embedding has a part in it. Padding counts, and the
+    /// embedding is of the timestep embedding's width (GLIDE).
+    Alone,
 }
 
 impl CaptionKind {
     fn is_masked(&self) -> bool {
         *self == Self::Masked
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Masked => "masked",
+            Self::Whole => "whole",
+            Self::Alone => "alone",
+        }
     }
 }
 
@@ -178,6 +189,11 @@ impl DecoderConfig {
         self.d_text.is_some()
     }
 
+    /// Whether an image embedding has a part in its condition.
+    pub fn reads_images(&self) -> bool {
+        self.captions != CaptionKind::Alone
+    }
+
     /// Whether guidance leads its pictures away from an embedding that has to be given, because it
     /// has learned none that stands for no picture (Kandinsky 2.1 and 2.2).
     pub fn needs_null_image(&self) -> bool {
@@ -187,7 +203,10 @@ impl DecoderConfig {
 
     fn check_augmentation(&self) -> Result<(), InvalidSetting> {
         let Some(augmentation) = &self.augmentation else {
-            return check::size("image_tokens", self.image_tokens);
+            return match self.captions {
+                CaptionKind::Alone => check::equal("image_tokens", self.image_tokens, 0),
+                _ => check::size("image_tokens", self.image_tokens),
+            };
         };
         augmentation.schedule().map_err(|error| error.within("augmentation"))?;
         if self.image_tokens != 0 {
@@ -204,23 +223,30 @@ impl DecoderConfig {
     }
 
     fn check_captions(&self) -> Result<(), InvalidSetting> {
-        let is_whole = self.captions == CaptionKind::Whole;
+        let kind = self.captions;
+        let is_other = kind != CaptionKind::Masked;
         match self.d_text {
             Some(width) => check::size("d_text", width),
-            None if self.whitened || self.layout.is_some() || is_whole => {
+            None if self.whitened || self.layout.is_some() || is_other => {
                 let expected = "a width: a decoder that whitens, has a layout or a kind of captions \
                                 reads captions";
                 Err(InvalidSetting::new("d_text", "absent", expected))
             }
             None => Ok(()),
         }?;
-        if is_whole && (self.augmentation.is_some() || self.whitened || self.layout.is_some()) {
+        if is_other && (self.augmentation.is_some() || self.whitened || self.layout.is_some()) {
             let expected = "masked: the decoder whitens, or has a layout or an augmentation";
-            return Err(InvalidSetting::new("captions", "whole", expected));
+            return Err(InvalidSetting::new("captions", kind.name(), expected));
+        }
+        if kind == CaptionKind::Alone {
+            let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context.unwrap_or(0));
+            check::equal("d_text", found, expected)?;
+            check::equal("d_embedding", self.d_embedding, self.unet.d_embedding())?;
         }
         match self.control {
-            Some(control) if self.reads_captions() && !(is_whole && control == Control::Kept) => {
-                let expected = "absent, or kept with whole captions: the decoder reads captions";
+            Some(control) if self.reads_captions() && !(is_other && control == Control::Kept) => {
+                let expected = "absent, or kept with captions whole or alone: the decoder reads \
+                                captions";
                 Err(InvalidSetting::new("control", format!("{control:?}"), expected))
             }
             _ => Ok(()),

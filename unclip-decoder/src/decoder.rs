@@ -84,7 +84,7 @@ impl Stage<4> for DecoderConfig {
 
     fn sample_shape(&self, condition: &Condition) -> [usize; 4] {
         let [height, width] = condition.sides.unwrap_or([self.unet.image_size; 2]);
-        [condition.image.batch(), self.channels, height, width]
+        [condition.batch(), self.channels, height, width]
     }
 
     fn bind(&self, decoder: &Decoder, condition: &Condition) -> Box<dyn Network<4>> {
@@ -115,6 +115,13 @@ impl Stage<4> for DecoderConfig {
             conditioner.forward_null(given, null),
         ];
         Branched::new(Box::new(decoder.bind_read(Bound::cat(all))), 3)
+    }
+
+    /// A decoder of captions alone draws around what is kept; those of Kandinsky draw it as well.
+    fn known(&self, condition: &Condition) -> Option<(Tensor<4>, Tensor<4>)> {
+        let control = condition.control.as_ref().filter(|_| !self.reads_images())?;
+        let mask = control.clone().narrow(1, self.channels, 1);
+        Some((control.clone().narrow(1, 0, self.channels), mask))
     }
 
     fn output(&self, _: &Decoder, x_0: Tensor<4>) -> Tensor<4> {

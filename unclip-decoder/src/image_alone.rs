@@ -74,7 +74,7 @@ impl ImageAlone {
     }
 
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
-        let image = &condition.image;
+        let image = condition.image();
         let emb = self.image_norm.forward(linear(&self.image_proj, image.0.clone()));
         let tokens = linear(&self.tokens_proj, image.0.clone());
         let [batch, width] = tokens.dims();

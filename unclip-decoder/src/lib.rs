@@ -3,9 +3,11 @@
 //! The image embedding enters twice, added to the timestep embedding and as extra context tokens;
 //! the caption enters as context tokens and, pooled, beside the image embedding (paper, section
 //! 2.1, as Karlo lays it out). Kandinsky 2.1's decoder reads captions by a text tower of its own,
-//! that of Kandinsky 2.2 reads none; Stable unCLIP's reads embeddings with noise. Binding a [`Condition`] gives a
+//! that of Kandinsky 2.2 reads none; Stable unCLIP's reads embeddings with noise; GLIDE's reads nothing
+//! but captions. Binding a [`Condition`] gives a
 //! [`Network`](unclip_core::Network), which the samplers of `unclip-core` walk.
 
+mod caption_alone;
 mod caption_and_image;
 mod condition;
 mod conditioner;
@@ -15,6 +17,7 @@ mod image_alone;
 mod noised_image;
 mod whole_caption;
 
+pub use caption_alone::CaptionAlone;
 pub use caption_and_image::CaptionAndImage;
 pub use condition::{Bound, Condition, ImageNoise, Null};
 pub use conditioner::Conditioner;

@@ -43,7 +43,7 @@ impl NoisedImage {
     /// # Panics
     /// If there is no such level of noise.
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
-        let read = self.with_noise(&condition.image, condition);
+        let read = self.with_noise(condition.image(), condition);
         self.bound(read, &condition.text)
     }
 
@@ -51,7 +51,7 @@ impl NoisedImage {
     pub(crate) fn forward_null(&self, given: &Condition, null: &Null) -> Bound {
         let read = match &null.image {
             Some(image) => self.with_noise(image, given),
-            None => self.with_noise(&given.image, given).zeros_like(),
+            None => self.with_noise(given.image(), given).zeros_like(),
         };
         self.bound(read, &null.text)
     }

@@ -37,7 +37,7 @@ impl WholeCaption {
     }
 
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
-        let (image, text) = (&condition.image.0, &condition.text);
+        let (image, text) = (&condition.image().0, &condition.text);
         let pooled = linear(&self.pooled_proj, text.pooled.clone());
         let emb = self.pooled_norm.forward(pooled) + linear(&self.image_proj, image.clone());
         let from_image = linear(&self.image_tokens_proj, image.clone());

@@ -7,7 +7,7 @@ use unclip_core::{Ddpm, DiffusionConfig, Parameterization};
 use unclip_decoder::{CaptionKind, DecoderConfig, LayoutConfig};
 use unclip_nn::{Activation, AttentionKind, ResampleKind, TransformerConfig, UNetConfig};
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
-use unclip_upsample::UpsamplerConfig;
+use unclip_upsample::{Resize, UpsamplerConfig};
 
 use crate::TrainSettings;
 
@@ -182,6 +182,10 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
         factor: 4,
         last_step_network: false,
         residual: true,
+        resize: Resize::Bicubic,
+        rounded: false,
+        d_text: None,
+        kept: false,
         unet: UNetConfig {
             image_size: 128,
             in_channels: 6,

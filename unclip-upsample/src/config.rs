@@ -19,15 +19,64 @@ pub struct UpsamplerConfig {
     /// upsamplers predict the whole picture.
     #[serde(default)]
     pub residual: bool,
-    /// The U-Net. Its input is the noised picture and the resized small one: six channels.
+    /// How the small picture is resized. Karlo's is bicubic, those of GLIDE and ADM are bilinear.
+    #[serde(default, skip_serializing_if = "Resize::is_bicubic")]
+    pub resize: Resize,
+    /// Whether the small picture is rounded to the values that a file of 8 bits holds, before it is
+    /// resized (GLIDE).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rounded: bool,
+    /// Width of the caption's token states, of an upsampler that reads captions by a text tower of
+    /// its own (GLIDE): then that of a context token as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_text: Option<usize>,
+    /// Whether it is told what stays as it is of the large picture, and where (GLIDE's for
+    /// inpainting).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
+    /// The U-Net. Its input is the noised picture, what is kept of it with a channel that says where,
+    /// if it is told, and the resized small picture: six channels, or ten.
     pub unet: UNetConfig,
     /// How it denoises.
     pub diffusion: DiffusionConfig,
 }
 
+/// How small pictures are resized.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// By Keys' cubic ([`bicubic`](unclip_core::resize::bicubic)).
+    #[default]
+    Bicubic,
+    /// Between neighbors ([`bilinear`](unclip_core::resize::bilinear)).
+    Bilinear,
+}
+
+impl Resize {
+    fn is_bicubic(&self) -> bool {
+        *self == Self::Bicubic
+    }
+}
+
 impl UpsamplerConfig {
     /// Channels of the pictures.
     pub const CHANNELS: usize = PICTURE_CHANNELS;
+
+    /// An upsampler of the paper's kind: one network that sees the small picture, enlarged by a cubic,
+    /// and nothing else.
+    pub fn new(factor: usize, unet: UNetConfig, diffusion: DiffusionConfig) -> Self {
+        Self {
+            factor,
+            last_step_network: false,
+            residual: false,
+            resize: Resize::default(),
+            rounded: false,
+            d_text: None,
+            kept: false,
+            unet,
+            diffusion,
+        }
+    }
 
     /// Checks that the sizes go together.
     ///
@@ -38,7 +87,9 @@ impl UpsamplerConfig {
             return Err(InvalidSetting::new("factor", self.factor, "2 to 16"));
         }
         self.unet.validate().map_err(|error| error.within("unet"))?;
-        check::equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS)?;
+        let kept = if self.kept { Self::CHANNELS + 1 } else { 0 };
+        check::equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS + kept)?;
+        self.check_captions()?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
         check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         let kind = self.diffusion.parameterization;
@@ -54,11 +105,22 @@ impl UpsamplerConfig {
             let found = self.diffusion.guidance_scale;
             return Err(InvalidSetting::new("diffusion.guidance_scale", found, expected));
         }
-        if !self.unet.attention_resolutions.is_empty() {
-            let found = format!("{:?}", self.unet.attention_resolutions);
-            let expected = "empty: an upsampler is fully convolutional";
-            return Err(InvalidSetting::new("unet.attention_resolutions", found, expected));
-        }
         self.diffusion.validate().map_err(|error| error.within("diffusion"))
+    }
+
+    fn check_captions(&self) -> Result<(), InvalidSetting> {
+        let has_attention = !self.unet.attention_resolutions.is_empty();
+        match (self.d_text, self.unet.d_context) {
+            (None, Some(width)) => {
+                let expected = "absent: the upsampler reads no captions";
+                Err(InvalidSetting::new("unet.d_context", width, expected))
+            }
+            (Some(width), found) if found != Some(width) || !has_attention => {
+                let expected = "absent, or the width of a context token of a U-Net with attention";
+                Err(InvalidSetting::new("d_text", width, expected))
+            }
+            (Some(width), _) => check::size("d_text", width),
+            (None, None) => Ok(()),
+        }
     }
 }

@@ -2,23 +2,39 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unclip_core::resize::bicubic;
+use unclip_core::resize::{bicubic, bilinear};
 use unclip_core::{
     Branched, ByStep, Denoiser, DiffusionConfig, InvalidSetting, Network, Stage, Steering,
 };
-use unclip_nn::UNet;
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
+use unclip_nn::{Context, UNet};
 
-use crate::UpsamplerConfig;
+use crate::low_res::{LowRes, known_of};
+use crate::{Resize, UpsamplerConfig};
 
-/// Predicts a large picture from a noised one and the small one. Fully convolutional: trained on
-/// crops, it works at any size (paper, section 2.3).
+/// Predicts a large picture from a noised one and the small one. Without attention, trained on crops,
+/// it works at any size (paper, section 2.3).
 #[derive(Module, Debug)]
 pub struct Upsampler {
     unet: UNet,
     last_step: Option<UNet>,
     factor: usize,
     residual: bool,
+    #[module(skip)]
+    resize: Resize,
+    rounded: bool,
+    kept: bool,
+}
+
+/// What a network reads beside the noised picture, the same in every step.
+#[derive(Clone)]
+struct Read {
+    /// The small picture at the large one's size.
+    resized: Tensor<4>,
+    /// Channels that are concatenated to the noised picture.
+    channels: Tensor<4>,
+    /// A caption's embedding and tokens.
+    caption: Option<(Tensor<2>, Context)>,
 }
 
 impl UpsamplerConfig {
@@ -27,6 +43,9 @@ impl UpsamplerConfig {
         let last_step = self.last_step_network.then(|| self.unet.init(device));
         Upsampler {
             residual: self.residual,
+            resize: self.resize,
+            rounded: self.rounded,
+            kept: self.kept,
             ..Upsampler::new(self.unet.init(device), last_step, self.factor)
         }
     }
@@ -52,8 +71,7 @@ impl StageConfig for UpsamplerConfig {
 
 impl Stage<4> for UpsamplerConfig {
     type Network = Upsampler;
-    /// The small pictures, `[batch, 3, height, width]` in [−1, 1].
-    type Condition = Tensor<4>;
+    type Condition = LowRes;
     /// It has no guidance.
     type Null = ();
     type Output = Tensor<4>;
@@ -62,16 +80,16 @@ impl Stage<4> for UpsamplerConfig {
         &self.diffusion
     }
 
-    fn sample_shape(&self, low_res: &Tensor<4>) -> [usize; 4] {
-        let [batch, _, height, width] = low_res.dims();
+    fn sample_shape(&self, low_res: &LowRes) -> [usize; 4] {
+        let [batch, _, height, width] = low_res.picture.dims();
         [batch, Self::CHANNELS, height * self.factor, width * self.factor]
     }
 
-    fn bind(&self, upsampler: &Upsampler, low_res: &Tensor<4>) -> Box<dyn Network<4>> {
-        Box::new(upsampler.bind(low_res.clone()))
+    fn bind(&self, upsampler: &Upsampler, low_res: &LowRes) -> Box<dyn Network<4>> {
+        Box::new(upsampler.bind(low_res))
     }
 
-    fn bind_pair(&self, _: &Upsampler, _: &Tensor<4>, (): &()) -> Branched<Box<dyn Network<4>>> {
+    fn bind_pair(&self, _: &Upsampler, _: &LowRes, (): &()) -> Branched<Box<dyn Network<4>>> {
         panic!("an upsampler has no condition that guidance could lead away from")
     }
 
@@ -87,17 +105,21 @@ impl Stage<4> for UpsamplerConfig {
         Some(x_0.clone())
     }
 
+    fn known(&self, low_res: &LowRes) -> Option<(Tensor<4>, Tensor<4>)> {
+        low_res.kept.as_ref().filter(|_| self.kept).map(known_of)
+    }
+
     /// With the second network for the last step where there is one.
-    fn denoiser(
+    fn unaware(
         &self,
         upsampler: &Upsampler,
-        low_res: &Tensor<4>,
+        low_res: &LowRes,
         steering: Steering<'_, ()>,
     ) -> Box<dyn Denoiser<4>> {
         assert!(steering.guide.is_none(), "an upsampler has no guidance");
-        let resized = upsampler.resize(low_res.clone());
+        let read = upsampler.read(low_res);
         let denoiser = |unet: &UNet| {
-            let denoiser = self.diffusion.denoiser(upsampler.bind_network(unet, resized.clone()));
+            let denoiser = self.diffusion.denoiser(upsampler.bind_network(unet, read.clone()));
             denoiser.with_quantile(steering.dynamic_threshold)
         };
         let first = denoiser(&upsampler.unet);
@@ -114,25 +136,64 @@ impl Stage<4> for UpsamplerConfig {
 impl Upsampler {
     /// Assembles parts that were loaded separately.
     pub fn new(unet: UNet, last_step: Option<UNet>, factor: usize) -> Self {
-        Self { unet, last_step, factor, residual: false }
+        let (resize, residual, rounded, kept) = (Resize::Bicubic, false, false, false);
+        Self { unet, last_step, factor, residual, resize, rounded, kept }
     }
 
     /// The small picture at the large one's size, as the network sees it.
     pub fn resize(&self, low_res: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = low_res.dims();
-        bicubic(low_res.clamp(-1.0, 1.0), height * self.factor, width * self.factor)
+        let [height, width] = [height, width].map(|side| side * self.factor);
+        let mut low_res = low_res.clamp(-1.0, 1.0);
+        if self.rounded {
+            low_res = ((low_res + 1.0) * 127.5).round() / 127.5 - 1.0;
+        }
+        match self.resize {
+            Resize::Bicubic => bicubic(low_res, height, width),
+            Resize::Bilinear => bilinear(low_res, height, width),
+        }
     }
 
-    /// Fixes the small picture, `[batch, 3, height, width]` in [−1, 1].
-    pub fn bind(&self, low_res: Tensor<4>) -> impl Network<4> + use<> {
-        self.bind_network(&self.unet, self.resize(low_res))
+    /// Fixes the small picture, and what else there is.
+    ///
+    /// # Panics
+    /// Without a caption, if the upsampler reads captions.
+    pub fn bind(&self, low_res: &LowRes) -> impl Network<4> + use<> {
+        self.bind_network(&self.unet, self.read(low_res))
     }
 
-    fn bind_network(&self, unet: &UNet, resized: Tensor<4>) -> impl Network<4> + use<> {
+    fn read(&self, low_res: &LowRes) -> Read {
+        let resized = self.resize(low_res.picture.clone());
+        let [batch, channels, height, width] = resized.dims();
+        let kept = self.kept.then(|| match &low_res.kept {
+            Some(kept) => {
+                let (known, mask) = known_of(kept);
+                Tensor::cat(vec![known * mask.clone(), mask], 1)
+            }
+            None => Tensor::zeros([batch, channels + 1, height, width], &resized.device()),
+        });
+        let caption = low_res
+            .text
+            .as_ref()
+            .map(|text| (text.pooled.clone(), Context { tokens: text.tokens.clone(), mask: None }));
+        let channels = kept.into_iter().chain([resized.clone()]).collect();
+        Read { resized, channels: Tensor::cat(channels, 1), caption }
+    }
+
+    fn bind_network(&self, unet: &UNet, read: Read) -> impl Network<4> + use<> {
         let (unet, residual) = (unet.clone(), self.residual);
+        let Read { resized, channels, caption } = read;
+        let (pooled, contexts) = match caption {
+            Some((pooled, context)) => (Some(pooled), unet.read(&context)),
+            None => (None, Vec::new()),
+        };
         move |x_t: Tensor<4>, timesteps: Tensor<1>| {
-            let emb = unet.embed_time(timesteps);
-            let answer = unet.forward(Tensor::cat(vec![x_t, resized.clone()], 1), emb, &[]);
+            let mut emb = unet.embed_time(timesteps);
+            if let Some(pooled) = &pooled {
+                emb = emb + pooled.clone();
+            }
+            let x = Tensor::cat(vec![x_t, channels.clone()], 1);
+            let answer = unet.forward(x, emb, &contexts);
             if residual { answer + resized.clone() } else { answer }
         }
     }

@@ -8,7 +8,7 @@ use unclip_core::{
 use unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip_nn::{AttentionKind, Precision, ResampleKind, UNetConfig};
 use unclip_upsample::degrade::gaussian_blur;
-use unclip_upsample::{Upsampler, UpsamplerConfig};
+use unclip_upsample::{Resize, Upsampler, UpsamplerConfig};
 
 use crate::fixture::{assert_close, noise};
 
@@ -18,6 +18,10 @@ pub(crate) fn config() -> UpsamplerConfig {
         factor: 2,
         last_step_network: false,
         residual: false,
+        resize: Resize::Bicubic,
+        rounded: false,
+        d_text: None,
+        kept: false,
         unet: UNetConfig {
             image_size: 8,
             in_channels: 6,
@@ -51,10 +55,11 @@ fn pictures_of_any_size_are_enlarged() {
     let upsampler = config.init(&device);
     for [height, width] in [[1, 1], [4, 4], [3, 7]] {
         let low_res: Tensor<4> = noise([1, 3, height, width], 1, &device);
+        let low_res = low_res.into();
         let shape = config.sample_shape(&low_res);
         assert_eq!(shape, [1, 3, 2 * height, 2 * width]);
         let x_t: Tensor<4> = noise(shape, 2, &device);
-        let output = upsampler.bind(low_res).forward(x_t, Tensor::zeros([1], &device));
+        let output = upsampler.bind(&low_res).forward(x_t, Tensor::zeros([1], &device));
         assert_eq!(output.dims(), shape);
     }
 }
@@ -87,8 +92,9 @@ fn a_second_network_changes_the_last_step_and_no_other() {
     let upsampler = config.init(&device);
     let low_res: Tensor<4> = noise([1, 3, 4, 4], 3, &device);
     let x_t: Tensor<4> = noise([1, 3, 8, 8], 4, &device);
+    let low_res = low_res.into();
     let denoiser = config.denoiser(&upsampler, &low_res, Steering::default());
-    let first = config.diffusion.denoiser(upsampler.bind(low_res));
+    let first = config.diffusion.denoiser(upsampler.bind(&low_res));
     for step in config.diffusion.schedule(7, &Spacing::Even).unwrap().reverse_steps() {
         let [got, plain] =
             [denoiser.denoise(x_t.clone(), &step), first.denoise(x_t.clone(), &step)];
@@ -114,7 +120,7 @@ fn a_residual_answer_is_added_to_the_resized_picture() {
     let added: Upsampler =
         StageFiles::<UpsamplerConfig>::open(folder.path()).unwrap().load(&device).unwrap();
     let answer = |upsampler: &Upsampler| {
-        upsampler.bind(low_res.clone()).forward(x_t.clone(), Tensor::zeros([1], &device))
+        upsampler.bind(&low_res.clone().into()).forward(x_t.clone(), Tensor::zeros([1], &device))
     };
     let expected = answer(&whole) + whole.resize(low_res.clone());
     assert_close("residual", answer(&added), expected, 1e-6);

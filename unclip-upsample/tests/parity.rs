@@ -39,7 +39,7 @@ fn upsampler() {
 
     // a few of the fixture's small pixels lie outside [−1, 1], which only an upsampler clamps
     let upsampler = Upsampler::new(unet.clone(), None, 2);
-    let got = upsampler.bind(low_res.clone()).forward(x_t.clone(), timesteps.clone());
+    let got = upsampler.bind(&low_res.clone().into()).forward(x_t.clone(), timesteps.clone());
     assert_close("bound", got, call(bicubic(low_res.clamp(-1.0, 1.0), 8, 12)), 1e-6);
 }
 

@@ -10,6 +10,7 @@ use unclip_core::{
 use unclip_decoder::CaptionKind;
 use unclip_nn::{Activation, AttentionKind, Precision, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
+use unclip_upsample::Resize;
 
 use super::describe_clip::{image_encoder, text_encoder, tokenizer};
 use super::described::{File, refused, require};
@@ -189,6 +190,12 @@ fn upsampler(bundle: &Bundle) -> Result<[File; 3], Error> {
         let (found, class) = (config.last_step_network, "pipeline");
         require("last_step_network", found, true, class)?;
         require("residual", config.residual, false, class)?;
+        require("resize", config.resize, Resize::Bicubic, class)?;
+        require("rounded", config.rounded, false, class)?;
+        require("d_text", config.d_text, None, class)?;
+        require("kept", config.kept, false, class)?;
+        let none = &Vec::new();
+        require("unet.attention_resolutions", &config.unet.attention_resolutions, none, class)?;
         let mut network = network(&config.unet, &UPSAMPLER_BLOCKS, bundle.image_size())?;
         network["add_attention"] = json!(false);
         network["time_embedding_type"] = json!("positional");
@@ -260,6 +267,7 @@ pub(in crate::layouts) fn scheduler(diffusion: &DiffusionConfig) -> Result<Value
     require("diffusion.spacing", diffusion.spacing.to_string(), "even".into(), CLASS)?;
     require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, CLASS)?;
     require("diffusion.uncertainty", diffusion.uncertainty.as_ref(), None, CLASS)?;
+    require("diffusion.temperature", diffusion.temperature, 1.0, CLASS)?;
     let other = |field: &str, found: Value, expected: &str| {
         Err(InvalidSetting::new(
             field,

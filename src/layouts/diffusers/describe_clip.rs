@@ -102,7 +102,7 @@ pub(in crate::layouts) fn words(
     let pad = match tokenizer.padding() {
         Padding::Exclamation => "!",
         Padding::End => "<|endoftext|>",
-        other @ (Padding::Zero | Padding::Pad) => {
+        other @ (Padding::Zero | Padding::Pad | Padding::Learned) => {
             let expected = "exclamation or end, as which the model can be opened: the padding of \
                             transformers' tokenizer is a token of its own";
             return Err(InvalidSetting::new("padding", other, expected));

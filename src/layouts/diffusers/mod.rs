@@ -78,7 +78,7 @@ impl Layout for Diffusers {
             noised_image_encoder: None,
             decoder: decoder(folder, d_text)?,
             autoencoder: None,
-            upsamplers: upsampler(folder)?.into_iter().collect(),
+            upsamplers: upsampler(folder)?.map(|it| (it, None)).into_iter().collect(),
         })
     }
 
@@ -323,8 +323,8 @@ fn upsampler(folder: &Path) -> Result<Option<StageFiles<UpsamplerConfig>>, Error
     let diffusion = networks::scheduler(&required(folder, "super_res_scheduler")?, UPSAMPLER)?;
     let (side, path) = (unet.image_size, first.join("config.json"));
     let factor = if side.is_multiple_of(small) { side / small } else { 0 };
-    let config =
-        UpsamplerConfig { factor, last_step_network: true, residual: false, unet, diffusion };
+    let config = UpsamplerConfig::new(factor, unet, diffusion);
+    let config = UpsamplerConfig { last_step_network: true, ..config };
     // the factor stands in no file: what is wrong with it is wrong with the size
     config.validate().map_err(|error| {
         let source = match error.name.as_str() {

@@ -119,7 +119,7 @@ impl Layout for Kandinsky {
 
 /// How the captions of 2.1's prior are padded: its decoder's tokenizer leaves no choice.
 fn clip_padding(options: &OpenOptions) -> Result<Option<Padding>, InvalidSetting> {
-    let asked = options.padding.filter(|it| *it != Padding::Pad);
+    let asked = options.padding.filter(|it| it.is_choice());
     match (asked, options.prior_padding) {
         (Some(asked), Some(prior)) if asked != prior => {
             let expected = format!("{prior}, as of the prior, whose tokenizer alone has a choice");

@@ -22,7 +22,8 @@ use crate::{Bundle, Error};
 fn family(bundle: &Bundle) -> &'static Family {
     match bundle.decoder.config().captions {
         CaptionKind::Whole => &KANDINSKY_2_1,
-        CaptionKind::Masked => &KANDINSKY_2_2,
+        // what it cannot hold of others is refused field by field
+        CaptionKind::Masked | CaptionKind::Alone => &KANDINSKY_2_2,
     }
 }
 

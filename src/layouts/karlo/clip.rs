@@ -4,8 +4,8 @@ use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
 use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{Activation, LayerNorm, TransformerConfig};
 
-use super::networks::D_HEAD;
-use super::shapes::Shapes;
+use crate::layouts::original::shapes::Shapes;
+use crate::layouts::original::unet::D_HEAD;
 
 /// Mean of each channel over CLIP's training pictures (OpenAI, `clip.py`).
 const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];

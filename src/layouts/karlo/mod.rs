@@ -14,8 +14,6 @@
 mod clip;
 mod names;
 mod networks;
-mod shapes;
-mod unet_names;
 
 use std::path::Path;
 
@@ -23,16 +21,18 @@ use unclip_clip::{
     Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
 };
 use unclip_decoder::DecoderConfig;
-use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights};
+use unclip_nn::checkpoint::{StageFiles, Weights};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
 use super::clip_names::{image_tower, text_tower};
 use super::layout::Layout;
+use super::original::shapes::Shapes;
+use super::original::unet::{D_HEAD, unet};
+use super::original::{is_there, stage, weights};
 use crate::bundle::Parts;
 use crate::{Error, OpenOptions};
-use networks::{D_HEAD, DECODER_SIDE, FACTOR};
-use shapes::Shapes;
+use networks::{DECODER_SIDE, FACTOR};
 
 /// CLIP.
 const CLIP: &str = "ViT-L-14";
@@ -45,11 +45,6 @@ const DECODER: &str = "decoder-ckpt-step=01000000-of-01000000";
 /// Both networks of the super-resolution stage.
 const UPSAMPLER: &str = "improved-sr-ckpt-step=1.2M";
 
-/// What files that are read here end in.
-const READ: [&str; 2] = ["safetensors", "safetensors.index.json"];
-/// What the published ones end in, which are pickles.
-const PICKLED: [&str; 3] = ["ckpt", "pt", "th"];
-
 pub(super) struct Karlo;
 
 impl Layout for Karlo {
@@ -60,7 +55,7 @@ impl Layout for Karlo {
     /// Whether it has any of the files, converted or not.
     fn recognizes(&self, folder: &Path) -> bool {
         let names = [CLIP, STATISTICS, PRIOR, DECODER, UPSAMPLER];
-        names.iter().any(|name| exists(folder, name, &READ) || exists(folder, name, &PICKLED))
+        names.iter().any(|name| is_there(folder, name))
     }
 
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
@@ -80,29 +75,9 @@ impl Layout for Karlo {
             noised_image_encoder: None,
             decoder: decoder(folder)?,
             autoencoder: None,
-            upsamplers: vec![upsampler(folder)?],
+            upsamplers: vec![(upsampler(folder)?, None)],
         })
     }
-}
-
-fn exists(folder: &Path, name: &str, endings: &[&str]) -> bool {
-    endings.iter().any(|ending| folder.join(format!("{name}.{ending}")).exists())
-}
-
-/// Opens a file. Where only the pickle is, that is opened: the refusal says what to do with it.
-fn weights(folder: &Path, name: &str) -> Result<Weights, LoadError> {
-    let pickle = PICKLED.iter().find(|ending| exists(folder, name, &[ending]));
-    match pickle.filter(|_| !exists(folder, name, &READ)) {
-        Some(ending) => Weights::open(&folder.join(format!("{name}.{ending}"))),
-        None => Weights::open_in(folder, name),
-    }
-}
-
-/// A stage of sizes that were read off its own weights, which stand for the configuration in
-/// errors.
-fn stage<T: StageConfig>(config: T, weights: Weights) -> Result<StageFiles<T>, Error> {
-    let path = weights.path().to_path_buf();
-    Ok(StageFiles::of(&path, config, weights)?)
 }
 
 /// The converter may leave a prefix that all names have, or strip it.
@@ -152,6 +127,6 @@ fn upsampler(folder: &Path) -> Result<StageFiles<UpsamplerConfig>, Error> {
     let weights = weights(folder, UPSAMPLER)?;
     let shapes = Shapes::of(&weights, FIRST);
     let names = shapes.unet_names(D_HEAD)?;
-    let config = networks::upsampler(networks::unet(&shapes, &names, DECODER_SIDE * FACTOR)?);
+    let config = networks::upsampler(unet(&shapes, &names, DECODER_SIDE * FACTOR)?);
     stage(config, names.rename(weights, &[(FIRST, "unet."), (LAST, "last_step.")])?)
 }

@@ -2,8 +2,8 @@
 
 use unclip_nn::checkpoint::{LoadError, Part, Rows, Weights};
 
-use super::unet_names::UNetNames;
 use crate::layouts::layout::find;
+use crate::layouts::original::unet_names::UNetNames;
 
 /// How the names of prior and decoder begin in their files.
 pub(super) const PREFIX: &str = "model.";

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use unclip_clip::Tokens;
 use unclip_core::loss::training_loss;
 use unclip_core::{InvalidSetting, NoiseSchedule};
-use unclip_decoder::{Condition, Decoder, DecoderConfig};
+use unclip_decoder::{CaptionKind, Condition, Decoder, DecoderConfig};
 
 use super::frozen::FrozenClip;
 use super::source::{Noise, Objective, Source, captions};
@@ -42,12 +42,16 @@ impl DecoderObjective {
     /// The objective of these data, this CLIP and these sizes.
     ///
     /// # Errors
-    /// A schedule that cannot be built.
+    /// A schedule that cannot be built; a decoder of another kind than the paper's.
     pub fn new(
         source: Source,
         clip: FrozenClip,
         config: DecoderConfig,
     ) -> Result<Self, InvalidSetting> {
+        if config.captions != CaptionKind::Masked {
+            let (found, expected) = (config.captions, "masked: no other kind is trained here");
+            return Err(InvalidSetting::new("captions", format!("{found:?}"), expected));
+        }
         let schedule = config.diffusion.training_schedule()?;
         Ok(Self { source, clip, config, schedule })
     }

@@ -41,8 +41,9 @@ impl UpsamplerObjective {
     /// `low_side` is the side of whole small pictures, `low_crop` that of the crops.
     ///
     /// # Errors
-    /// A schedule that cannot be built, a crop larger than the picture, or a second network for the
-    /// last step: it learns from a discriminator, which is not here.
+    /// A schedule that cannot be built, a crop larger than the picture, an upsampler that reads more
+    /// than small pictures, or a second network for the last step: it learns from a discriminator,
+    /// which is not here.
     pub fn new(
         source: Source,
         config: UpsamplerConfig,
@@ -56,6 +57,12 @@ impl UpsamplerObjective {
             let expected = "false: the network of the last step is trained with an adversarial \
                             loss, which is not here; train an upsampler without one";
             return Err(InvalidSetting::new("last_step_network", true, expected));
+        }
+        if config.d_text.is_some() || config.kept {
+            let expected = "absent: crops have no captions here, and nothing is kept of them; train \
+                            an upsampler of small pictures alone";
+            let name = if config.kept { "kept" } else { "d_text" };
+            return Err(InvalidSetting::new(name, "given", expected));
         }
         let schedule = config.diffusion.training_schedule()?;
         Ok(Self { source, config, schedule, low_side, low_crop })
@@ -128,6 +135,7 @@ impl Objective for UpsamplerObjective {
         let low_res = blurred.clone() + (sharp - blurred) * rows(batch.sharp);
         let low_res = low_res + source.tensor::<4>(batch.grain) * rows(batch.loudness);
         let noised = batch.noise.mixed(schedule, source.tensor::<4>(batch.images));
+        let low_res = low_res.into();
         training_loss(&self.config, upsampler, &low_res, schedule, &noised, f64::INFINITY).mean()
     }
 }

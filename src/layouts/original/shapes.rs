@@ -7,18 +7,23 @@ use super::unet_names::UNetNames;
 
 /// The shapes of a file's tensors below a prefix. In errors they have the names of the file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shapes<'a> {
+pub(in crate::layouts) struct Shapes<'a> {
     weights: &'a Weights,
     prefix: &'static str,
 }
 
 impl<'a> Shapes<'a> {
-    pub(super) fn of(weights: &'a Weights, prefix: &'static str) -> Self {
+    pub(in crate::layouts) fn of(weights: &'a Weights, prefix: &'static str) -> Self {
         Self { weights, prefix }
     }
 
     /// The error for a tensor, or for what was read off it.
-    pub(super) fn error(&self, key: &str, found: impl ToString, expected: &str) -> LoadError {
+    pub(in crate::layouts) fn error(
+        &self,
+        key: &str,
+        found: impl ToString,
+        expected: &str,
+    ) -> LoadError {
         let key = format!("{}{key}", self.prefix);
         self.invalid(InvalidSetting::new(key, found.to_string(), expected))
     }
@@ -28,7 +33,10 @@ impl<'a> Shapes<'a> {
     }
 
     /// The sides of a tensor, which has to be there and has to have so many.
-    pub(super) fn sides<const D: usize>(&self, key: &str) -> Result<[usize; D], LoadError> {
+    pub(in crate::layouts) fn sides<const D: usize>(
+        &self,
+        key: &str,
+    ) -> Result<[usize; D], LoadError> {
         let shape = self.weights.shape(&format!("{}{key}", self.prefix));
         let expected = format!("a tensor of {D} dimensions");
         let shape = shape.ok_or_else(|| self.error(key, "absent", &expected))?;
@@ -37,12 +45,12 @@ impl<'a> Shapes<'a> {
     }
 
     /// Whether there is a tensor of this name.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(in crate::layouts) fn has(&self, key: &str) -> bool {
         self.weights.shape(&format!("{}{key}", self.prefix)).is_some()
     }
 
     /// How many layers are numbered after `before`.
-    pub(super) fn layers(&self, before: &str) -> usize {
+    pub(in crate::layouts) fn layers(&self, before: &str) -> usize {
         let before = format!("{}{before}", self.prefix);
         let number = |key: String| -> Option<usize> {
             key.strip_prefix(&before)?.split('.').next()?.parse().ok()
@@ -52,12 +60,12 @@ impl<'a> Shapes<'a> {
     }
 
     /// How a U-Net's blocks are numbered.
-    pub(super) fn unet_names(&self, d_head: usize) -> Result<UNetNames, LoadError> {
+    pub(in crate::layouts) fn unet_names(&self, d_head: usize) -> Result<UNetNames, LoadError> {
         UNetNames::of(self.weights, self.prefix, d_head).map_err(|error| self.invalid(error))
     }
 
     /// How often `unit` goes into a size that was read off a tensor.
-    pub(super) fn divide(
+    pub(in crate::layouts) fn divide(
         &self,
         key: &str,
         size: usize,

@@ -46,13 +46,13 @@ const ATTENTION: [(&str, &[&str]); 4] = [
 
 /// How a file of the original layout numbers its blocks; gives its names their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct UNetNames {
+pub(in crate::layouts) struct UNetNames {
     /// Levels of the U-Net.
-    pub(super) n_levels: usize,
+    pub(in crate::layouts) n_levels: usize,
     /// Residual blocks of each level on the way down.
-    pub(super) num_res_blocks: usize,
+    pub(in crate::layouts) num_res_blocks: usize,
     /// Channels of one attention head.
-    pub(super) d_head: usize,
+    pub(in crate::layouts) d_head: usize,
 }
 
 impl UNetNames {
@@ -61,7 +61,7 @@ impl UNetNames {
     ///
     /// # Errors
     /// Blocks that do not form levels of one length.
-    pub(super) fn of(
+    pub(in crate::layouts) fn of(
         weights: &Weights,
         prefix: &str,
         d_head: usize,
@@ -90,7 +90,7 @@ impl UNetNames {
     }
 
     /// Number of the first block of a level, going down.
-    pub(super) fn first_input_block(&self, level: usize) -> usize {
+    pub(in crate::layouts) fn first_input_block(&self, level: usize) -> usize {
         1 + level * (self.num_res_blocks + 1)
     }
 
@@ -99,7 +99,7 @@ impl UNetNames {
     ///
     /// # Errors
     /// A fused tensor that does not consist of whole heads; a name that is given twice.
-    pub(super) fn rename(
+    pub(in crate::layouts) fn rename(
         &self,
         weights: Weights,
         prefixes: &[(&str, &str)],
@@ -113,7 +113,7 @@ impl UNetNames {
     }
 
     /// What a tensor is in a U-Net below `prefix`; `None` for names that are not of this layout.
-    pub(super) fn parts(
+    pub(in crate::layouts) fn parts(
         &self,
         prefix: &str,
         key: &str,

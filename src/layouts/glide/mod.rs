@@ -1,0 +1,126 @@
+//! GLIDE in the files of its own code, converted to safetensors.
+//!
+//! ```text
+//! tokenizer/                GPT-2's: vocab.json, merges.txt; or encoder.json, vocab.bpe
+//! base.safetensors          64 pixels: a text tower and a U-Net; or base_inpaint
+//! upsample.safetensors      64 to 256 pixels, likewise; or upsample_inpaint
+//! ```
+//! There are no configurations: the sizes are in source files. Sizes that tensor shapes reveal are
+//! taken from them; the rest is what GLIDE published.
+
+mod names;
+mod networks;
+
+use std::path::{Path, PathBuf};
+
+use unclip_clip::{TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_core::InvalidSetting;
+use unclip_decoder::DecoderConfig;
+use unclip_nn::checkpoint::{StageFiles, read_file};
+use unclip_upsample::UpsamplerConfig;
+
+use super::layout::{Layout, learned_padding};
+use super::original::shapes::Shapes;
+use super::original::unet::{D_HEAD, unet};
+use super::original::{is_there, stage, weights};
+use crate::bundle::Parts;
+use crate::{Error, OpenOptions};
+use networks::{BASE_SIDE, FACTOR};
+
+/// What draws 64 pixels, and what enlarges them.
+const DRAWING: [&str; 2] = ["base", "upsample"];
+/// The same for parts of pictures.
+const INPAINTING: [&str; 2] = ["base_inpaint", "upsample_inpaint"];
+/// Bytes of a tokenizer's file that are accepted.
+const MAX_BYTES: u64 = 64 << 20;
+
+pub(super) struct Glide;
+
+impl Layout for Glide {
+    fn name(&self) -> &'static str {
+        "glide"
+    }
+
+    /// Whether it has any of the files, converted or not.
+    fn recognizes(&self, folder: &Path) -> bool {
+        DRAWING.iter().chain(&INPAINTING).any(|name| is_there(folder, name))
+    }
+
+    fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
+        let [base, upsample] = names_in(folder)?;
+        let (text_encoder, decoder) = base_of(folder, base)?;
+        let reading = TokenizerOptions {
+            context_length: text_encoder.manifest.config.context_length,
+            padding: learned_padding(options.padding)?,
+        };
+        let upsampler = is_there(folder, upsample).then(|| upsampler(folder, upsample));
+        let words = folder.join("tokenizer");
+        Ok(Parts {
+            tokenizer: tokenizer(&words, reading)?,
+            words,
+            text_encoder,
+            prior_text: None,
+            image_encoder: None,
+            noised_image_encoder: None,
+            prior: None,
+            ar_prior: None,
+            decoder,
+            autoencoder: None,
+            upsamplers: upsampler.transpose()?.into_iter().collect(),
+        })
+    }
+}
+
+/// The names of the files of the one model that a folder holds.
+fn names_in(folder: &Path) -> Result<[&'static str; 2], InvalidSetting> {
+    let has = |names: &[&str; 2]| names.iter().any(|name| is_there(folder, name));
+    match (has(&DRAWING), has(&INPAINTING)) {
+        (true, true) => {
+            let found =
+                format!("{}: files of {} and of {}", folder.display(), DRAWING[0], INPAINTING[0]);
+            let expected = "those of one model: put base and upsample into one folder, base_inpaint \
+                            and upsample_inpaint into another, each with a tokenizer";
+            Err(InvalidSetting::new("model", found, expected))
+        }
+        (false, true) => Ok(INPAINTING),
+        _ => Ok(DRAWING),
+    }
+}
+
+/// GPT-2's tokenizer under either pair of names.
+fn tokenizer(folder: &Path, options: TokenizerOptions) -> Result<Tokenizer, Error> {
+    let [vocab, merges] = ["encoder.json", "vocab.bpe"].map(|name| folder.join(name));
+    if vocab.exists() && !folder.join("vocab.json").exists() {
+        let read = |path: PathBuf| read_file(&path, MAX_BYTES);
+        return Ok(Tokenizer::from_bytes(folder, &read(vocab)?, &read(merges)?, options)?);
+    }
+    Ok(Tokenizer::from_folder(folder, options)?)
+}
+
+type OfCaptions<T> = (StageFiles<TextEncoderConfig>, StageFiles<T>);
+
+/// The text tower and the U-Net of a file.
+fn base_of(folder: &Path, name: &str) -> Result<OfCaptions<DecoderConfig>, Error> {
+    let text = names::text_encoder(weights(folder, name)?)?;
+    let weights = weights(folder, name)?;
+    let shapes = Shapes::of(&weights, "");
+    let text_config = networks::text_encoder(&shapes)?;
+    let names = shapes.unet_names(D_HEAD)?;
+    let config = networks::decoder(unet(&shapes, &names, BASE_SIDE)?, &text_config);
+    Ok((stage(text_config, text)?, stage(config, names::unet(weights, &names)?)?))
+}
+
+/// The same of an upsampler's file.
+fn upsampler(
+    folder: &Path,
+    name: &str,
+) -> Result<(StageFiles<UpsamplerConfig>, Option<StageFiles<TextEncoderConfig>>), Error> {
+    let text = names::text_encoder(weights(folder, name)?)?;
+    let weights = weights(folder, name)?;
+    let shapes = Shapes::of(&weights, "");
+    let text_config = networks::text_encoder(&shapes)?;
+    let names = shapes.unet_names(D_HEAD)?;
+    let config = networks::upsampler(unet(&shapes, &names, BASE_SIDE * FACTOR)?, &text_config);
+    let upsampler = stage(config, names::unet(weights, &names)?)?;
+    Ok((upsampler, Some(stage(text_config, text)?)))
+}

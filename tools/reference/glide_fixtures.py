@@ -1,0 +1,92 @@
+"""Writes tests/fixtures/glide: shapes of a very small GLIDE, its tokenizer, and the traces of runs on it.
+
+    GLIDE_SOURCE=glide-text2im python glide_fixtures.py            writes the files
+    GLIDE_SOURCE=glide-text2im python glide_fixtures.py --check    recomputes the traces, compares, writes nothing
+
+Weights and noise follow from their names (`hashed.py`): the tests make them again. Of small pictures, every
+second pixel of every second row is kept, of large ones every eighth.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+import karlo_files  # noqa: E402, F401  (first: it sets the environment)
+
+import numpy as np  # noqa: E402
+from glide_reference import SIZES, encoder, load, run, shapes, write_folder, write_tokenizer  # noqa: E402
+
+import folder_fixtures  # noqa: E402
+from karlo_fixtures import PROMPTS, pictures  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "glide"
+
+SIZE = "micro"
+
+STEPS = ("3", "2")
+
+#: Captions whose tokens are compared.
+CAPTIONS = [
+    "",
+    " ",
+    "a cat",
+    " a  cat on\tthe moon ",
+    "A CAT!",
+    "it's the dog's, isn't it",
+    "красный кот",
+    "猫 🐱 2024",
+    "caf\u0065\u0301 caf\u00e9",
+    "a <|endoftext|> b",
+    "the cat and the dogs at the sea " * 10,
+]
+
+
+#: Of which pixels one is kept.
+THINNED = {"decoder.image": 2, "upsampler.0.image": 8}
+
+
+def thinned(trace):
+    """The trace with a part of its pictures."""
+    strides = {key: THINNED.get(key) for key in trace}
+    return {key: value[..., ::stride, ::stride] if (stride := strides[key]) else value for key, value in trace.items()}
+
+
+def compute(root):
+    """The files beside the folder: name, tensors, settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, inpaint = Path(folder) / "plain", Path(folder) / "inpaint"
+        write_folder(plain, SIZE)
+        write_folder(inpaint, SIZE, inpaint=True)
+        plain, inpaint = load(plain, SIZE), load(inpaint, SIZE)
+    settings = {"steps": STEPS}
+    mask = np.ones((64, 64), dtype=np.float32)
+    mask[16:40, 24:48] = 0
+    corner = pictures()["wide"].crop((0, 0, 16, 16))
+    cases = {
+        "text": (plain, PROMPTS, 3.0, None),
+        "plain": (plain, PROMPTS[:1], 1.0, None),
+        "inpaint": (inpaint, PROMPTS[:1], 5.0, (corner, mask)),
+        "nothing": (inpaint, PROMPTS[:1], 1.0, None),
+    }
+    for name, (models, prompts, guidance, kept) in cases.items():
+        _, trace = run(models, prompts, steps=STEPS, guidance=guidance, kept=kept)
+        yield f"{name}.trace", thinned(trace), {**settings, "guidance": guidance}
+
+
+def write_folders(root):
+    """The tokenizer, and the shapes of all tensors."""
+    shutil.rmtree(root / "tokenizer", ignore_errors=True)
+    write_tokenizer(root / "tokenizer", SIZES[SIZE]["merges"])
+    words = encoder(root / "tokenizer")
+    names = ("base", "upsample", "base_inpaint", "upsample_inpaint")
+    karlo_files.write_json(root / "shapes.json", {name: shapes(name, SIZE, words) for name in names}, indent=None)
+    rows = [words.padded_tokens_and_mask(words.encode(caption), SIZES[SIZE]["context"]) for caption in CAPTIONS]
+    table = [{"text": text, "ids": ids, "len": sum(mask)} for text, (ids, mask) in zip(CAPTIONS, rows, strict=True)]
+    karlo_files.write_json(root / "tokens.json", {"cases": table}, indent=None)
+
+
+if __name__ == "__main__":
+    folder_fixtures.main(__doc__.splitlines()[0], ROOT, write_folders, compute)
