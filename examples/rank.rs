@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let Arguments { pictures, captions, top, clip } = arguments;
     let unclip = clip.open()?;
-    let tokens = unclip.bundle().clip_text()?.0.encode(captions);
+    let tokens = unclip.bundle().clip_text()?.tokenizer.encode(captions);
     for dropped in (0..captions.len()).filter_map(|row| tokens.dropped(row)) {
         note(format_args!("a caption is too long; left out: {dropped:?}"));
     }

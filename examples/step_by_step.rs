@@ -51,7 +51,7 @@ fn run(Arguments { caption }: &Arguments) -> Result<(), console::AnyError> {
     // Caption → CLIP's text embedding: pooled [1, d], and one state for each token.
     console::say(format_args!(
         "{caption:?} is {} tokens",
-        bundle.tokenizer.encode(&[caption]).len(0)
+        bundle.text()?.tokenizer.encode(&[caption]).len(0)
     ));
     let text = run.encode(&[caption])?;
 

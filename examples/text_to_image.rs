@@ -39,7 +39,7 @@ guided_stage!(PriorArguments, "prior");
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// What the picture shows; "" gives an arbitrary picture
+    /// What the picture shows; "" gives an arbitrary picture. Of a model of classes, one of them
     #[arg(required_unless_present_any = ["prompts", "from"], conflicts_with = "from")]
     prompt: Option<String>,
     /// File of captions, one per line, or - for standard input; writes 00000.png, 00001.png, … into

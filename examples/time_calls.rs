@@ -163,7 +163,7 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let config = bundle.decoder.config();
     let mut inputs = Inputs::new(arguments)?;
     let side = arguments.side.unwrap_or(bundle.decoder.config().unet.image_size);
-    let condition = inputs.condition(bundle, side);
+    let condition = inputs.condition(bundle, side)?;
     let bound = bind(&decoder, loading, |decoder| decoder.bind(&condition))?;
     let side = arguments.side.unwrap_or(config.unet.image_size);
     answer_network_calls(&bound, inputs, |batch| [batch, config.channels, side, side])
@@ -193,7 +193,7 @@ fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), 
     let low_side = low_side(arguments, bundle, place);
     let low_res = inputs.pictures(low_side);
     let text = bundle.upsampler_texts[place].as_ref().map(|it| inputs.text(sizes(it.config())));
-    let low_res = LowRes { text, ..low_res.into() };
+    let low_res = LowRes { text, classes: Some(vec![0; arguments.batch]), ..low_res.into() };
     let bound = bind(&upsampler, loading, |upsampler| upsampler.bind(&low_res))?;
     let side = low_side * slot.config().factor;
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
@@ -298,9 +298,14 @@ impl Inputs {
     }
 
     /// For samples of this side.
-    fn condition(&mut self, bundle: &Bundle, side: usize) -> Condition {
+    fn condition(&mut self, bundle: &Bundle, side: usize) -> Result<Condition, AnyError> {
+        match bundle.decoder.config().classes() {
+            Some(0) => return Ok(Condition::nothing(self.batch)),
+            Some(_) => return Ok(Condition::of_classes(vec![0; self.batch])),
+            None => {}
+        }
         let image = ImageEmbedding(self.normal([self.batch, bundle.d_embedding()]));
-        let text = self.text(sizes(bundle.text_encoder.config()));
+        let text = self.text(sizes(bundle.text()?.encoder.config()));
         let control = bundle.control().map(|control| match control {
             Control::Kept => {
                 let channels = bundle.decoder.config().channels + 1;
@@ -308,7 +313,7 @@ impl Inputs {
             }
             Control::Hint => self.pictures(8 * side),
         });
-        Condition { control, ..Condition::new(image, text) }
+        Ok(Condition { control, ..Condition::new(image, text) })
     }
 }
 

@@ -12,6 +12,10 @@ use crate::Bundle;
 pub enum Ability {
     /// Pictures of captions.
     TextToImage,
+    /// Pictures of things of a class; a caption names it.
+    ClassToImage,
+    /// Pictures of the one kind of things that the model knows, for the empty caption.
+    Unconditional,
     /// Pictures of pictures, and whatever begins with one: inversion, interpolation, mixtures.
     ImageVariation,
     /// A caption that the decoder reads beside a picture.
@@ -30,12 +34,16 @@ pub enum Ability {
     Probing,
     /// Guidance by the model's own CLIP, with the feature `autodiff`.
     ClipGuidance,
+    /// Guidance by the model's own classifier, with the feature `autodiff`.
+    ClassifierGuidance,
 }
 
 impl Ability {
     /// Every ability.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::TextToImage,
+        Self::ClassToImage,
+        Self::Unconditional,
         Self::ImageVariation,
         Self::CaptionBesidePicture,
         Self::Similarity,
@@ -45,6 +53,7 @@ impl Ability {
         Self::OtherSizes,
         Self::Probing,
         Self::ClipGuidance,
+        Self::ClassifierGuidance,
     ];
 }
 
@@ -52,6 +61,8 @@ impl fmt::Display for Ability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TextToImage => "text to image",
+            Self::ClassToImage => "class to image",
+            Self::Unconditional => "pictures of one kind",
             Self::ImageVariation => "image variation",
             Self::CaptionBesidePicture => "caption beside a picture",
             Self::Similarity => "similarity of pictures and captions",
@@ -61,6 +72,7 @@ impl fmt::Display for Ability {
             Self::OtherSizes => "other sizes",
             Self::Probing => "probing",
             Self::ClipGuidance => "guidance by CLIP",
+            Self::ClassifierGuidance => "guidance by a classifier",
         })
     }
 }
@@ -89,8 +101,12 @@ impl Bundle {
         let has_variations = has_image_encoder && decoder.reads_images();
         match ability {
             Ability::TextToImage => {
-                self.prior.is_some() || self.ar_prior.is_some() || !decoder.reads_images()
+                let has_prior = self.prior.is_some() || self.ar_prior.is_some();
+                has_prior || (!decoder.reads_images() && decoder.reads_captions())
             }
+            Ability::ClassToImage => self.classes().is_some_and(|classes| classes > 0),
+            Ability::Unconditional => decoder.classes() == Some(0),
+            Ability::ClassifierGuidance => self.classifier.is_some() && cfg!(feature = "autodiff"),
             Ability::ImageVariation => has_variations,
             Ability::CaptionBesidePicture => has_variations && decoder.reads_captions(),
             Ability::Similarity => has_image_encoder && self.clip_text().is_ok(),

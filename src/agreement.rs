@@ -4,28 +4,32 @@ use unclip_clip::{Padding, TextEncoderConfig, TextTower, Tokenizer};
 use unclip_core::InvalidSetting;
 use unclip_core::image::PICTURE_CHANNELS;
 
-use crate::bundle::{MAX_SIDE, PriorText, agree, missing};
-use crate::{Bundle, Error, Slot, StageId};
+use crate::bundle::{MAX_SIDE, agree, missing};
+use crate::{Bundle, Error, Slot, StageId, TextReader};
 
 impl Bundle {
     /// Checks that every stage speaks of the same CLIP, and that widths agree.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let (text, decoder) = (self.text_encoder.config(), self.decoder.config());
-        check_words(StageId::TextEncoder, &self.tokenizer, text)?;
+        let decoder = self.decoder.config();
+        if let Some(TextReader { tokenizer, encoder, .. }) = &self.text {
+            check_words(encoder.id(), tokenizer, encoder.config())?;
+        }
         if let Some(found) = decoder.d_text {
+            let text = self.text()?.encoder.config();
             let id = StageId::TextEncoder;
             same_size((id, text.transformer.d_model), (StageId::Decoder, found), "d_text")?;
-            self.check_pooled()?;
+            self.check_pooled(text)?;
         }
         self.check_spaces()?;
         self.check_autoencoder()?;
         self.check_upsampler_texts()?;
+        self.check_classes()?;
         if let Some(image) = &self.noised_image_encoder {
             let side = (StageId::Decoder, decoder.unet.image_size);
             same_size(side, (image.id(), image.config().image_size), "image_size")?;
         }
-        if let Ok((_, tower)) = self.clip_text() {
-            self.check_clip_text(tower)?;
+        if let Ok(text) = self.clip_text() {
+            self.check_clip_text(&text.encoder)?;
         } else if self.prior.is_some() || self.ar_prior.is_some() {
             return Err(missing(&self.origin, StageId::PriorTextEncoder));
         }
@@ -34,8 +38,8 @@ impl Bundle {
 
     /// Checks that a decoder which reads a caption's embedding gets one of its width. One with an
     /// augmentation reads the tokens alone.
-    fn check_pooled(&self) -> Result<(), Error> {
-        let (text, decoder) = (self.text_encoder.config(), self.decoder.config());
+    fn check_pooled(&self, text: &TextEncoderConfig) -> Result<(), Error> {
+        let decoder = self.decoder.config();
         if decoder.augmentation.is_some() {
             return Ok(());
         }
@@ -43,6 +47,30 @@ impl Bundle {
         agree(StageId::Decoder, "true", StageId::TextEncoder, &projected, "projected")?;
         let own = (StageId::TextEncoder, text.d_embedding);
         same_size(own, (StageId::Decoder, decoder.d_embedding), "d_embedding")
+    }
+
+    /// Checks that all that knows classes knows as many of them.
+    fn check_classes(&self) -> Result<(), Error> {
+        let decoder = (StageId::Decoder, self.decoder.config().classes().unwrap_or(0));
+        if let Some(classifier) = &self.classifier {
+            let (id, config) = (classifier.id(), classifier.config());
+            if decoder.1 > 0 {
+                same_size(decoder, (id, config.classes), "classes")?;
+            }
+            let side = (StageId::Decoder, self.decoder.config().unet.image_size);
+            same_size(side, (id, config.unet.image_size), "image_size")?;
+        }
+        for upsampler in &self.upsamplers {
+            if let Some(classes) = upsampler.config().classes {
+                same_size(decoder, (upsampler.id(), classes), "classes")?;
+            }
+        }
+        let (found, expected) = (self.class_names.len(), self.classes().unwrap_or(0));
+        if found > 0 && found != expected {
+            let expected = format!("{expected}, one for each class");
+            return Err(InvalidSetting::new("names of classes", found, expected).into());
+        }
+        Ok(())
     }
 
     /// Checks that each upsampler that reads captions has a tower for it, and no other has one.
@@ -55,8 +83,9 @@ impl Bundle {
                 config.d_text.map_or(Ok(()), |_| Err(missing(&self.origin, of_text)))?;
                 continue;
             };
-            check_words(of_text, &self.tokenizer, text)?;
-            let length = self.text_encoder.config().context_length;
+            let read = self.text()?;
+            check_words(of_text, &read.tokenizer, text)?;
+            let length = read.encoder.config().context_length;
             let own = (of_text, text.context_length);
             same_size((StageId::TextEncoder, length), own, "context_length")?;
             let d_text = (id, config.d_text.unwrap_or(0));
@@ -70,7 +99,7 @@ impl Bundle {
     /// Checks CLIP's text tower, and the priors that read its states.
     fn check_clip_text(&self, tower: &Slot<TextEncoderConfig>) -> Result<(), Error> {
         let (id, text) = (tower.id(), tower.config());
-        if let Some(PriorText { tokenizer, .. }) = &self.prior_text {
+        if let Some(TextReader { tokenizer, .. }) = &self.prior_text {
             check_words(id, tokenizer, text)?;
         }
         let (d_text, length) = (text.transformer.d_model, text.context_length);
@@ -92,7 +121,7 @@ impl Bundle {
     /// Checks that the stages name the same CLIP, and that its pictures' embeddings are as wide as
     /// the decoder's.
     fn check_spaces(&self) -> Result<(), Error> {
-        let tower = self.clip_text().map(|(_, tower)| (tower.id(), tower.embedding_space()));
+        let tower = self.clip_text().map(|it| (it.encoder.id(), it.encoder.embedding_space()));
         let own = (StageId::Decoder, self.decoder.embedding_space());
         let (first, expected) = tower.unwrap_or(own);
         let space =

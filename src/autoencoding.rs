@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::Tensor;
 use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 
 use crate::finite::finite;
@@ -79,19 +79,16 @@ impl Run<'_> {
         Ok(self.blank.insert(blank).repeat_rows(self.seeds.len()))
     }
 
-    /// A caption for the decoder alone, one row for each seed: without the text tower, if the
-    /// decoder reads none.
-    pub(crate) fn decoder_caption(&mut self, caption: &str) -> Result<TextEmbedding, Error> {
-        let rows = self.seeds.len();
-        if self.bundle.decoder.config().reads_captions() {
-            return Ok(self.encode(&[caption])?.repeat_rows(rows));
+    /// A caption for the decoder alone, one row for each seed; `None` of a decoder that reads none.
+    pub(crate) fn decoder_caption(
+        &mut self,
+        caption: &str,
+    ) -> Result<Option<TextEmbedding>, Error> {
+        if !self.bundle.decoder.config().reads_captions() {
+            return Ok(None);
         }
-        let (config, device) = (self.bundle.text_encoder.config(), &self.placement.device);
-        Ok(TextEmbedding {
-            pooled: Tensor::zeros([rows, config.d_embedding], device),
-            tokens: Tensor::zeros([rows, 1, config.transformer.d_model], device),
-            mask: Tensor::<2, Bool>::full([rows, 1], true, device),
-        })
+        let rows = self.seeds.len();
+        self.encode(&[caption]).map(|text| Some(text.repeat_rows(rows)))
     }
 
     /// Whether the prior has to draw an embedding of the negative prompt as well.
@@ -124,7 +121,7 @@ impl Bundle {
                 Err(InvalidSetting::new("guidance of caption and picture apart", "given", expected))
             }
             Some(_) if !self.decoder.config().reads_images() => {
-                let expected = "absent: the decoder of this model reads captions alone";
+                let expected = "absent: the decoder of this model reads no image embedding";
                 Err(InvalidSetting::new("guidance of caption and picture apart", "given", expected))
             }
             _ => Ok(()),

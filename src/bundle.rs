@@ -10,7 +10,7 @@ use unclip_autoencoder::AutoencoderConfig;
 use unclip_clip::{
     Fit, ImageEncoderConfig, NoisedImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer,
 };
-use unclip_decoder::DecoderConfig;
+use unclip_decoder::{ClassifierConfig, DecoderConfig};
 use unclip_nn::Placement;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
@@ -26,15 +26,15 @@ pub(crate) const MAX_SIDE: usize = 1 << 13;
 pub struct Bundle {
     /// Where it came from.
     pub origin: PathBuf,
-    /// Where the tokenizer's files lie.
-    pub(crate) words: PathBuf,
-    /// Turns captions into tokens.
-    pub tokenizer: Tokenizer,
-    /// The text tower that the decoder's captions are read by: CLIP's, or the decoder's own.
-    pub text_encoder: Slot<TextEncoderConfig>,
-    /// CLIP's text tower and its tokenizer, of a model whose decoder reads captions by another one:
-    /// `tokenizer` and `text_encoder` are then the decoder's.
-    pub prior_text: Option<PriorText>,
+    /// What the decoder's captions are read by: CLIP's text tower, or the decoder's own. Absent from a
+    /// model of classes.
+    pub text: Option<TextReader>,
+    /// CLIP's text tower, of a model whose decoder reads captions by another one.
+    pub prior_text: Option<TextReader>,
+    /// Names of the classes of which it draws things, if the model has such and says so.
+    pub class_names: Vec<String>,
+    /// What guides the decoder to a class, if there is such.
+    pub classifier: Option<Slot<ClassifierConfig>>,
     /// CLIP's image tower, if the model has one.
     pub image_encoder: Option<Slot<ImageEncoderConfig>>,
     /// An image tower for noised pictures, if the model has one; it guides the decoder.
@@ -51,13 +51,13 @@ pub struct Bundle {
     /// The upsamplers, in order.
     pub upsamplers: Vec<Slot<UpsamplerConfig>>,
     /// For each upsampler, the text tower by which it reads captions, if it does; all of them read
-    /// what `tokenizer` gives.
+    /// what the decoder's tokenizer gives.
     pub upsampler_texts: Vec<Option<Slot<TextEncoderConfig>>>,
 }
 
-/// CLIP's text tower where the decoder has another.
+/// A text tower and its tokenizer.
 #[derive(Debug)]
-pub struct PriorText {
+pub struct TextReader {
     /// Where the tokenizer's files lie.
     pub(crate) words: PathBuf,
     /// Turns captions into tokens.
@@ -66,21 +66,57 @@ pub struct PriorText {
     pub encoder: Slot<TextEncoderConfig>,
 }
 
+/// The same as a layout opens it.
+#[derive(Debug)]
+pub(crate) struct TextFiles {
+    pub(crate) words: PathBuf,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) encoder: StageFiles<TextEncoderConfig>,
+}
+
+impl TextFiles {
+    fn slot(self, id: StageId) -> TextReader {
+        let Self { words, tokenizer, encoder } = self;
+        TextReader { words, tokenizer, encoder: Slot::new(id, encoder) }
+    }
+}
+
+/// An upsampler, and the text tower by which it reads captions.
+pub(crate) type Upsampling = (StageFiles<UpsamplerConfig>, Option<StageFiles<TextEncoderConfig>>);
+
 /// The stages of a model as a layout opens them.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) words: PathBuf,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) text_encoder: StageFiles<TextEncoderConfig>,
-    pub(crate) prior_text: Option<(PathBuf, Tokenizer, StageFiles<TextEncoderConfig>)>,
+    pub(crate) text: Option<TextFiles>,
+    pub(crate) prior_text: Option<TextFiles>,
+    pub(crate) class_names: Vec<String>,
+    pub(crate) classifier: Option<StageFiles<ClassifierConfig>>,
     pub(crate) image_encoder: Option<StageFiles<ImageEncoderConfig>>,
     pub(crate) noised_image_encoder: Option<StageFiles<NoisedImageEncoderConfig>>,
     pub(crate) prior: Option<StageFiles<DiffusionPriorConfig>>,
     pub(crate) ar_prior: Option<StageFiles<ArPriorConfig>>,
     pub(crate) decoder: StageFiles<DecoderConfig>,
     pub(crate) autoencoder: Option<StageFiles<AutoencoderConfig>>,
-    pub(crate) upsamplers:
-        Vec<(StageFiles<UpsamplerConfig>, Option<StageFiles<TextEncoderConfig>>)>,
+    pub(crate) upsamplers: Vec<Upsampling>,
+}
+
+impl Parts {
+    /// A decoder, and nothing else yet.
+    pub(crate) fn of(decoder: StageFiles<DecoderConfig>) -> Self {
+        Self {
+            text: None,
+            prior_text: None,
+            class_names: Vec::new(),
+            classifier: None,
+            image_encoder: None,
+            noised_image_encoder: None,
+            prior: None,
+            ar_prior: None,
+            decoder,
+            autoencoder: None,
+            upsamplers: Vec::new(),
+        }
+    }
 }
 
 /// Settings on which implementations of the same model differ. `None` means what the model's own
@@ -109,14 +145,10 @@ impl Bundle {
         };
         let bundle = Self {
             origin: origin.into(),
-            words: parts.words,
-            tokenizer: parts.tokenizer,
-            text_encoder: Slot::new(StageId::TextEncoder, parts.text_encoder),
-            prior_text: parts.prior_text.map(|(words, tokenizer, files)| PriorText {
-                words,
-                tokenizer,
-                encoder: Slot::new(StageId::PriorTextEncoder, files),
-            }),
+            text: parts.text.map(|it| it.slot(StageId::TextEncoder)),
+            prior_text: parts.prior_text.map(|it| it.slot(StageId::PriorTextEncoder)),
+            class_names: parts.class_names,
+            classifier: parts.classifier.map(|it| Slot::new(StageId::Classifier, it)),
             image_encoder: parts.image_encoder.map(|it| Slot::new(StageId::ImageEncoder, it)),
             noised_image_encoder: parts
                 .noised_image_encoder
@@ -136,8 +168,9 @@ impl Bundle {
 
     /// Reads the weights of every stage, which stay in memory from now on.
     pub(crate) fn keep(&mut self, placement: &Placement) -> Result<(), Error> {
-        self.text_encoder.keep(placement)?;
-        self.prior_text.iter_mut().try_for_each(|it| it.encoder.keep(placement))?;
+        let texts = self.text.iter_mut().chain(&mut self.prior_text);
+        texts.map(|it| &mut it.encoder).try_for_each(|it| it.keep(placement))?;
+        self.classifier.iter_mut().try_for_each(|it| it.keep(placement))?;
         self.image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.noised_image_encoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.prior.iter_mut().try_for_each(|stage| stage.keep(placement))?;
@@ -154,18 +187,22 @@ impl Bundle {
         self.decoder.config().d_embedding
     }
 
+    /// What the decoder's captions are read by.
+    ///
+    /// # Errors
+    /// [`Error::MissingStage`] of a model of classes.
+    pub fn text(&self) -> Result<&TextReader, Error> {
+        self.text.as_ref().ok_or_else(|| missing(&self.origin, StageId::TextEncoder))
+    }
+
     /// CLIP's text tower and its tokenizer.
     ///
     /// # Errors
-    /// [`Error::MissingStage`] of a model that has only a tower for its decoder's captions.
-    pub fn clip_text(&self) -> Result<(&Tokenizer, &Slot<TextEncoderConfig>), Error> {
-        match &self.prior_text {
-            Some(PriorText { tokenizer, encoder, .. }) => Ok((tokenizer, encoder)),
-            None if self.text_encoder.config().is_of_clip() => {
-                Ok((&self.tokenizer, &self.text_encoder))
-            }
-            None => Err(missing(&self.origin, StageId::PriorTextEncoder)),
-        }
+    /// [`Error::MissingStage`] of a model that has only a tower for its decoder's captions, or none.
+    pub fn clip_text(&self) -> Result<&TextReader, Error> {
+        let is_of_clip = |it: &&TextReader| it.encoder.config().is_of_clip();
+        let found = self.prior_text.as_ref().or(self.text.as_ref().filter(is_of_clip));
+        found.ok_or_else(|| missing(&self.origin, StageId::PriorTextEncoder))
     }
 
     /// Whether the negative prompt leads the prior as well. That of Stable unCLIP is led away from the
@@ -228,7 +265,11 @@ impl Bundle {
         let fit = encoder.map(|encoder| encoder.config().fit);
         OpenOptions {
             // one that has no choice says nothing
-            padding: Some(self.tokenizer.padding()).filter(|it| it.is_choice()),
+            padding: self
+                .text
+                .as_ref()
+                .map(|it| it.tokenizer.padding())
+                .filter(|it| it.is_choice()),
             prior_padding: self.prior_text.as_ref().map(|it| it.tokenizer.padding()),
             fit,
             prior_model: None,
@@ -242,7 +283,7 @@ impl Bundle {
         others: &[StageId],
     ) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
-        add(&mut all, Some(&self.text_encoder))?;
+        add(&mut all, self.text.as_ref().map(|it| &it.encoder))?;
         let has = |id: StageId| others.contains(&id);
         let prior_text = self.prior_text.as_ref().map(|it| &it.encoder);
         add(&mut all, prior_text.filter(|it| has(it.id())))?;
@@ -250,6 +291,7 @@ impl Bundle {
         add(&mut all, self.ar_prior.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, self.image_encoder.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, self.noised_image_encoder.as_ref().filter(|it| has(it.id())))?;
+        add(&mut all, self.classifier.as_ref().filter(|it| has(it.id())))?;
         add(&mut all, Some(&self.decoder))?;
         add(&mut all, self.autoencoder.as_ref())?;
         self.upsampler_texts.iter().flatten().try_for_each(|it| add(&mut all, Some(it)))?;
@@ -261,7 +303,7 @@ impl Bundle {
     /// tower.
     pub(crate) fn clip_space(&self) -> Result<BTreeMap<String, String>, LoadError> {
         let mut all = BTreeMap::new();
-        add(&mut all, self.clip_text().ok().map(|(_, tower)| tower))?;
+        add(&mut all, self.clip_text().ok().map(|it| &it.encoder))?;
         add(&mut all, self.image_encoder.as_ref())?;
         Ok(all)
     }

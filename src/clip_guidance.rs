@@ -67,20 +67,20 @@ pub(crate) fn check_choices(
     bundle: &Bundle,
     guidance: Option<ClipGuidance>,
     captions: &[String],
-) -> Result<(), InvalidSetting> {
+) -> Result<(), Error> {
     const NAME: &str = "captions to choose from";
     if captions.is_empty() {
         return Ok(());
     }
     if guidance.is_none() {
         let expected = "none: without CLIP guidance there is nothing to choose";
-        return Err(InvalidSetting::new(NAME, format!("{captions:?}"), expected));
+        return Err(InvalidSetting::new(NAME, format!("{captions:?}"), expected).into());
     }
-    let tokens = bundle.tokenizer.encode(captions);
+    let tokens = bundle.text()?.tokenizer.encode(captions);
     match (0..captions.len()).find(|&row| tokens.dropped(row).is_some()) {
         Some(row) => {
             let expected = "captions that fit into the model's context whole";
-            Err(InvalidSetting::new(NAME, format!("{:?}", captions[row]), expected))
+            Err(InvalidSetting::new(NAME, format!("{:?}", captions[row]), expected).into())
         }
         None => Ok(()),
     }
@@ -195,7 +195,7 @@ mod gradient {
                 config: slot.config(),
                 encoder: encoder.train(),
                 captions,
-                logit_scale: self.bundle.clip_text()?.1.config().logit_scale,
+                logit_scale: self.bundle.clip_text()?.encoder.config().logit_scale,
             }))
         }
     }

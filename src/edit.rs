@@ -244,7 +244,10 @@ impl Subject<'_> {
         options.check_control(&unclip.bundle)?;
         settings.check_negatives(options, &unclip.bundle)?;
         settings.check_clip(self.caption())?;
-        if !self.has_caption() {
+        if self.has_caption() {
+            unclip.bundle.check_subjects(&[self.caption()])?;
+        } else {
+            unclip.bundle.image_encoder()?;
             unclip.bundle.check_caption(self.caption())?;
         }
         Ok(settings)
@@ -259,9 +262,12 @@ impl Subject<'_> {
     ) -> Result<Condition, Error> {
         let rows = run.seeds.len();
         run.wants_negative = settings.decoder.is_guided();
+        if !unclip.bundle.decoder.config().reads_images() {
+            return run.condition_of(&[self.caption()], rows);
+        }
         let (text, encoded) = if self.has_caption() {
             let text = run.encode(&[self.caption()])?;
-            (text.repeat_rows(rows), Some(text))
+            (Some(text.repeat_rows(rows)), Some(text))
         } else {
             (run.decoder_caption(self.caption())?, None)
         };
@@ -274,13 +280,10 @@ impl Subject<'_> {
                 let read = run.encode_for_prior(&[*caption], encoded.as_ref())?.repeat_rows(rows);
                 run.best_prior(&read, prior, settings.candidates)?
             }
-            (Self::Caption(_), None) if !unclip.bundle.decoder.config().reads_images() => {
-                return Ok(Condition::of_caption(text));
-            }
             (Self::Caption(_), None) => {
                 return Err(missing(&unclip.bundle.origin, StageId::Prior));
             }
         };
-        Ok(Condition::new(image, text))
+        Ok(Condition { text, ..Condition::of_image(image) })
     }
 }

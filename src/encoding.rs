@@ -6,7 +6,7 @@ use unclip_clip::{TextEncoderConfig, Tokenizer};
 use unclip_core::{InvalidSetting, TextEmbedding};
 
 use crate::finite::finite;
-use crate::{Error, Run, Slot, StageCost};
+use crate::{Error, Run, Slot, StageCost, TextReader};
 
 impl<'a> Run<'a> {
     /// Embeds captions for the decoder, one row each, and in most models for the prior too
@@ -76,7 +76,7 @@ impl<'a> Run<'a> {
             captions => captions.to_vec(),
         };
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-        let (text, _) = self.encode_all((&bundle.tokenizer, slot), &captions)?;
+        let (text, _) = self.encode_with((&bundle.text()?.tokenizer, slot), &captions)?;
         let text = text.repeat_rows(self.seeds.len() / captions.len());
         self.trace.upsampler_texts.push((place, text.clone()));
         Ok(Some(text))
@@ -86,12 +86,19 @@ impl<'a> Run<'a> {
         &mut self,
         captions: &[&str],
     ) -> Result<(TextEmbedding, Vec<Option<String>>), Error> {
-        let bundle = self.bundle;
-        self.encode_all((&bundle.tokenizer, &bundle.text_encoder), captions)
+        self.encode_all(self.bundle.text()?, captions)
+    }
+
+    fn encode_all(
+        &mut self,
+        reader: &TextReader,
+        captions: &[&str],
+    ) -> Result<(TextEmbedding, Vec<Option<String>>), Error> {
+        self.encode_with((&reader.tokenizer, &reader.encoder), captions)
     }
 
     /// The embeddings of captions, and what of each did not fit.
-    fn encode_all(
+    fn encode_with(
         &mut self,
         (tokenizer, slot): (&Tokenizer, &Slot<TextEncoderConfig>),
         captions: &[&str],

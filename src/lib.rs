@@ -40,6 +40,7 @@ mod agreement;
 mod autoencoding;
 mod bound;
 mod bundle;
+mod classes;
 mod clip_guidance;
 mod control;
 mod cost;
@@ -71,7 +72,7 @@ mod vary;
 
 pub use ability::Ability;
 pub use bound::{Bound, Start};
-pub use bundle::{Bundle, OpenOptions, PriorText};
+pub use bundle::{Bundle, OpenOptions, TextReader};
 pub use clip_guidance::{ClipGradient, ClipGuidance};
 pub use cost::StageCost;
 pub use device::device;

@@ -173,7 +173,8 @@ impl Observed<'_> {
         let small = run.samples_of(small)?;
         run.noise_level = None;
         let text = run.decoder_caption("")?;
-        let bound = run.bind_decoder(&Condition::new(image.clone(), text), &settings)?;
+        let condition = Condition { text, ..Condition::of_image(image.clone()) };
+        let bound = run.bind_decoder(&condition, &settings)?;
         let start = if is_exact {
             run.invert_exactly(&bound, &small)?
         } else {
@@ -239,7 +240,7 @@ impl Observed<'_> {
         let text = run.decoder_caption(&caption)?;
         // of one caption there is one end
         run.dropped.retain(Option::is_some);
-        let condition = (&Condition::new(image, text), start);
+        let condition = (&Condition { text, ..Condition::of_image(image) }, start);
         let made = (&made_by, &options, &settings);
         let mut made = finish(run, condition, made, std::iter::repeat(caption.as_str()))?;
         made.pictures.iter_mut().for_each(|picture| picture.recipe.incomplete = true);

@@ -37,6 +37,9 @@ pub struct GenerateOptions {
     /// does, by the logarithm of the probability (Dhariwal & Nichol 2021). Without any, by what it
     /// says of the caption alone.
     pub clip_against: Vec<String>,
+    /// How strongly the model's classifier guides the decoder to the class, of a model that has one
+    /// (ADM); 0 is none. By default as the model says. It needs the feature `autodiff`.
+    pub classifier_scale: Option<f64>,
     /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
     /// kept; 1 to 64, by default 1.
     pub candidates: usize,
@@ -69,7 +72,7 @@ pub struct GenerateOptions {
 }
 
 /// Why some options have no part.
-const CAPTIONS_ALONE: &str = "the decoder of this model reads captions alone";
+const NO_IMAGES: &str = "the decoder of this model reads no image embedding";
 
 impl Default for GenerateOptions {
     fn default() -> Self {
@@ -80,6 +83,7 @@ impl Default for GenerateOptions {
             negative_image: None,
             clip_guidance: None,
             clip_against: Vec::new(),
+            classifier_scale: None,
             candidates: 1,
             hint: None,
             size: None,
@@ -109,6 +113,8 @@ impl GenerateOptions {
         with_clip_guidance: clip_guidance: ClipGuidance = |guidance| Some(guidance);
         /// Sets [`clip_against`](Self::clip_against).
         with_clip_against: clip_against: Vec<String> = |captions| captions;
+        /// Sets [`classifier_scale`](Self::classifier_scale).
+        with_classifier_scale: classifier_scale: f64 = |scale| Some(scale);
         /// Sets [`candidates`](Self::candidates).
         with_candidates: candidates: usize = |candidates| candidates;
         /// Sets [`hint`](Self::hint).
@@ -248,14 +254,18 @@ impl GenerateOptions {
         check_choices(bundle, clip_guidance, &self.clip_against)?;
         bundle.check_image_guidance(&self.decoder)?;
         if !decoder.config().reads_images() {
-            self.expect_no_prior(CAPTIONS_ALONE)?;
+            self.expect_no_prior(NO_IMAGES)?;
         }
+        let decoder = self.decoder.resolve(decoder.id(), &decoder.config().diffusion)?;
+        bundle.check_guidance(&decoder)?;
+        self.check_classifier(bundle)?;
         Ok(Settings {
+            classifier_scale: self.classifier(bundle),
             clip_guidance,
             clip_against: self.clip_against.clone(),
             candidates: self.candidates,
             prior: self.prior_request()?.resolve(bundle)?,
-            decoder: self.decoder.resolve(decoder.id(), &decoder.config().diffusion)?,
+            decoder,
             upsamplers: upsamplers.collect::<Result<_, _>>()?,
         })
     }
@@ -268,6 +278,9 @@ pub struct Settings {
     /// Guidance by CLIP, if there was any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_guidance: Option<ClipGuidance>,
+    /// How strongly the classifier guided, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier_scale: Option<f64>,
     /// Captions among which CLIP had to choose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clip_against: Vec<String>,
@@ -292,7 +305,7 @@ impl Settings {
     ) -> Result<(), InvalidSetting> {
         if let Some(ImageEmbedding(image)) = &options.negative_image {
             if !bundle.decoder.config().reads_images() {
-                let expected = format!("absent: {CAPTIONS_ALONE}");
+                let expected = format!("absent: {NO_IMAGES}");
                 return Err(InvalidSetting::new("negative picture", "an embedding", expected));
             }
             let (found, width) = (image.dims(), bundle.d_embedding());
@@ -362,7 +375,8 @@ impl Settings {
         // whichever prior it is, it reads captions by this one, if there is one
         let reads = self.prior.as_ref().map(|_| StageId::PriorTextEncoder);
         let guide = self.clip_guidance.map(|guidance| guidance.gradient.stage());
-        prior.into_iter().chain(reads).chain(guide).collect()
+        let classifier = self.classifier_scale.map(|_| StageId::Classifier);
+        prior.into_iter().chain(reads).chain(guide).chain(classifier).collect()
     }
 
     /// The same where the prior has no part.

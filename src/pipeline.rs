@@ -15,7 +15,7 @@ use crate::recipe::MadeBy;
 use crate::square::check_pictures;
 use crate::{
     Bundle, Cropped, Error, GenerateOptions, Observer, Picture, Recipe, Run, Settings, StageCost,
-    StageId, Start, Trace,
+    StageId, Start, TextReader, Trace,
 };
 
 /// Whether networks stay in memory.
@@ -222,8 +222,8 @@ impl UnClip {
     /// # Errors
     /// Weights that cannot be read.
     pub fn embed_texts<S: AsRef<str>>(&self, captions: &[S]) -> Result<TextEmbedding, Error> {
-        let (tokenizer, slot) = self.bundle.clip_text()?;
-        let (tower, _) = slot.network(&self.placement)?;
+        let TextReader { tokenizer, encoder, .. } = self.bundle.clip_text()?;
+        let (tower, _) = encoder.network(&self.placement)?;
         Ok(tower.forward(&tokenizer.encode(captions), &self.placement.device))
     }
 
@@ -296,19 +296,20 @@ impl<'a> Observed<'a> {
         options.check_control(bundle)?;
         settings.check_negatives(options, bundle)?;
         captions.iter().try_for_each(|caption| settings.check_clip(caption.as_ref()))?;
+        bundle.check_subjects(captions)?;
         let precision = self.unclip.placement.precision;
         let sees = settings.leads_from_blank(options, bundle);
         let made_by = MadeBy::of(bundle, precision, sees, &settings)?;
         let mut run = self.start(&seeds, options, settings.steps());
         run.wants_negative = settings.decoder.is_guided();
-        let encoded = run.encode(captions)?;
-        let text = encoded.repeat_rows(options.n);
         let condition = match &settings.prior {
             Some(prior) => {
-                let read = run.encode_for_prior(captions, Some(&encoded))?.repeat_rows(options.n);
-                Condition::new(run.best_prior(&read, prior, settings.candidates)?, text)
+                let text = run.encode(captions)?;
+                let read = run.encode_for_prior(captions, Some(&text))?.repeat_rows(options.n);
+                let image = run.best_prior(&read, prior, settings.candidates)?;
+                Condition::new(image, text.repeat_rows(options.n))
             }
-            None => Condition::of_caption(text),
+            None => run.condition_of(captions, options.n)?,
         };
         let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
         finish(run, (&condition, Start::default()), (&made_by, options, &settings), prompts)
@@ -328,6 +329,7 @@ impl<'a> Observed<'a> {
         if let Some(guidance) = options.guiding_clip() {
             run = run.with_clip_guidance(guidance, None).with_clip_against(&options.clip_against);
         }
+        run.classifier_scale = options.classifier(&self.unclip.bundle);
         if let Some(image) = &options.negative_image {
             run = run.with_negative_image(image);
         }

@@ -184,8 +184,9 @@ impl Recipe {
 
     /// The options that make this picture again, except for noise and embeddings from files.
     pub fn options(&self) -> GenerateOptions {
-        let Settings { clip_guidance, clip_against, candidates, prior, decoder, upsamplers } =
-            &self.settings;
+        let Settings {
+            clip_guidance, clip_against, candidates, prior, decoder, upsamplers, ..
+        } = &self.settings;
         GenerateOptions {
             seed: self.seed,
             n: 1,
@@ -193,6 +194,8 @@ impl Recipe {
             negative_image: None,
             clip_guidance: *clip_guidance,
             clip_against: clip_against.clone(),
+            // of a model with a classifier, none is a choice too
+            classifier_scale: Some(self.settings.classifier_scale.unwrap_or(0.0)),
             candidates: *candidates,
             hint: None,
             size: self.size,

@@ -9,10 +9,11 @@ use unclip_nn::Placement;
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::{LowRes, UpsamplerConfig};
 
+use crate::bundle::missing;
 use crate::hole::KeptPicture;
 use crate::{
-    Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, StageCost, StageSettings,
-    Start, Trace,
+    Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, StageCost, StageId,
+    StageSettings, Start, Trace,
 };
 
 /// One batch of pictures on its way through the stages, made by
@@ -49,6 +50,10 @@ pub struct Run<'a> {
     pub(crate) clip_against: &'a [String],
     /// The captions last encoded, which upsamplers may read as well.
     pub(crate) captions: Vec<String>,
+    /// The class of each picture, of a model of classes.
+    pub(crate) classes: Option<Vec<usize>>,
+    /// How strongly the classifier guides, if it does.
+    pub(crate) classifier_scale: Option<f64>,
     /// What stays of a picture that is edited, for upsamplers that are told.
     pub(crate) kept: Option<KeptPicture>,
     /// What guidance leads away from, once it is known: one row.
@@ -90,6 +95,8 @@ impl<'a> Run<'a> {
             blank: None,
             clip_against: &[],
             captions: Vec::new(),
+            classes: None,
+            classifier_scale: None,
             kept: None,
             null: None,
             prior_null: None,
@@ -223,7 +230,7 @@ impl<'a> Run<'a> {
         // never two networks at once
         drop(bound);
         if self.bundle.decoder.config().reads_captions() {
-            self.trace.text = Some(condition.text.clone());
+            self.trace.text.clone_from(&condition.text);
         }
         self.pictures(sample)
     }
@@ -277,12 +284,14 @@ impl<'a> Run<'a> {
     ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
         let slot = &self.bundle.decoder;
         let condition = &self.controlled(condition)?;
-        let null = self.null_if_guided(condition, settings)?;
+        let null = self.null_if_guided(settings)?;
         let bound = self.bind(slot, condition, settings, null.as_ref())?;
+        let bound = self.led_to_class(bound)?;
         match &self.clip_guidance {
             #[cfg(feature = "autodiff")]
             Some((guidance, to)) => {
-                let to = to.clone().unwrap_or_else(|| condition.text.clone());
+                let to = to.clone().or_else(|| condition.text.clone());
+                let to = to.ok_or_else(|| missing(&self.bundle.origin, StageId::TextEncoder))?;
                 let guidance = *guidance;
                 guidance.check(self.bundle)?;
                 let against = self.against()?;
@@ -315,16 +324,13 @@ impl<'a> Run<'a> {
         let side = height * slot.config().factor;
         let kept = self.kept.as_ref().filter(|_| slot.config().kept);
         let kept = kept.map(|it| it.at(side, &self.placement.device).repeat_dim(0, rows));
-        let low_res = LowRes { picture: low_res.clone(), text, kept };
+        let low_res =
+            LowRes { picture: low_res.clone(), text, classes: self.classes.clone(), kept };
         self.bind(slot, &low_res, settings, None)
     }
 
     /// What guidance of the decoder leads away from, if there is any.
-    fn null_if_guided(
-        &mut self,
-        condition: &Condition,
-        settings: &StageSettings,
-    ) -> Result<Option<Null>, Error> {
+    fn null_if_guided(&mut self, settings: &StageSettings) -> Result<Option<Null>, Error> {
         if !settings.is_guided() {
             return Ok(None);
         }
@@ -335,8 +341,7 @@ impl<'a> Run<'a> {
             image = Some(image.map_or_else(|| self.negative_embedding(), Ok)?);
             self.trace.negative.clone_from(&image);
         }
-        // one that reads no captions reads no other either
-        let text = if config.reads_captions() { self.null()? } else { condition.text.clone() };
+        let text = config.reads_captions().then(|| self.null()).transpose()?;
         Ok(Some(Null { text, image }))
     }
 }

@@ -104,7 +104,7 @@ impl UnClip {
         let image = self.embed_images(pictures)?;
         let text = self.embed_texts(captions)?;
         let pooled = finite(StageId::TextEncoder, text.pooled)?;
-        let logit_scale = self.bundle.clip_text()?.1.config().logit_scale;
+        let logit_scale = self.bundle.clip_text()?.encoder.config().logit_scale;
         Ok(Similarity::of(&image, &TextEmbedding { pooled, ..text }, logit_scale)?)
     }
 }

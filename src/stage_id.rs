@@ -10,7 +10,7 @@ pub(crate) const AUGMENTATION_STREAM: u64 = u64::MAX - 1;
 
 /// A stage of the pipeline. Model folders, traces, recorded noise, costs, progress and errors all
 /// spell it the same: `text_encoder`, `prior_text_encoder`, `image_encoder`, `noised_image_encoder`,
-/// `prior`, `ar_prior`, `decoder`, `autoencoder`, `upsampler_text_encoder.0`, `upsampler.0`, and so on.
+/// `prior`, `ar_prior`, `classifier`, `decoder`, `autoencoder`, `upsampler_text_encoder.0`, `upsampler.0`, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageId {
     /// Captions to text embeddings, in one call.
@@ -26,6 +26,8 @@ pub enum StageId {
     Prior,
     /// The same, code by code.
     ArPrior,
+    /// Noised pictures to classes, for guidance.
+    Classifier,
     /// Image embeddings to small pictures, or to latents.
     Decoder,
     /// Latents to pictures and back, in one call.
@@ -45,6 +47,7 @@ impl StageId {
             | Self::PriorTextEncoder
             | Self::ImageEncoder
             | Self::NoisedImageEncoder
+            | Self::Classifier
             | Self::UpsamplerTextEncoder(_)
             | Self::Autoencoder => 0,
             Self::Prior => 1,
@@ -64,6 +67,7 @@ impl fmt::Display for StageId {
             Self::NoisedImageEncoder => f.pad("noised_image_encoder"),
             Self::Prior => f.pad("prior"),
             Self::ArPrior => f.pad("ar_prior"),
+            Self::Classifier => f.pad("classifier"),
             Self::Decoder => f.pad("decoder"),
             Self::Autoencoder => f.pad("autoencoder"),
             Self::UpsamplerTextEncoder(place) => f.pad(&format!("upsampler_text_encoder.{place}")),
@@ -77,7 +81,7 @@ impl FromStr for StageId {
 
     fn from_str(name: &str) -> Result<Self, InvalidSetting> {
         let expected = "text_encoder, prior_text_encoder, image_encoder, noised_image_encoder, prior, \
-                        ar_prior, decoder, autoencoder, upsampler_text_encoder.N or upsampler.N";
+                        ar_prior, classifier, decoder, autoencoder, upsampler_text_encoder.N or upsampler.N";
         let refused = || InvalidSetting::new("stage", format!("{name:?}"), expected);
         Ok(match name {
             "text_encoder" => Self::TextEncoder,
@@ -86,6 +90,7 @@ impl FromStr for StageId {
             "prior" => Self::Prior,
             "noised_image_encoder" => Self::NoisedImageEncoder,
             "ar_prior" => Self::ArPrior,
+            "classifier" => Self::Classifier,
             "decoder" => Self::Decoder,
             "autoencoder" => Self::Autoencoder,
             _ => {
@@ -109,7 +114,13 @@ mod tests {
             StageId::ImageEncoder,
             StageId::NoisedImageEncoder,
         ];
-        let others = [StageId::Prior, StageId::ArPrior, StageId::Decoder, StageId::Autoencoder];
+        let others = [
+            StageId::Prior,
+            StageId::ArPrior,
+            StageId::Classifier,
+            StageId::Decoder,
+            StageId::Autoencoder,
+        ];
         let upsamplers = [0, 1, 12].map(StageId::Upsampler);
         let texts = [0, 12].map(StageId::UpsamplerTextEncoder);
         for stage in encoders.into_iter().chain(others).chain(upsamplers).chain(texts) {

@@ -219,7 +219,7 @@ impl Observed<'_> {
             Some(_) => {
                 let text = run.encode(caption)?;
                 let read = run.encode_for_prior(caption, Some(&text))?;
-                (text.repeat_rows(seeds.len()), Some(read.repeat_rows(seeds.len())))
+                (Some(text.repeat_rows(seeds.len())), Some(read.repeat_rows(seeds.len())))
             }
             None => (run.decoder_caption(variation.caption)?, None),
         };
@@ -231,7 +231,7 @@ impl Observed<'_> {
             }
             _ => rows,
         };
-        let condition = Condition::new(image, text);
+        let condition = Condition { text, ..Condition::of_image(image) };
         let encoder = bundle.image_encoder()?.config();
         let cropped = pictures.iter().map(|picture| Cropped::of(encoder, picture)).collect();
         let made = finish(

@@ -485,11 +485,13 @@ fn random_damage_is_refused_or_harmless() {
 fn load_stage(model: &Model, file: &str) -> Result<(), Error> {
     let (bundle, device) = (model.open()?, Device::flex());
     match file.split('/').next().unwrap() {
-        "text_encoder" => drop(bundle.text_encoder.load(&device)?),
+        "text_encoder" => drop(bundle.text().unwrap().encoder.load(&device)?),
         "image_encoder" => drop(bundle.image_encoder.unwrap().load(&device)?),
         "prior" => drop(bundle.prior().unwrap().load(&device)?),
         "decoder" => drop(bundle.decoder.load(&device)?),
-        "tokenizer" => drop(bundle.tokenizer.encode(&["a red circle", "\u{1f600}"])),
+        "tokenizer" => {
+            drop(bundle.text().unwrap().tokenizer.encode(&["a red circle", "\u{1f600}"]))
+        }
         upsampler => drop(bundle.upsamplers[usize::from(upsampler.ends_with(".1"))].load(&device)?),
     }
     Ok(())

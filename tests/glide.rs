@@ -11,16 +11,19 @@ use image::{GrayImage, Luma};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 use unclip::clip::{Padding, Tokenizer, TokenizerOptions};
-use unclip::decoder::Control;
+use unclip::decoder::{Condition, Control};
+use unclip::unclip_core::Network;
+use unclip::unclip_nn::checkpoint::Weights;
+use unclip::upsample::LowRes;
 use unclip::{
     Ability, Bundle, GenerateOptions, Generated, OpenOptions, Precision, RecordedNoise, Residency,
-    StageOptions, Subject, UnClip, device, read_picture,
+    StageOptions, Subject, TextReader, UnClip, device, read_picture,
 };
 
 use crate::bad_karlo::load;
-use crate::hashed::{write_noise, write_weights};
+use crate::hashed::{drawn, write_noise, write_weights};
 use crate::kandinsky::PROMPTS;
-use crate::reference::{Saved, Tolerance};
+use crate::reference::{Calls, Saved, Tolerance};
 use crate::support::refused;
 
 /// Pictures of random networks saturate, and what the upsampler reads is rounded to 8 bits: the
@@ -91,14 +94,14 @@ fn options(model: &TempDir, rows: usize, guidance: f64) -> GenerateOptions {
 }
 
 /// One of `stride` pixels, and of `stride` rows.
-fn thinned(pictures: &Tensor<4>, stride: usize) -> Tensor<4> {
+pub(crate) fn thinned(pictures: &Tensor<4>, stride: usize) -> Tensor<4> {
     let side = pictures.dims()[3];
     let places = Tensor::<1, Int>::arange_step(0..side as i64, stride, &pictures.device());
     pictures.clone().select(2, places.clone()).select(3, places)
 }
 
 /// What was made, with the part of its pictures that the fixtures have.
-fn saved(made: &Generated) -> Saved {
+pub(crate) fn saved(made: &Generated) -> Saved {
     let mut trace = made.trace.clone();
     trace.decoder = trace.decoder.map(|it| thinned(&it, 2));
     trace.upsamplers = trace.upsamplers.iter().map(|it| thinned(it, 8)).collect();
@@ -122,6 +125,34 @@ pub(crate) fn agrees_with_the_reference(device: &str, tolerance: Tolerance) {
 #[test]
 fn flex_gives_the_numbers_of_glide() {
     agrees_with_the_reference("flex", FLEX);
+}
+
+/// Compares single calls of both U-Nets.
+pub(crate) fn calls_agree_with_the_reference(device_name: &str, tolerance: Tolerance) {
+    let model = drawing();
+    let bundle = Bundle::open(model.path()).unwrap();
+    let file = Weights::open(&fixture("calls.safetensors")).unwrap();
+    let calls = Calls { file, device: device(device_name).unwrap() };
+    let device = &calls.device;
+    let TextReader { tokenizer, encoder, .. } = bundle.text().unwrap();
+    let tokens = tokenizer.encode(&PROMPTS[..1]);
+    let timesteps = Tensor::<1>::full([1], 500.0, device);
+    let small = drawn("call.small", [1, 3, 64, 64], device);
+    let text = encoder.load(device).unwrap().forward(&tokens, device);
+    let decoder = bundle.decoder.load(device).unwrap().bind(&Condition::of_caption(text));
+    let output = decoder.forward(small.clone(), timesteps.clone());
+    calls.agree("decoder.output", thinned(&output, 2), tolerance);
+    let tower = bundle.upsampler_texts[0].as_ref().unwrap().load(device).unwrap();
+    let text = Some(tower.forward(&tokens, device));
+    let upsampler = bundle.upsamplers[0].load(device).unwrap();
+    let large = drawn("call.large", [1, 3, 256, 256], device);
+    let output = upsampler.bind(&LowRes { text, ..small.into() }).forward(large, timesteps);
+    calls.agree("upsampler.0.output", thinned(&output, 8), tolerance);
+}
+
+#[test]
+fn flex_gives_the_calls_of_glide() {
+    calls_agree_with_the_reference("flex", FLEX);
 }
 
 #[test]
@@ -241,7 +272,7 @@ fn what_it_cannot_do_is_refused() {
     refused(unclip.embed_texts(&["a cat"]), &["has no prior_text_encoder"]);
     refused(unclip.imagine(&["a cat"], &plain), &["has no prior"]);
     let draw = |options: &GenerateOptions| unclip.text_to_image("a cat", options);
-    let alone = "the decoder of this model reads captions alone";
+    let alone = "the decoder of this model reads no image embedding";
     refused(draw(&plain.clone().with_prior(steps(5))), &["prior options is steps 5", alone]);
     refused(draw(&plain.clone().with_candidates(2)), &["candidates is 2", alone]);
     refused(draw(&plain.clone().with_size([128, 128])), &["size is 128 × 128"]);

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value};
 
 use crate::support::{RawTensor, tensors_file};
@@ -53,6 +54,17 @@ pub(crate) fn write_weights(path: &Path, stem: &str, shapes: &Map<String, Value>
     fs::write(path, tensors_file(&tensors)).unwrap();
 }
 
+/// A draw: not normal, but of variance 1.
+fn noise(name: &str, n: usize) -> Vec<f32> {
+    uniform(name, n).map(|u| (u * 3f64.sqrt()) as f32).collect()
+}
+
+/// The same as a tensor.
+pub(crate) fn drawn(name: &str, shape: [usize; 4], device: &Device) -> Tensor<4> {
+    let values = noise(name, shape.iter().product());
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
 /// Writes recorded noise: the start of each stage, and as many steps.
 pub(crate) fn write_noise(path: &Path, seed: u64, stages: &[(&str, usize, [usize; 4])]) {
     let mut tensors = Vec::new();
@@ -60,8 +72,7 @@ pub(crate) fn write_noise(path: &Path, seed: u64, stages: &[(&str, usize, [usize
         let names = ["initial".to_string()].into_iter();
         for draw in names.chain((0..*steps).map(|step| format!("step.{step}"))) {
             let key = format!("{stage}.{draw}");
-            let values = uniform(&format!("{seed}.{key}"), shape.iter().product());
-            let values: Vec<f32> = values.map(|u| (u * 3f64.sqrt()) as f32).collect();
+            let values = noise(&format!("{seed}.{key}"), shape.iter().product());
             tensors.push(raw(&key, shape, &values));
         }
     }

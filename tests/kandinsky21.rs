@@ -170,7 +170,7 @@ fn captions_stand_beside_pictures() {
     let unclip = ready(&model(), "flex");
     let bundle = unclip.bundle();
     assert!(bundle.can(Ability::CaptionBesidePicture) && bundle.can(Ability::Similarity));
-    assert_eq!(bundle.text_encoder.config().context_length, 77);
+    assert_eq!(bundle.text().unwrap().encoder.config().context_length, 77);
     let pictures = [corner()];
     let plain = GenerateOptions::default().with_decoder(steps(3));
     let draw = |caption, options: &GenerateOptions| {
@@ -393,7 +393,7 @@ fn padding_is_that_of_the_prior() {
     };
     let of = |bundle: Bundle| {
         let prior = bundle.prior_text.as_ref().unwrap().tokenizer.padding();
-        (bundle.tokenizer.padding(), prior)
+        (bundle.text().unwrap().tokenizer.padding(), prior)
     };
     for asked in [Padding::Exclamation, Padding::Zero, Padding::End] {
         let expected = (Padding::Pad, asked);

@@ -79,7 +79,7 @@ fn weights_are_known_by_their_fingerprint_in_every_layout() {
     let prints = |bundle: &Bundle| {
         let prior = bundle.prior().unwrap().fingerprint().unwrap().to_string();
         let upsampler = bundle.upsamplers[0].fingerprint().unwrap().to_string();
-        let text = bundle.text_encoder.fingerprint().unwrap().to_string();
+        let text = bundle.text().unwrap().encoder.fingerprint().unwrap().to_string();
         [text, prior, bundle.decoder.fingerprint().unwrap().to_string(), upsampler]
     };
     let bundle = Bundle::open(fixture("tiny")).unwrap();
@@ -93,7 +93,7 @@ fn weights_are_known_by_their_fingerprint_in_every_layout() {
     }
     let other = Bundle::open(fixture("variation")).unwrap();
     // the two have it in common
-    assert_eq!(other.text_encoder.fingerprint().unwrap(), expected[0]);
+    assert_eq!(other.text().unwrap().encoder.fingerprint().unwrap(), expected[0]);
     assert_ne!(other.image_encoder().unwrap().fingerprint().unwrap(), expected[0]);
 }
 

@@ -84,13 +84,13 @@ fn the_original_layout_gives_every_parameter_and_every_size() {
     let bundle = Folder::new().open().unwrap();
     let image = bundle.image_encoder.as_ref().unwrap();
     let prior = bundle.prior().unwrap();
-    assert_eq!(*bundle.text_encoder.config(), text_config());
+    assert_eq!(*bundle.text().unwrap().encoder.config(), text_config());
     assert_eq!(*image.config(), image_config());
     assert_eq!(*prior.config(), prior_config());
     assert_eq!(*bundle.decoder.config(), decoder_config());
     assert_eq!(bundle.upsamplers.len(), 1);
     assert_eq!(*bundle.upsamplers[0].config(), upsampler_config());
-    same(&loaded(&bundle.text_encoder), &karlo().text);
+    same(&loaded(&bundle.text().unwrap().encoder), &karlo().text);
     same(&loaded(image), &karlo().image);
     same(&loaded(prior), &karlo().prior);
     same(&loaded(&bundle.decoder), &karlo().decoder);
@@ -102,12 +102,12 @@ fn the_original_reads_captions_and_pictures_in_its_own_way() {
     let folder = Folder::new();
     let options = |padding, fit| OpenOptions { padding, fit, ..OpenOptions::default() };
     let open = |options| Bundle::open_with(folder.0.path(), &options).unwrap();
-    let exclamation = |bundle: &Bundle| bundle.tokenizer.encode(&["!"]).ids(0)[1];
+    let exclamation = |bundle: &Bundle| bundle.text().unwrap().tokenizer.encode(&["!"]).ids(0)[1];
     let fit = |bundle: &Bundle| bundle.image_encoder.as_ref().unwrap().config().fit;
     let own = open(options(None, None));
     let diffusers = open(options(Some(Padding::Exclamation), Some(Fit::Crop)));
     assert_eq!([fit(&own), fit(&diffusers)], [Fit::Squash, Fit::Crop]);
-    let padding = *own.tokenizer.encode(&[""]).ids(0).last().unwrap();
+    let padding = *own.text().unwrap().tokenizer.encode(&[""]).ids(0).last().unwrap();
     assert_eq!(exclamation(&diffusers), padding);
     assert_ne!(exclamation(&own), padding);
 }
@@ -127,11 +127,11 @@ fn the_original_layout_has_variants() {
     folder.edit(CLIP, |tensors| tensors.retain(|tensor| !tensor.key.starts_with("visual.")));
     let bundle = folder.open().unwrap();
     assert!(bundle.image_encoder.is_none());
-    same(&loaded(&bundle.text_encoder), &karlo().text);
+    same(&loaded(&bundle.text().unwrap().encoder), &karlo().text);
     same(&loaded(bundle.prior().unwrap()), &karlo().prior);
     same(&loaded(&bundle.decoder), &karlo().decoder);
     folder.write(CLIP, &hugging_face());
-    same(&loaded(&folder.open().unwrap().text_encoder), &karlo().text);
+    same(&loaded(&folder.open().unwrap().text().unwrap().encoder), &karlo().text);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn clip_is_the_same_in_every_layout() {
         let folder = Folder::new();
         folder.write(CLIP, &tensors);
         let bundle = folder.open().unwrap();
-        same(&loaded(&bundle.text_encoder), &karlo().text);
+        same(&loaded(&bundle.text().unwrap().encoder), &karlo().text);
         same(&loaded(bundle.image_encoder().unwrap()), &karlo().image);
     }
 }
@@ -150,7 +150,7 @@ fn clip_is_the_same_in_every_layout() {
 /// Loads all stages.
 fn load(bundle: &Bundle) -> Result<(), LoadError> {
     let device = Device::flex();
-    bundle.text_encoder.load(&device)?;
+    bundle.text().unwrap().encoder.load(&device)?;
     if let Some(image) = &bundle.image_encoder {
         image.load(&device)?;
     }

@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, reason = "figures for those who ask with --nocapture")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+/// ADM's folders.
+mod adm;
 /// Configurations and tokenizer files that cannot be used.
 mod bad_configs;
 /// Checkpoints and folders that cannot be used.

@@ -125,8 +125,8 @@ fn flex_gives_the_calls_of_diffusers() {
 }
 
 fn print(bundle: &Bundle) -> [String; 4] {
-    let text = bundle.clip_text().unwrap().1.fingerprint().unwrap();
-    let own = bundle.text_encoder.fingerprint().unwrap();
+    let text = bundle.clip_text().unwrap().encoder.fingerprint().unwrap();
+    let own = bundle.text().unwrap().encoder.fingerprint().unwrap();
     let prior = bundle.prior().unwrap().fingerprint().unwrap();
     [text, own, prior, bundle.decoder.fingerprint().unwrap()].map(String::from)
 }

@@ -258,6 +258,8 @@ fn unet(image_size: usize, channels: [usize; 2], block_out_channels: Vec<usize>)
         coordinates: false,
         patch_size: 1,
         d_time: None,
+        n_heads: None,
+        d_sinusoid: None,
         attention: AttentionKind::Added,
         resampling: ResampleKind::Residual,
         norm_eps: 1e-5,

@@ -8,7 +8,7 @@ use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip
 use crate::karlo::{agrees_with_diffusers, calls_agree_with_diffusers};
 use crate::reference::{Saved, Tolerance};
 use crate::stable;
-use crate::{kandinsky, kandinsky21};
+use crate::{adm, glide, kandinsky, kandinsky21};
 
 /// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are
 /// long enough for every kernel and short enough that rounding does not grow into another picture.
@@ -90,4 +90,11 @@ fn wgpu_gives_the_numbers_of_diffusers_kandinsky() {
     let picture = [1e-4, 1e-1];
     kandinsky::calls_agree_with_diffusers("wgpu:cpu", TOLERANCE);
     kandinsky::agrees_with_diffusers("wgpu:cpu", Tolerance { picture, ..TOLERANCE });
+}
+
+#[test]
+fn wgpu_gives_the_numbers_of_glide_and_adm() {
+    // pictures have no kernels of their own
+    glide::calls_agree_with_the_reference("wgpu:cpu", TOLERANCE);
+    adm::calls_agree_with_the_reference("wgpu:cpu", TOLERANCE);
 }

@@ -50,6 +50,10 @@ pub(crate) struct Common {
     /// found, else the model's]
     #[arg(long, value_name = "SCALE")]
     decoder_guidance: Option<f64>,
+    /// How far the model's classifier leads the decoder to the class, if it has one (ADM); 0 is not at
+    /// all [default: the model's]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    classifier_scale: Option<f64>,
     /// Reverse steps of each upsampler
     #[arg(long, value_name = "N")]
     upsampler_steps: Option<usize>,
@@ -130,6 +134,7 @@ impl Common {
         let mut upsampler = StageOptions::default();
         upsampler.steps = self.upsampler_steps;
         let mut options = GenerateOptions::default().with_upsampler(upsampler);
+        options.classifier_scale = self.classifier_scale;
         if let Some(path) = &self.hint {
             options = options.with_hint(read_hint(path)?);
         }
@@ -162,8 +167,8 @@ impl Studio {
     pub(crate) fn look_at<S: AsRef<str>>(&self, captions: &[S]) {
         let bundle = self.unclip.bundle();
         // what the prior reads by, or the decoder where there is no other
-        let tokenizer = bundle.clip_text().map_or(&bundle.tokenizer, |(tokenizer, _)| tokenizer);
-        let tokens = tokenizer.encode(captions);
+        let Ok(reader) = bundle.clip_text().or_else(|_| bundle.text()) else { return };
+        let tokens = reader.tokenizer.encode(captions);
         for dropped in (0..captions.len()).filter_map(|row| tokens.dropped(row)) {
             note(format_args!("a caption is too long; left out: {dropped:?}"));
         }

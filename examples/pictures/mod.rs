@@ -160,7 +160,7 @@ impl Common {
             .with_negative_prompt(self.negative_prompt.as_deref().unwrap_or_default())
             .with_decoder(self.guidance.of(self.decoder.options(), &StageOptions::default()))
             .with_upsampler(self.upsampler.options());
-        options = self.guidance.with_clip(options);
+        options = self.guidance.with_scores(options);
         if self.from.is_none() {
             self.guidance.check(&options)?;
         }
@@ -234,7 +234,7 @@ impl Common {
         options.size = asked.size.or(options.size);
         options.noise_level = asked.noise_level.or(options.noise_level);
         options.gallery = asked.gallery.clone();
-        options = self.guidance.with_clip(options);
+        options = self.guidance.with_scores(options);
         self.guidance.check(&options)?;
         // what belongs to another prior does not go with the one that is asked for
         let before = if is_same { options.prior } else { StageOptions::default() };

@@ -77,6 +77,10 @@ pub(crate) struct GuidanceArguments {
     /// What CLIP sees, and what its gradient goes through [default: decoder]
     #[arg(long, value_enum)]
     clip_gradient: Option<Gradient>,
+    /// How far the model's classifier leads the decoder to the class, if it has one (ADM); 0 is not at
+    /// all [default: the model's]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    classifier_scale: Option<f64>,
     /// A caption among which CLIP has to choose the picture's own, as a classifier does; several,
     /// if it is given several times
     #[arg(long, value_name = "TEXT")]
@@ -118,8 +122,10 @@ impl GuidanceArguments {
         options
     }
 
-    /// The options with guidance by CLIP: what was asked for, and otherwise what is there.
-    pub(crate) fn with_clip(&self, mut options: GenerateOptions) -> GenerateOptions {
+    /// The options with guidance by CLIP and a classifier: what was asked for, and otherwise what is
+    /// there.
+    pub(crate) fn with_scores(&self, mut options: GenerateOptions) -> GenerateOptions {
+        options.classifier_scale = self.classifier_scale.or(options.classifier_scale);
         if let Some(scale) = self.clip_guidance {
             let gradient = options.clip_guidance.map(|before| before.gradient).unwrap_or_default();
             options.clip_guidance = Some(ClipGuidance { scale, gradient });

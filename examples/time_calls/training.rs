@@ -46,7 +46,7 @@ fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError>
     let side = arguments.side.unwrap_or(slot.config().unet.image_size);
     let x_0 = inputs.pictures(side);
     let condition = inputs.condition(bundle, side);
-    answer_steps(slot, arguments, inputs, x_0, condition)
+    answer_steps(slot, arguments, inputs, x_0, condition?)
 }
 
 fn upsampler_steps(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), AnyError> {

@@ -3,6 +3,7 @@
 //!
 //! A new layout is a module here and an entry in `layouts!`.
 
+mod classes;
 mod clip_names;
 mod hub;
 mod layout;
@@ -34,6 +35,7 @@ layouts!(
     diffusers::Diffusers,
     karlo::Karlo,
     glide::Glide,
+    adm::Adm,
     native::Native
 );
 
@@ -106,6 +108,8 @@ impl Bundle {
     /// autoencoder/    …  (of a decoder of latents)
     /// upsampler.0/    …  (and upsampler.1, …: as many as there are)
     /// upsampler_text_encoder.0/  …  (of an upsampler that reads captions)
+    /// classifier/     …  (of a model of classes, in the place of the text encoder; guides the decoder)
+    /// classes.txt     their names, a line each  (if they have such)
     /// ```
     ///
     /// # Example

@@ -12,21 +12,24 @@
 //! autoencoder/    …  (of a decoder of latents)
 //! upsampler.0/    …  (and upsampler.1, …: as many as there are)
 //! upsampler_text_encoder.0/  …  (of an upsampler that reads captions)
+//! classifier/     …  (of a model of classes, in the place of the text encoder; guides the decoder)
+//! classes.txt     their names, a line each  (if they have such)
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use unclip_clip::{
     ImageEncoderConfig, Padding, TextEncoderConfig, TextTower, Tokenizer, TokenizerOptions,
 };
 use unclip_core::InvalidSetting;
+use unclip_decoder::DecoderConfig;
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, save_stage};
-use unclip_upsample::UpsamplerConfig;
 
+use super::classes::{class_names, write_class_names};
 use super::diffusers::files::INDEX;
 use super::layout::{Layout, Target, Writer, learned_padding};
-use crate::bundle::{Parts, missing};
+use crate::bundle::{Parts, TextFiles, Upsampling, missing};
 use crate::{Bundle, Error, OpenOptions, Slot, StageId};
 
 /// Upsamplers that a model may have.
@@ -46,25 +49,32 @@ impl Layout for Native {
 
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
         check_index(folder)?;
-        let text_encoder: StageFiles<TextEncoderConfig> = stage(folder, StageId::TextEncoder)?;
-        let reading = tokenizer_options(&text_encoder, options.padding)?;
+        let decoder: StageFiles<DecoderConfig> = stage(folder, StageId::Decoder)?;
+        let own = (StageId::TextEncoder, "tokenizer", options.padding);
+        let text = match text_of(folder, own)? {
+            None if decoder.manifest.config.classes().is_none() => {
+                return Err(missing(folder, StageId::TextEncoder));
+            }
+            text => text,
+        };
         let mut image_encoder: Option<StageFiles<ImageEncoderConfig>> =
             optional_stage(folder, StageId::ImageEncoder)?;
         if let (Some(files), Some(fit)) = (&mut image_encoder, options.fit) {
             files.manifest.config.fit = fit;
         }
+        let of_prior = (StageId::PriorTextEncoder, "prior_tokenizer", options.prior_padding);
         Ok(Parts {
-            words: folder.join("tokenizer"),
-            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
-            text_encoder,
-            prior_text: prior_text(folder, options.prior_padding)?,
+            text,
+            prior_text: text_of(folder, of_prior)?,
+            class_names: class_names(folder)?,
+            classifier: optional_stage(folder, StageId::Classifier)?,
             image_encoder,
             noised_image_encoder: optional_stage(folder, StageId::NoisedImageEncoder)?,
             prior: optional_stage(folder, StageId::Prior)?,
             ar_prior: optional_stage(folder, StageId::ArPrior)?,
-            decoder: stage(folder, StageId::Decoder)?,
             autoencoder: optional_stage(folder, StageId::Autoencoder)?,
             upsamplers: upsamplers(folder)?,
+            ..Parts::of(decoder)
         })
     }
 
@@ -74,9 +84,8 @@ impl Layout for Native {
 
     fn writer<'a>(&self, bundle: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
         let only = TokenizerOptions::PADDING;
-        let of_prior = bundle.prior_text.as_ref().map(|it| &it.tokenizer);
-        let paddings = [Some(&bundle.tokenizer), of_prior].into_iter().flatten();
-        let mut paddings = paddings.map(Tokenizer::padding).filter(|it| it.is_choice());
+        let texts = bundle.text.iter().chain(&bundle.prior_text);
+        let mut paddings = texts.map(|it| it.tokenizer.padding()).filter(|it| it.is_choice());
         let other = paddings.find(|&padding| padding != only);
         if let Some(padding) = other {
             let found = format!("{padding:?}");
@@ -89,12 +98,16 @@ impl Layout for Native {
             return Err(InvalidSetting::new("model to write", found, expected).into());
         }
         Ok(Box::new(|target| {
-            target.copy_words(&bundle.words, "tokenizer")?;
-            write(&bundle.text_encoder, target)?;
-            if let Some(text) = &bundle.prior_text {
-                target.copy_words(&text.words, "prior_tokenizer")?;
-                write(&text.encoder, target)?;
+            for (text, words) in
+                [(&bundle.text, "tokenizer"), (&bundle.prior_text, "prior_tokenizer")]
+            {
+                if let Some(text) = text {
+                    target.copy_words(&text.words, words)?;
+                    write(&text.encoder, target)?;
+                }
             }
+            write_class_names(&bundle.class_names, target)?;
+            bundle.classifier.iter().try_for_each(|stage| write(stage, target))?;
             bundle.image_encoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.noised_image_encoder.iter().try_for_each(|stage| write(stage, target))?;
             bundle.prior.iter().try_for_each(|stage| write(stage, target))?;
@@ -126,15 +139,15 @@ fn check_index(folder: &Path) -> Result<(), LoadError> {
     }
 }
 
-/// CLIP's text tower where the decoder has another.
-fn prior_text(
+/// A text tower with the tokenizer of this name, if there is one.
+fn text_of(
     folder: &Path,
-    padding: Option<Padding>,
-) -> Result<Option<(PathBuf, Tokenizer, StageFiles<TextEncoderConfig>)>, Error> {
-    let Some(files) = optional_stage(folder, StageId::PriorTextEncoder)? else { return Ok(None) };
-    let words = folder.join("prior_tokenizer");
-    let tokenizer = Tokenizer::from_folder(&words, tokenizer_options(&files, padding)?)?;
-    Ok(Some((words, tokenizer, files)))
+    (id, words, padding): (StageId, &str, Option<Padding>),
+) -> Result<Option<TextFiles>, Error> {
+    let Some(encoder) = optional_stage(folder, id)? else { return Ok(None) };
+    let words = folder.join(words);
+    let tokenizer = Tokenizer::from_folder(&words, tokenizer_options(&encoder, padding)?)?;
+    Ok(Some(TextFiles { words, tokenizer, encoder }))
 }
 
 /// How a tower's tokenizer reads; GLIDE's has no choice.
@@ -162,9 +175,6 @@ fn optional_stage<T: StageConfig>(
 fn stage<T: StageConfig>(folder: &Path, stage: StageId) -> Result<StageFiles<T>, Error> {
     optional_stage(folder, stage)?.ok_or_else(|| missing(folder, stage))
 }
-
-/// An upsampler, and its text tower.
-type Upsampling = (StageFiles<UpsamplerConfig>, Option<StageFiles<TextEncoderConfig>>);
 
 /// upsampler.0, upsampler.1 and so on, without a gap.
 fn upsamplers(folder: &Path) -> Result<Vec<Upsampling>, Error> {
@@ -212,22 +222,18 @@ macro_rules! embedded {
 pub(crate) fn shapes() -> Result<Parts, Error> {
     let text_encoder: StageFiles<TextEncoderConfig> = embedded!("text_encoder")?;
     let reading = tokenizer_options(&text_encoder, None)?;
+    let tokenizer = Tokenizer::from_bytes(
+        Path::new("tokenizer"),
+        include_bytes!("../../assets/shapes/tokenizer/vocab.json"),
+        include_bytes!("../../assets/shapes/tokenizer/merges.txt"),
+        reading,
+    )?;
     Ok(Parts {
-        words: "tokenizer".into(),
-        tokenizer: Tokenizer::from_bytes(
-            Path::new("tokenizer"),
-            include_bytes!("../../assets/shapes/tokenizer/vocab.json"),
-            include_bytes!("../../assets/shapes/tokenizer/merges.txt"),
-            reading,
-        )?,
-        text_encoder,
-        prior_text: None,
+        text: Some(TextFiles { words: "tokenizer".into(), tokenizer, encoder: text_encoder }),
         image_encoder: Some(embedded!("image_encoder")?),
-        noised_image_encoder: None,
         prior: Some(embedded!("prior")?),
         ar_prior: Some(embedded!("ar_prior")?),
-        decoder: embedded!("decoder")?,
-        autoencoder: None,
         upsamplers: vec![(embedded!("upsampler.0")?, None), (embedded!("upsampler.1")?, None)],
+        ..Parts::of(embedded!("decoder")?)
     })
 }

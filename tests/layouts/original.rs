@@ -102,6 +102,8 @@ pub(crate) fn decoder_config() -> DecoderConfig {
             coordinates: false,
             patch_size: 1,
             d_time: None,
+            n_heads: None,
+            d_sinusoid: None,
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
@@ -116,7 +118,8 @@ pub(crate) fn upsampler_config() -> UpsamplerConfig {
         last_step_network: true,
         residual: false,
         resize: Resize::Bicubic,
-        rounded: false,
+        rounding: None,
+        classes: None,
         d_text: None,
         kept: false,
         unet: UNetConfig {
@@ -129,6 +132,8 @@ pub(crate) fn upsampler_config() -> UpsamplerConfig {
             d_context: None,
             scale_shift: false,
             d_time: Some(48),
+            n_heads: None,
+            d_sinusoid: None,
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             ..decoder_config().unet

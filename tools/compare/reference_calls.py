@@ -234,10 +234,84 @@ class StableAutoencoder:
         return self.vae.decode(inputs["x_t"] / self.vae.config.scaling_factor).sample
 
 
-#: Of Karlo's folders, of Kandinsky's, and of Stable unCLIP's.
+class Glide:
+    """GLIDE's U-Nets, in GLIDE's own code, which keeps what its text tower gives."""
+
+    NAME, SIDE = "base", 64
+
+    def __init__(self, folder):
+        import glide_reference
+
+        words = glide_reference.encoder(folder / "tokenizer")
+        self.unet = glide_reference.load_one(folder, self.NAME, "full", words)
+        self.unet.cache_text_emb = True
+        self.modules = [self.unet]
+
+    def inputs(self, batch, side, normal):
+        side, tokens = side or self.SIDE, torch.zeros(batch, self.unet.text_ctx, dtype=torch.long)
+        return {"x_t": normal(batch, 3, side, side), "tokens": tokens, "mask": tokens == 0}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        inputs = dict(inputs)
+        return self.unet(inputs.pop("x_t"), timesteps, **inputs)
+
+
+class GlideUpsampler(Glide):
+    """Its upsampler."""
+
+    NAME, SIDE = "upsample", 256
+
+    def inputs(self, batch, side, normal):
+        inputs = super().inputs(batch, side, normal)
+        small = inputs["x_t"].shape[-1] // 4
+        return {**inputs, "low_res": normal(batch, 3, small, small)}
+
+
+class Adm:
+    """ADM's U-Nets, in ADM's own code."""
+
+    SUFFIX = "diffusion"
+
+    def __init__(self, folder):
+        import adm_reference
+
+        (name,) = [path.stem for path in folder.glob(f"*_{self.SUFFIX}.safetensors")]
+        self.side = adm_reference.side(name)
+        self.unet = adm_reference.load_one(folder, name, folder.name.removeprefix("adm-"))
+        self.modules = [self.unet]
+
+    def inputs(self, batch, side, normal):
+        side = side or self.side
+        return {"x_t": normal(batch, 3, side, side), "y": torch.zeros(batch, dtype=torch.long)}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        inputs = dict(inputs)
+        return self.unet(inputs.pop("x_t"), timesteps, **inputs)
+
+
+class AdmUpsampler(Adm):
+    """Its upsampler."""
+
+    SUFFIX = "upsampler"
+
+    def inputs(self, batch, side, normal):
+        inputs = super().inputs(batch, side, normal)
+        small = inputs["x_t"].shape[-1] // 4
+        return {**inputs, "low_res": normal(batch, 3, small, small)}
+
+
+#: Of Karlo's folders, of Kandinsky's, of Stable unCLIP's, of GLIDE's and of ADM's.
 STAGES = {"prior": Prior, "decoder": Decoder, "upsampler.0": Upsampler}
 KANDINSKY = {"decoder": KandinskyDecoder, "autoencoder": KandinskyAutoencoder}
 STABLE = {"decoder": StableDecoder, "autoencoder": StableAutoencoder}
+GLIDE = {"decoder": Glide, "upsampler.0": GlideUpsampler}
+ADM = {"decoder": Adm, "upsampler.0": AdmUpsampler}
 
 
 class Inference:
@@ -304,8 +378,10 @@ def lay_out(inputs, parts):
 
 def make(arguments, parts):
     """The call, and the parameters of its stage."""
-    is_kandinsky, is_stable = (arguments.model / part for part in ("decoder/unet", "unet"))
-    stages = KANDINSKY if is_kandinsky.is_dir() else STABLE if is_stable.is_dir() else STAGES
+    parts_of = {"decoder/unet": KANDINSKY, "unet": STABLE, "base.safetensors": GLIDE}
+    found = [stages for part, stages in parts_of.items() if (arguments.model / part).exists()]
+    others = ADM if list(arguments.model.glob("*_diffusion.safetensors")) else STAGES
+    stages = found[0] if found else others
     stage = stages[arguments.stage](arguments.model)
     if "channels_last" in parts:
         for module in stage.modules:

@@ -17,10 +17,22 @@ sys.dont_write_bytecode = True
 import karlo_files  # noqa: E402, F401  (first: it sets the environment)
 
 import numpy as np  # noqa: E402
-from glide_reference import SIZES, encoder, load, run, shapes, write_folder, write_tokenizer  # noqa: E402
+import torch  # noqa: E402
+from glide_reference import (  # noqa: E402
+    SIZES,
+    encoder,
+    load,
+    run,
+    shapes,
+    tokens_of,
+    write_folder,
+    write_tokenizer,
+)
 
 import folder_fixtures  # noqa: E402
+import hashed  # noqa: E402
 from karlo_fixtures import PROMPTS, pictures  # noqa: E402
+from thinned import thinned  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "glide"
 
@@ -44,16 +56,6 @@ CAPTIONS = [
 ]
 
 
-#: Of which pixels one is kept.
-THINNED = {"decoder.image": 2, "upsampler.0.image": 8}
-
-
-def thinned(trace):
-    """The trace with a part of its pictures."""
-    strides = {key: THINNED.get(key) for key in trace}
-    return {key: value[..., ::stride, ::stride] if (stride := strides[key]) else value for key, value in trace.items()}
-
-
 def compute(root):
     """The files beside the folder: name, tensors, settings."""
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +76,20 @@ def compute(root):
     for name, (models, prompts, guidance, kept) in cases.items():
         _, trace = run(models, prompts, steps=STEPS, guidance=guidance, kept=kept)
         yield f"{name}.trace", thinned(trace), {**settings, "guidance": guidance}
+    yield "calls", calls(*plain), {}
+
+
+def calls(words, base, upsample):
+    """One call of each U-Net: what it gives, thinned."""
+    given = tokens_of(words, PROMPTS[:1], base.text_ctx)
+    timesteps = torch.tensor([500])
+    small, large = hashed.noise("call.small", (1, 3, 64, 64)), hashed.noise("call.large", (1, 3, 256, 256))
+    low_res = ((small.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    outputs = {
+        "decoder": base(small, timesteps, **given)[..., ::2, ::2],
+        "upsampler.0": upsample(large, timesteps, low_res=low_res, **given)[..., ::8, ::8],
+    }
+    return {f"{name}.output": output for name, output in outputs.items()}
 
 
 def write_folders(root):

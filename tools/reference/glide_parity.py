@@ -16,8 +16,7 @@ from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 import glide_reference  # noqa: E402
 import karlo_parity  # noqa: E402
-import torch  # noqa: E402
-from karlo_parity import PERTURBATION, PROMPTS, Table, distance, rust  # noqa: E402
+from karlo_parity import PROMPTS, Table, distance, moved, rust  # noqa: E402
 from karlo_reference import save  # noqa: E402
 
 #: Folders: size and type of the weights.
@@ -30,23 +29,17 @@ for entry in ("pooled", "tokens", "mask"):
     karlo_parity.LIMITS[f"upsampler_text_encoder.0.{entry}"] = karlo_parity.LIMITS[f"text_encoder.{entry}"]
 
 
-def moved(models, seed):
-    """The same networks, every weight moved by `PERTURBATION` of itself, up or down at random."""
-    generator = torch.Generator().manual_seed(seed)
-    for model in models[1:]:
-        for parameter in model.parameters():
-            sign = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
-            parameter.data.mul_(1 + PERTURBATION * sign)
-    return models
-
-
 def compare(arguments, table, size, inpaint):
     """All cases of one folder: seeds, batches and guidance, with and without moved weights."""
     name = f"{size} inpainting" if inpaint else size
     folder = arguments.work / name.replace(" ", "-")
     glide_reference.write_folder(folder, size, FOLDERS[size], inpaint)
     reference = glide_reference.load(folder, size)
-    others = [moved(glide_reference.load(folder, size), index) for index in range(arguments.scatter_runs)]
+    others = []
+    for index in range(arguments.scatter_runs):
+        words, *networks = glide_reference.load(folder, size)
+        moved(networks, index)
+        others.append((words, *networks))
     for guidance, scale in GUIDANCE.items():
         for seed in arguments.seeds:
             for batch in arguments.batches:

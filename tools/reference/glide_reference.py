@@ -159,18 +159,20 @@ def write_folder(folder, chosen, dtype="f32", inpaint=False):
         write_weights(folder / f"{name}.safetensors", tensors)
 
 
+def load_one(folder, name, chosen, words):
+    """One network of a folder, in f32."""
+    model = network(name, chosen, words)
+    state = {key: value.float() for key, value in load_file(Path(folder) / f"{name}.safetensors").items()}
+    model.load_state_dict(state)
+    return model
+
+
 def load(folder, chosen):
     """Tokenizer and networks of a folder, in f32."""
     folder = Path(folder)
     words = encoder(folder / "tokenizer")
     inpaint = "_inpaint" if (folder / "base_inpaint.safetensors").exists() else ""
-    networks = []
-    for name in ("base", "upsample"):
-        model = network(name + inpaint, chosen, words)
-        state = {key: value.float() for key, value in load_file(folder / f"{name}{inpaint}.safetensors").items()}
-        model.load_state_dict(state)
-        networks.append(model)
-    return words, *networks
+    return words, *(load_one(folder, name + inpaint, chosen, words) for name in ("base", "upsample"))
 
 
 class Draws:

@@ -35,6 +35,7 @@ sys.dont_write_bytecode = True
 from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -128,6 +129,14 @@ def distance(trace, reference):
         difference = (trace[name].double() - expected.double()).abs() / expected.double().abs().max()
         result[name] = list(difference.flatten(1).numpy())
     return result
+
+
+def moved(networks, seed):
+    """Moves every weight of networks that are in no pipeline by `PERTURBATION` of itself, up or down at random."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in (parameter for network in networks for parameter in network.parameters()):
+        sign = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+        parameter.data.mul_(1 + PERTURBATION * sign)
 
 
 class Table:

@@ -88,7 +88,7 @@ fn decode_log_variance<const D: usize>(
 ) -> Tensor<D> {
     match kind {
         VarianceType::LearnedRange => {
-            let (low, high) = log_variance_range(step, None);
+            let (low, high) = log_variance_range(step);
             interpolate_log_variance(raw, low, high)
         }
         _ => raw,

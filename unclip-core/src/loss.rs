@@ -139,12 +139,8 @@ fn variational_bound<const D: usize>(
     raw_variance: Tensor<D>,
 ) -> Tensor<1> {
     let device = noised.x_0.device();
-    let range = |i: usize| {
-        let next = (i + 1 < schedule.len()).then(|| schedule.step(i + 1));
-        log_variance_range(&schedule.step(i), next.as_ref())
-    };
-    let low: Tensor<D> = schedule.gather(&noised.indices, &device, |s| range(s.index).0);
-    let high: Tensor<D> = schedule.gather(&noised.indices, &device, |s| range(s.index).1);
+    let low: Tensor<D> = schedule.gather(&noised.indices, &device, |s| log_variance_range(&s).0);
+    let high: Tensor<D> = schedule.gather(&noised.indices, &device, |s| log_variance_range(&s).1);
     let log_variance = (raw_variance + 1.0) * 0.5 * (high - low.clone()) + low.clone();
     let (mean, true_mean) = posterior_means(schedule, kind, noised, prediction);
     let divergence = normal_kl(true_mean, low, mean.clone(), log_variance.clone());

@@ -130,15 +130,9 @@ impl Parameterization {
     }
 }
 
-/// The bounds between which `LearnedRange` interpolates: log of the posterior variance and log of
-/// beta. The posterior variance is 0 at the last step, so that step takes the value of the one
-/// before it, as Improved DDPM does.
-pub(crate) fn log_variance_range(step: &Step, next: Option<&Step>) -> (f64, f64) {
-    let small = match (step.posterior_variance(), next) {
-        (variance, Some(next)) if variance <= 0.0 => next.posterior_variance(),
-        (variance, _) => variance,
-    };
-    (small.max(1e-20).ln(), step.beta.max(1e-20).ln())
+/// The bounds between which `LearnedRange` interpolates: logs of the least variance and of beta.
+pub(crate) fn log_variance_range(step: &Step) -> (f64, f64) {
+    (step.least_variance.max(1e-20).ln(), step.beta.max(1e-20).ln())
 }
 
 #[cfg(test)]

@@ -104,18 +104,26 @@ pub struct Step {
     pub alpha_bar_prev: f64,
     /// Variance added between the previous step of this schedule and this one.
     pub beta: f64,
+    /// The least variance of a reverse step: that of the true one; at the last, where that is 0, of
+    /// the step before it (Improved DDPM, Nichol & Dhariwal 2021, section 3.1).
+    pub least_variance: f64,
 }
 
 impl Step {
     /// Variance of the true reverse step q(x_{t−1} | x_t, x_0): (1 − ᾱ_prev) / (1 − ᾱ) · beta.
     pub fn posterior_variance(&self) -> f64 {
-        (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar) * self.beta
+        posterior_variance(self.alpha_bar, self.alpha_bar_prev)
     }
 
     /// Whether this is the last reverse step, which draws no noise.
     pub fn is_last(&self) -> bool {
         self.index == 0
     }
+}
+
+fn posterior_variance(alpha_bar: f64, alpha_bar_prev: f64) -> f64 {
+    let beta = 1.0 - alpha_bar / alpha_bar_prev;
+    (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * beta
 }
 
 /// A sequence of noise levels, cleanest first.
@@ -215,12 +223,15 @@ impl NoiseSchedule {
             0 => self.end,
             i => self.alpha_bars[i - 1],
         };
+        let own = posterior_variance(alpha_bar, alpha_bar_prev);
+        let next = self.alpha_bars.get(index + 1).filter(|_| own <= 0.0);
         Step {
             index,
             timestep: self.timesteps[index],
             alpha_bar,
             alpha_bar_prev,
             beta: 1.0 - alpha_bar / alpha_bar_prev,
+            least_variance: next.map_or(own, |&next| posterior_variance(next, alpha_bar)),
         }
     }
 

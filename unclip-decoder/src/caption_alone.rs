@@ -13,10 +13,10 @@ pub struct CaptionAlone {}
 
 impl CaptionAlone {
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
-        let text = &condition.text;
+        let text = condition.text();
         Bound {
-            emb: text.pooled.clone(),
-            context: Context { tokens: text.tokens.clone(), mask: None },
+            emb: Some(text.pooled.clone()),
+            context: Some(Context { tokens: text.tokens.clone(), mask: None }),
             layout: condition.control.clone(),
         }
     }

@@ -106,7 +106,7 @@ impl CaptionAndImage {
     /// Projects a condition. Nothing here depends on the timestep.
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
         let image = self.whitened(condition.image());
-        let text = &condition.text;
+        let text = condition.text();
         let batch = image.dims()[0];
         let emb = linear(&self.pooled_text_proj, text.pooled.clone())
             + linear(&self.image_proj, image.clone());
@@ -118,14 +118,11 @@ impl CaptionAndImage {
         let image_tokens = image_tokens.reshape([batch, width, self.image_tokens]).swap_dims(1, 2);
         let text_tokens = linear(&self.text_tokens_proj, text.tokens.clone());
         let text_tokens = self.text_tokens_norm.forward(text_tokens);
-        Bound {
-            emb,
-            layout,
-            context: Context {
-                tokens: Tensor::cat(vec![image_tokens, text_tokens], 1),
-                mask: Some(self.with_image_tokens(&text.mask)),
-            },
-        }
+        let context = Context {
+            tokens: Tensor::cat(vec![image_tokens, text_tokens], 1),
+            mask: Some(self.with_image_tokens(&text.mask)),
+        };
+        Bound { emb: Some(emb), layout, context: Some(context) }
     }
 
     /// The caption's mask, preceded by the image tokens, which are always there.

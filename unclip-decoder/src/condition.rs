@@ -4,15 +4,18 @@ use burn::tensor::{Bool, Tensor};
 use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_nn::Context;
 
-/// What the user gives: one image embedding and one caption for each picture.
+/// What the user gives: what there is of an image embedding, a caption and a class for each picture.
+/// A decoder ignores what it does not read.
 #[derive(Debug, Clone)]
 pub struct Condition {
-    /// What the picture shows, `[batch, d_embedding]`; absent for a decoder that reads captions
-    /// alone, which ignores it.
+    /// Number of pictures.
+    pub rows: usize,
+    /// What the picture shows, `[batch, d_embedding]`.
     pub image: Option<ImageEmbedding>,
-    /// The caption, which the picture follows where the embedding leaves things open. A decoder that
-    /// reads no captions ignores it.
-    pub text: TextEmbedding,
+    /// The caption, which the picture follows where the embedding leaves things open.
+    pub text: Option<TextEmbedding>,
+    /// Number of the class of things of which it shows one, for each picture (ADM).
+    pub classes: Option<Vec<usize>>,
     /// What it is told of every pixel, of a decoder with a [`Control`](crate::Control): what is
     /// kept, 0 elsewhere, and a channel of 1 where it is kept, `[batch, channels + 1, height,
     /// width]`; or the hint, `[batch or 1, 3, 8 height, 8 width]` in [0, 1]. A decoder without ignores it.
@@ -26,19 +29,34 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// A condition without control.
+    /// An image embedding and a caption, without control.
+    ///
+    /// # Panics
+    /// If there is not one caption for each embedding.
     pub fn new(image: ImageEmbedding, text: TextEmbedding) -> Self {
+        assert_eq!(image.batch(), text.batch(), "a caption for each embedding");
         Self { image: Some(image), ..Self::of_caption(text) }
     }
 
-    /// A condition for a decoder that reads captions alone.
-    pub fn of_caption(text: TextEmbedding) -> Self {
-        Self { image: None, text, control: None, image_noise: None, sides: None }
+    /// An image embedding alone.
+    pub fn of_image(image: ImageEmbedding) -> Self {
+        Self { image: Some(image.clone()), ..Self::nothing(image.batch()) }
     }
 
-    /// Number of pictures.
-    pub fn batch(&self) -> usize {
-        self.text.batch()
+    /// A caption alone.
+    pub fn of_caption(text: TextEmbedding) -> Self {
+        Self { text: Some(text.clone()), ..Self::nothing(text.batch()) }
+    }
+
+    /// A class for each picture.
+    pub fn of_classes(classes: Vec<usize>) -> Self {
+        Self { classes: Some(classes.clone()), ..Self::nothing(classes.len()) }
+    }
+
+    /// Nothing, for so many pictures.
+    pub fn nothing(rows: usize) -> Self {
+        let (control, image_noise, sides) = (None, None, None);
+        Self { rows, image: None, text: None, classes: None, control, image_noise, sides }
     }
 
     /// The image embedding.
@@ -49,9 +67,17 @@ impl Condition {
         self.image.as_ref().expect("an image embedding, which this decoder reads")
     }
 
+    /// The caption.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn text(&self) -> &TextEmbedding {
+        self.text.as_ref().expect("a caption, which this decoder reads")
+    }
+
     /// The same of every pixel, with another embedding and caption.
     #[must_use]
-    pub(crate) fn with(&self, image: Option<ImageEmbedding>, text: TextEmbedding) -> Self {
+    pub(crate) fn with(&self, image: Option<ImageEmbedding>, text: Option<TextEmbedding>) -> Self {
         Self { image, text, ..self.clone() }
     }
 }
@@ -68,8 +94,8 @@ pub struct ImageNoise {
 /// What guidance leads away from.
 #[derive(Debug, Clone)]
 pub struct Null {
-    /// The negative captions, one for each picture.
-    pub text: TextEmbedding,
+    /// The negative captions, one for each picture, of a decoder that reads captions.
+    pub text: Option<TextEmbedding>,
     /// What the picture should not look like, one for each picture; the learned embedding that
     /// stands for no picture if absent. Decoders without such need it
     /// ([`DecoderConfig::needs_null_image`](crate::DecoderConfig::needs_null_image)).
@@ -78,17 +104,17 @@ pub struct Null {
 
 impl From<TextEmbedding> for Null {
     fn from(text: TextEmbedding) -> Self {
-        Self { text, image: None }
+        Self { text: Some(text), image: None }
     }
 }
 
 /// A condition in the U-Net's terms.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Bound {
-    /// Addition to the timestep embedding, `[batch, d_embedding of the U-Net]`.
-    pub emb: Tensor<2>,
-    /// Image tokens, then text tokens.
-    pub context: Context,
+    /// Addition to the timestep embedding, `[batch, d_embedding of the U-Net]`, if there is any.
+    pub emb: Option<Tensor<2>>,
+    /// Image tokens, then text tokens, if there are any.
+    pub context: Option<Context>,
     /// Channels that are concatenated to x_t, `[batch, channels, height, width]`, if there is a
     /// layout or a control.
     pub layout: Option<Tensor<4>>,
@@ -98,29 +124,36 @@ impl Bound {
     /// Concatenates several batches.
     ///
     /// # Panics
-    /// If some have a layout or a mask and others none.
+    /// If some have a part that others lack.
     #[must_use]
     pub fn cat(parts: Vec<Self>) -> Self {
-        let (mut emb, mut tokens, mut masks, mut layouts) = (vec![], vec![], vec![], vec![]);
+        let (mut embs, mut tokens, mut masks, mut layouts) = (vec![], vec![], vec![], vec![]);
         let n = parts.len();
         for part in parts {
-            emb.push(part.emb);
-            tokens.push(part.context.tokens);
-            masks.extend(part.context.mask);
+            embs.extend(part.emb);
             layouts.extend(part.layout);
+            if let Some(context) = part.context {
+                tokens.push(context.tokens);
+                masks.extend(context.mask);
+            }
         }
-        assert!([0, n].contains(&masks.len()), "all with a mask, or none");
-        assert!([0, n].contains(&layouts.len()), "all with a layout, or none");
+        for (found, what) in [
+            (embs.len(), "an addition"),
+            (tokens.len(), "context"),
+            (masks.len(), "a mask"),
+            (layouts.len(), "a layout"),
+        ] {
+            assert!([0, n].contains(&found), "all with {what}, or none");
+        }
         let joined = |masks: Vec<Tensor<2, Bool>>| {
             let masks = masks.into_iter().map(|mask| mask.int()).collect();
             Tensor::cat(masks, 0).equal_elem(1)
         };
+        let mask = (!masks.is_empty()).then(|| joined(masks));
+        let context = |tokens| Context { tokens: Tensor::cat(tokens, 0), mask };
         Self {
-            emb: Tensor::cat(emb, 0),
-            context: Context {
-                tokens: Tensor::cat(tokens, 0),
-                mask: (!masks.is_empty()).then(|| joined(masks)),
-            },
+            emb: (!embs.is_empty()).then(|| Tensor::cat(embs, 0)),
+            context: (!tokens.is_empty()).then(|| context(tokens)),
             layout: (!layouts.is_empty()).then(|| Tensor::cat(layouts, 0)),
         }
     }

@@ -2,11 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unclip_core::ImageEmbedding;
+use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_nn::Whitening;
 
 use crate::caption_alone::CaptionAlone;
 use crate::caption_and_image::CaptionAndImage;
+use crate::class_alone::ClassAlone;
 use crate::image_alone::ImageAlone;
 use crate::noised_image::NoisedImage;
 use crate::whole_caption::WholeCaption;
@@ -26,21 +27,27 @@ pub enum Conditioner {
     WholeCaption(WholeCaption),
     /// Of one that reads nothing else.
     CaptionAlone(CaptionAlone),
+    /// Of one that reads classes, or nothing at all.
+    ClassAlone(ClassAlone),
 }
 
 impl Conditioner {
     /// A conditioner with fresh weights.
     pub fn new(config: &DecoderConfig, device: &Device) -> Self {
-        match (config.augmentation, config.d_text) {
-            (Some(noise), _) => Self::NoisedImage(NoisedImage::new(config, noise, device)),
-            (None, None) => Self::ImageAlone(ImageAlone::new(config, device)),
-            (None, Some(d_text)) => match config.captions {
-                CaptionKind::Masked => {
-                    Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device))
-                }
-                CaptionKind::Whole => Self::WholeCaption(WholeCaption::new(config, d_text, device)),
-                CaptionKind::Alone => Self::CaptionAlone(CaptionAlone::default()),
-            },
+        let d_text = config.d_text.unwrap_or(1);
+        match (config.captions, config.augmentation) {
+            (_, Some(noise)) => Self::NoisedImage(NoisedImage::new(config, noise, device)),
+            (CaptionKind::Masked, None) if config.reads_captions() => {
+                Self::CaptionAndImage(CaptionAndImage::new(config, d_text, device))
+            }
+            (CaptionKind::Masked, None) => Self::ImageAlone(ImageAlone::new(config, device)),
+            (CaptionKind::Whole, None) => {
+                Self::WholeCaption(WholeCaption::new(config, d_text, device))
+            }
+            (CaptionKind::Alone, None) => Self::CaptionAlone(CaptionAlone::default()),
+            (CaptionKind::Classes(n), None) => {
+                Self::ClassAlone(ClassAlone::new(n, config.unet.d_embedding(), device))
+            }
         }
     }
 
@@ -82,6 +89,7 @@ impl Conditioner {
             Self::NoisedImage(noised) => noised.forward(condition),
             Self::WholeCaption(whole) => whole.forward(condition),
             Self::CaptionAlone(alone) => alone.forward(condition),
+            Self::ClassAlone(alone) => alone.forward(condition),
         }
     }
 
@@ -92,17 +100,14 @@ impl Conditioner {
     /// If there is not one null caption, and one null image if there is any, for each row; without a
     /// null image, if the decoder has learned none and needs one.
     pub fn forward_null(&self, given: &Condition, null: &Null) -> Bound {
-        let batch = given.batch();
-        let images = null.image.as_ref().map_or(batch, ImageEmbedding::batch);
-        assert_eq!(
-            [null.text.batch(), images],
-            [batch; 2],
-            "one null condition for each given one"
-        );
+        let rows = given.rows;
+        let captions = null.text.as_ref().map_or(rows, TextEmbedding::batch);
+        let images = null.image.as_ref().map_or(rows, ImageEmbedding::batch);
+        assert_eq!([captions, images], [rows; 2], "one null condition for each given one");
         if let Self::NoisedImage(noised) = self {
             return noised.forward_null(given, null);
         }
-        let image = null.image.clone().or_else(|| self.null_image(batch));
+        let image = null.image.clone().or_else(|| self.null_image(rows));
         // one that needs it and has none says so
         self.forward(&given.with(image, null.text.clone()))
     }

@@ -12,7 +12,8 @@ pub struct DecoderConfig {
     /// Channels of what it samples: 3 of a picture, 4 of most latents.
     #[serde(default = "picture", skip_serializing_if = "is_picture")]
     pub channels: usize,
-    /// Width of CLIP's space; of a decoder that reads captions alone, that of their embedding.
+    /// Width of CLIP's space; of a decoder that reads no image embedding, that of the timestep
+    /// embedding.
     pub d_embedding: usize,
     /// Width of the text tower's token states; absent in a decoder that reads no captions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +59,9 @@ pub enum CaptionKind {
     /// They are the whole condition: no image embedding has a part in it. Padding counts, and the
     /// embedding is of the timestep embedding's width (GLIDE).
     Alone,
+    /// It reads none: things of so many classes are drawn, by their numbers. Of 0 classes, it is told
+    /// nothing at all (ADM).
+    Classes(usize),
 }
 
 impl CaptionKind {
@@ -70,6 +74,7 @@ impl CaptionKind {
             Self::Masked => "masked",
             Self::Whole => "whole",
             Self::Alone => "alone",
+            Self::Classes(_) => "classes",
         }
     }
 }
@@ -178,8 +183,20 @@ impl DecoderConfig {
         if !self.needs_null_image() || self.unet.out_channels != 2 * self.channels {
             check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         }
-        if self.unet.d_context.is_none() {
-            return Err(InvalidSetting::new("unet.d_context", "absent", "the width of a token"));
+        match (self.unet.d_context, self.classes()) {
+            (None, None) => {
+                let expected = "the width of a token";
+                return Err(InvalidSetting::new("unet.d_context", "absent", expected));
+            }
+            (Some(width), Some(_)) => {
+                let expected = "absent: a decoder of classes has no tokens";
+                return Err(InvalidSetting::new("unet.d_context", width, expected));
+            }
+            _ => {}
+        }
+        if self.diffusion.guidance_scale != 1.0 && self.classes().is_some() {
+            let (found, expected) = (self.diffusion.guidance_scale, "1: it has no null condition");
+            return Err(InvalidSetting::new("diffusion.guidance_scale", found, expected));
         }
         self.diffusion.validate().map_err(|error| error.within("diffusion"))
     }
@@ -191,7 +208,16 @@ impl DecoderConfig {
 
     /// Whether an image embedding has a part in its condition.
     pub fn reads_images(&self) -> bool {
-        self.captions != CaptionKind::Alone
+        !matches!(self.captions, CaptionKind::Alone | CaptionKind::Classes(_))
+    }
+
+    /// Number of classes of which it draws things, 0 of a decoder that is told nothing; absent if it
+    /// reads captions or embeddings.
+    pub fn classes(&self) -> Option<usize> {
+        match self.captions {
+            CaptionKind::Classes(classes) => Some(classes),
+            _ => None,
+        }
     }
 
     /// Whether guidance leads its pictures away from an embedding that has to be given, because it
@@ -203,9 +229,10 @@ impl DecoderConfig {
 
     fn check_augmentation(&self) -> Result<(), InvalidSetting> {
         let Some(augmentation) = &self.augmentation else {
-            return match self.captions {
-                CaptionKind::Alone => check::equal("image_tokens", self.image_tokens, 0),
-                _ => check::size("image_tokens", self.image_tokens),
+            return if self.reads_images() {
+                check::size("image_tokens", self.image_tokens)
+            } else {
+                check::equal("image_tokens", self.image_tokens, 0)
             };
         };
         augmentation.schedule().map_err(|error| error.within("augmentation"))?;
@@ -225,9 +252,14 @@ impl DecoderConfig {
     fn check_captions(&self) -> Result<(), InvalidSetting> {
         let kind = self.captions;
         let is_other = kind != CaptionKind::Masked;
+        let has_none = self.classes().is_none();
         match self.d_text {
+            Some(width) if !has_none => {
+                let expected = "absent: a decoder of classes reads no captions";
+                return Err(InvalidSetting::new("d_text", width, expected));
+            }
             Some(width) => check::size("d_text", width),
-            None if self.whitened || self.layout.is_some() || is_other => {
+            None if self.whitened || self.layout.is_some() || (is_other && has_none) => {
                 let expected = "a width: a decoder that whitens, has a layout or a kind of captions \
                                 reads captions";
                 Err(InvalidSetting::new("d_text", "absent", expected))
@@ -241,9 +273,15 @@ impl DecoderConfig {
         if kind == CaptionKind::Alone {
             let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context.unwrap_or(0));
             check::equal("d_text", found, expected)?;
+        }
+        if !self.reads_images() {
             check::equal("d_embedding", self.d_embedding, self.unet.d_embedding())?;
         }
         match self.control {
+            Some(control) if !has_none => {
+                let expected = "absent: a decoder of classes has none";
+                Err(InvalidSetting::new("control", format!("{control:?}"), expected))
+            }
             Some(control) if self.reads_captions() && !(is_other && control == Control::Kept) => {
                 let expected = "absent, or kept with captions whole or alone: the decoder reads \
                                 captions";

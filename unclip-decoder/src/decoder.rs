@@ -36,6 +36,7 @@ const NAMES: KeyMap = KeyMap::new(&[
     ("text_proj.NoisedImage.std", "image_normalizer.std"),
     ("text_proj.NoisedImage.", "unet.class_embedding."),
     // there, these are parts of the U-Net
+    ("text_proj.ClassAlone.", "unet."),
     ("text_proj.WholeCaption.pooled_", "unet.add_embedding.text_"),
     ("text_proj.WholeCaption.image_proj", "unet.add_embedding.image_proj"),
     ("text_proj.WholeCaption.image_tokens_proj", "unet.encoder_hid_proj.image_embeds"),
@@ -84,7 +85,7 @@ impl Stage<4> for DecoderConfig {
 
     fn sample_shape(&self, condition: &Condition) -> [usize; 4] {
         let [height, width] = condition.sides.unwrap_or([self.unet.image_size; 2]);
-        [condition.batch(), self.channels, height, width]
+        [condition.rows, self.channels, height, width]
     }
 
     fn bind(&self, decoder: &Decoder, condition: &Condition) -> Box<dyn Network<4>> {
@@ -173,14 +174,16 @@ impl Decoder {
     /// The same, of a condition that was read already.
     fn bind_read(&self, read: Bound) -> impl Network<4> + use<> {
         let Bound { emb, context, layout } = read;
-        let contexts = self.unet.read(&context);
+        let contexts = context.map_or(Vec::new(), |context| self.unet.read(&context));
         let unet = self.unet.clone();
         move |x_t: Tensor<4>, timesteps: Tensor<1>| {
             let x = match &layout {
                 Some(layout) => Tensor::cat(vec![x_t, layout.clone()], 1),
                 None => x_t,
             };
-            unet.forward(x, unet.embed_time(timesteps) + emb.clone(), &contexts)
+            let time = unet.embed_time(timesteps);
+            let emb = emb.clone().map_or(time.clone(), |emb| time + emb);
+            unet.forward(x, emb, &contexts)
         }
     }
 

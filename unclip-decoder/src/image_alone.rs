@@ -90,6 +90,6 @@ impl ImageAlone {
             }
             None => control,
         };
-        Bound { emb, context, layout }
+        Bound { emb: Some(emb), context: Some(context), layout }
     }
 }

@@ -44,7 +44,7 @@ impl NoisedImage {
     /// If there is no such level of noise.
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
         let read = self.with_noise(condition.image(), condition);
-        self.bound(read, &condition.text)
+        self.bound(read, condition.text())
     }
 
     /// The null condition: zeros in the place of embedding and level, or a picture's own.
@@ -53,7 +53,7 @@ impl NoisedImage {
             Some(image) => self.with_noise(image, given),
             None => self.with_noise(given.image(), given).zeros_like(),
         };
-        self.bound(read, &null.text)
+        self.bound(read, null.text.as_ref().expect("a negative caption"))
     }
 
     /// An embedding with its noise, followed by how much that is: `[batch, 2 · d_embedding]`.
@@ -74,6 +74,6 @@ impl NoisedImage {
     fn bound(&self, read: Tensor<2>, text: &TextEmbedding) -> Bound {
         let emb = linear(&self.linear_2, silu(linear(&self.linear_1, read)));
         let context = Context { tokens: text.tokens.clone(), mask: None };
-        Bound { emb, context, layout: None }
+        Bound { emb: Some(emb), context: Some(context), layout: None }
     }
 }

@@ -37,7 +37,7 @@ impl WholeCaption {
     }
 
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
-        let (image, text) = (&condition.image().0, &condition.text);
+        let (image, text) = (&condition.image().0, condition.text());
         let pooled = linear(&self.pooled_proj, text.pooled.clone());
         let emb = self.pooled_norm.forward(pooled) + linear(&self.image_proj, image.clone());
         let from_image = linear(&self.image_tokens_proj, image.clone());
@@ -45,9 +45,10 @@ impl WholeCaption {
         // here, other than in Karlo, one token follows the other
         let from_image = from_image.reshape([batch, self.image_tokens, width / self.image_tokens]);
         let from_text = linear(&self.text_tokens_proj, text.tokens.clone());
+        let tokens = Tensor::cat(vec![from_image, from_text], 1);
         Bound {
-            emb,
-            context: Context { tokens: Tensor::cat(vec![from_image, from_text], 1), mask: None },
+            emb: Some(emb),
+            context: Some(Context { tokens, mask: None }),
             layout: condition.control.clone(),
         }
     }

@@ -25,6 +25,8 @@
 //!     coordinates: false,
 //!     patch_size: 1,
 //!     d_time: None,
+//!     n_heads: None,
+//!     d_sinusoid: None,
 //!     attention: AttentionKind::Added,
 //!     resampling: ResampleKind::Residual,
 //!     norm_eps: 1e-5,
@@ -65,6 +67,6 @@ pub use timestep::{TimestepEmbedding, timestep_embedding};
 pub use transformer::{Activation, KvCache, Transformer, TransformerBlock, TransformerConfig};
 pub use unet::{
     AttentionKind, DownBlock, Level, MiddleBlock, ResampleKind, Resampler, UNet, UNetAttention,
-    UNetConfig, UpBlock,
+    UNetConfig, UNetEncoder, UpBlock,
 };
 pub use whitening::Whitening;

@@ -190,6 +190,8 @@ fn unet(in_channels: usize, out_channels: usize) -> UNetConfig {
         coordinates: false,
         patch_size: 1,
         d_time: None,
+        n_heads: None,
+        d_sinusoid: None,
         attention: AttentionKind::Added,
         resampling: ResampleKind::Residual,
         norm_eps: 1e-5,

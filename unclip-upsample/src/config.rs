@@ -22,10 +22,14 @@ pub struct UpsamplerConfig {
     /// How the small picture is resized. Karlo's is bicubic, those of GLIDE and ADM are bilinear.
     #[serde(default, skip_serializing_if = "Resize::is_bicubic")]
     pub resize: Resize,
-    /// Whether the small picture is rounded to the values that a file of 8 bits holds, before it is
-    /// resized (GLIDE).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub rounded: bool,
+    /// How the small picture's values become those that a file of 8 bits holds, before it is resized,
+    /// if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+    /// Number of the classes of which it enlarges things, of an upsampler that is told the class
+    /// (ADM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
     /// Width of the caption's token states, of an upsampler that reads captions by a text tower of
     /// its own (GLIDE): then that of a context token as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +62,16 @@ impl Resize {
     }
 }
 
+/// How values become those of 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// To the nearest (GLIDE).
+    Nearest,
+    /// To the next lower (ADM, which reads what it has written to a file).
+    Down,
+}
+
 impl UpsamplerConfig {
     /// Channels of the pictures.
     pub const CHANNELS: usize = PICTURE_CHANNELS;
@@ -70,7 +84,8 @@ impl UpsamplerConfig {
             last_step_network: false,
             residual: false,
             resize: Resize::default(),
-            rounded: false,
+            rounding: None,
+            classes: None,
             d_text: None,
             kept: false,
             unet,
@@ -109,6 +124,7 @@ impl UpsamplerConfig {
     }
 
     fn check_captions(&self) -> Result<(), InvalidSetting> {
+        self.classes.map_or(Ok(()), |classes| check::size("classes", classes))?;
         let has_attention = !self.unet.attention_resolutions.is_empty();
         match (self.d_text, self.unet.d_context) {
             (None, Some(width)) => {

@@ -8,6 +8,6 @@ pub mod degrade;
 mod low_res;
 mod upsampler;
 
-pub use config::{Resize, UpsamplerConfig};
+pub use config::{Resize, Rounding, UpsamplerConfig};
 pub use low_res::LowRes;
 pub use upsampler::Upsampler;

@@ -10,6 +10,8 @@ pub struct LowRes {
     pub picture: Tensor<4>,
     /// The captions, of an upsampler that reads them. One that does not ignores them.
     pub text: Option<TextEmbedding>,
+    /// The class of each picture, of an upsampler that is told it. Others ignore it.
+    pub classes: Option<Vec<usize>>,
     /// What stays as it is of the large pictures, and a channel of 1 where that is, 0 elsewhere:
     /// `[batch, 4, height, width]`. An upsampler that is not told ignores it; to one that is,
     /// absence says that nothing is kept.
@@ -18,7 +20,7 @@ pub struct LowRes {
 
 impl From<Tensor<4>> for LowRes {
     fn from(picture: Tensor<4>) -> Self {
-        Self { picture, text: None, kept: None }
+        Self { picture, text: None, classes: None, kept: None }
     }
 }
 

@@ -1,7 +1,8 @@
 //! One step of the cascade: a small picture to one that is several times larger.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::nn::{Embedding, EmbeddingConfig};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use unclip_core::resize::{bicubic, bilinear};
 use unclip_core::{
     Branched, ByStep, Denoiser, DiffusionConfig, InvalidSetting, Network, Stage, Steering,
@@ -10,7 +11,7 @@ use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{Context, UNet};
 
 use crate::low_res::{LowRes, known_of};
-use crate::{Resize, UpsamplerConfig};
+use crate::{Resize, Rounding, UpsamplerConfig};
 
 /// Predicts a large picture from a noised one and the small one. Without attention, trained on crops,
 /// it works at any size (paper, section 2.3).
@@ -22,8 +23,10 @@ pub struct Upsampler {
     residual: bool,
     #[module(skip)]
     resize: Resize,
-    rounded: bool,
+    #[module(skip)]
+    rounding: Option<Rounding>,
     kept: bool,
+    label_emb: Option<Embedding>,
 }
 
 /// What a network reads beside the noised picture, the same in every step.
@@ -33,8 +36,10 @@ struct Read {
     resized: Tensor<4>,
     /// Channels that are concatenated to the noised picture.
     channels: Tensor<4>,
-    /// A caption's embedding and tokens.
-    caption: Option<(Tensor<2>, Context)>,
+    /// Addition to the timestep embedding: a caption's embedding, or that of a class.
+    emb: Option<Tensor<2>>,
+    /// A caption's tokens.
+    context: Option<Context>,
 }
 
 impl UpsamplerConfig {
@@ -44,8 +49,11 @@ impl UpsamplerConfig {
         Upsampler {
             residual: self.residual,
             resize: self.resize,
-            rounded: self.rounded,
+            rounding: self.rounding,
             kept: self.kept,
+            label_emb: self
+                .classes
+                .map(|classes| EmbeddingConfig::new(classes, self.unet.d_embedding()).init(device)),
             ..Upsampler::new(self.unet.init(device), last_step, self.factor)
         }
     }
@@ -136,8 +144,8 @@ impl Stage<4> for UpsamplerConfig {
 impl Upsampler {
     /// Assembles parts that were loaded separately.
     pub fn new(unet: UNet, last_step: Option<UNet>, factor: usize) -> Self {
-        let (resize, residual, rounded, kept) = (Resize::Bicubic, false, false, false);
-        Self { unet, last_step, factor, residual, resize, rounded, kept }
+        let (resize, residual, rounding, kept) = (Resize::Bicubic, false, None, false);
+        Self { unet, last_step, factor, residual, resize, rounding, kept, label_emb: None }
     }
 
     /// The small picture at the large one's size, as the network sees it.
@@ -145,8 +153,13 @@ impl Upsampler {
         let [_, _, height, width] = low_res.dims();
         let [height, width] = [height, width].map(|side| side * self.factor);
         let mut low_res = low_res.clamp(-1.0, 1.0);
-        if self.rounded {
-            low_res = ((low_res + 1.0) * 127.5).round() / 127.5 - 1.0;
+        if let Some(rounding) = self.rounding {
+            let values = (low_res + 1.0) * 127.5;
+            let values = match rounding {
+                Rounding::Nearest => values.round(),
+                Rounding::Down => values.floor(),
+            };
+            low_res = values / 127.5 - 1.0;
         }
         match self.resize {
             Resize::Bicubic => bicubic(low_res, height, width),
@@ -157,7 +170,7 @@ impl Upsampler {
     /// Fixes the small picture, and what else there is.
     ///
     /// # Panics
-    /// Without a caption, if the upsampler reads captions.
+    /// Without a caption or a class, if the upsampler reads such.
     pub fn bind(&self, low_res: &LowRes) -> impl Network<4> + use<> {
         self.bind_network(&self.unet, self.read(low_res))
     }
@@ -172,29 +185,35 @@ impl Upsampler {
             }
             None => Tensor::zeros([batch, channels + 1, height, width], &resized.device()),
         });
-        let caption = low_res
-            .text
-            .as_ref()
-            .map(|text| (text.pooled.clone(), Context { tokens: text.tokens.clone(), mask: None }));
         let channels = kept.into_iter().chain([resized.clone()]).collect();
-        Read { resized, channels: Tensor::cat(channels, 1), caption }
+        let text = low_res.text.as_ref();
+        let context = text.map(|text| Context { tokens: text.tokens.clone(), mask: None });
+        let pooled = text.map(|text| text.pooled.clone());
+        let emb = self.label_emb.as_ref().map(|table| embed(table, low_res)).or(pooled);
+        Read { resized, channels: Tensor::cat(channels, 1), emb, context }
     }
 
     fn bind_network(&self, unet: &UNet, read: Read) -> impl Network<4> + use<> {
         let (unet, residual) = (unet.clone(), self.residual);
-        let Read { resized, channels, caption } = read;
-        let (pooled, contexts) = match caption {
-            Some((pooled, context)) => (Some(pooled), unet.read(&context)),
-            None => (None, Vec::new()),
-        };
+        let Read { resized, channels, emb: added, context } = read;
+        let contexts = context.map_or(Vec::new(), |context| unet.read(&context));
         move |x_t: Tensor<4>, timesteps: Tensor<1>| {
             let mut emb = unet.embed_time(timesteps);
-            if let Some(pooled) = &pooled {
-                emb = emb + pooled.clone();
+            if let Some(added) = &added {
+                emb = emb + added.clone();
             }
             let x = Tensor::cat(vec![x_t, channels.clone()], 1);
             let answer = unet.forward(x, emb, &contexts);
             if residual { answer + resized.clone() } else { answer }
         }
     }
+}
+
+/// The embeddings of classes, one row each.
+fn embed(table: &Embedding, low_res: &LowRes) -> Tensor<2> {
+    let classes = low_res.classes.as_ref().expect("a class, which this upsampler reads");
+    let ids: Vec<i64> = classes.iter().map(|&class| class as i64).collect();
+    let ids = TensorData::new(ids, [1, classes.len()]);
+    let ids = Tensor::<2, Int>::from_data(ids, &low_res.picture.device());
+    table.forward(ids).squeeze_dim::<2>(0)
 }

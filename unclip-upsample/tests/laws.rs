@@ -19,7 +19,8 @@ pub(crate) fn config() -> UpsamplerConfig {
         last_step_network: false,
         residual: false,
         resize: Resize::Bicubic,
-        rounded: false,
+        rounding: None,
+        classes: None,
         d_text: None,
         kept: false,
         unet: UNetConfig {
@@ -36,6 +37,8 @@ pub(crate) fn config() -> UpsamplerConfig {
             coordinates: false,
             patch_size: 1,
             d_time: None,
+            n_heads: None,
+            d_sinusoid: None,
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,

@@ -191,7 +191,8 @@ fn upsampler(bundle: &Bundle) -> Result<[File; 3], Error> {
         require("last_step_network", found, true, class)?;
         require("residual", config.residual, false, class)?;
         require("resize", config.resize, Resize::Bicubic, class)?;
-        require("rounded", config.rounded, false, class)?;
+        require("rounding", config.rounding, None, class)?;
+        require("classes", config.classes, None, class)?;
         require("d_text", config.d_text, None, class)?;
         require("kept", config.kept, false, class)?;
         let none = &Vec::new();
@@ -219,6 +220,8 @@ pub(in crate::layouts) fn network(
     require("unet.patch_size", unet.patch_size, 1, blocks.class)?;
     require("unet.attention", unet.attention, blocks.kind, blocks.class)?;
     require("unet.resampling", unet.resampling, blocks.resampling, blocks.class)?;
+    require("unet.n_heads", unet.n_heads, None, blocks.class)?;
+    require("unet.d_sinusoid", unet.d_sinusoid, None, blocks.class)?;
     let levels = unet.levels();
     let kinds = |way: usize| {
         levels.iter().map(move |level| match (level.attention, blocks.attention) {

@@ -50,7 +50,8 @@ fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) 
 
 /// The tower for captions.
 pub(in crate::layouts) fn text_encoder(bundle: &Bundle, format: Precision) -> Result<File, Error> {
-    let config = text_tower(&bundle.text_encoder, &bundle.tokenizer, format);
+    let text = bundle.text()?;
+    let config = text_tower(&text.encoder, &text.tokenizer, format);
     let config = config.map_err(|error| refused(bundle, "text_encoder", error))?;
     Ok(("text_encoder/config.json", config))
 }
@@ -88,9 +89,10 @@ pub(in crate::layouts) fn text_tower(
 
 /// The two files beside the lists of tokens.
 pub(in crate::layouts) fn tokenizer(bundle: &Bundle) -> Result<[File; 2], Error> {
-    let length = bundle.text_encoder.config().context_length;
+    let text = bundle.text()?;
+    let length = text.encoder.config().context_length;
     let [marks, config] =
-        words(&bundle.tokenizer, length).map_err(|error| refused(bundle, "tokenizer", error))?;
+        words(&text.tokenizer, length).map_err(|error| refused(bundle, "tokenizer", error))?;
     Ok([("tokenizer/special_tokens_map.json", marks), ("tokenizer/tokenizer_config.json", config)])
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use unclip_clip::{Padding, TextEncoderConfig, TextTower, Tokenizer, TokenizerOptions};
 use unclip_core::InvalidSetting;
-use unclip_nn::checkpoint::{LoadError, Part, StageFiles, Weights};
+use unclip_nn::checkpoint::{LoadError, Part, Weights};
 use unclip_nn::{Activation, Precision, TransformerConfig};
 
 use super::clip::{IGNORED, is_there};
@@ -14,7 +14,7 @@ use super::described::require;
 use super::fields::Fields;
 use super::files::MODEL;
 use super::{required, stage};
-use crate::bundle::agree;
+use crate::bundle::{TextFiles, agree};
 use crate::{Error, Slot, StageId};
 
 /// Positions of a caption: the pipeline says so, no file does.
@@ -28,9 +28,7 @@ const WORDS: &str = "tokenizer.json";
 const SENTENCEPIECE: &str = "sentencepiece.bpe.model";
 
 /// The tower and its tokenizer.
-pub(in crate::layouts) fn text(
-    folder: &Path,
-) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
+pub(in crate::layouts) fn text(folder: &Path) -> Result<TextFiles, Error> {
     let path = required(folder, &StageId::TextEncoder.to_string())?;
     let words = required(folder, "tokenizer")?;
     check_words(&words)?;
@@ -48,7 +46,8 @@ pub(in crate::layouts) fn text(
         if is_buffer(key) { Vec::new() } else { vec![(key.into(), Part::default())] }
     };
     let weights = Weights::open_in(&path, MODEL)?.renamed(kept)?;
-    Ok((tokenizer, stage(&path, config, weights, "num_hidden_layers")?))
+    let encoder = stage(&path, config, weights, "num_hidden_layers")?;
+    Ok(TextFiles { words, tokenizer, encoder })
 }
 
 /// Says what to do where there is another tokenizer, or this one in its older form alone.

@@ -29,7 +29,7 @@ pub(super) mod write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_clip::{Fit, ImageEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{DiffusionConfig, InvalidSetting};
 use unclip_decoder::{CaptionKind, DecoderConfig};
@@ -40,7 +40,7 @@ use unclip_upsample::UpsamplerConfig;
 
 use super::clip_names::{image_tower, text_tower};
 use super::layout::{Layout, Writer};
-use crate::bundle::{Parts, agree, missing};
+use crate::bundle::{Parts, TextFiles, agree, missing};
 use crate::{Bundle, Error, OpenOptions, StageId};
 use fields::{Fields, flat};
 use files::{INDEX, MODEL, NETWORK};
@@ -65,20 +65,14 @@ impl Layout for Diffusers {
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
         check_pipeline(folder)?;
         check_index(folder, &PIPELINES, &PARTS)?;
-        let (tokenizer, text_encoder) = text(folder, options)?;
-        let d_text = text_encoder.manifest.config.transformer.d_model;
+        let text = text(folder, options)?;
+        let d_text = text.encoder.manifest.config.transformer.d_model;
         Ok(Parts {
-            words: folder.join("tokenizer"),
-            tokenizer,
-            text_encoder,
-            prior_text: None,
+            text: Some(text),
             image_encoder: image_encoder(folder, "feature_extractor", options)?,
             prior: prior(folder, "prior_scheduler", d_text)?,
-            ar_prior: None,
-            noised_image_encoder: None,
-            decoder: decoder(folder, d_text)?,
-            autoencoder: None,
             upsamplers: upsampler(folder)?.map(|it| (it, None)).into_iter().collect(),
+            ..Parts::of(decoder(folder, d_text)?)
         })
     }
 
@@ -179,10 +173,7 @@ pub(super) fn stage<T: StageConfig>(
 }
 
 /// CLIP's text tower and its tokenizer.
-pub(super) fn text(
-    folder: &Path,
-    options: &OpenOptions,
-) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
+pub(super) fn text(folder: &Path, options: &OpenOptions) -> Result<TextFiles, Error> {
     text_of(folder, (StageId::TextEncoder, "tokenizer", true), options)
 }
 
@@ -191,7 +182,7 @@ pub(super) fn text_of(
     folder: &Path,
     (stage_id, words, projected): (StageId, &str, bool),
     options: &OpenOptions,
-) -> Result<(Tokenizer, StageFiles<TextEncoderConfig>), Error> {
+) -> Result<TextFiles, Error> {
     let path = required(folder, &stage_id.to_string())?;
     let name = words;
     let words = required(folder, name)?;
@@ -214,7 +205,8 @@ pub(super) fn text_of(
         });
     }
     let weights = text_tower(Weights::open_in(&path, MODEL)?)?;
-    Ok((tokenizer, stage(&path, config, weights, "num_hidden_layers")?))
+    let encoder = stage(&path, config, weights, "num_hidden_layers")?;
+    Ok(TextFiles { words, tokenizer, encoder })
 }
 
 /// The image encoder, if there is one, and the folder of its preprocessing.

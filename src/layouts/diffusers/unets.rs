@@ -257,6 +257,8 @@ fn unet(fields: &mut Fields, blocks: &Blocks) -> Result<UNetConfig, LoadError> {
         coordinates: false,
         patch_size: 1,
         d_time: fields.take_optional("time_embedding_dim")?,
+        n_heads: None,
+        d_sinusoid: None,
         attention: blocks.kind,
         resampling: blocks.resampling,
         norm_eps: fields.take_optional("norm_eps")?.unwrap_or(1e-5),

@@ -14,8 +14,9 @@ pub(in crate::layouts) fn write(
     target: &Target<'_>,
 ) -> Result<(), Error> {
     target.configs(configs)?;
-    target.copy_words(&bundle.words, "tokenizer")?;
-    stage(&bundle.text_encoder, target, &[("", "text_encoder", MODEL)])?;
+    let text = bundle.text()?;
+    target.copy_words(&text.words, "tokenizer")?;
+    stage(&text.encoder, target, &[("", "text_encoder", MODEL)])?;
     if let Some(image_encoder) = &bundle.image_encoder {
         stage(image_encoder, target, &[("", "image_encoder", MODEL)])?;
     }

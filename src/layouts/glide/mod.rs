@@ -17,13 +17,12 @@ use unclip_clip::{TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{StageFiles, read_file};
-use unclip_upsample::UpsamplerConfig;
 
 use super::layout::{Layout, learned_padding};
 use super::original::shapes::Shapes;
-use super::original::unet::{D_HEAD, unet};
+use super::original::unet::{HEADS, unet};
 use super::original::{is_there, stage, weights};
-use crate::bundle::Parts;
+use crate::bundle::{Parts, TextFiles, Upsampling};
 use crate::{Error, OpenOptions};
 use networks::{BASE_SIDE, FACTOR};
 
@@ -55,18 +54,12 @@ impl Layout for Glide {
         };
         let upsampler = is_there(folder, upsample).then(|| upsampler(folder, upsample));
         let words = folder.join("tokenizer");
+        let text =
+            TextFiles { tokenizer: tokenizer(&words, reading)?, words, encoder: text_encoder };
         Ok(Parts {
-            tokenizer: tokenizer(&words, reading)?,
-            words,
-            text_encoder,
-            prior_text: None,
-            image_encoder: None,
-            noised_image_encoder: None,
-            prior: None,
-            ar_prior: None,
-            decoder,
-            autoencoder: None,
+            text: Some(text),
             upsamplers: upsampler.transpose()?.into_iter().collect(),
+            ..Parts::of(decoder)
         })
     }
 }
@@ -105,21 +98,18 @@ fn base_of(folder: &Path, name: &str) -> Result<OfCaptions<DecoderConfig>, Error
     let weights = weights(folder, name)?;
     let shapes = Shapes::of(&weights, "");
     let text_config = networks::text_encoder(&shapes)?;
-    let names = shapes.unet_names(D_HEAD)?;
+    let names = shapes.unet_names(HEADS)?;
     let config = networks::decoder(unet(&shapes, &names, BASE_SIDE)?, &text_config);
     Ok((stage(text_config, text)?, stage(config, names::unet(weights, &names)?)?))
 }
 
 /// The same of an upsampler's file.
-fn upsampler(
-    folder: &Path,
-    name: &str,
-) -> Result<(StageFiles<UpsamplerConfig>, Option<StageFiles<TextEncoderConfig>>), Error> {
+fn upsampler(folder: &Path, name: &str) -> Result<Upsampling, Error> {
     let text = names::text_encoder(weights(folder, name)?)?;
     let weights = weights(folder, name)?;
     let shapes = Shapes::of(&weights, "");
     let text_config = networks::text_encoder(&shapes)?;
-    let names = shapes.unet_names(D_HEAD)?;
+    let names = shapes.unet_names(HEADS)?;
     let config = networks::upsampler(unet(&shapes, &names, BASE_SIDE * FACTOR)?, &text_config);
     let upsampler = stage(config, names::unet(weights, &names)?)?;
     Ok((upsampler, Some(stage(text_config, text)?)))

@@ -8,7 +8,7 @@ use unclip_core::{
 use unclip_decoder::{CaptionKind, Control, DecoderConfig};
 use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{Activation, LayerNorm, TransformerConfig, UNetConfig};
-use unclip_upsample::{Resize, UpsamplerConfig};
+use unclip_upsample::{Resize, Rounding, UpsamplerConfig};
 
 use crate::layouts::original::shapes::Shapes;
 use crate::layouts::original::unet::{D_HEAD, variance};
@@ -97,7 +97,7 @@ pub(super) fn upsampler(unet: UNetConfig, text: &TextEncoderConfig) -> Upsampler
     };
     UpsamplerConfig {
         resize: Resize::Bilinear,
-        rounded: true,
+        rounding: Some(Rounding::Nearest),
         d_text: Some(text.transformer.d_model),
         kept: is_inpainting,
         ..UpsamplerConfig::new(FACTOR, unet, diffusion)

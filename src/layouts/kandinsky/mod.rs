@@ -35,7 +35,7 @@ use super::diffusers::{
 };
 use super::layout::{Layout, Writer};
 use super::{hub, no_prior_folder};
-use crate::bundle::Parts;
+use crate::bundle::{Parts, TextFiles};
 use crate::{Bundle, Error, OpenOptions, StageId};
 use family::{Family, SCHEDULERS};
 
@@ -77,33 +77,26 @@ impl Layout for Kandinsky {
         check_index(&decoder_folder, family.decoders, family.decoder_parts)?;
         check_index(&prior_folder, family.priors, &PRIOR_PARTS)?;
         let image_encoder = image_encoder(&prior_folder, "image_processor", options)?;
-        let prior_words = prior_folder.join("tokenizer");
-        let (words, (tokenizer, text_encoder), prior_text, d_text) = if family.reads_captions {
+        let width = |text: &TextFiles| text.encoder.manifest.config.transformer.d_model;
+        let (own, prior_text, d_text) = if family.reads_captions {
             let padding = clip_padding(options)?;
             let of_prior = OpenOptions { padding, ..options.clone() };
             let names = (StageId::TextEncoder, "tokenizer", true);
-            let (tokenizer, tower) = text_of(&prior_folder, names, &of_prior)?;
-            let d_text = tower.manifest.config.transformer.d_model;
-            let own = mclip::text(&decoder_folder)?;
-            let prior_text = Some((prior_words, tokenizer, tower));
-            (decoder_folder.join("tokenizer"), own, prior_text, d_text)
+            let clip = text_of(&prior_folder, names, &of_prior)?;
+            let d_text = width(&clip);
+            (mclip::text(&decoder_folder)?, Some(clip), d_text)
         } else {
-            let both = text(&prior_folder, options)?;
-            let d_text = both.1.manifest.config.transformer.d_model;
-            (prior_words, both, None, d_text)
+            let clip = text(&prior_folder, options)?;
+            let d_text = width(&clip);
+            (clip, None, d_text)
         };
         Ok(Parts {
-            words,
-            tokenizer,
-            text_encoder,
+            text: Some(own),
             prior_text,
             image_encoder,
-            noised_image_encoder: None,
             prior: prior(&prior_folder, "scheduler", d_text)?,
-            ar_prior: None,
-            decoder: decoder(&decoder_folder, family)?,
             autoencoder: Some(autoencoder(&required(&decoder_folder, "movq")?)?),
-            upsamplers: Vec::new(),
+            ..Parts::of(decoder(&decoder_folder, family)?)
         })
     }
 

@@ -16,14 +16,14 @@ use crate::layouts::diffusers::unets::{self, DECODER_BLOCKS};
 use crate::layouts::diffusers::write::stage;
 use crate::layouts::diffusers::{mclip, schedulers};
 use crate::layouts::layout::Target;
-use crate::{Bundle, Error};
+use crate::{Bundle, Error, TextReader};
 
 /// The version that a model is of.
 fn family(bundle: &Bundle) -> &'static Family {
     match bundle.decoder.config().captions {
         CaptionKind::Whole => &KANDINSKY_2_1,
         // what it cannot hold of others is refused field by field
-        CaptionKind::Masked | CaptionKind::Alone => &KANDINSKY_2_2,
+        CaptionKind::Masked | CaptionKind::Alone | CaptionKind::Classes(_) => &KANDINSKY_2_2,
     }
 }
 
@@ -51,7 +51,8 @@ fn text(
     family: &Family,
     format: Precision,
 ) -> Result<Vec<(String, Value)>, Error> {
-    let (tokenizer, slot) = bundle.clip_text()?;
+    let TextReader { tokenizer, encoder: slot, .. } = bundle.clip_text()?;
+    let own = bundle.text()?;
     let described = || {
         let [marks, config] = words(tokenizer, slot.config().context_length)?;
         let mut files = vec![
@@ -60,7 +61,7 @@ fn text(
             ("prior/tokenizer/tokenizer_config.json", config),
         ];
         if family.reads_captions {
-            let own = mclip::described(&bundle.text_encoder, &bundle.tokenizer, format)?;
+            let own = mclip::described(&own.encoder, &own.tokenizer, format)?;
             files.push(("decoder/text_encoder/config.json", own));
         }
         Ok(files)
@@ -158,19 +159,14 @@ pub(super) fn write(
     target: &Target<'_>,
 ) -> Result<(), Error> {
     target.configs(configs)?;
-    let clip = match &bundle.prior_text {
-        Some(text) => {
-            target.copy_words(&bundle.words, "decoder/tokenizer")?;
-            stage(&bundle.text_encoder, target, &[("", "decoder/text_encoder", MODEL)])?;
-            target.copy_words(&text.words, "prior/tokenizer")?;
-            &text.encoder
-        }
-        None => {
-            target.copy_words(&bundle.words, "prior/tokenizer")?;
-            &bundle.text_encoder
-        }
-    };
-    stage(clip, target, &[("", "prior/text_encoder", MODEL)])?;
+    let clip = bundle.clip_text()?;
+    target.copy_words(&clip.words, "prior/tokenizer")?;
+    stage(&clip.encoder, target, &[("", "prior/text_encoder", MODEL)])?;
+    if bundle.prior_text.is_some() {
+        let own = bundle.text()?;
+        target.copy_words(&own.words, "decoder/tokenizer")?;
+        stage(&own.encoder, target, &[("", "decoder/text_encoder", MODEL)])?;
+    }
     stage(bundle.image_encoder()?, target, &[("", "prior/image_encoder", MODEL)])?;
     stage(bundle.prior()?, target, &[("", "prior/prior", NETWORK)])?;
     stage(&bundle.decoder, target, &[("unet.", "decoder/unet", NETWORK)])?;

@@ -28,9 +28,9 @@ use unclip_upsample::UpsamplerConfig;
 use super::clip_names::{image_tower, text_tower};
 use super::layout::Layout;
 use super::original::shapes::Shapes;
-use super::original::unet::{D_HEAD, unet};
+use super::original::unet::{D_HEAD, HEADS, unet};
 use super::original::{is_there, stage, weights};
-use crate::bundle::Parts;
+use crate::bundle::{Parts, TextFiles};
 use crate::{Error, OpenOptions};
 use networks::{DECODER_SIDE, FACTOR};
 
@@ -64,18 +64,18 @@ impl Layout for Karlo {
             context_length: text_encoder.manifest.config.context_length,
             padding: Some(options.padding.unwrap_or(Padding::Zero)),
         };
+        let words = folder.join("tokenizer");
+        let text = TextFiles {
+            tokenizer: Tokenizer::from_folder(&words, reading)?,
+            words,
+            encoder: text_encoder,
+        };
         Ok(Parts {
-            words: folder.join("tokenizer"),
-            tokenizer: Tokenizer::from_folder(&folder.join("tokenizer"), reading)?,
-            text_encoder,
-            prior_text: None,
+            text: Some(text),
             image_encoder: image_encoder(folder, options.fit.unwrap_or(Fit::Squash))?,
             prior: Some(prior(folder)?),
-            ar_prior: None,
-            noised_image_encoder: None,
-            decoder: decoder(folder)?,
-            autoencoder: None,
             upsamplers: vec![(upsampler(folder)?, None)],
+            ..Parts::of(decoder(folder)?)
         })
     }
 }
@@ -115,7 +115,7 @@ fn decoder(folder: &Path) -> Result<StageFiles<DecoderConfig>, Error> {
     let weights = weights(folder, DECODER)?;
     let prefix = prefix(&weights, names::PREFIX);
     let shapes = Shapes::of(&weights, prefix);
-    let names = shapes.unet_names(D_HEAD)?;
+    let names = shapes.unet_names(HEADS)?;
     let config = networks::decoder(&shapes, &names)?;
     stage(config, names::decoder(weights, &names)?)
 }
@@ -126,7 +126,7 @@ fn upsampler(folder: &Path) -> Result<StageFiles<UpsamplerConfig>, Error> {
     const LAST: &str = "model_last_step.";
     let weights = weights(folder, UPSAMPLER)?;
     let shapes = Shapes::of(&weights, FIRST);
-    let names = shapes.unet_names(D_HEAD)?;
+    let names = shapes.unet_names(HEADS)?;
     let config = networks::upsampler(unet(&shapes, &names, DECODER_SIDE * FACTOR)?);
     stage(config, names.rename(weights, &[(FIRST, "unet."), (LAST, "last_step.")])?)
 }

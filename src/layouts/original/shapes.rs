@@ -3,7 +3,7 @@
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, Weights};
 
-use super::unet_names::UNetNames;
+use super::unet_names::{Heads, UNetNames};
 
 /// The shapes of a file's tensors below a prefix. In errors they have the names of the file.
 #[derive(Debug, Clone, Copy)]
@@ -60,8 +60,8 @@ impl<'a> Shapes<'a> {
     }
 
     /// How a U-Net's blocks are numbered.
-    pub(in crate::layouts) fn unet_names(&self, d_head: usize) -> Result<UNetNames, LoadError> {
-        UNetNames::of(self.weights, self.prefix, d_head).map_err(|error| self.invalid(error))
+    pub(in crate::layouts) fn unet_names(&self, heads: Heads) -> Result<UNetNames, LoadError> {
+        UNetNames::of(self.weights, self.prefix, heads).map_err(|error| self.invalid(error))
     }
 
     /// How often `unit` goes into a size that was read off a tensor.

@@ -6,7 +6,7 @@ use unclip_nn::checkpoint::LoadError;
 use unclip_nn::{AttentionKind, ResampleKind, UNetConfig};
 
 use super::shapes::Shapes;
-use super::unet_names::UNetNames;
+use super::unet_names::{Heads, UNetNames};
 
 /// Channels of an attention head: `num_head_channels` of the U-Nets; in their transformers, the width
 /// by the number of heads.
@@ -25,8 +25,21 @@ pub(in crate::layouts) fn variance(unet: &UNetConfig) -> VarianceType {
     }
 }
 
+/// Attention whose heads have [`D_HEAD`] channels.
+pub(in crate::layouts) const HEADS: Heads = Heads::Width(D_HEAD);
+
 /// A U-Net for pictures of this side.
 pub(in crate::layouts) fn unet(
+    shapes: &Shapes<'_>,
+    names: &UNetNames,
+    image_size: usize,
+) -> Result<UNetConfig, LoadError> {
+    let [out_channels, ..] = shapes.sides::<4>("out.2.weight")?;
+    Ok(UNetConfig { out_channels, ..encoder(shapes, names, image_size)? })
+}
+
+/// The first half of a U-Net: one that gives as many channels as it takes.
+pub(in crate::layouts) fn encoder(
     shapes: &Shapes<'_>,
     names: &UNetNames,
     image_size: usize,
@@ -42,24 +55,25 @@ pub(in crate::layouts) fn unet(
         None
     };
     let [outer, in_channels, ..] = shapes.sides::<4>("input_blocks.0.0.weight")?;
-    let [out_channels, ..] = shapes.sides::<4>("out.2.weight")?;
-    let [d_time, _] = shapes.sides("time_embed.0.weight")?;
+    let [d_time, d_sinusoid] = shapes.sides("time_embed.0.weight")?;
     Ok(UNetConfig {
         image_size,
         in_channels,
-        out_channels,
+        out_channels: in_channels,
         num_res_blocks: names.num_res_blocks,
         attention_resolutions: attention
             .map(|level| image_size.checked_shr(level as u32).unwrap_or(0))
             .collect(),
         block_out_channels: block_out_channels?,
-        d_head: names.d_head,
+        d_head: names.heads.width().unwrap_or(D_HEAD),
+        n_heads: names.heads.number(),
         d_context,
         norm_groups: NORM_GROUPS,
         scale_shift: scale_shift(shapes, &block(0))?,
         coordinates: false,
         patch_size: 1,
         d_time: Some(d_time).filter(|&d_time| d_time != outer.saturating_mul(4)),
+        d_sinusoid: Some(d_sinusoid).filter(|&n| n != outer),
         attention: AttentionKind::Added,
         resampling: ResampleKind::Residual,
         norm_eps: NORM_EPSILON,

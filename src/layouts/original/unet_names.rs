@@ -44,6 +44,45 @@ const ATTENTION: [(&str, &[&str]); 4] = [
     ("proj_out", &["to_out.0"]),
 ];
 
+/// How the projections of attention are fused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::layouts) enum Heads {
+    /// Head by head, heads of so many channels.
+    Width(usize),
+    /// Head by head, so many heads.
+    Number(usize),
+    /// Whole (ADM's `use_new_attention_order`), heads of so many channels.
+    Whole(usize),
+}
+
+impl Heads {
+    /// Channels of a head, if they are the same in every block.
+    pub(in crate::layouts) fn width(self) -> Option<usize> {
+        match self {
+            Self::Width(width) | Self::Whole(width) => Some(width),
+            Self::Number(_) => None,
+        }
+    }
+
+    /// Number of heads, if it is the same in every block.
+    pub(in crate::layouts) fn number(self) -> Option<usize> {
+        match self {
+            Self::Number(number) => Some(number),
+            Self::Width(_) | Self::Whole(_) => None,
+        }
+    }
+
+    /// Rows of a projection that lie together, in a block of so many channels.
+    fn rows(self, channels: usize) -> usize {
+        match self {
+            Self::Width(width) => width,
+            // what is left of a division is refused with the rows that do not fit
+            Self::Number(number) => channels / number.max(1),
+            Self::Whole(_) => channels,
+        }
+    }
+}
+
 /// How a file of the original layout numbers its blocks; gives its names their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::layouts) struct UNetNames {
@@ -51,8 +90,8 @@ pub(in crate::layouts) struct UNetNames {
     pub(in crate::layouts) n_levels: usize,
     /// Residual blocks of each level on the way down.
     pub(in crate::layouts) num_res_blocks: usize,
-    /// Channels of one attention head.
-    pub(in crate::layouts) d_head: usize,
+    /// How attention is fused.
+    pub(in crate::layouts) heads: Heads,
 }
 
 impl UNetNames {
@@ -64,7 +103,7 @@ impl UNetNames {
     pub(in crate::layouts) fn of(
         weights: &Weights,
         prefix: &str,
-        d_head: usize,
+        heads: Heads,
     ) -> Result<Self, InvalidSetting> {
         let [mut blocks, mut doubling] = [BTreeSet::new(), BTreeSet::new()];
         let side = format!("{prefix}output_blocks.");
@@ -81,7 +120,7 @@ impl UNetNames {
         let slots = blocks.len() / n_levels;
         let ends = (1..n_levels).map(|level| level * slots - 1);
         if slots > 1 && blocks.into_iter().eq(0..n_levels * slots) && ends.eq(doubling.clone()) {
-            Ok(Self { n_levels, num_res_blocks: slots - 1, d_head })
+            Ok(Self { n_levels, num_res_blocks: slots - 1, heads })
         } else {
             let found = format!("blocks of which the numbers {doubling:?} double the picture");
             let expected = "levels of equally many blocks, of which the last one doubles";
@@ -182,7 +221,9 @@ impl UNetNames {
             [rows, columns, 1] => Some(vec![rows / of, columns]),
             _ => None,
         };
-        let rows = (of > 1).then_some(Rows { block: self.d_head, index, of });
+        let channels = shape.first().map_or(1, |rows| rows / of);
+        let block = self.heads.rows(channels);
+        let rows = (of > 1).then_some(Rows { block, index, of });
         Part { rows, shape: matrix, transposed: false }
     }
 }

@@ -15,7 +15,6 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use unclip_clip::{TextEncoderConfig, Tokenizer};
 use unclip_core::{DiffusionConfig, InvalidSetting};
 use unclip_decoder::{Augmentation, CaptionKind, DecoderConfig};
 use unclip_nn::Precision;
@@ -31,7 +30,7 @@ use super::diffusers::{
 };
 use super::layout::{Layout, Writer};
 use super::{hub, no_prior_folder};
-use crate::bundle::{Parts, agree};
+use crate::bundle::{Parts, TextFiles, agree};
 use crate::{Bundle, Error, OpenOptions, StageId};
 
 /// The pipelines: of captions, and of pictures.
@@ -91,22 +90,17 @@ impl Layout for Stable {
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
         check_index(folder, &[OF_CAPTIONS, OF_PICTURES], &PARTS)?;
         let own = (StageId::TextEncoder, "tokenizer", false);
-        let (tokenizer, text_encoder) = text_of(folder, own, options)?;
-        let d_text = text_encoder.manifest.config.transformer.d_model;
+        let text = text_of(folder, own, options)?;
+        let d_text = text.encoder.manifest.config.transformer.d_model;
         let decoder = decoder(folder, d_text)?;
         let (prior_text, prior) = captions(folder, options)?;
         Ok(Parts {
-            words: folder.join("tokenizer"),
-            tokenizer,
-            text_encoder,
+            text: Some(text),
             prior_text,
             image_encoder: image_encoder(folder, "feature_extractor", options)?,
-            noised_image_encoder: None,
             prior,
-            ar_prior: None,
-            decoder,
             autoencoder: Some(autoencoder(&required(folder, "vae")?)?),
-            upsamplers: Vec::new(),
+            ..Parts::of(decoder)
         })
     }
 
@@ -120,11 +114,8 @@ impl Layout for Stable {
     }
 }
 
-/// CLIP's text tower with its tokenizer's folder, and the prior, if there is one.
-type Captions = (
-    Option<(PathBuf, Tokenizer, StageFiles<TextEncoderConfig>)>,
-    Option<StageFiles<DiffusionPriorConfig>>,
-);
+/// CLIP's text tower, and the prior, if there is one.
+type Captions = (Option<TextFiles>, Option<StageFiles<DiffusionPriorConfig>>);
 
 /// What makes embeddings of captions: in the model's own folder, or in another's.
 fn captions(folder: &Path, options: &OpenOptions) -> Result<Captions, Error> {
@@ -137,12 +128,12 @@ fn captions(folder: &Path, options: &OpenOptions) -> Result<Captions, Error> {
         Some(other) => other_prior(folder, other, options),
         None if has_own => {
             let names = (StageId::PriorTextEncoder, "prior_tokenizer", true);
-            let (tokenizer, tower) = text_of(folder, names, &of_prior(options))?;
-            let d_text = tower.manifest.config.transformer.d_model;
+            let text = text_of(folder, names, &of_prior(options))?;
+            let d_text = text.encoder.manifest.config.transformer.d_model;
             let scheduler = required(folder, "prior_scheduler")?;
             let diffusion = prior_scheduler(&scheduler)?;
             let prior = prior_of(&folder.join("prior"), (&scheduler, diffusion), d_text)?;
-            Ok((Some((folder.join("prior_tokenizer"), tokenizer, tower)), Some(prior)))
+            Ok((Some(text), Some(prior)))
         }
         None => Ok((None, None)),
     }
@@ -160,12 +151,12 @@ fn other_prior(model: &Path, path: &Path, options: &OpenOptions) -> Result<Capti
     }
     let snapshot = hub::snapshot(path)?;
     let folder = snapshot.as_deref().unwrap_or(path);
-    let (tokenizer, tower) = text(folder, &of_prior(options))?;
-    let d_text = tower.manifest.config.transformer.d_model;
+    let text = text(folder, &of_prior(options))?;
+    let d_text = text.encoder.manifest.config.transformer.d_model;
     required(folder, "prior")?;
     let prior = prior(folder, "prior_scheduler", d_text)?;
     check_space(model, folder)?;
-    Ok((Some((folder.join("tokenizer"), tokenizer, tower)), prior))
+    Ok((Some(text), prior))
 }
 
 /// Karlo's own scheduler, or DDPM's, as which diffusers' documentation opens it.

@@ -16,12 +16,13 @@ use crate::layouts::diffusers::schedulers;
 use crate::layouts::diffusers::unets::TRANSFORMER_BLOCKS;
 use crate::layouts::diffusers::write::stage;
 use crate::layouts::layout::Target;
-use crate::{Bundle, Error, PriorText};
+use crate::{Bundle, Error, TextReader};
 
 /// Every configuration file of a model, but for the tokenizers' lists of tokens.
 pub(super) fn configs(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, Error> {
     let mut all = decoder(bundle).map_err(|error| refused(bundle, "decoder", error))?;
-    all.extend(text(bundle, format).map_err(|error| refused(bundle, "text_encoder", error))?);
+    let own = bundle.text()?;
+    all.extend(text(bundle, own, format).map_err(|error| refused(bundle, "text_encoder", error))?);
     if bundle.prior.is_none() {
         // neither captions nor pictures: that is no pipeline
         bundle.image_encoder()?;
@@ -45,9 +46,13 @@ fn prior_scheduler(diffusion: &DiffusionConfig) -> Result<Value, InvalidSetting>
 }
 
 /// The text towers and their tokenizers.
-fn text(bundle: &Bundle, format: Precision) -> Result<Vec<(String, Value)>, InvalidSetting> {
-    require("projected", bundle.text_encoder.config().projected, false, OF_CAPTIONS)?;
-    let own = (&bundle.text_encoder, &bundle.tokenizer, "");
+fn text(
+    bundle: &Bundle,
+    own: &TextReader,
+    format: Precision,
+) -> Result<Vec<(String, Value)>, InvalidSetting> {
+    require("projected", own.encoder.config().projected, false, OF_CAPTIONS)?;
+    let own = (&own.encoder, &own.tokenizer, "");
     let of_prior = bundle.prior_text.as_ref().filter(|_| bundle.prior.is_some());
     let of_prior = of_prior.map(|it| (&it.encoder, &it.tokenizer, "prior_"));
     let mut files = Vec::new();
@@ -135,10 +140,11 @@ pub(super) fn write(
     target: &Target<'_>,
 ) -> Result<(), Error> {
     target.configs(configs)?;
-    target.copy_words(&bundle.words, "tokenizer")?;
-    stage(&bundle.text_encoder, target, &[("", "text_encoder", MODEL)])?;
+    let own = bundle.text()?;
+    target.copy_words(&own.words, "tokenizer")?;
+    stage(&own.encoder, target, &[("", "text_encoder", MODEL)])?;
     let of_prior = bundle.prior_text.as_ref().filter(|_| bundle.prior.is_some());
-    if let Some(PriorText { words, encoder, .. }) = of_prior {
+    if let Some(TextReader { words, encoder, .. }) = of_prior {
         target.copy_words(words, "prior_tokenizer")?;
         stage(encoder, target, &[("", "prior_text_encoder", MODEL)])?;
     }

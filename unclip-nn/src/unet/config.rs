@@ -28,8 +28,12 @@ pub struct UNetConfig {
     /// Levels that have attention, by the side of their picture, in patches. If there are any, the
     /// middle has attention as well.
     pub attention_resolutions: Vec<usize>,
-    /// Channels of one attention head.
+    /// Channels of one attention head, unless `n_heads` says how many there are.
     pub d_head: usize,
+    /// Attention heads of every block, if their number is the same in all, whatever its channels (some
+    /// of ADM's).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_heads: Option<usize>,
     /// Width of a context token, if there is context.
     pub d_context: Option<usize>,
     /// Groups of every group norm.
@@ -48,6 +52,10 @@ pub struct UNetConfig {
     /// Width of the timestep embedding, if it is not four times the outermost level's channels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_time: Option<usize>,
+    /// Number of the timestep's sinusoids, if it is not that of the outermost level's channels (ADM's
+    /// for 512 pixels).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_sinusoid: Option<usize>,
     /// How pixels attend to each other and to the context.
     #[serde(default, skip_serializing_if = "AttentionKind::is_added")]
     pub attention: AttentionKind,
@@ -126,6 +134,16 @@ impl UNetConfig {
         self.d_time.unwrap_or(4 * self.outer_channels())
     }
 
+    /// Channels of one attention head, in a block of so many.
+    pub(crate) fn head_of(&self, channels: usize) -> usize {
+        self.n_heads.map_or(self.d_head, |n_heads| channels / n_heads)
+    }
+
+    /// Number of the timestep's sinusoids.
+    pub(crate) fn sinusoids(&self) -> usize {
+        self.d_sinusoid.unwrap_or(self.outer_channels())
+    }
+
     /// Channels of the outermost level.
     pub(crate) fn outer_channels(&self) -> usize {
         self.block_out_channels.first().copied().unwrap_or(1)
@@ -169,6 +187,8 @@ impl UNetConfig {
             ("patch_size", self.patch_size),
             ("d_time", self.d_time.unwrap_or(1)),
             ("d_head", self.d_head),
+            ("n_heads", self.n_heads.unwrap_or(1)),
+            ("d_sinusoid", self.d_sinusoid.unwrap_or(1)),
             ("norm_groups", self.norm_groups),
             ("d_context", self.d_context.unwrap_or(1)),
         ];
@@ -204,8 +224,14 @@ impl UNetConfig {
             for channels in level.down.iter().chain(&level.up).chain([&level.channels]) {
                 check::multiple(field, *channels, "norm_groups", groups)?;
             }
-            if level.attention {
-                check::multiple(field, level.channels, "d_head", self.d_head)?;
+            match self.n_heads {
+                Some(n) if level.attention => {
+                    check::multiple(field, level.channels, "n_heads", n)?;
+                }
+                None if level.attention => {
+                    check::multiple(field, level.channels, "d_head", self.d_head)?;
+                }
+                _ => {}
             }
         }
         self.validate_attention()
@@ -279,6 +305,8 @@ mod tests {
             coordinates: false,
             patch_size: 1,
             d_time: None,
+            n_heads: None,
+            d_sinusoid: None,
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
@@ -323,6 +351,9 @@ mod tests {
         refused(|c| c.num_res_blocks = 0, "num_res_blocks");
         refused(|c| c.norm_groups = 33, "block_out_channels");
         refused(|c| c.d_head = 77, "block_out_channels");
+        refused(|c| c.n_heads = Some(7), "block_out_channels");
+        refused(|c| c.n_heads = Some(0), "n_heads");
+        refused(|c| c.d_sinusoid = Some(0), "d_sinusoid");
         refused(|c| c.block_out_channels = vec![], "block_out_channels");
         refused(|c| c.block_out_channels = vec![320, usize::MAX], "block_out_channels");
         refused(|c| c.patch_size = 0, "patch_size");

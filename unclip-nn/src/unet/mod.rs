@@ -5,6 +5,7 @@
 //! checkpoints, so that these load without renaming.
 
 mod config;
+mod encoder;
 mod path;
 
 use burn::module::Module;
@@ -13,6 +14,7 @@ use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{DType, Device, Tensor};
 
 pub use config::{AttentionKind, Level, ResampleKind, UNetConfig};
+pub use encoder::UNetEncoder;
 pub use path::{DownBlock, MiddleBlock, Resampler, UNetAttention, UpBlock};
 
 use crate::ops::{conv, group_norm_silu, silu};
@@ -47,7 +49,7 @@ impl UNetConfig {
         let up = levels.iter().enumerate().rev();
         UNet {
             conv_in: conv3x3(self.conv_in_channels(), outer, device),
-            time_embedding: TimestepEmbedding::new(outer, self.d_embedding(), device),
+            time_embedding: TimestepEmbedding::new(self.sinusoids(), self.d_embedding(), device),
             down_blocks: levels.iter().map(|l| DownBlock::new(self, l, device)).collect(),
             mid_block: MiddleBlock::new(self, inner, device),
             up_blocks: up.map(|(i, level)| UpBlock::new(self, level, i > 0, device)).collect(),

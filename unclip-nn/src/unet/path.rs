@@ -37,7 +37,7 @@ impl UNetConfig {
     fn attention_block(&self, channels: usize, device: &Device) -> UNetAttention {
         let config = AttentionBlockConfig {
             channels,
-            d_head: self.d_head,
+            d_head: self.head_of(channels),
             norm_groups: self.norm_groups,
             d_context: self.d_context,
         };

@@ -58,11 +58,10 @@ impl UpsamplerObjective {
                             loss, which is not here; train an upsampler without one";
             return Err(InvalidSetting::new("last_step_network", true, expected));
         }
-        if config.d_text.is_some() || config.kept {
+        if config.d_text.is_some() || config.classes.is_some() || config.kept {
             let expected = "absent: crops have no captions here, and nothing is kept of them; train \
                             an upsampler of small pictures alone";
-            let name = if config.kept { "kept" } else { "d_text" };
-            return Err(InvalidSetting::new(name, "given", expected));
+            return Err(InvalidSetting::new("d_text, classes or kept", "given", expected));
         }
         let schedule = config.diffusion.training_schedule()?;
         Ok(Self { source, config, schedule, low_side, low_crop })

@@ -1,0 +1,42 @@
+//! Names of classes: a text file, a line for each class.
+
+use std::path::Path;
+
+use unclip_core::InvalidSetting;
+use unclip_nn::checkpoint::{LoadError, read_text, write_whole};
+
+use super::layout::Target;
+use crate::Error;
+
+/// The file.
+const CLASSES: &str = "classes.txt";
+/// Bytes of it that are accepted.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// The names of the classes of a folder's model, none if it does not say.
+pub(super) fn class_names(folder: &Path) -> Result<Vec<String>, Error> {
+    let path = folder.join(CLASSES);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let invalid = |found: String, expected: &str| {
+        let source = InvalidSetting::new("names of classes", found, expected);
+        Error::from(LoadError::Config { path: path.clone(), source })
+    };
+    let text = String::from_utf8(read_text(&path, MAX_BYTES)?)
+        .map_err(|error| invalid(error.to_string(), "text in UTF-8"))?;
+    let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).collect();
+    match names.iter().position(String::is_empty) {
+        Some(line) => Err(invalid(format!("line {} is empty", line + 1), "a name in each line")),
+        None if names.is_empty() => Err(invalid("an empty file".into(), "a name for each class")),
+        None => Ok(names),
+    }
+}
+
+pub(super) fn write_class_names(names: &[String], target: &Target<'_>) -> Result<(), Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let text = names.iter().map(|name| format!("{name}\n")).collect::<String>();
+    Ok(write_whole(&target.place(CLASSES)?, text.as_bytes())?)
+}
