@@ -22,13 +22,14 @@ fn uniform(name: &str, n: usize) -> impl Iterator<Item = f64> + use<> {
     })
 }
 
-/// A parameter: gains around 1, small biases, tables of embeddings, and matrices that keep the
+/// A parameter: gains and deviations around 1, small biases, tables of embeddings, and matrices that keep the
 /// variance.
 fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
     let n = shape.iter().product();
     let is_table = name.contains("embedding") || name.contains("label_emb");
     let fan_in: usize = shape.iter().skip(1).product();
     let value: Box<dyn Fn(f64) -> f64> = match shape.len() {
+        _ if name.ends_with("std") => Box::new(|u| 1.0 + 0.2 * u),
         1 if name.ends_with("weight") => Box::new(|u| 1.0 + 0.2 * u),
         1 => Box::new(|u| 0.2 * u),
         _ if is_table => Box::new(|u| 0.8 * u),

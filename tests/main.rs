@@ -43,6 +43,8 @@ mod karlo_write;
 mod latents;
 /// Karlo in the files of its own code; CLIP in its three layouts.
 mod layouts;
+/// A second folder of each family.
+mod odd;
 /// Pictures in files, as other programs make them and as this one does.
 mod pictures;
 /// Every prior, and which of them draws.

@@ -36,7 +36,8 @@ from thinned import thinned  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "glide"
 
-SIZE = "micro"
+#: Of captions, and for parts of pictures.
+SIZE, INPAINTING = "micro", "micro-odd"
 
 STEPS = ("3", "2")
 
@@ -61,8 +62,8 @@ def compute(root):
     with tempfile.TemporaryDirectory() as folder:
         plain, inpaint = Path(folder) / "plain", Path(folder) / "inpaint"
         write_folder(plain, SIZE)
-        write_folder(inpaint, SIZE, inpaint=True)
-        plain, inpaint = load(plain, SIZE), load(inpaint, SIZE)
+        write_folder(inpaint, INPAINTING, inpaint=True)
+        plain, inpaint = load(plain, SIZE), load(inpaint, INPAINTING)
     settings = {"steps": STEPS}
     mask = np.ones((64, 64), dtype=np.float32)
     mask[16:40, 24:48] = 0
@@ -98,7 +99,9 @@ def write_folders(root):
     write_tokenizer(root / "tokenizer", SIZES[SIZE]["merges"])
     words = encoder(root / "tokenizer")
     names = ("base", "upsample", "base_inpaint", "upsample_inpaint")
-    karlo_files.write_json(root / "shapes.json", {name: shapes(name, SIZE, words) for name in names}, indent=None)
+    sizes = {name: INPAINTING if name.endswith("inpaint") else SIZE for name in names}
+    all_shapes = {name: shapes(name, size, words) for name, size in sizes.items()}
+    karlo_files.write_json(root / "shapes.json", all_shapes, indent=None)
     rows = [words.padded_tokens_and_mask(words.encode(caption), SIZES[SIZE]["context"]) for caption in CAPTIONS]
     table = [{"text": text, "ids": ids, "len": sum(mask)} for text, (ids, mask) in zip(CAPTIONS, rows, strict=True)]
     karlo_files.write_json(root / "tokens.json", {"cases": table}, indent=None)

@@ -25,9 +25,11 @@ def uniform(name, shape):
 
 
 def weight(name, shape):
-    """A parameter: gains around 1, small biases, tables of embeddings, and matrices that keep the variance."""
+    """A parameter: gains and deviations around 1, small biases, tables of embeddings, and matrices that keep the variance."""
     values = uniform(name, shape)
-    if len(shape) == 1:
+    if name.endswith("std"):
+        values = 1 + 0.2 * values
+    elif len(shape) == 1:
         values = 1 + 0.2 * values if name.endswith("weight") else 0.2 * values
     elif "embedding" in name or "label_emb" in name:
         values = 0.8 * values
