@@ -188,7 +188,7 @@ fn sizes_that_do_not_go_together_name_their_fields() {
         ("decoder", "/config/unet/d_context", json!(null), "unet.d_context is absent"),
         ("upsampler.0", "/config/factor", json!(1), "config.json: factor is 1, expected 2 to 16"),
         ("upsampler.0", "/config/factor", json!(17), "factor is 17, expected 2 to 16"),
-        ("upsampler.0", "/config/unet/attention_resolutions", json!([16]), "fully convolutional"),
+        ("upsampler.0", "/config/unet/d_context", json!(8), "unet.d_context is 8, expected absent"),
         ("image_encoder", "/config/patch_size", json!(3), "multiple of patch_size, which is 3"),
         ("image_encoder", "/config/std", json!([0.5, 0.0, 0.5]), "std above 0"),
         ("image_encoder", "/config/std", json!([0.5, 0.5]), "line"),

@@ -180,8 +180,9 @@ fn clip_leads_to_the_caption() {
     let (plain, before) = of(None);
     assert_eq!(of(Some((0.0, ClipGradient::Decoder))).0.images(), plain.images());
     for gradient in [ClipGradient::Decoder, ClipGradient::Estimate] {
-        let (made, after) = of(Some((0.5, gradient)));
-        assert!(after > before, "{after} {before}");
+        // what random weights make of a small change in the next step may be anything
+        let (made, after) = of(Some((30.0, gradient)));
+        assert!(after > before + 0.005, "{after} {before}");
         let recipe = &made.pictures[1].recipe;
         assert!(recipe.weights.contains_key("image_encoder"));
         recipe.check_model(unclip.bundle()).unwrap();
