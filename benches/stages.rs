@@ -79,7 +79,7 @@ fn bundle() -> Bundle {
 /// Captions that fill all tokens.
 fn text(batch: usize) -> TextEmbedding {
     let bundle = bundle();
-    let config = bundle.text().unwrap().encoder.config();
+    let config = bundle.text().expect("the shapes model reads captions").encoder.config();
     TextEmbedding {
         pooled: random([batch, config.d_embedding]),
         tokens: random([batch, config.context_length, config.transformer.d_model]),

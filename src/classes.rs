@@ -43,7 +43,8 @@ impl Bundle {
         }
     }
 
-    /// Refuses captions that name no class, of a model of classes.
+    /// Refuses captions that name no class, of a model of classes, and a class beside none: one call
+    /// is guided or not.
     pub(crate) fn check_subjects<S: AsRef<str>>(
         &self,
         captions: &[S],
@@ -51,7 +52,16 @@ impl Bundle {
         if self.classes().is_none() {
             return Ok(());
         }
-        captions.iter().try_for_each(|caption| self.class_of(caption.as_ref()).map(drop))
+        let classes = captions.iter().map(|caption| self.class_of(caption.as_ref()));
+        let classes: Vec<Option<usize>> = classes.collect::<Result<_, _>>()?;
+        let first = classes.first().copied().flatten();
+        match classes.iter().find(|it| it.is_some() != first.is_some()) {
+            Some(_) => {
+                let expected = "a class in each, or in none: one call is guided, or not";
+                Err(InvalidSetting::new("captions", "some with a class, some without", expected))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Refuses guidance away from a null condition, if there is none.
@@ -88,9 +98,12 @@ impl GenerateOptions {
 }
 
 impl<'a> Run<'a> {
-    /// What a decoder reads that reads no image embedding, `n` pictures of each: captions, or the
-    /// classes that they name.
-    pub(crate) fn condition_of<S: AsRef<str>>(
+    /// What a decoder reads that reads no image embedding, `n` pictures of each: captions (GLIDE), or
+    /// the classes that they name (ADM).
+    ///
+    /// # Errors
+    /// No caption; weights that cannot be read; a caption that names no class, of a model of classes.
+    pub fn condition_of<S: AsRef<str>>(
         &mut self,
         captions: &[S],
         n: usize,
@@ -98,9 +111,10 @@ impl<'a> Run<'a> {
         let Some(own) = self.bundle.decoder.config().classes() else {
             return Ok(Condition::of_caption(self.encode(captions)?.repeat_rows(n)));
         };
+        self.bundle.check_subjects(captions)?;
         let classes = captions.iter().map(|caption| self.bundle.class_of(caption.as_ref()));
-        let classes: Vec<Option<usize>> = classes.collect::<Result<_, _>>()?;
-        let all: Option<Vec<usize>> = classes.into_iter().collect();
+        // all of them, or none
+        let all: Option<Vec<usize>> = classes.collect::<Result<_, _>>()?;
         let rows = |class| std::iter::repeat_n(class, n);
         self.classes = all.map(|all| all.into_iter().flat_map(rows).collect());
         Ok(match &self.classes {

@@ -77,7 +77,9 @@ impl<'a> Run<'a> {
         };
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
         let (text, _) = self.encode_with((&bundle.text()?.tokenizer, slot), &captions)?;
-        let text = text.repeat_rows(self.seeds.len() / captions.len());
+        let rows = self.seeds.len();
+        assert!(rows.is_multiple_of(captions.len()), "equally many seeds for each caption");
+        let text = text.repeat_rows(rows / captions.len());
         self.trace.upsampler_texts.push((place, text.clone()));
         Ok(Some(text))
     }

@@ -284,6 +284,9 @@ impl<'a> Run<'a> {
     ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
         let slot = &self.bundle.decoder;
         let condition = &self.controlled(condition)?;
+        if condition.classes.is_some() {
+            self.classes.clone_from(&condition.classes);
+        }
         let null = self.null_if_guided(settings)?;
         let bound = self.bind(slot, condition, settings, null.as_ref())?;
         let bound = self.led_to_class(bound)?;
@@ -308,10 +311,11 @@ impl<'a> Run<'a> {
     /// reads captions reads those last [encoded](Self::encode), of which each has equally many seeds.
     ///
     /// # Errors
-    /// Weights that cannot be read.
+    /// Weights that cannot be read; an upsampler that is told classes, without such.
     ///
     /// # Panics
-    /// If the model has no upsampler there.
+    /// If the model has no upsampler there; of one that reads captions, if those last encoded have not
+    /// equally many seeds.
     pub fn bind_upsampler(
         &mut self,
         place: usize,
@@ -320,6 +324,10 @@ impl<'a> Run<'a> {
     ) -> Result<Bound<'a, UpsamplerConfig, 4>, Error> {
         let text = self.encode_for_upsampler(place)?;
         let slot = &self.bundle.upsamplers[place];
+        if slot.config().classes.is_some() && self.classes.is_none() {
+            let expected = "one for each picture, which the decoder was told before";
+            return Err(InvalidSetting::new("classes of the upsampler", "absent", expected).into());
+        }
         let [rows, _, height, _] = low_res.dims();
         let side = height * slot.config().factor;
         let kept = self.kept.as_ref().filter(|_| slot.config().kept);

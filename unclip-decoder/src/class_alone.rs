@@ -27,7 +27,8 @@ impl ClassAlone {
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
         let embed = |table: &Embedding| {
             let classes = condition.classes.as_ref().expect("a class, which this decoder reads");
-            let device = table.weight.val().device();
+            let (device, [known, _]) = (table.weight.val().device(), table.weight.dims());
+            assert!(classes.iter().all(|class| *class < known), "classes below {known}");
             let ids: Vec<i64> = classes.iter().map(|&class| class as i64).collect();
             let ids = TensorData::new(ids, [1, classes.len()]);
             let embedded = table.forward(Tensor::<2, Int>::from_data(ids, &device));

@@ -183,20 +183,8 @@ impl DecoderConfig {
         if !self.needs_null_image() || self.unet.out_channels != 2 * self.channels {
             check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
         }
-        match (self.unet.d_context, self.classes()) {
-            (None, None) => {
-                let expected = "the width of a token";
-                return Err(InvalidSetting::new("unet.d_context", "absent", expected));
-            }
-            (Some(width), Some(_)) => {
-                let expected = "absent: a decoder of classes has no tokens";
-                return Err(InvalidSetting::new("unet.d_context", width, expected));
-            }
-            _ => {}
-        }
-        if self.diffusion.guidance_scale != 1.0 && self.classes().is_some() {
-            let (found, expected) = (self.diffusion.guidance_scale, "1: it has no null condition");
-            return Err(InvalidSetting::new("diffusion.guidance_scale", found, expected));
+        if self.unet.d_context.is_none() && self.classes().is_none() {
+            return Err(InvalidSetting::new("unet.d_context", "absent", "the width of a token"));
         }
         self.diffusion.validate().map_err(|error| error.within("diffusion"))
     }
@@ -252,42 +240,63 @@ impl DecoderConfig {
     fn check_captions(&self) -> Result<(), InvalidSetting> {
         let kind = self.captions;
         let is_other = kind != CaptionKind::Masked;
-        let has_none = self.classes().is_none();
-        match self.d_text {
-            Some(width) if !has_none => {
-                let expected = "absent: a decoder of classes reads no captions";
-                return Err(InvalidSetting::new("d_text", width, expected));
-            }
-            Some(width) => check::size("d_text", width),
-            None if self.whitened || self.layout.is_some() || (is_other && has_none) => {
-                let expected = "a width: a decoder that whitens, has a layout or a kind of captions \
-                                reads captions";
-                Err(InvalidSetting::new("d_text", "absent", expected))
-            }
-            None => Ok(()),
-        }?;
         if is_other && (self.augmentation.is_some() || self.whitened || self.layout.is_some()) {
             let expected = "masked: the decoder whitens, or has a layout or an augmentation";
             return Err(InvalidSetting::new("captions", kind.name(), expected));
+        }
+        if !self.reads_images() {
+            check::equal("d_embedding", self.d_embedding, self.unet.d_embedding())?;
+        }
+        if let CaptionKind::Classes(classes) = kind {
+            return self.check_classes(classes);
+        }
+        match self.d_text {
+            Some(width) => check::size("d_text", width)?,
+            None if self.whitened || self.layout.is_some() || is_other => {
+                let expected = "a width: a decoder that whitens, has a layout or a kind of captions \
+                                reads captions";
+                return Err(InvalidSetting::new("d_text", "absent", expected));
+            }
+            None => {}
         }
         if kind == CaptionKind::Alone {
             let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context.unwrap_or(0));
             check::equal("d_text", found, expected)?;
         }
-        if !self.reads_images() {
-            check::equal("d_embedding", self.d_embedding, self.unet.d_embedding())?;
-        }
         match self.control {
-            Some(control) if !has_none => {
-                let expected = "absent: a decoder of classes has none";
-                Err(InvalidSetting::new("control", format!("{control:?}"), expected))
-            }
             Some(control) if self.reads_captions() && !(is_other && control == Control::Kept) => {
                 let expected = "absent, or kept with captions whole or alone: the decoder reads \
                                 captions";
                 Err(InvalidSetting::new("control", format!("{control:?}"), expected))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks a decoder of classes, which is told nothing else and knows no null condition.
+    fn check_classes(&self, classes: usize) -> Result<(), InvalidSetting> {
+        if classes > 0 {
+            check::size("captions.classes", classes)?;
+        }
+        let absent = |field: &str, found: String| {
+            let expected = "absent: a decoder of classes is told nothing else";
+            Err(InvalidSetting::new(field, found, expected))
+        };
+        if let Some(width) = self.d_text {
+            return absent("d_text", width.to_string());
+        }
+        if let Some(width) = self.unet.d_context {
+            return absent("unet.d_context", width.to_string());
+        }
+        if let Some(control) = self.control {
+            return absent("control", format!("{control:?}"));
+        }
+        match self.diffusion.guidance_scale {
+            1.0 => Ok(()),
+            scale => {
+                let expected = "1: a decoder of classes has no null condition";
+                Err(InvalidSetting::new("diffusion.guidance_scale", scale, expected))
+            }
         }
     }
 }

@@ -110,7 +110,7 @@ pub(super) fn encoder_names(shapes: &Shapes<'_>, side: usize) -> Result<UNetName
     let [_, tokens] = shapes.sides(SEEN)?;
     let inner = tokens.saturating_sub(1).isqrt();
     let blocks = shapes.layers("input_blocks.");
-    let factor = if inner > 0 { side / inner } else { 0 };
+    let factor = side.checked_div(inner).unwrap_or(0);
     let n_levels = if factor.is_power_of_two() { factor.ilog2() as usize + 1 } else { 0 };
     let is_whole = inner * inner + 1 == tokens && factor * inner == side && n_levels > 0;
     if is_whole && blocks > n_levels && blocks.is_multiple_of(n_levels) {
