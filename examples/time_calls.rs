@@ -191,9 +191,7 @@ fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), 
     let (upsampler, loading) = load(slot, arguments)?;
     let mut inputs = Inputs::new(arguments)?;
     let low_side = low_side(arguments, bundle, place);
-    let low_res = inputs.pictures(low_side);
-    let text = bundle.upsampler_texts[place].as_ref().map(|it| inputs.text(sizes(it.config())));
-    let low_res = LowRes { text, classes: Some(vec![0; arguments.batch]), ..low_res.into() };
+    let low_res = inputs.low_res(bundle, place, low_side);
     let bound = bind(&upsampler, loading, |upsampler| upsampler.bind(&low_res))?;
     let side = low_side * slot.config().factor;
     answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
@@ -295,6 +293,14 @@ impl Inputs {
             tokens: self.normal([self.batch, tokens, d_text]),
             mask: self.normal([self.batch, tokens]).abs().greater_equal_elem(0.0),
         }
+    }
+
+    /// Small pictures of this side, and what else the upsampler at this place reads.
+    fn low_res(&mut self, bundle: &Bundle, place: usize, side: usize) -> LowRes {
+        let picture = self.pictures(side);
+        let text = bundle.upsampler_texts[place].as_ref();
+        let text = text.map(|it| self.text(sizes(it.config())));
+        LowRes { text, classes: Some(vec![0; self.batch]), ..picture.into() }
     }
 
     /// For samples of this side.

@@ -104,7 +104,10 @@ impl Bundle {
                 let has_prior = self.prior.is_some() || self.ar_prior.is_some();
                 has_prior || (!decoder.reads_images() && decoder.reads_captions())
             }
-            Ability::ClassToImage => self.classes().is_some_and(|classes| classes > 0),
+            Ability::ClassToImage => {
+                let own = decoder.classes().unwrap_or(0);
+                own > 0 || self.can(Ability::ClassifierGuidance)
+            }
             Ability::Unconditional => decoder.classes() == Some(0),
             Ability::ClassifierGuidance => self.classifier.is_some() && cfg!(feature = "autodiff"),
             Ability::ImageVariation => has_variations,
@@ -120,6 +123,7 @@ impl Bundle {
             }
             Ability::ClipGuidance => {
                 let has_tower = has_image_encoder || self.noised_image_encoder.is_some();
+                let has_tower = has_tower && self.clip_text().is_ok();
                 has_tower && self.autoencoder.is_none() && cfg!(feature = "autodiff")
             }
         }

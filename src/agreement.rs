@@ -20,6 +20,7 @@ impl Bundle {
             same_size((id, text.transformer.d_model), (StageId::Decoder, found), "d_text")?;
             self.check_pooled(text)?;
         }
+        self.check_guests()?;
         self.check_spaces()?;
         self.check_autoencoder()?;
         self.check_upsampler_texts()?;
@@ -47,6 +48,32 @@ impl Bundle {
         agree(StageId::Decoder, "true", StageId::TextEncoder, &projected, "projected")?;
         let own = (StageId::TextEncoder, text.d_embedding);
         same_size(own, (StageId::Decoder, decoder.d_embedding), "d_embedding")
+    }
+
+    /// Refuses stages that a decoder has no use for.
+    fn check_guests(&self) -> Result<(), InvalidSetting> {
+        let decoder = self.decoder.config();
+        let refused = |stage: StageId, why: &str| {
+            Err(InvalidSetting::new(stage.to_string(), "given", format!("absent: {why}")))
+        };
+        let of_images = [
+            self.prior.as_ref().map(Slot::id),
+            self.ar_prior.as_ref().map(Slot::id),
+            self.image_encoder.as_ref().map(Slot::id),
+            self.noised_image_encoder.as_ref().map(Slot::id),
+        ];
+        if let Some(stage) = of_images.into_iter().flatten().next()
+            && !decoder.reads_images()
+        {
+            return refused(stage, "the decoder of this model reads no image embedding");
+        }
+        let has_pictures = self.autoencoder.is_none() && decoder.channels == PICTURE_CHANNELS;
+        match &self.classifier {
+            Some(classifier) if decoder.classes().is_none() || !has_pictures => {
+                refused(classifier.id(), "the decoder draws no pictures of classes")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that all that knows classes knows as many of them.

@@ -181,8 +181,8 @@ impl Bundle {
         Ok(self.upsamplers.iter_mut().try_for_each(|stage| stage.keep(placement))?)
     }
 
-    /// Width of CLIP's image embeddings; of a model whose decoder reads captions alone, that of
-    /// captions' embeddings.
+    /// Width of CLIP's image embeddings; of a model whose decoder reads none, that of the timestep
+    /// embedding.
     pub fn d_embedding(&self) -> usize {
         self.decoder.config().d_embedding
     }

@@ -4,7 +4,7 @@ use unclip_core::{InvalidSetting, check_guidance_scale};
 use unclip_decoder::{Condition, DecoderConfig};
 
 use crate::bundle::missing;
-use crate::{Bound, Bundle, Error, GenerateOptions, Run, StageId, StageSettings};
+use crate::{Bound, Bundle, Error, GenerateOptions, Run, Settings, StageId, StageSettings};
 
 impl Bundle {
     /// Number of the classes that a caption can name, by their numbers or names; absent from a model
@@ -14,11 +14,12 @@ impl Bundle {
         Some(own.max(self.classifier.as_ref().map_or(0, |it| it.config().classes)))
     }
 
-    /// The number of the class that a caption names: a number from 0, or one of
-    /// [`class_names`](Self::class_names). `None` for no class, the empty caption.
+    /// The number of the class that a caption names: a number from 0, one of
+    /// [`class_names`](Self::class_names), or a part of one between commas. `None` for no class, the
+    /// empty caption.
     ///
     /// # Errors
-    /// A class that there is not, and no class where the decoder needs one.
+    /// A class that there is not, a name of several, and no class where the decoder needs one.
     pub fn class_of(&self, caption: &str) -> Result<Option<usize>, InvalidSetting> {
         let (classes, name) = (self.classes().unwrap_or(0), caption.trim());
         let needs = self.decoder.config().classes().is_some_and(|classes| classes > 0);
@@ -30,38 +31,41 @@ impl Bundle {
         if classes == 0 {
             return refused("the empty one: this model draws things of one kind".into());
         }
-        let is_of = |known: &String| {
-            known.split(',').any(|it| it.trim().eq_ignore_ascii_case(name)) && !name.is_empty()
-        };
-        let by_name = || self.class_names.iter().position(is_of);
-        match name.parse().ok().or_else(by_name) {
-            Some(class) if class < classes => Ok(Some(class)),
-            _ if self.class_names.is_empty() => {
+        if let Ok(number) = name.parse::<usize>()
+            && number < classes
+        {
+            return Ok(Some(number));
+        }
+        let is_name = |known: &str| known.trim().eq_ignore_ascii_case(name) && !name.is_empty();
+        let is_of = |known: &String| is_name(known) || known.split(',').any(is_name);
+        let found = self.class_names.iter().enumerate().filter(|(_, known)| is_of(known));
+        match found.map(|(number, _)| number).collect::<Vec<_>>().as_slice() {
+            [one] => Ok(Some(*one)),
+            [] if self.class_names.is_empty() => {
                 refused(format!("the number of a class, 0 to {}", classes - 1))
             }
-            _ => refused(format!("the number of a class, 0 to {}, or its name", classes - 1)),
+            [] => refused(format!("the number of a class, 0 to {}, or its name", classes - 1)),
+            several => refused(format!("one of the classes of this name, by number: {several:?}")),
         }
     }
 
-    /// Refuses captions that name no class, of a model of classes, and a class beside none: one call
-    /// is guided or not.
-    pub(crate) fn check_subjects<S: AsRef<str>>(
+    /// The classes that captions name: one each, or none at all.
+    ///
+    /// # Errors
+    /// As [`class_of`](Self::class_of); a class beside none, since one call is guided or not.
+    fn classes_of<S: AsRef<str>>(
         &self,
         captions: &[S],
-    ) -> Result<(), InvalidSetting> {
-        if self.classes().is_none() {
-            return Ok(());
-        }
+    ) -> Result<Option<Vec<usize>>, InvalidSetting> {
         let classes = captions.iter().map(|caption| self.class_of(caption.as_ref()));
         let classes: Vec<Option<usize>> = classes.collect::<Result<_, _>>()?;
-        let first = classes.first().copied().flatten();
-        match classes.iter().find(|it| it.is_some() != first.is_some()) {
-            Some(_) => {
-                let expected = "a class in each, or in none: one call is guided, or not";
-                Err(InvalidSetting::new("captions", "some with a class, some without", expected))
-            }
-            None => Ok(()),
+        let named = classes.iter().flatten().count();
+        if named > 0 && named < classes.len() {
+            let (found, expected) =
+                ("some with a class, some without", "a class in each, or in none");
+            return Err(InvalidSetting::new("captions", found, expected));
         }
+        Ok(classes.into_iter().collect::<Option<Vec<usize>>>().filter(|it| !it.is_empty()))
     }
 
     /// Refuses guidance away from a null condition, if there is none.
@@ -81,19 +85,54 @@ impl GenerateOptions {
         self.classifier_scale.or(own).filter(|scale| *scale != 0.0)
     }
 
-    /// Refuses guidance by a classifier that there is not, or without gradients.
+    /// Refuses guidance by a classifier that there is not.
     pub(crate) fn check_classifier(&self, bundle: &Bundle) -> Result<(), Error> {
-        const NAME: &str = "classifier scale";
         let Some(scale) = self.classifier(bundle) else { return Ok(()) };
-        check_guidance_scale(NAME, scale)?;
-        if bundle.classifier.is_none() {
-            return Err(missing(&bundle.origin, StageId::Classifier));
+        check_guidance_scale(SCALE, scale)?;
+        match bundle.classifier {
+            Some(_) => Ok(()),
+            None => Err(missing(&bundle.origin, StageId::Classifier)),
         }
-        if !cfg!(feature = "autodiff") {
-            let expected = "0: this build has no gradients; build with `--features autodiff`";
-            return Err(InvalidSetting::new(NAME, scale, expected).into());
+    }
+}
+
+/// How messages name it.
+const SCALE: &str = "classifier scale";
+
+/// Refuses guidance by a classifier in a build without gradients.
+fn check_gradients(scale: f64) -> Result<(), InvalidSetting> {
+    if cfg!(feature = "autodiff") {
+        return Ok(());
+    }
+    let expected = "0: this build has no gradients; build with `--features autodiff`";
+    Err(InvalidSetting::new(SCALE, scale, expected))
+}
+
+impl Settings {
+    /// Checks captions of a model of classes; without a class, no classifier guides.
+    pub(crate) fn for_subjects<S: AsRef<str>>(
+        mut self,
+        captions: &[S],
+        options: &GenerateOptions,
+        bundle: &Bundle,
+    ) -> Result<Self, InvalidSetting> {
+        let Some(own) = bundle.decoder.config().classes() else { return Ok(self) };
+        match (bundle.classes_of(captions)?, self.classifier_scale) {
+            (Some(_), Some(scale)) => check_gradients(scale)?,
+            (Some(_), None) if own == 0 => {
+                let expected = "the empty one: this model draws things of one kind, and no classifier \
+                                leads it";
+                let found = format!("{:?}", captions[0].as_ref());
+                return Err(InvalidSetting::new("class", found, expected));
+            }
+            (None, Some(scale)) if options.classifier_scale.is_some() => {
+                let expected = "absent: there is no class that it could lead to";
+                return Err(InvalidSetting::new(SCALE, scale, expected));
+            }
+            (None, _) => self.classifier_scale = None,
+            (Some(_), None) => {}
         }
-        Ok(())
+        Ok(self)
     }
 }
 
@@ -108,36 +147,57 @@ impl<'a> Run<'a> {
         captions: &[S],
         n: usize,
     ) -> Result<Condition, Error> {
-        let Some(own) = self.bundle.decoder.config().classes() else {
+        if self.bundle.decoder.config().classes().is_none() {
             return Ok(Condition::of_caption(self.encode(captions)?.repeat_rows(n)));
-        };
-        self.bundle.check_subjects(captions)?;
-        let classes = captions.iter().map(|caption| self.bundle.class_of(caption.as_ref()));
-        // all of them, or none
-        let all: Option<Vec<usize>> = classes.collect::<Result<_, _>>()?;
+        }
+        if captions.is_empty() {
+            return Err(InvalidSetting::new("captions", 0, "at least 1").into());
+        }
         let rows = |class| std::iter::repeat_n(class, n);
-        self.classes = all.map(|all| all.into_iter().flat_map(rows).collect());
-        Ok(match &self.classes {
-            Some(classes) if own > 0 => Condition::of_classes(classes.clone()),
-            _ => Condition::nothing(captions.len() * n),
+        Ok(match self.bundle.classes_of(captions)? {
+            Some(classes) => Condition::of_classes(classes.into_iter().flat_map(rows).collect()),
+            None => Condition::nothing(captions.len() * n),
         })
     }
 
+    /// Refuses a condition of classes that the decoder does not know, or without them where it does.
+    pub(crate) fn check_classes(&self, condition: &Condition) -> Result<(), InvalidSetting> {
+        let Some(known) = self.bundle.classes() else { return Ok(()) };
+        let rows = self.seeds.len();
+        let refused = |found: String, expected: String| {
+            Err(InvalidSetting::new("classes of the condition", found, expected))
+        };
+        let needs = self.bundle.decoder.config().classes().is_some_and(|own| own > 0);
+        match &condition.classes {
+            None if needs => refused("absent".into(), "one for each picture".into()),
+            Some(classes) if classes.len() != rows => {
+                refused(classes.len().to_string(), format!("{rows}, one for each seed"))
+            }
+            Some(classes) => match classes.iter().find(|class| **class >= known) {
+                Some(class) => refused(class.to_string(), format!("less than {known}")),
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
     /// Lets the classifier guide a bound decoder to the classes, if it does.
-    pub(crate) fn led_to_class(
+    pub(crate) fn guided_by_classifier(
         &self,
         bound: Bound<'a, DecoderConfig, 4>,
     ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
         let (Some(scale), Some(classes)) = (self.classifier_scale, &self.classes) else {
             return Ok(bound);
         };
-        let Some(slot) = &self.bundle.classifier else { return Ok(bound) };
+        check_gradients(scale)?;
+        let Some(slot) = &self.bundle.classifier else {
+            return Err(missing(&self.bundle.origin, StageId::Classifier));
+        };
         #[cfg(feature = "autodiff")]
         return gradient::steer(bound, (slot.network(self.placement)?.0, classes.clone()), scale);
         #[cfg(not(feature = "autodiff"))]
         {
-            // refused before
-            let _ = (scale, classes, slot);
+            let _ = (classes, slot);
             Ok(bound)
         }
     }

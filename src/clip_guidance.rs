@@ -47,7 +47,7 @@ impl ClipGuidance {
     pub(crate) fn check(self, bundle: &Bundle) -> Result<(), Error> {
         check_guidance_scale("CLIP guidance", self.scale)?;
         bundle.expect_no_latents("model for CLIP guidance")?;
-        if bundle.prior_text.is_some() {
+        if bundle.prior_text.is_some() || bundle.clip_text().is_err() {
             let expected = "absent: captions of this model's decoder are not CLIP's";
             return Err(InvalidSetting::new("CLIP guidance", self.scale, expected).into());
         }

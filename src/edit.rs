@@ -245,7 +245,7 @@ impl Subject<'_> {
         settings.check_negatives(options, &unclip.bundle)?;
         settings.check_clip(self.caption())?;
         if self.has_caption() {
-            unclip.bundle.check_subjects(&[self.caption()])?;
+            settings = settings.for_subjects(&[self.caption()], options, &unclip.bundle)?;
         } else {
             unclip.bundle.image_encoder()?;
             unclip.bundle.check_caption(self.caption())?;

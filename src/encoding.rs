@@ -78,9 +78,13 @@ impl<'a> Run<'a> {
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
         let (text, _) = self.encode_with((&bundle.text()?.tokenizer, slot), &captions)?;
         let rows = self.seeds.len();
-        assert!(rows.is_multiple_of(captions.len()), "equally many seeds for each caption");
+        if !rows.is_multiple_of(captions.len()) {
+            let expected = format!("a part of the {rows} seeds: equally many for each caption");
+            return Err(
+                InvalidSetting::new("captions last encoded", captions.len(), expected).into()
+            );
+        }
         let text = text.repeat_rows(rows / captions.len());
-        self.trace.upsampler_texts.push((place, text.clone()));
         Ok(Some(text))
     }
 

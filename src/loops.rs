@@ -70,15 +70,13 @@ impl<'a> Run<'a> {
         let mut noise = self.noise_of(bound, draws)?;
         // drawn even if another start is given, so that the steps' noise stays the same
         let initial = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
-        let temperature = bound.diffusion.temperature;
         let x_t = match (start.x_t, start.x_0) {
             (Some(x_t), _) => x_t,
             (None, Some(x_0)) => {
                 let noisiest = vec![schedule.len() - 1; bound.shape[0]];
                 schedule.add_noise(x_0, initial, &noisiest)
             }
-            (None, None) if temperature != 1.0 => initial * temperature,
-            (None, None) => initial,
+            (None, None) => heated(initial, bound.diffusion.temperature),
         };
         assert_eq!(x_t.dims(), bound.shape, "the start is of the sample's shape");
         let mut sampler = match x_prev {
@@ -175,6 +173,7 @@ impl<'a> Run<'a> {
         let draws = if kind.draws_noise() { schedule.len() - 1 } else { 0 };
         let mut noise = self.noise_of(bound, draws)?;
         let x_t = noise.tensor(Draw::Initial, bound.shape, &self.placement.device);
+        let x_t = heated(x_t, bound.diffusion.temperature);
         let own = resampling.is_none().then(|| x_t.clone());
         let kept = Kept { noise: kept.noise.clone().or(own), ..kept.clone() };
         let mut sampler = kind.start(&bound.diffusion.variances());
@@ -222,6 +221,11 @@ impl<'a> Run<'a> {
         let stopped = |e: Interrupted| Error::Stopped { stage, done: e.done, total: e.total };
         finite(stage, work(&mut listen).map_err(stopped)?)
     }
+}
+
+/// Noise of a standard deviation.
+fn heated<const D: usize>(noise: Tensor<D>, temperature: f64) -> Tensor<D> {
+    if temperature == 1.0 { noise } else { noise * temperature }
 }
 
 /// Refuses what an inpainting cannot walk by.

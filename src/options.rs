@@ -38,7 +38,8 @@ pub struct GenerateOptions {
     /// says of the caption alone.
     pub clip_against: Vec<String>,
     /// How strongly the model's classifier guides the decoder to the class, of a model that has one
-    /// (ADM); 0 is none. By default as the model says. It needs the feature `autodiff`.
+    /// (ADM); 0 is none. By default as the model says, where there is a class. It needs the feature
+    /// `autodiff`, and holds the classifier beside the decoder.
     pub classifier_scale: Option<f64>,
     /// Embeddings that the prior draws for each picture, of which the one closest to the caption is
     /// kept; 1 to 64, by default 1.
@@ -67,7 +68,7 @@ pub struct GenerateOptions {
     pub prior: StageOptions,
     /// The decoder.
     pub decoder: StageOptions,
-    /// Every upsampler. They are not conditioned, so guidance is refused.
+    /// Every upsampler. They have no null condition, so guidance is refused.
     pub upsampler: StageOptions,
 }
 
@@ -239,7 +240,7 @@ impl GenerateOptions {
                 (Some(scale), _) => scale.to_string(),
                 (None, range) => range.map_or(String::new(), |range| range.to_string()),
             };
-            let expected = "absent: upsamplers have no condition";
+            let expected = "absent: upsamplers have no null condition";
             return Err(InvalidSetting::new("upsampler guidance", found, expected).into());
         }
         if bundle.upsamplers.is_empty() && *upsampler != StageOptions::default() {

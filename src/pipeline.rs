@@ -143,7 +143,8 @@ impl UnClip {
 
     /// Makes pictures of a caption.
     ///
-    /// The empty caption gives arbitrary pictures. A caption that is too long is cut, and
+    /// The empty caption gives arbitrary pictures. Of a model of classes, a caption is one of them
+    /// ([`Bundle::class_of`]). A caption that is too long is cut, and
     /// [`Generated::dropped`] says what was lost.
     ///
     /// # Example
@@ -289,14 +290,13 @@ impl<'a> Observed<'a> {
     ) -> Result<Generated, Error> {
         let bundle = &self.unclip.bundle;
         let seeds = options.seeds(captions.len())?;
-        let settings = options.resolve(bundle)?;
+        let settings = options.resolve(bundle)?.for_subjects(captions, options, bundle)?;
         if settings.prior.is_none() && bundle.decoder.config().reads_images() {
             return Err(missing(&bundle.origin, StageId::Prior));
         }
         options.check_control(bundle)?;
         settings.check_negatives(options, bundle)?;
         captions.iter().try_for_each(|caption| settings.check_clip(caption.as_ref()))?;
-        bundle.check_subjects(captions)?;
         let precision = self.unclip.placement.precision;
         let sees = settings.leads_from_blank(options, bundle);
         let made_by = MadeBy::of(bundle, precision, sees, &settings)?;

@@ -9,11 +9,10 @@ use unclip_nn::Placement;
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::{LowRes, UpsamplerConfig};
 
-use crate::bundle::missing;
 use crate::hole::KeptPicture;
 use crate::{
-    Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, StageCost, StageId,
-    StageSettings, Start, Trace,
+    Bound, Bundle, ClipGuidance, Error, Gallery, Observer, RecordedNoise, StageCost, StageSettings,
+    Start, Trace,
 };
 
 /// One batch of pictures on its way through the stages, made by
@@ -156,6 +155,13 @@ impl<'a> Run<'a> {
         Self { clip_guidance: Some((guidance, to)), ..self }
     }
 
+    /// Sets how strongly the model's classifier guides the decoder to the classes of its condition; it
+    /// does not by default. [`Settings::classifier_scale`](crate::Settings::classifier_scale) is how strongly whole calls are guided.
+    #[must_use]
+    pub fn with_classifier_scale(self, scale: f64) -> Self {
+        Self { classifier_scale: Some(scale).filter(|scale| *scale != 0.0), ..self }
+    }
+
     /// Lets CLIP choose among these captions and the picture's own, as a classifier does, instead
     /// of comparing with its own alone.
     #[must_use]
@@ -248,7 +254,11 @@ impl<'a> Run<'a> {
         settings: &[StageSettings],
     ) -> Result<Tensor<4>, Error> {
         for (place, settings) in settings.iter().enumerate() {
-            let bound = self.bind_upsampler(place, &pictures, settings)?;
+            let low_res = self.low_res(place, &pictures)?;
+            if let Some(text) = &low_res.text {
+                self.trace.upsampler_texts.push((place, text.clone()));
+            }
+            let bound = self.bind(&self.bundle.upsamplers[place], &low_res, settings, None)?;
             pictures = self.sample(&bound, Start::default())?;
             self.trace.upsamplers.push(pictures.clone());
         }
@@ -283,58 +293,67 @@ impl<'a> Run<'a> {
         settings: &StageSettings,
     ) -> Result<Bound<'a, DecoderConfig, 4>, Error> {
         let slot = &self.bundle.decoder;
+        self.check_classes(condition)?;
+        self.bundle.check_guidance(settings)?;
         let condition = &self.controlled(condition)?;
-        if condition.classes.is_some() {
-            self.classes.clone_from(&condition.classes);
-        }
+        self.classes.clone_from(&condition.classes);
         let null = self.null_if_guided(settings)?;
         let bound = self.bind(slot, condition, settings, null.as_ref())?;
-        let bound = self.led_to_class(bound)?;
-        match &self.clip_guidance {
+        let bound = match &self.clip_guidance {
             #[cfg(feature = "autodiff")]
             Some((guidance, to)) => {
                 let to = to.clone().or_else(|| condition.text.clone());
-                let to = to.ok_or_else(|| missing(&self.bundle.origin, StageId::TextEncoder))?;
+                let to = to.ok_or_else(|| {
+                    crate::bundle::missing(&self.bundle.origin, crate::StageId::TextEncoder)
+                })?;
                 let guidance = *guidance;
                 guidance.check(self.bundle)?;
                 let against = self.against()?;
                 let condition = (condition, null.as_ref());
-                self.steer(bound, condition, guidance, (&to, against.as_ref()))
+                self.steer(bound, condition, guidance, (&to, against.as_ref()))?
             }
             #[cfg(not(feature = "autodiff"))]
-            Some((guidance, _)) => guidance.check(self.bundle).map(|()| bound),
-            None => Ok(bound),
-        }
+            Some((guidance, _)) => {
+                guidance.check(self.bundle)?;
+                bound
+            }
+            None => bound,
+        };
+        self.guided_by_classifier(bound)
     }
 
     /// Loads the upsampler at this place and fixes its small pictures, one for each seed. One that
     /// reads captions reads those last [encoded](Self::encode), of which each has equally many seeds.
     ///
     /// # Errors
-    /// Weights that cannot be read; an upsampler that is told classes, without such.
+    /// Weights that cannot be read; an upsampler that is told classes, without such; one that reads
+    /// captions, if those last encoded have not equally many seeds.
     ///
     /// # Panics
-    /// If the model has no upsampler there; of one that reads captions, if those last encoded have not
-    /// equally many seeds.
+    /// If the model has no upsampler there.
     pub fn bind_upsampler(
         &mut self,
         place: usize,
         low_res: &Tensor<4>,
         settings: &StageSettings,
     ) -> Result<Bound<'a, UpsamplerConfig, 4>, Error> {
+        let low_res = self.low_res(place, low_res)?;
+        self.bind(&self.bundle.upsamplers[place], &low_res, settings, None)
+    }
+
+    /// What an upsampler reads.
+    fn low_res(&mut self, place: usize, picture: &Tensor<4>) -> Result<LowRes, Error> {
         let text = self.encode_for_upsampler(place)?;
-        let slot = &self.bundle.upsamplers[place];
-        if slot.config().classes.is_some() && self.classes.is_none() {
+        let config = self.bundle.upsamplers[place].config();
+        if config.classes.is_some() && self.classes.is_none() {
             let expected = "one for each picture, which the decoder was told before";
             return Err(InvalidSetting::new("classes of the upsampler", "absent", expected).into());
         }
-        let [rows, _, height, _] = low_res.dims();
-        let side = height * slot.config().factor;
-        let kept = self.kept.as_ref().filter(|_| slot.config().kept);
+        let [rows, _, height, _] = picture.dims();
+        let side = height * config.factor;
+        let kept = self.kept.as_ref().filter(|_| config.kept);
         let kept = kept.map(|it| it.at(side, &self.placement.device).repeat_dim(0, rows));
-        let low_res =
-            LowRes { picture: low_res.clone(), text, classes: self.classes.clone(), kept };
-        self.bind(slot, &low_res, settings, None)
+        Ok(LowRes { picture: picture.clone(), text, classes: self.classes.clone(), kept })
     }
 
     /// What guidance of the decoder leads away from, if there is any.

@@ -129,13 +129,14 @@ fn settings_are_those_of_its_readme() {
     assert_eq!((settings.decoder.steps, settings.decoder.guidance_scale), (250, 1.0));
     assert_eq!(settings.upsamplers[0].steps, 250);
     assert_eq!(settings.classifier_scale, Some(1.0));
-    let abilities = [Ability::ClassToImage, Ability::ClassifierGuidance];
-    assert_eq!(bundle.abilities(), abilities);
+    assert!(bundle.can(Ability::ClassToImage) && !bundle.can(Ability::TextToImage));
+    assert_eq!(bundle.can(Ability::ClassifierGuidance), cfg!(feature = "autodiff"));
     let model = folder(&OF_ONE_KIND);
     let bundle = Bundle::open(model.path()).unwrap();
     assert_eq!((bundle.image_size(), bundle.classes()), (128, Some(3)));
     assert_eq!(bundle.classifier.as_ref().unwrap().config().scale, 0.5);
-    assert!(bundle.can(Ability::Unconditional) && bundle.can(Ability::ClassToImage));
+    assert!(bundle.can(Ability::Unconditional));
+    assert_eq!(bundle.can(Ability::ClassToImage), cfg!(feature = "autodiff"));
     let model = folder(&OF_ONE_KIND[..1]);
     let bundle = Bundle::open(model.path()).unwrap();
     assert_eq!(bundle.abilities(), [Ability::Unconditional]);
@@ -147,15 +148,18 @@ fn classes_have_numbers_and_names() {
     let model = folder(&OF_CLASSES);
     let bundle = Bundle::open(model.path()).unwrap();
     assert_eq!(bundle.class_of(" 3 ").unwrap(), Some(3));
+    assert_eq!(bundle.class_of("003").unwrap(), Some(3));
     for other in ["5", "-1", "dog", "3.0", ""] {
         let words = [format!("class is {other:?}"), "the number of a class, 0 to 4".into()];
         refused(bundle.class_of(other), &[&words[0], &words[1]]);
     }
     let names = model.path().join("classes.txt");
-    fs::write(&names, "cat\r\ndog, hound\ncow\nhen\nOx\n").unwrap();
+    fs::write(&names, "\u{feff}cat\r\ndog, hound\ncow\nhen, hound\nOx\n").unwrap();
     let bundle = Bundle::open(model.path()).unwrap();
-    let numbers = ["Hound", "dog", "ox", "2"].map(|name| bundle.class_of(name).unwrap().unwrap());
-    assert_eq!(numbers, [1, 1, 4, 2]);
+    refused(bundle.class_of("hound"), &["one of the classes of this name", "[1, 3]"]);
+    assert_eq!(bundle.class_of(&bundle.class_names[1]).unwrap(), Some(1));
+    let numbers = ["Cat", "dog", "ox", "2"].map(|name| bundle.class_of(name).unwrap().unwrap());
+    assert_eq!(numbers, [0, 1, 4, 2]);
     refused(bundle.class_of("goat"), &["class is \"goat\"", "0 to 4, or its name"]);
     for (text, words) in [
         ("cat\ndog\n", ["names of classes is 2", "expected 5, one for each class"]),
@@ -176,10 +180,12 @@ fn classes_have_numbers_and_names() {
 /// a caption's tower.
 #[test]
 fn classes_stand_wherever_captions_do() {
-    let model = folder(&OF_CLASSES[..1]);
+    let model = folder(&OF_CLASSES);
     fs::write(model.path().join("classes.txt"), "cat\ndog\ncow\nhen\nox\n").unwrap();
     let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
     let plain = GenerateOptions::default().with_decoder(steps(2)).with_n(2).with_seed(5);
+    let scale = if cfg!(feature = "autodiff") { 1.0 } else { 0.0 };
+    let plain = plain.with_upsampler(steps(1)).with_classifier_scale(scale);
     let made = unclip.text_to_images(&["cat", "1"], &plain).unwrap();
     let pictures = made.images();
     assert!(pictures.len() == 4 && pictures[0] != pictures[2]);
@@ -193,14 +199,36 @@ fn classes_stand_wherever_captions_do() {
     let out = model.path().join("native");
     unclip.bundle().save("native", &out, Precision::F32, &Default::default()).unwrap();
     let native = ready(Bundle::open(&out).unwrap(), "flex");
+    assert_eq!(native.bundle().class_names, unclip.bundle().class_names);
+    assert!(native.bundle().classifier.is_some());
     assert_eq!(native.text_to_images(&["cat", "dog"], &plain).unwrap().images(), pictures);
+}
+
+/// Driven by hand, what is not known is an error and no panic.
+#[test]
+fn classes_are_checked_where_stages_are_driven_by_hand() {
+    let model = folder(&OF_CLASSES);
+    let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
+    let options = GenerateOptions::default().with_decoder(steps(1)).with_upsampler(steps(1));
+    let settings = options.resolve(unclip.bundle()).unwrap();
+    let decode = |condition: Condition| unclip.run(&[1]).decode(&condition, &settings.decoder);
+    refused(decode(Condition::of_classes(vec![5])), &["is 5, expected less than 5"]);
+    refused(decode(Condition::of_classes(vec![1, 2])), &["is 2, expected 1, one for each seed"]);
+    refused(decode(Condition::nothing(1)), &["classes of the condition is absent"]);
+    let mut run = unclip.run(&[1]);
+    let small = run.decode(&Condition::of_classes(vec![4]), &settings.decoder).unwrap();
+    let large = run.upsample(small.clone(), &settings.upsamplers).unwrap();
+    assert_eq!(large.dims(), [1, 3, 256, 256]);
+    let other = unclip.run(&[1]).upsample(small, &settings.upsamplers);
+    refused(other, &["classes of the upsampler is absent"]);
+    refused(unclip.run(&[1]).condition_of::<&str>(&[], 1), &["captions is 0"]);
 }
 
 #[test]
 fn what_it_cannot_do_is_refused() {
     let model = folder(&OF_CLASSES);
     let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
-    let plain = GenerateOptions::default();
+    let plain = GenerateOptions::default().with_classifier_scale(0.0);
     let draw = |options: &GenerateOptions| unclip.text_to_image("1", options);
     let guided = StageOptions::default().with_guidance_scale(2.0);
     refused(draw(&plain.clone().with_decoder(guided)), &["decoder guidance is 2", "classifier"]);
@@ -218,15 +246,28 @@ fn what_it_cannot_do_is_refused() {
         &["has no image_encoder"],
     );
     refused(unclip.embed_texts(&["1"]), &["has no prior_text_encoder"]);
-    for layout in ["diffusers", "kandinsky", "stable"] {
+    for (layout, words) in
+        [("diffusers", "text_encoder"), ("kandinsky", "image_encoder"), ("stable", "augmentation")]
+    {
         let out = model.path().join(layout);
         let saved = unclip.bundle().save(layout, &out, Precision::F32, &Default::default());
-        assert!(saved.is_err() && !out.exists(), "{layout}");
+        refused(saved, &["layout to write", layout, "native"]);
+        assert!(!out.exists(), "{layout}");
     }
     let model = folder(&OF_CLASSES[..1]);
     let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
     let asked = plain.clone().with_classifier_scale(1.0);
     refused(unclip.text_to_image("1", &asked), &["has no classifier"]);
+    // a class that nothing would draw
+    let model = folder(&OF_ONE_KIND);
+    let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
+    refused(unclip.text_to_image("1", &plain), &["class is \"1\"", "no classifier leads it"]);
+    let asked = plain.clone().with_classifier_scale(1.0);
+    refused(unclip.text_to_image("", &asked), &["classifier scale is 1", "no class"]);
+    refused(unclip.text_to_images(&["1", ""], &plain), &["some with a class, some without"]);
+    let one = plain.clone().with_decoder(steps(1));
+    let made = unclip.text_to_image("", &one).unwrap();
+    assert!(made.pictures[0].recipe.settings.classifier_scale.is_none());
 }
 
 /// Files that do not make one model are refused by name.
@@ -236,6 +277,10 @@ fn damaged_folders_are_refused() {
     refused(open(&OF_CLASSES[2..]), &["an upsampler alone", "64x64_diffusion"]);
     refused(open(&["64x64_diffusion", "128x128_diffusion"]), &["one of them"]);
     refused(open(&["128x128_diffusion", "64_256_upsampler"]), &["upsampler", "128 pixels"]);
+    refused(
+        open(&["128x128_diffusion", "64x64_classifier"]),
+        &["classifier is 64x64_classifier", "128x128_classifier is that of 128x128_diffusion"],
+    );
     let edited = |name: &str, edit: fn(&mut Map<String, Value>)| {
         let model = folder(&OF_CLASSES);
         let mut shapes = shapes(name);

@@ -81,7 +81,7 @@ fn guidance_out_of_range_names_its_stage() {
 fn guidance_of_an_upsampler_is_refused() {
     for scale in [1.0, 7.0, f64::NAN] {
         let options = StageOptions::default().with_guidance_scale(scale);
-        let words = ["upsampler guidance is", "expected absent", "no condition"];
+        let words = ["upsampler guidance is", "expected absent", "no null condition"];
         refused(request(&of_stage("upsampler", options)), &words);
     }
 }
@@ -101,7 +101,7 @@ fn parameters_of_samplers_and_ranges_are_checked_before_anything_is_computed() {
     }
     let range = TimestepRange { from: 0, to: 50 };
     let options = of_stage("upsampler", stage().with_guidance_range(range));
-    refused(request(&options), &["upsampler guidance is 0..50", "no condition"]);
+    refused(request(&options), &["upsampler guidance is 0..50", "no null condition"]);
     let options = of_stage("decoder", stage().with_spacing("90,90".parse().unwrap()));
     refused(request(&options), &["decoder steps is 180, expected 1 to 100"]);
 }

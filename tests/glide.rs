@@ -229,7 +229,8 @@ fn it_is_converted() {
         assert!(out.join("upsampler_text_encoder.0/model.safetensors").exists());
         for layout in ["diffusers", "kandinsky", "stable"] {
             let other = model.path().join(layout);
-            assert!(bundle.save(layout, &other, Precision::F32, &flex).is_err(), "{layout}");
+            let saved = bundle.save(layout, &other, Precision::F32, &flex);
+            refused(saved, &["layout to write", layout, "native"]);
             assert!(!other.exists());
         }
         let options = GenerateOptions::default()
@@ -243,6 +244,24 @@ fn it_is_converted() {
         refused(Bundle::open_with(&out, &padding), &["padding is zero", "absent"]);
         refused(Bundle::open_with(model.path(), &padding), &["padding is zero", "absent"]);
     }
+}
+
+/// The two files of the tokenizer by the names of GPT-2's own code, which other layouts do not have.
+#[test]
+fn the_tokenizers_files_may_have_their_older_names() {
+    let model = folder(&["base"]);
+    let words = model.path().join("tokenizer");
+    for (old, new) in [("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")] {
+        fs::rename(words.join(old), words.join(new)).unwrap();
+    }
+    let bundle = Bundle::open(model.path()).unwrap();
+    let out = model.path().join("native");
+    bundle.save("native", &out, Precision::F32, &device("flex").unwrap()).unwrap();
+    let same = |name: &str| fs::read(out.join("tokenizer").join(name)).unwrap();
+    assert_eq!(same("vocab.json"), fs::read(words.join("encoder.json")).unwrap());
+    Bundle::open(&out).unwrap();
+    fs::write(words.join("vocab.bpe"), "#version\nq\n").unwrap();
+    refused(Bundle::open(model.path()), &["vocab.bpe", "line 2"]);
 }
 
 #[test]

@@ -55,8 +55,8 @@ fn upsampler_steps(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Resul
     let mut inputs = Inputs::new(arguments)?;
     let low_side = low_side(arguments, bundle, place);
     let x_0 = inputs.pictures(low_side * slot.config().factor);
-    let low_res = inputs.pictures(low_side);
-    answer_steps(slot, arguments, inputs, x_0, low_res.into())
+    let low_res = inputs.low_res(bundle, place, low_side);
+    answer_steps(slot, arguments, inputs, x_0, low_res)
 }
 
 /// Takes a training step of fresh weights for each line on standard input, always on the same

@@ -25,6 +25,8 @@ pub(super) fn class_names(folder: &Path) -> Result<Vec<String>, Error> {
     };
     let text = String::from_utf8(read_text(&path, MAX_BYTES)?)
         .map_err(|error| invalid(error.to_string(), "text in UTF-8"))?;
+    // some editors begin a file with a mark of its encoding
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).collect();
     match names.iter().position(String::is_empty) {
         Some(line) => Err(invalid(format!("line {} is empty", line + 1), "a name in each line")),

@@ -92,8 +92,8 @@ impl Bundle {
     ///
     /// It has this crate's own layout, which is shown below; diffusers' (Karlo as published), with
     /// a `model_index.json`; Kandinsky's two folders, as published (the prior's is
-    /// [`OpenOptions::prior_model`]) or together in one; Stable unCLIP's; or that of Karlo's own code or
-    /// of GLIDE's, whose pickles must first be converted to safetensors (`tools/convert_pickle.py`). A
+    /// [`OpenOptions::prior_model`]) or together in one; Stable unCLIP's; or that of Karlo's own code, of
+    /// GLIDE's or of ADM's, whose pickles must first be converted to safetensors (`tools/convert_pickle.py`). A
     /// hub client's folder (`models--…`) stands for the revision in it.
     ///
     /// ```text
@@ -192,6 +192,12 @@ impl Bundle {
             let written: Vec<_> = written.map(|layout| layout.name()).collect();
             InvalidSetting::new("layout to write", format!("{layout:?}"), written.join(", "))
         })?;
+        if known.name() != native::Native.name() && !self.decoder.config().reads_images() {
+            let expected = "native: others hold no decoder without image embeddings (GLIDE, ADM)";
+            return Err(
+                InvalidSetting::new("layout to write", format!("{layout:?}"), expected).into()
+            );
+        }
         let write = known.writer(self, format)?;
         write_folder(folder.as_ref(), |folder| write(&Target { folder, format, device }))
     }

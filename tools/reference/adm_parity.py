@@ -51,7 +51,9 @@ def compare(arguments, table, size):
                 flags = {"--model": folder, "--classifier-scale": scale}
                 if has_upsampler:
                     flags["--upsampler-steps"] = arguments.steps[1]
-                found = rust(arguments, [str(one) for one in classes], case, (None, 1.0), flags)
+                # of one kind, a class is the classifier's alone
+                names = [str(one) if scale or size != "odd" else "" for one in classes]
+                found = rust(arguments, names, case, (None, 1.0), flags)
                 table.add((size, guidance), "rust", distance(found, trace))
                 print(".", end="", file=sys.stderr, flush=True)
     print(f" {size}", file=sys.stderr)

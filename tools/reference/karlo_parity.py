@@ -104,7 +104,10 @@ def rust(arguments, sources, case, guidance, flags):
         "--decoder-steps": steps[0] if guidance[0] is None else steps[1],
         "--decoder-guidance": guidance[1],
     }
-    if isinstance(sources[0], Path):
+    if set(sources) == {""}:
+        command = [arguments.bin / "text_to_image", ""]
+        flags["--n"] = len(sources)
+    elif isinstance(sources[0], Path):
         command = [arguments.bin / "image_variation", *sources]
     else:
         prompts = case / "prompts.txt"

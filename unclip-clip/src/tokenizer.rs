@@ -94,7 +94,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `vocab.json` and `merges.txt` from a folder or, if they are missing, `tokenizer.json`,
+    /// Reads `vocab.json` and `merges.txt` from a folder (`encoder.json` and `vocab.bpe`, as GPT-2's own
+    /// code names them) or, if they are missing, `tokenizer.json`,
     /// in which newer libraries keep both ([`vocabulary_files`]), and which is the only file of
     /// XLM-RoBERTa's tokenizer that is read.
     ///
@@ -108,7 +109,8 @@ impl Tokenizer {
             return Self::of_pieces(file, options);
         }
         let (vocab, merges) = vocabulary_files(folder)?;
-        let tokenizer = Self::from_bytes(folder, &vocab, &merges, options);
+        let names = pair(folder).map(|name| folder.join(name));
+        let tokenizer = Self::from_files(names, &vocab, &merges, options);
         // what is wrong with the two is wrong in the one that they came from
         tokenizer.map_err(|error| match &file {
             Some(file) => error.at(file),
@@ -126,10 +128,20 @@ impl Tokenizer {
         merges: &[u8],
         options: TokenizerOptions,
     ) -> Result<Self, TokenizerError> {
-        check_room(folder, options)?;
-        let vocab = parse_vocab(&folder.join("vocab.json"), vocab)?;
-        let merges = parse_merges(&folder.join("merges.txt"), merges, &vocab)?;
-        let path = folder.join("vocab.json");
+        let names = NAMES[0].map(|name| folder.join(name));
+        Self::from_files(names, vocab, merges, options)
+    }
+
+    /// Takes the contents of the two files of these names.
+    fn from_files(
+        [path, of_merges]: [PathBuf; 2],
+        vocab: &[u8],
+        merges: &[u8],
+        options: TokenizerOptions,
+    ) -> Result<Self, TokenizerError> {
+        check_room(&path, options)?;
+        let vocab = parse_vocab(&path, vocab)?;
+        let merges = parse_merges(&of_merges, merges, &vocab)?;
         let padding = options.padding.unwrap_or(TokenizerOptions::PADDING);
         let pad = match padding {
             Padding::Exclamation | Padding::Zero => EXCLAMATION,
@@ -226,7 +238,7 @@ impl Tokenizer {
         let room = self.context_length - self.marks.map_or(0, |marks| marks.len());
         let mut ids: Vec<u32> = self.marks.into_iter().map(|[start, _]| start).collect();
         let mut read = cut;
-        // there is a token for the unknown: encoding cannot fail
+        // there is a token for the unknown, or for every byte: encoding cannot fail
         if let Ok(encoding) = self.inner.encode(&caption[..cut], false) {
             ids.extend(encoding.get_ids().iter().take(room));
             if let Some(&(start, _)) = encoding.get_offsets().get(room) {
@@ -283,7 +295,16 @@ fn has_pieces(file: &Path) -> bool {
     })
 }
 
-/// The contents of a folder's `vocab.json` and `merges.txt`; if they are missing, their equivalents
+/// The names of the two files: transformers', and those of GPT-2's own code.
+const NAMES: [[&str; 2]; 2] = [["vocab.json", "merges.txt"], ["encoder.json", "vocab.bpe"]];
+
+/// Which of them a folder has; the first, if it has neither.
+fn pair(folder: &Path) -> [&'static str; 2] {
+    let has = |names: &&[&str; 2]| folder.join(names[0]).exists();
+    *NAMES.iter().find(has).unwrap_or(&NAMES[0])
+}
+
+/// The contents of a folder's two files, by either pair of names; if they are missing, their equivalents
 /// from its `tokenizer.json`.
 ///
 /// # Errors
@@ -294,12 +315,16 @@ pub fn vocabulary_files(folder: &Path) -> Result<(Vec<u8>, Vec<u8>), TokenizerEr
     };
     match single_file(folder) {
         Some(file) => tokenizer_json::split(&file, &read("tokenizer.json")?),
-        None => Ok((read("vocab.json")?, read("merges.txt")?)),
+        None => {
+            let [vocab, merges] = pair(folder);
+            Ok((read(vocab)?, read(merges)?))
+        }
     }
 }
 
 /// The one file that is read in place of two, if it is.
 fn single_file(folder: &Path) -> Option<PathBuf> {
     let file = folder.join("tokenizer.json");
-    (!folder.join("vocab.json").exists() && file.exists()).then_some(file)
+    let has_pair = NAMES.iter().any(|names| folder.join(names[0]).exists());
+    (!has_pair && file.exists()).then_some(file)
 }

@@ -81,7 +81,7 @@ pub trait Stage<const D: usize> {
         condition: &Self::Condition,
         steering: Steering<'_, Self::Null>,
     ) -> Box<dyn Denoiser<D>> {
-        let denoiser = self.unaware(network, condition, steering);
+        let denoiser = self.unconstrained(network, condition, steering);
         match self.known(condition) {
             Some((x_0, mask)) => Box::new(Known { inner: denoiser, x_0, mask }),
             None => denoiser,
@@ -89,7 +89,7 @@ pub trait Stage<const D: usize> {
     }
 
     /// As [`denoiser`](Self::denoiser), without what is known of the sample.
-    fn unaware(
+    fn unconstrained(
         &self,
         network: &Self::Network,
         condition: &Self::Condition,

@@ -2,7 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::Device;
+use unclip_nn::embed_classes;
 
 use crate::condition::{Bound, Condition};
 
@@ -27,12 +28,7 @@ impl ClassAlone {
     pub(crate) fn forward(&self, condition: &Condition) -> Bound {
         let embed = |table: &Embedding| {
             let classes = condition.classes.as_ref().expect("a class, which this decoder reads");
-            let (device, [known, _]) = (table.weight.val().device(), table.weight.dims());
-            assert!(classes.iter().all(|class| *class < known), "classes below {known}");
-            let ids: Vec<i64> = classes.iter().map(|&class| class as i64).collect();
-            let ids = TensorData::new(ids, [1, classes.len()]);
-            let embedded = table.forward(Tensor::<2, Int>::from_data(ids, &device));
-            embedded.squeeze_dim::<2>(0)
+            embed_classes(table, classes)
         };
         Bound { emb: self.label_emb.as_ref().map(embed), ..Bound::default() }
     }

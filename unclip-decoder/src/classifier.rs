@@ -48,10 +48,18 @@ impl StageConfig for ClassifierConfig {
         self.unet.validate().map_err(|error| error.within("unet"))?;
         check::equal("unet.in_channels", self.unet.in_channels, PICTURE_CHANNELS)?;
         check::equal("unet.patch_size", self.unet.patch_size, 1)?;
-        if self.unet.attention_resolutions.is_empty() || self.unet.d_context.is_some() {
-            let found = format!("{:?}", self.unet.attention_resolutions);
-            let expected = "some levels, and no context";
-            return Err(InvalidSetting::new("unet.attention_resolutions", found, expected));
+        let unet = &self.unet;
+        if unet.attention_resolutions.is_empty() {
+            let expected = "some levels: a classifier has attention";
+            return Err(InvalidSetting::new("unet.attention_resolutions", "empty", expected));
+        }
+        if let Some(width) = unet.d_context {
+            let expected = "absent: a classifier reads pictures alone";
+            return Err(InvalidSetting::new("unet.d_context", width, expected));
+        }
+        if unet.coordinates {
+            let expected = "false: a classifier is told no positions";
+            return Err(InvalidSetting::new("unet.coordinates", true, expected));
         }
         let inner = self.unet.block_out_channels.last().copied().unwrap_or(1);
         check::multiple("unet.block_out_channels", inner, "d_head", self.unet.d_head)
@@ -116,7 +124,8 @@ impl AttentionPool {
         let [batch, channels, height, width] = x.dims();
         let pixels = x.reshape([batch, channels, height * width]).swap_dims(1, 2);
         let tokens = Tensor::cat(vec![pixels.clone().mean_dim(1), pixels], 1);
-        let tokens = tokens + self.positional_embedding.val().unsqueeze::<3>();
+        let positions = self.positional_embedding.val().unsqueeze::<3>();
+        let tokens = tokens.clone() + positions.cast(tokens.dtype());
         // only what the mean sees is read
         let q = linear(&self.to_q, tokens.clone().narrow(1, 0, 1));
         let (k, v) = (linear(&self.to_k, tokens.clone()), linear(&self.to_v, tokens));

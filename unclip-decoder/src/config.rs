@@ -212,6 +212,7 @@ impl DecoderConfig {
     /// has learned none that stands for no picture (Kandinsky 2.1 and 2.2).
     pub fn needs_null_image(&self) -> bool {
         self.augmentation.is_none()
+            && self.reads_images()
             && (!self.reads_captions() || self.captions == CaptionKind::Whole)
     }
 

@@ -182,7 +182,10 @@ impl Decoder {
                 None => x_t,
             };
             let time = unet.embed_time(timesteps);
-            let emb = emb.clone().map_or(time.clone(), |emb| time + emb);
+            let emb = match &emb {
+                Some(emb) => time.clone() + emb.clone().cast(time.dtype()),
+                None => time,
+            };
             unet.forward(x, emb, &contexts)
         }
     }

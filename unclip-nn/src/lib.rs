@@ -43,6 +43,7 @@ mod attention;
 mod attention_block;
 pub mod check;
 pub mod checkpoint;
+mod class_embedding;
 #[cfg(feature = "flex")]
 #[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]
 mod fused;
@@ -58,6 +59,7 @@ mod whitening;
 
 pub use attention::{Attention, KeysValues, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context, SeenContext};
+pub use class_embedding::embed_classes;
 pub use layer_norm::LayerNorm;
 pub use ops::{attend, downsample, upsample};
 pub use precision::{Placement, Precision, is_cpu};

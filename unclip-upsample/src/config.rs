@@ -116,7 +116,7 @@ impl UpsamplerConfig {
             return Err(InvalidSetting::new("residual", found, expected));
         }
         if self.diffusion.guidance_scale != 1.0 {
-            let expected = "1: an upsampler has no condition to be guided by";
+            let expected = "1: an upsampler has no null condition";
             let found = self.diffusion.guidance_scale;
             return Err(InvalidSetting::new("diffusion.guidance_scale", found, expected));
         }
@@ -125,6 +125,10 @@ impl UpsamplerConfig {
 
     fn check_captions(&self) -> Result<(), InvalidSetting> {
         self.classes.map_or(Ok(()), |classes| check::size("classes", classes))?;
+        if let (Some(classes), Some(_)) = (self.classes, self.d_text) {
+            let expected = "absent: the upsampler reads captions";
+            return Err(InvalidSetting::new("classes", classes, expected));
+        }
         let has_attention = !self.unet.attention_resolutions.is_empty();
         match (self.d_text, self.unet.d_context) {
             (None, Some(width)) => {

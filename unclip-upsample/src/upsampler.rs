@@ -2,19 +2,19 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use unclip_core::resize::{bicubic, bilinear};
 use unclip_core::{
     Branched, ByStep, Denoiser, DiffusionConfig, InvalidSetting, Network, Stage, Steering,
 };
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
-use unclip_nn::{Context, UNet};
+use unclip_nn::{Context, UNet, embed_classes};
 
 use crate::low_res::{LowRes, known_of};
 use crate::{Resize, Rounding, UpsamplerConfig};
 
-/// Predicts a large picture from a noised one and the small one. Without attention, trained on crops,
-/// it works at any size (paper, section 2.3).
+/// Predicts a large picture from a noised one and the small one. The paper's have no
+/// attention: trained on crops, they work at any size (paper, section 2.3).
 #[derive(Module, Debug)]
 pub struct Upsampler {
     unet: UNet,
@@ -26,6 +26,7 @@ pub struct Upsampler {
     #[module(skip)]
     rounding: Option<Rounding>,
     kept: bool,
+    reads_captions: bool,
     label_emb: Option<Embedding>,
 }
 
@@ -51,6 +52,7 @@ impl UpsamplerConfig {
             resize: self.resize,
             rounding: self.rounding,
             kept: self.kept,
+            reads_captions: self.d_text.is_some(),
             label_emb: self
                 .classes
                 .map(|classes| EmbeddingConfig::new(classes, self.unet.d_embedding()).init(device)),
@@ -98,7 +100,7 @@ impl Stage<4> for UpsamplerConfig {
     }
 
     fn bind_pair(&self, _: &Upsampler, _: &LowRes, (): &()) -> Branched<Box<dyn Network<4>>> {
-        panic!("an upsampler has no condition that guidance could lead away from")
+        panic!("an upsampler has no null condition that guidance could lead away from")
     }
 
     fn output(&self, _: &Upsampler, x_0: Tensor<4>) -> Tensor<4> {
@@ -118,7 +120,7 @@ impl Stage<4> for UpsamplerConfig {
     }
 
     /// With the second network for the last step where there is one.
-    fn unaware(
+    fn unconstrained(
         &self,
         upsampler: &Upsampler,
         low_res: &LowRes,
@@ -144,8 +146,17 @@ impl Stage<4> for UpsamplerConfig {
 impl Upsampler {
     /// Assembles parts that were loaded separately.
     pub fn new(unet: UNet, last_step: Option<UNet>, factor: usize) -> Self {
-        let (resize, residual, rounding, kept) = (Resize::Bicubic, false, None, false);
-        Self { unet, last_step, factor, residual, resize, rounding, kept, label_emb: None }
+        Self {
+            unet,
+            last_step,
+            factor,
+            residual: false,
+            resize: Resize::Bicubic,
+            rounding: None,
+            kept: false,
+            reads_captions: false,
+            label_emb: None,
+        }
     }
 
     /// The small picture at the large one's size, as the network sees it.
@@ -186,10 +197,14 @@ impl Upsampler {
             None => Tensor::zeros([batch, channels + 1, height, width], &resized.device()),
         });
         let channels = kept.into_iter().chain([resized.clone()]).collect();
-        let text = low_res.text.as_ref();
+        let text = low_res.text.as_ref().filter(|_| self.reads_captions);
         let context = text.map(|text| Context { tokens: text.tokens.clone(), mask: None });
+        let embedded = |table: &Embedding| {
+            let classes = low_res.classes.as_ref().expect("a class, which this upsampler reads");
+            embed_classes(table, classes)
+        };
         let pooled = text.map(|text| text.pooled.clone());
-        let emb = self.label_emb.as_ref().map(|table| embed(table, low_res)).or(pooled);
+        let emb = self.label_emb.as_ref().map(embedded).or(pooled);
         Read { resized, channels: Tensor::cat(channels, 1), emb, context }
     }
 
@@ -200,20 +215,11 @@ impl Upsampler {
         move |x_t: Tensor<4>, timesteps: Tensor<1>| {
             let mut emb = unet.embed_time(timesteps);
             if let Some(added) = &added {
-                emb = emb + added.clone();
+                emb = emb.clone() + added.clone().cast(emb.dtype());
             }
             let x = Tensor::cat(vec![x_t, channels.clone()], 1);
             let answer = unet.forward(x, emb, &contexts);
             if residual { answer + resized.clone() } else { answer }
         }
     }
-}
-
-/// The embeddings of classes, one row each.
-fn embed(table: &Embedding, low_res: &LowRes) -> Tensor<2> {
-    let classes = low_res.classes.as_ref().expect("a class, which this upsampler reads");
-    let ids: Vec<i64> = classes.iter().map(|&class| class as i64).collect();
-    let ids = TensorData::new(ids, [1, classes.len()]);
-    let ids = Tensor::<2, Int>::from_data(ids, &low_res.picture.device());
-    table.forward(ids).squeeze_dim::<2>(0)
 }

@@ -100,11 +100,18 @@ fn classifier(
     folder: &Path,
     drawing: &Drawing,
 ) -> Result<Option<StageFiles<ClassifierConfig>>, Error> {
-    let side = drawing.side;
-    let name = format!("{side}x{side}_classifier");
-    if !is_there(folder, &name) {
-        return Ok(None);
+    let name = |side: usize| format!("{side}x{side}_classifier");
+    let own = drawing.classified.then(|| name(drawing.side));
+    let others = networks::CLASSIFIED.into_iter().map(name).filter(|it| Some(it) != own.as_ref());
+    if let Some(other) = others.into_iter().find(|it| is_there(folder, it)) {
+        let expected = match &own {
+            Some(own) => format!("absent: {own} is that of {}", drawing.name),
+            None => format!("absent: {} has none", drawing.name),
+        };
+        return Err(InvalidSetting::new("classifier", other, expected).into());
     }
+    let Some(name) = own.filter(|name| is_there(folder, name)) else { return Ok(None) };
+    let side = drawing.side;
     let weights = weights(folder, &name)?;
     let shapes = Shapes::of(&weights, "");
     let names = networks::encoder_names(&shapes, side)?;

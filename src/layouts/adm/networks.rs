@@ -30,11 +30,20 @@ pub(super) struct Drawing {
     pub(super) heads: Heads,
     schedule: BetaSchedule,
     steps: usize,
+    /// Whether it was trained on ImageNet, whose classes the classifiers know.
+    pub(super) classified: bool,
     scale: f64,
 }
 
+/// Sides of pictures for which there is a classifier.
+pub(super) const CLASSIFIED: [usize; 4] = [64, 128, 256, 512];
+
 const fn drawing(name: &'static str, side: usize, scale: f64, steps: usize) -> Drawing {
-    Drawing { name, side, heads: OF_64, schedule: LINEAR, steps, scale }
+    Drawing { name, side, heads: OF_64, schedule: LINEAR, steps, classified: true, scale }
+}
+
+const fn lsun(name: &'static str) -> Drawing {
+    Drawing { classified: false, ..drawing(name, 256, 1.0, STEPS[1]) }
 }
 
 pub(super) const DRAWING: [Drawing; 9] = [
@@ -47,10 +56,10 @@ pub(super) const DRAWING: [Drawing; 9] = [
     drawing("256x256_diffusion", 256, 1.0, STEPS[0]),
     drawing("256x256_diffusion_uncond", 256, 10.0, STEPS[0]),
     drawing("512x512_diffusion", 512, 4.0, STEPS[0]),
-    drawing("lsun_bedroom", 256, 1.0, STEPS[1]),
-    drawing("lsun_cat", 256, 1.0, STEPS[1]),
-    drawing("lsun_horse", 256, 1.0, STEPS[1]),
-    drawing("lsun_horse_nodropout", 256, 1.0, STEPS[1]),
+    lsun("lsun_bedroom"),
+    lsun("lsun_cat"),
+    lsun("lsun_horse"),
+    lsun("lsun_horse_nodropout"),
 ];
 
 /// A published upsampler.

@@ -158,6 +158,7 @@ pub(in crate::layouts) fn described(diffusion: &DiffusionConfig) -> Result<Value
         }
     };
     require("diffusion.uncertainty", diffusion.uncertainty.as_ref(), None, class)?;
+    require("diffusion.temperature", diffusion.temperature, 1.0, class)?;
     if class == DDPM {
         require("diffusion.sampler", diffusion.sampler.to_string(), Ddpm.spelling(), class)?;
         require("diffusion.set_alpha_to_one", diffusion.set_alpha_to_one, true, class)?;

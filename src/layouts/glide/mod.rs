@@ -11,12 +11,13 @@
 mod names;
 mod networks;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use unclip_clip::{TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
-use unclip_nn::checkpoint::{StageFiles, read_file};
+use unclip_nn::UNetConfig;
+use unclip_nn::checkpoint::{StageFiles, Weights};
 
 use super::layout::{Layout, learned_padding};
 use super::original::shapes::Shapes;
@@ -30,8 +31,6 @@ use networks::{BASE_SIDE, FACTOR};
 const DRAWING: [&str; 2] = ["base", "upsample"];
 /// The same for parts of pictures.
 const INPAINTING: [&str; 2] = ["base_inpaint", "upsample_inpaint"];
-/// Bytes of a tokenizer's file that are accepted.
-const MAX_BYTES: u64 = 64 << 20;
 
 pub(super) struct Glide;
 
@@ -54,8 +53,11 @@ impl Layout for Glide {
         };
         let upsampler = is_there(folder, upsample).then(|| upsampler(folder, upsample));
         let words = folder.join("tokenizer");
-        let text =
-            TextFiles { tokenizer: tokenizer(&words, reading)?, words, encoder: text_encoder };
+        let text = TextFiles {
+            tokenizer: Tokenizer::from_folder(&words, reading)?,
+            words,
+            encoder: text_encoder,
+        };
         Ok(Parts {
             text: Some(text),
             upsamplers: upsampler.transpose()?.into_iter().collect(),
@@ -80,37 +82,33 @@ fn names_in(folder: &Path) -> Result<[&'static str; 2], InvalidSetting> {
     }
 }
 
-/// GPT-2's tokenizer under either pair of names.
-fn tokenizer(folder: &Path, options: TokenizerOptions) -> Result<Tokenizer, Error> {
-    let [vocab, merges] = ["encoder.json", "vocab.bpe"].map(|name| folder.join(name));
-    if vocab.exists() && !folder.join("vocab.json").exists() {
-        let read = |path: PathBuf| read_file(&path, MAX_BYTES);
-        return Ok(Tokenizer::from_bytes(folder, &read(vocab)?, &read(merges)?, options)?);
-    }
-    Ok(Tokenizer::from_folder(folder, options)?)
+/// The text tower of a file, the sizes of its U-Net for pictures of this side, and that one's weights.
+fn parts_of(
+    folder: &Path,
+    name: &str,
+    side: usize,
+) -> Result<(StageFiles<TextEncoderConfig>, UNetConfig, Weights), Error> {
+    let [text, whole] = [weights(folder, name)?, weights(folder, name)?];
+    let shapes = Shapes::of(&whole, "");
+    let text = stage(networks::text_encoder(&shapes)?, names::text_encoder(text)?)?;
+    let names = shapes.unet_names(HEADS)?;
+    let config = unet(&shapes, &names, side)?;
+    Ok((text, config, names::unet(whole, &names)?))
 }
 
-type OfCaptions<T> = (StageFiles<TextEncoderConfig>, StageFiles<T>);
-
-/// The text tower and the U-Net of a file.
-fn base_of(folder: &Path, name: &str) -> Result<OfCaptions<DecoderConfig>, Error> {
-    let text = names::text_encoder(weights(folder, name)?)?;
-    let weights = weights(folder, name)?;
-    let shapes = Shapes::of(&weights, "");
-    let text_config = networks::text_encoder(&shapes)?;
-    let names = shapes.unet_names(HEADS)?;
-    let config = networks::decoder(unet(&shapes, &names, BASE_SIDE)?, &text_config);
-    Ok((stage(text_config, text)?, stage(config, names::unet(weights, &names)?)?))
+/// The text tower and the U-Net that draws.
+fn base_of(
+    folder: &Path,
+    name: &str,
+) -> Result<(StageFiles<TextEncoderConfig>, StageFiles<DecoderConfig>), Error> {
+    let (text, unet, weights) = parts_of(folder, name, BASE_SIDE)?;
+    let config = networks::decoder(unet, &text.manifest.config);
+    Ok((text, stage(config, weights)?))
 }
 
 /// The same of an upsampler's file.
 fn upsampler(folder: &Path, name: &str) -> Result<Upsampling, Error> {
-    let text = names::text_encoder(weights(folder, name)?)?;
-    let weights = weights(folder, name)?;
-    let shapes = Shapes::of(&weights, "");
-    let text_config = networks::text_encoder(&shapes)?;
-    let names = shapes.unet_names(HEADS)?;
-    let config = networks::upsampler(unet(&shapes, &names, BASE_SIDE * FACTOR)?, &text_config);
-    let upsampler = stage(config, names::unet(weights, &names)?)?;
-    Ok((upsampler, Some(stage(text_config, text)?)))
+    let (text, unet, weights) = parts_of(folder, name, BASE_SIDE * FACTOR)?;
+    let config = networks::upsampler(unet, &text.manifest.config);
+    Ok((stage(config, weights)?, Some(text)))
 }
