@@ -48,7 +48,9 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let Arguments { picture, strength, edit, common } = arguments;
     edit.check()?;
     let studio = common.open("redrawn.png", edit.n(), &[picture], &[])?;
-    let picture = studio.read(picture)?;
+    // only an image encoder would leave out what is beside the square
+    let has_encoder = studio.unclip.bundle().image_encoder.is_some();
+    let picture = if has_encoder { studio.read(picture)? } else { studio.read_whole(picture)? };
     let subject = edit.subject(&picture);
     let made = studio.show(|unclip| {
         unclip.image_to_image(&picture, *strength, subject, &edit.options(&studio))

@@ -77,6 +77,10 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
             .filter_map(Option::as_deref)
             .collect(),
     };
+    if bundle.classes().is_some() {
+        let captions = calls.iter().flat_map(|call| &call.captions);
+        captions.map(|caption| bundle.class_of(caption)).collect::<Result<Vec<_>, _>>()?;
+    }
     let mut work = common.begin(bundle, precision, calls.len() > 1, plan)?;
     let mut sheet = Vec::new();
     for Call { captions, options } in &calls {

@@ -95,7 +95,9 @@ impl Bundle {
         let (found, expected) = (self.class_names.len(), self.classes().unwrap_or(0));
         if found > 0 && found != expected {
             let expected = format!("{expected}, one for each class");
-            return Err(InvalidSetting::new("names of classes", found, expected).into());
+            return Err(
+                InvalidSetting::new("number of names in classes.txt", found, expected).into()
+            );
         }
         Ok(())
     }

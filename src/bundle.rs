@@ -10,6 +10,7 @@ use unclip_autoencoder::AutoencoderConfig;
 use unclip_clip::{
     Fit, ImageEncoderConfig, NoisedImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer,
 };
+use unclip_core::InvalidSetting;
 use unclip_decoder::{ClassifierConfig, DecoderConfig};
 use unclip_nn::Placement;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
@@ -202,7 +203,7 @@ impl Bundle {
     pub fn clip_text(&self) -> Result<&TextReader, Error> {
         let is_of_clip = |it: &&TextReader| it.encoder.config().is_of_clip();
         let found = self.prior_text.as_ref().or(self.text.as_ref().filter(is_of_clip));
-        found.ok_or_else(|| missing(&self.origin, StageId::PriorTextEncoder))
+        found.ok_or_else(|| self.lacks(StageId::PriorTextEncoder))
     }
 
     /// Whether the negative prompt leads the prior as well. That of Stable unCLIP is led away from the
@@ -216,7 +217,7 @@ impl Bundle {
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
     pub fn prior(&self) -> Result<&Slot<DiffusionPriorConfig>, Error> {
-        self.prior.as_ref().ok_or_else(|| missing(&self.origin, StageId::Prior))
+        self.prior.as_ref().ok_or_else(|| self.lacks(StageId::Prior))
     }
 
     /// The autoregressive prior.
@@ -224,7 +225,7 @@ impl Bundle {
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
     pub fn ar_prior(&self) -> Result<&Slot<ArPriorConfig>, Error> {
-        self.ar_prior.as_ref().ok_or_else(|| missing(&self.origin, StageId::ArPrior))
+        self.ar_prior.as_ref().ok_or_else(|| self.lacks(StageId::ArPrior))
     }
 
     /// CLIP's image tower.
@@ -232,7 +233,7 @@ impl Bundle {
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
     pub fn image_encoder(&self) -> Result<&Slot<ImageEncoderConfig>, Error> {
-        self.image_encoder.as_ref().ok_or_else(|| missing(&self.origin, StageId::ImageEncoder))
+        self.image_encoder.as_ref().ok_or_else(|| self.lacks(StageId::ImageEncoder))
     }
 
     /// CLIP's image tower for noised pictures.
@@ -240,8 +241,19 @@ impl Bundle {
     /// # Errors
     /// [`Error::MissingStage`] if the model has none.
     pub fn noised_image_encoder(&self) -> Result<&Slot<NoisedImageEncoderConfig>, Error> {
-        let absent = || missing(&self.origin, StageId::NoisedImageEncoder);
+        let absent = || self.lacks(StageId::NoisedImageEncoder);
         self.noised_image_encoder.as_ref().ok_or_else(absent)
+    }
+
+    /// The error for a stage that a task needs: that it is missing, or that this kind of model has none.
+    pub(crate) fn lacks(&self, stage: StageId) -> Error {
+        if self.decoder.config().reads_images() {
+            return missing(&self.origin, stage);
+        }
+        let found = format!("{}, without {stage}", self.origin.display());
+        let expected = "one whose decoder reads image embeddings: that of this kind (GLIDE, ADM) reads \
+                        none, and takes captions or classes alone";
+        InvalidSetting::new("model", found, expected).into()
     }
 
     /// The model's name: its name on a hub if a hub client made its folder, else the folder's name.

@@ -6,7 +6,6 @@ use unclip_core::{Ddim, ImageEmbedding, InvalidSetting};
 use unclip_decoder::Condition;
 use unclip_prior::DiffusionPriorConfig;
 
-use crate::bundle::missing;
 use crate::pipeline::{Embedded, finish};
 use crate::recipe::MadeBy;
 use crate::square::check_pictures;
@@ -199,7 +198,7 @@ impl Observed<'_> {
             let expected = "none: the prior of this model is not led by it";
             return Err(InvalidSetting::new("negative prompt", found, expected).into());
         }
-        let settings = settings.ok_or_else(|| missing(&bundle.origin, StageId::Prior))?;
+        let settings = settings.ok_or_else(|| bundle.lacks(StageId::Prior))?;
         options.expect_one_each()?;
         let seeds = options.seeds(captions.len())?;
         let mut run = self.start(&seeds, options, settings.steps() * options.candidates);

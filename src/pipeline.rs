@@ -311,7 +311,15 @@ impl<'a> Observed<'a> {
             }
             None => run.condition_of(captions, options.n)?,
         };
-        let prompts = captions.iter().flat_map(|c| std::iter::repeat_n(c.as_ref(), options.n));
+        // names of classes are those of a file; their numbers are the model's own
+        let number = |caption: &S| Ok(bundle.class_of(caption.as_ref())?.map(|it| it.to_string()));
+        let numbers: Vec<Option<String>> = match bundle.classes() {
+            Some(_) => captions.iter().map(number).collect::<Result<_, InvalidSetting>>()?,
+            None => vec![None; captions.len()],
+        };
+        let prompts = captions.iter().zip(&numbers);
+        let prompts = prompts.map(|(own, number)| number.as_deref().unwrap_or(own.as_ref()));
+        let prompts = prompts.flat_map(|prompt| std::iter::repeat_n(prompt, options.n));
         finish(run, (&condition, Start::default()), (&made_by, options, &settings), prompts)
     }
 

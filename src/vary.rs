@@ -6,7 +6,6 @@ use image::RgbImage;
 use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding, normalize};
 use unclip_decoder::Condition;
 
-use crate::bundle::missing;
 use crate::pipeline::{Embedded, finish};
 use crate::priors::{check_share, no_negative, share_of, starting};
 use crate::recipe::MadeBy;
@@ -105,7 +104,7 @@ impl Variation<'_> {
                 options.expect_no_prior("a variation of full strength has no prior")?;
                 settings.without_prior()
             }
-            (_, None) => return Err(missing(&bundle.origin, StageId::Prior)),
+            (_, None) => return Err(bundle.lacks(StageId::Prior)),
             (_, Some(_)) => settings,
         };
         settings.check_negatives(options, bundle)?;

@@ -287,9 +287,12 @@ fn what_it_cannot_do_is_refused() {
     assert_eq!(abilities, [Ability::TextToImage]);
     let plain = GenerateOptions::default();
     let picture = [image::RgbImage::new(8, 8)];
-    refused(unclip.image_variation(&picture, &plain), &["has no image_encoder", "Kandinsky"]);
-    refused(unclip.embed_texts(&["a cat"]), &["has no prior_text_encoder"]);
-    refused(unclip.imagine(&["a cat"], &plain), &["has no prior"]);
+    refused(
+        unclip.image_variation(&picture, &plain),
+        &["without image_encoder", "captions or classes alone"],
+    );
+    refused(unclip.embed_texts(&["a cat"]), &["without prior_text_encoder"]);
+    refused(unclip.imagine(&["a cat"], &plain), &["without prior"]);
     let draw = |options: &GenerateOptions| unclip.text_to_image("a cat", options);
     let alone = "the decoder of this model reads no image embedding";
     refused(draw(&plain.clone().with_prior(steps(5))), &["prior options is steps 5", alone]);

@@ -13,7 +13,8 @@ use crate::console::{AnyError, note};
 /// Options of every edit.
 #[derive(Debug, Args)]
 pub(crate) struct Edit {
-    /// What the result shows [default: what the picture shows]
+    /// What the result shows; of a model of classes, one of them [default: what the picture shows,
+    /// of a model with an image encoder]
     caption: Option<String>,
     /// Draw by the picture's own embedding, with the caption beside it: the embedding counts for
     /// more

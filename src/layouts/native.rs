@@ -165,9 +165,10 @@ fn optional_stage<T: StageConfig>(
     stage: StageId,
 ) -> Result<Option<StageFiles<T>>, Error> {
     let path = folder.join(stage.to_string());
-    match path.try_exists() {
-        Ok(true) => Ok(Some(StageFiles::open(&path)?)),
-        Ok(false) => Ok(None),
+    // a link to nowhere is there too, and refused when it is opened
+    match path.symlink_metadata() {
+        Ok(_) => Ok(Some(StageFiles::open(&path)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(LoadError::Io { path, source }.into()),
     }
 }

@@ -17,7 +17,9 @@ const READ: [&str; 2] = ["safetensors", "safetensors.index.json"];
 const PICKLED: [&str; 3] = ["ckpt", "pt", "th"];
 
 fn exists(folder: &Path, name: &str, endings: &[&str]) -> bool {
-    endings.iter().any(|ending| folder.join(format!("{name}.{ending}")).exists())
+    // a link to nowhere is there too, and refused when it is opened
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    endings.iter().any(|ending| is_there(&folder.join(format!("{name}.{ending}"))))
 }
 
 /// Whether a folder has a file of this name, converted or not.

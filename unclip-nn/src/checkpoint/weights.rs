@@ -121,7 +121,8 @@ impl Weights {
                 let damaged = |message| LoadError::Header { path: entry.path().into(), message };
                 let shape = part.shape_of(&entry.shape).ok_or_else(|| {
                     damaged(format!(
-                        "{old} has the shape {:?}, of which {part:?} is no part",
+                        "{old} has the shape {:?}, expected one that its layout can divide into \
+                         parts",
                         entry.shape
                     ))
                 })?;
