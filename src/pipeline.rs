@@ -312,14 +312,14 @@ impl<'a> Observed<'a> {
             None => run.condition_of(captions, options.n)?,
         };
         // names of classes are those of a file; their numbers are the model's own
-        let number = |caption: &S| Ok(bundle.class_of(caption.as_ref())?.map(|it| it.to_string()));
-        let numbers: Vec<Option<String>> = match bundle.classes() {
-            Some(_) => captions.iter().map(number).collect::<Result<_, InvalidSetting>>()?,
-            None => vec![None; captions.len()],
+        let prompts: Vec<String> = match &condition.classes {
+            Some(classes) => classes.iter().map(usize::to_string).collect(),
+            None => {
+                let each = |caption: &S| std::iter::repeat_n(caption.as_ref().into(), options.n);
+                captions.iter().flat_map(each).collect()
+            }
         };
-        let prompts = captions.iter().zip(&numbers);
-        let prompts = prompts.map(|(own, number)| number.as_deref().unwrap_or(own.as_ref()));
-        let prompts = prompts.flat_map(|prompt| std::iter::repeat_n(prompt, options.n));
+        let prompts = prompts.iter().map(String::as_str);
         finish(run, (&condition, Start::default()), (&made_by, options, &settings), prompts)
     }
 

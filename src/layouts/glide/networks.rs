@@ -6,12 +6,12 @@ use unclip_core::{
     BetaSchedule, Ddim, Ddpm, DiffusionConfig, Parameterization, SamplerKind, Spacing,
 };
 use unclip_decoder::{CaptionKind, Control, DecoderConfig};
+use unclip_nn::UNetConfig;
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, LayerNorm, TransformerConfig, UNetConfig};
 use unclip_upsample::{Resize, Rounding, UpsamplerConfig};
 
 use crate::layouts::original::shapes::Shapes;
-use crate::layouts::original::unet::{D_HEAD, variance};
+use crate::layouts::original::unet::{transformer, variance};
 
 // What no shape tells, from the source and the notebooks of openai/glide-text2im.
 
@@ -38,21 +38,13 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
     let [context_length, d_model] = shapes.sides(positions)?;
     let [vocab_size, _] = shapes.sides("token_embedding.weight")?;
     let [d_embedding, _] = shapes.sides("transformer_proj.weight")?;
-    let [d_hidden, _] = shapes.sides("transformer.resblocks.0.mlp.c_fc.weight")?;
     Ok(TextEncoderConfig {
         vocab_size,
         context_length,
         tower: TextTower::Glide,
         d_embedding,
         projected: true,
-        transformer: TransformerConfig {
-            d_model,
-            n_layers: shapes.layers("transformer.resblocks."),
-            n_heads: shapes.divide(positions, d_model, D_HEAD, "the width of a head")?,
-            d_hidden,
-            activation: Activation::Gelu,
-            norm_eps: LayerNorm::EPSILON,
-        },
+        transformer: transformer(shapes, positions, d_model)?,
         logit_scale: TextEncoderConfig::MOST,
     })
 }

@@ -3,13 +3,13 @@
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
 use unclip_decoder::{CaptionKind, DecoderConfig};
+use unclip_nn::UNetConfig;
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, LayerNorm, TransformerConfig, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
 use crate::layouts::original::shapes::Shapes;
-use crate::layouts::original::unet::{D_HEAD, unet, variance};
+use crate::layouts::original::unet::{transformer, unet, variance};
 use crate::layouts::original::unet_names::UNetNames;
 
 // What no shape tells, from the configurations (YAML) and the source of kakaobrain/karlo.
@@ -52,21 +52,13 @@ pub(super) fn prior(shapes: &Shapes<'_>) -> Result<DiffusionPriorConfig, LoadErr
     let [_, seq, d_model] = shapes.sides(positions)?;
     let [d_embedding, _] = shapes.sides("out_proj.weight")?;
     let [_, d_text] = shapes.sides("text_enc_proj.weight")?;
-    let [d_hidden, _] = shapes.sides("transformer.resblocks.0.mlp.c_fc.weight")?;
     let (x_0, variance) = (Parameterization::Sample, VarianceType::FixedSmall);
     Ok(DiffusionPriorConfig {
         d_embedding,
         d_text,
         context_length: seq.saturating_sub(DiffusionPriorConfig::EXTRA_TOKENS),
         principal_components: false,
-        transformer: TransformerConfig {
-            d_model,
-            n_layers: shapes.layers("transformer.resblocks."),
-            n_heads: shapes.divide(positions, d_model, D_HEAD, "the width of a head")?,
-            d_hidden,
-            activation: Activation::Gelu,
-            norm_eps: LayerNorm::EPSILON,
-        },
+        transformer: transformer(shapes, positions, d_model)?,
         diffusion: diffusion(x_0, variance, PRIOR_CLAMP, PRIOR_SAMPLING),
     })
 }

@@ -3,7 +3,9 @@
 use unclip_core::VarianceType;
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{AttentionKind, ResampleKind, UNetConfig};
+use unclip_nn::{
+    Activation, AttentionKind, LayerNorm, ResampleKind, TransformerConfig, UNetConfig,
+};
 
 use super::shapes::Shapes;
 use super::unet_names::{Heads, UNetNames};
@@ -27,6 +29,23 @@ pub(in crate::layouts) fn variance(unet: &UNetConfig) -> VarianceType {
 
 /// Attention whose heads have [`D_HEAD`] channels.
 pub(in crate::layouts) const HEADS: Heads = Heads::Width(D_HEAD);
+
+/// The transformer of a file, whose width the tensor `key` tells.
+pub(in crate::layouts) fn transformer(
+    shapes: &Shapes<'_>,
+    key: &str,
+    d_model: usize,
+) -> Result<TransformerConfig, LoadError> {
+    let [d_hidden, _] = shapes.sides("transformer.resblocks.0.mlp.c_fc.weight")?;
+    Ok(TransformerConfig {
+        d_model,
+        n_layers: shapes.layers("transformer.resblocks."),
+        n_heads: shapes.divide(key, d_model, D_HEAD, "the width of a head")?,
+        d_hidden,
+        activation: Activation::Gelu,
+        norm_eps: LayerNorm::EPSILON,
+    })
+}
 
 /// A U-Net for pictures of this side.
 pub(in crate::layouts) fn unet(
