@@ -35,7 +35,7 @@ fn prior_call(bencher: Bencher, batch: usize) {
 fn decoder_call(bencher: Bencher, batch: usize) {
     let slot = bundle().decoder;
     let network = slot.load(&device()).expect("it is whole");
-    let side = slot.config().unet.image_size;
+    let side = slot.config().unet.image_size();
     call(bencher, &network.bind(&condition(batch)), [batch, 3, side, side]);
 }
 
@@ -59,7 +59,7 @@ fn prior_training(bencher: Bencher) {
 fn decoder_training(bencher: Bencher) {
     let config = recipe::decoder();
     let batch = recipe::decoder_training(1, 0).batch;
-    let side = config.unet.image_size;
+    let side = config.unet.image_size();
     train(bencher, &config, random([batch, 3, side, side]).clamp(-1.0, 1.0), condition(batch));
 }
 

@@ -83,6 +83,7 @@ struct Arguments {
 enum FitArgument {
     Crop,
     Squash,
+    Lanczos,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +120,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let fit = arguments.fit.map(|fit| match fit {
         FitArgument::Crop => Fit::Crop,
         FitArgument::Squash => Fit::Squash,
+        FitArgument::Lanczos => Fit::Lanczos,
     });
     let recipes = common.recipes()?;
     if recipes.iter().any(|recipe| recipe.incomplete) {

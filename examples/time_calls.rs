@@ -119,7 +119,7 @@ fn check_side(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let expected = match arguments.stage.as_str() {
         "prior" | "picture" => "none: this stage has no side".into(),
         "decoder" if decoder.layout.is_some() => {
-            let own = decoder.unet.image_size;
+            let own = decoder.unet.image_size();
             if side == own {
                 return Ok(());
             }
@@ -162,10 +162,10 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let (decoder, loading) = load(&bundle.decoder, arguments)?;
     let config = bundle.decoder.config();
     let mut inputs = Inputs::new(arguments)?;
-    let side = arguments.side.unwrap_or(bundle.decoder.config().unet.image_size);
+    let side = arguments.side.unwrap_or(bundle.decoder.config().unet.image_size());
     let condition = inputs.condition(bundle, side)?;
     let bound = bind(&decoder, loading, |decoder| decoder.bind(&condition))?;
-    let side = arguments.side.unwrap_or(config.unet.image_size);
+    let side = arguments.side.unwrap_or(config.unet.image_size());
     answer_network_calls(&bound, inputs, |batch| [batch, config.channels, side, side])
 }
 
@@ -176,7 +176,7 @@ fn autoencoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     };
     let (autoencoder, loading) = load(slot, arguments)?;
     answer_loading(loading, Duration::ZERO, Some(autoencoder.num_params()))?;
-    let side = arguments.side.unwrap_or(bundle.decoder.config().unet.image_size);
+    let side = arguments.side.unwrap_or(bundle.decoder.config().unet.image_size());
     let channels = slot.config().stored_channels();
     let latents = Inputs::new(arguments)?.normal([arguments.batch, channels, side, side]);
     answer_calls(|| {

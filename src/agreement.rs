@@ -26,7 +26,7 @@ impl Bundle {
         self.check_upsampler_texts()?;
         self.check_classes()?;
         if let Some(image) = &self.noised_image_encoder {
-            let side = (StageId::Decoder, decoder.unet.image_size);
+            let side = (StageId::Decoder, decoder.unet.image_size());
             same_size(side, (image.id(), image.config().image_size), "image_size")?;
         }
         if let Ok(text) = self.clip_text() {
@@ -84,7 +84,7 @@ impl Bundle {
             if decoder.1 > 0 {
                 same_size(decoder, (id, config.classes), "classes")?;
             }
-            let side = (StageId::Decoder, self.decoder.config().unet.image_size);
+            let side = (StageId::Decoder, self.decoder.config().unet.image_size());
             same_size(side, (id, config.unet.image_size), "image_size")?;
         }
         for upsampler in &self.upsamplers {

@@ -100,6 +100,18 @@ impl Run<'_> {
 }
 
 impl Bundle {
+    /// Refuses a negative prompt where guidance leads away from what the model has learned to stand for
+    /// no caption.
+    pub(crate) fn check_negative(&self, prompt: &str) -> Result<(), InvalidSetting> {
+        let prior = self.prior.as_ref().is_some_and(|it| it.config().has_null_caption());
+        if prompt.is_empty() || !(prior || self.decoder.config().has_null_caption()) {
+            return Ok(());
+        }
+        let expected = "none: guidance of this model leads away from what it has learned to stand \
+                        for no caption";
+        Err(InvalidSetting::new("negative prompt", format!("{prompt:?}"), expected))
+    }
+
     /// Refuses a caption that only the decoder would read, if it reads none.
     pub(crate) fn check_caption(&self, caption: &str) -> Result<(), InvalidSetting> {
         if caption.is_empty() || self.decoder.config().reads_captions() {

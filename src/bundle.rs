@@ -207,9 +207,10 @@ impl Bundle {
     }
 
     /// Whether the negative prompt leads the prior as well. That of Stable unCLIP is led away from the
-    /// empty caption, as by the reference.
+    /// empty caption, as by the reference, and that of DALLE2-pytorch from what it has learned.
     pub(crate) fn prior_reads_negative(&self) -> bool {
-        self.decoder.config().augmentation.is_none()
+        let has_own = self.prior.as_ref().is_some_and(|it| it.config().has_null_caption());
+        self.decoder.config().augmentation.is_none() && !has_own
     }
 
     /// The diffusion prior.
@@ -333,7 +334,7 @@ impl Bundle {
     /// Side of the pictures that the decoder makes, with its autoencoder, in pixels.
     pub fn small_size(&self) -> usize {
         let factor = self.autoencoder.as_ref().map_or(1, |it| it.config().factor());
-        self.decoder.config().unet.image_size * factor
+        self.decoder.config().unet.image_size() * factor
     }
 
     /// Side of the final pictures, in pixels.

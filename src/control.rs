@@ -29,7 +29,7 @@ impl Bundle {
         let decoder = self.decoder.config();
         let autoencoder = self.autoencoder.as_ref()?.config();
         let is_free = self.upsamplers.is_empty() && decoder.layout.is_none();
-        (is_free && !decoder.unet.coordinates)
+        (is_free && !decoder.unet.knows_places())
             .then(|| decoder.unet.size_multiple() * autoencoder.factor())
     }
 
@@ -100,7 +100,7 @@ impl Bundle {
         let factor = self.autoencoder.as_ref().map_or(1, |it| it.config().factor());
         match size {
             Some([width, height]) => [height, width].map(|side| side as usize / factor),
-            None => [self.decoder.config().unet.image_size; 2],
+            None => [self.decoder.config().unet.image_size(); 2],
         }
     }
 }

@@ -200,7 +200,7 @@ impl Run<'_> {
         let small = to_tensor(&[bicubic_8bit(&cut, side as u32, side as u32)], &device);
         let x_0 = self.samples_of(small)?.repeat_dim(0, self.seeds.len());
         // of a latent, all is drawn on which some of the hole lies
-        let side = bundle.decoder.config().unet.image_size;
+        let side = bundle.decoder.config().unet.image_size();
         let mut mask = square.small_mask(mask, side);
         if is_trained && bundle.decoder.config().reads_images() {
             mask = with_larger_hole(&mask, side);

@@ -229,7 +229,7 @@ impl Latents {
     /// Checks that the parts fit each other and the model.
     pub(crate) fn check(&self, bundle: &Bundle) -> Result<(), InvalidSetting> {
         let Self { image, start, settings, .. } = self;
-        let (d_embedding, side) = (bundle.d_embedding(), bundle.decoder.config().unet.image_size);
+        let (d_embedding, side) = (bundle.d_embedding(), bundle.decoder.config().unet.image_size());
         let expect = |name: &str, found: &[usize], expected: &[usize]| {
             let differ =
                 || InvalidSetting::new(name, format!("{found:?}"), format!("{expected:?}"));

@@ -328,6 +328,7 @@ impl Settings {
         }
         let prior = self.prior.as_ref().map_or(1.0, PriorSettings::guidance_scale);
         let prompt = &options.negative_prompt;
+        bundle.check_negative(prompt)?;
         let reads = bundle.decoder.config().reads_captions();
         if !prompt.is_empty() && options.negative_image.is_some() && !reads {
             let expected = "none beside a negative picture: the decoder of this model leads away \

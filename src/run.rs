@@ -279,7 +279,13 @@ impl<'a> Run<'a> {
             let expected = "absent: only the decoder has a picture for a condition";
             return Err(InvalidSetting::new("image guidance of the prior", scale, expected).into());
         }
-        let null = if settings.is_guided() { Some(self.null_for_prior()?) } else { None };
+        self.bundle.check_negative(self.negative_prompt)?;
+        let null = match settings.is_guided() {
+            false => None,
+            // what stands for no caption is learned, and others are not looked at
+            true if slot.config().has_null_caption() => Some(text.clone()),
+            true => Some(self.null_for_prior()?),
+        };
         self.bind(slot, text, settings, null.as_ref())
     }
 
@@ -368,7 +374,9 @@ impl<'a> Run<'a> {
             image = Some(image.map_or_else(|| self.negative_embedding(), Ok)?);
             self.trace.negative.clone_from(&image);
         }
-        let text = config.reads_captions().then(|| self.null()).transpose()?;
+        self.bundle.check_negative(self.negative_prompt)?;
+        let is_read = config.reads_captions() && !config.has_null_caption();
+        let text = is_read.then(|| self.null()).transpose()?;
         Ok(Some(Null { text, image }))
     }
 }

@@ -57,10 +57,11 @@ fn steps(steps: usize) -> StageOptions {
 /// The reference's steps, with the noise of seed 0, which is written beside the model.
 fn options(model: &TempDir, rows: usize, side: usize, scale: f64) -> GenerateOptions {
     let path = model.path().join(format!("noise-{rows}.safetensors"));
-    let mut stages = vec![("decoder", 2, [rows, 3, side, side])];
+    let (small, large) = ([rows, 3, side, side], [rows, 3, 256, 256]);
+    let mut stages: Vec<(&str, usize, &[usize])> = vec![("decoder", 2, &small)];
     let mut options = GenerateOptions::default().with_classifier_scale(scale);
     if side == 64 {
-        stages.push(("upsampler.0", 1, [rows, 3, 256, 256]));
+        stages.push(("upsampler.0", 1, &large));
         options = options.with_upsampler(steps(2));
     }
     write_noise(&path, 0, &stages);

@@ -224,7 +224,7 @@ fn diffusion_settings_are_checked() {
         ("clamp", json!(-1.0), "clamp is -1, expected a number from"),
         ("uncertainty", json!([0.5]), "uncertainty is 1, expected two numbers or more"),
         ("uncertainty", json!([0.5, -1.0]), "uncertainty[1]"),
-        ("sampler", json!("euler"), "expected ddpm, analytic_dpm, ddim or ddim:ETA, dpm_solver"),
+        ("sampler", json!("euler"), "expected ddpm, analytic_dpm, ddim or ddim:ETA, early_ddim"),
         ("spacing", json!("evenly"), "expected even, leading"),
         (
             "spacing",

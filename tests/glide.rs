@@ -85,7 +85,8 @@ fn steps(steps: usize) -> StageOptions {
 /// The reference's three and two steps, with the noise of seed 0, which is written beside the model.
 fn options(model: &TempDir, rows: usize, guidance: f64) -> GenerateOptions {
     let path = model.path().join(format!("noise-{rows}.safetensors"));
-    let stages = [("decoder", 2, [rows, 3, 64, 64]), ("upsampler.0", 1, [rows, 3, 256, 256])];
+    let (small, large) = ([rows, 3, 64, 64], [rows, 3, 256, 256]);
+    let stages: [(&str, usize, &[usize]); 2] = [("decoder", 2, &small), ("upsampler.0", 1, &large)];
     write_noise(&path, 0, &stages);
     GenerateOptions::default()
         .with_noise(Arc::new(RecordedNoise::open(path).unwrap()))

@@ -26,10 +26,11 @@ fn uniform(name: &str, n: usize) -> impl Iterator<Item = f64> + use<> {
 /// variance.
 fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
     let n = shape.iter().product();
-    let is_table = name.contains("embedding") || name.contains("label_emb");
+    let tables = ["embedding", "label_emb", "null_text", "null_image"];
+    let is_table = tables.iter().any(|part| name.contains(part));
     let fan_in: usize = shape.iter().skip(1).product();
     let value: Box<dyn Fn(f64) -> f64> = match shape.len() {
-        _ if name.ends_with("std") => Box::new(|u| 1.0 + 0.2 * u),
+        _ if name.ends_with("std") || name.ends_with(".g") => Box::new(|u| 1.0 + 0.2 * u),
         1 if name.ends_with("weight") => Box::new(|u| 1.0 + 0.2 * u),
         1 => Box::new(|u| 0.2 * u),
         _ if is_table => Box::new(|u| 0.8 * u),
@@ -61,13 +62,13 @@ fn noise(name: &str, n: usize) -> Vec<f32> {
 }
 
 /// The same as a tensor.
-pub(crate) fn drawn(name: &str, shape: [usize; 4], device: &Device) -> Tensor<4> {
+pub(crate) fn drawn<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
     let values = noise(name, shape.iter().product());
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// Writes recorded noise: the start of each stage, and as many steps.
-pub(crate) fn write_noise(path: &Path, seed: u64, stages: &[(&str, usize, [usize; 4])]) {
+pub(crate) fn write_noise(path: &Path, seed: u64, stages: &[(&str, usize, &[usize])]) {
     let mut tensors = Vec::new();
     for (stage, steps, shape) in stages {
         let names = ["initial".to_string()].into_iter();

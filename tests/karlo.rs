@@ -160,7 +160,7 @@ pub(crate) fn calls_agree_with_diffusers(name: &str, tolerance: Tolerance) {
     prior_call(&bundle, &calls, tolerance);
     decoder_call(&bundle, &calls, tolerance);
 
-    let config = &bundle.upsamplers[0].config().unet;
+    let config = bundle.upsamplers[0].config().unet.adm().unwrap();
     let weights =
         Weights::open_in(&folder.join("super_res_first"), "diffusion_pytorch_model").unwrap();
     let network = config.init(&calls.device);

@@ -38,7 +38,7 @@ fn distance(a: &Tensor<4>, b: &Tensor<4>) -> f32 {
 fn an_exact_inversion_is_undone_whatever_the_number_of_steps() {
     let unclip = Model::new().load().unwrap();
     let (pictures, none) = ([picture(1), picture(2)], GenerateOptions::default());
-    let side = unclip.bundle().decoder.config().unet.image_size as u32;
+    let side = unclip.bundle().decoder.config().unet.image_size() as u32;
     for n in [3, 5, 10] {
         let latents = unclip.invert(&pictures, &by("belm", n)).unwrap();
         assert_eq!(latents.batch(), 2);

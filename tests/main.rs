@@ -39,6 +39,8 @@ mod kandinsky21;
 mod karlo;
 /// Folders written in diffusers' layout.
 mod karlo_write;
+/// LAION's folders: what DALLE2-pytorch gives on them.
+mod laion;
 /// Both latents of pictures.
 mod latents;
 /// Karlo in the files of its own code; CLIP in its three layouts.

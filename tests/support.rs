@@ -195,6 +195,7 @@ fn diffusion(steps: usize, guidance_scale: f64) -> DiffusionConfig {
 pub(crate) fn text_encoder() -> TextEncoderConfig {
     let vocab: Value = serde_json::from_str(VOCAB).unwrap();
     TextEncoderConfig {
+        unit_length: false,
         logit_scale: TextEncoderConfig::MOST,
         vocab_size: vocab.as_object().unwrap().len(),
         context_length: CONTEXT_LENGTH,
@@ -207,6 +208,7 @@ pub(crate) fn text_encoder() -> TextEncoderConfig {
 
 fn image_encoder() -> ImageEncoderConfig {
     ImageEncoderConfig {
+        unit_length: false,
         image_size: 8,
         patch_size: 4,
         d_embedding: 6,
@@ -220,6 +222,7 @@ fn image_encoder() -> ImageEncoderConfig {
 /// The prior, guided.
 pub(crate) fn prior() -> DiffusionPriorConfig {
     DiffusionPriorConfig {
+        laion: None,
         d_embedding: 6,
         d_text: 8,
         context_length: CONTEXT_LENGTH,
@@ -281,7 +284,8 @@ fn decoder() -> DecoderConfig {
             attention_resolutions: vec![4],
             d_context: Some(8),
             ..unet(8, [5, 6], vec![8, 16])
-        },
+        }
+        .into(),
         diffusion: DiffusionConfig {
             parameterization: Parameterization::Epsilon,
             variance: VarianceType::LearnedRange,

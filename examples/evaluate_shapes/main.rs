@@ -52,7 +52,7 @@ struct Arguments {
     /// Reverse steps of the decoder
     #[arg(long)]
     decoder_steps: Option<usize>,
-    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, dpm_solver, dpm_solver:published, heun, plms,
+    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, early_ddim, dpm_solver, dpm_solver:published, heun, plms,
     /// plms:v or belm
     #[arg(long, value_name = "NAME")]
     decoder_sampler: Option<SamplerKind>,

@@ -43,7 +43,7 @@ fn decoder_steps(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError>
     if slot.config().channels != 3 {
         return Err("--train: expected a decoder that makes pictures".into());
     }
-    let side = arguments.side.unwrap_or(slot.config().unet.image_size);
+    let side = arguments.side.unwrap_or(slot.config().unet.image_size());
     let x_0 = inputs.pictures(side);
     let condition = inputs.condition(bundle, side);
     answer_steps(slot, arguments, inputs, x_0, condition?)

@@ -33,6 +33,7 @@ layouts!(
     kandinsky::Kandinsky,
     stable::Stable,
     diffusers::Diffusers,
+    laion::Laion,
     karlo::Karlo,
     glide::Glide,
     adm::Adm,

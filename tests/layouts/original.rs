@@ -30,6 +30,7 @@ fn transformer(n_layers: usize, activation: Activation) -> TransformerConfig {
 
 pub(crate) fn text_config() -> TextEncoderConfig {
     TextEncoderConfig {
+        unit_length: false,
         logit_scale: TextEncoderConfig::MOST,
         vocab_size: crate::support::text_encoder().vocab_size,
         context_length: 8,
@@ -42,6 +43,7 @@ pub(crate) fn text_config() -> TextEncoderConfig {
 
 pub(crate) fn image_config() -> ImageEncoderConfig {
     ImageEncoderConfig {
+        unit_length: false,
         image_size: 12,
         patch_size: 4,
         d_embedding: 24,
@@ -63,6 +65,7 @@ fn diffusion(steps: usize, guidance_scale: f64) -> DiffusionConfig {
 
 pub(crate) fn prior_config() -> DiffusionPriorConfig {
     DiffusionPriorConfig {
+        laion: None,
         d_embedding: 24,
         d_text: 2 * HEAD,
         context_length: 8,
@@ -107,7 +110,8 @@ pub(crate) fn decoder_config() -> DecoderConfig {
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
-        },
+        }
+        .into(),
         diffusion: DiffusionConfig { variance: VarianceType::LearnedRange, ..diffusion(25, 8.0) },
     }
 }
@@ -136,8 +140,9 @@ pub(crate) fn upsampler_config() -> UpsamplerConfig {
             d_sinusoid: None,
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
-            ..decoder_config().unet
-        },
+            ..decoder_config().unet.adm().unwrap().clone()
+        }
+        .into(),
         diffusion: diffusion(7, 1.0),
     }
 }
@@ -436,15 +441,16 @@ pub(crate) fn original_decoder() -> Vec<RawTensor> {
     decoder.modules("text_proj.", "model.", &names);
     let null_image = "text_proj.learned_classifier_free_guidance_embeddings";
     decoder.tensor(null_image, "model.cf_param");
-    unet(&mut decoder, &decoder_config().unet, "unet.", "model.");
+    unet(&mut decoder, decoder_config().unet.adm().unwrap(), "unet.", "model.");
     decoder.to
 }
 
 pub(crate) fn original_upsampler() -> Vec<RawTensor> {
     let mut upsampler = Writer::new(&karlo().upsampler);
-    let config = upsampler_config().unet;
-    unet(&mut upsampler, &config, "unet.", "model_first_steps.");
-    unet(&mut upsampler, &config, "last_step.", "model_last_step.");
+    let config = upsampler_config();
+    let config = config.unet.adm().unwrap();
+    unet(&mut upsampler, config, "unet.", "model_first_steps.");
+    unet(&mut upsampler, config, "last_step.", "model_last_step.");
     upsampler.to
 }
 

@@ -27,11 +27,11 @@ def uniform(name, shape):
 def weight(name, shape):
     """A parameter: gains and deviations around 1, small biases, tables of embeddings, and matrices that keep the variance."""
     values = uniform(name, shape)
-    if name.endswith("std"):
+    if name.endswith(("std", ".g")):
         values = 1 + 0.2 * values
     elif len(shape) == 1:
         values = 1 + 0.2 * values if name.endswith("weight") else 0.2 * values
-    elif "embedding" in name or "label_emb" in name:
+    elif any(part in name for part in ("embedding", "label_emb", "null_text", "null_image")):
         values = 0.8 * values
     else:
         values = values * math.sqrt(3 / math.prod(shape[1:]))

@@ -67,6 +67,9 @@ pub struct TextEncoderConfig {
     /// that CLIP's paper allows.
     #[serde(default = "TextEncoderConfig::most")]
     pub logit_scale: f64,
+    /// Whether embeddings are of length 1 (DALLE2-pytorch).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unit_length: bool,
 }
 
 impl TextEncoderConfig {
@@ -142,6 +145,8 @@ pub enum Fit {
     Crop,
     /// Both sides are resized, which loses the proportions (original Karlo).
     Squash,
+    /// The same by Lanczos' kernel, on the 8-bit grid (dalle2-laion).
+    Lanczos,
 }
 
 /// Sizes of an [`ImageEncoder`](crate::ImageEncoder), and the form of its pictures.
@@ -162,6 +167,9 @@ pub struct ImageEncoderConfig {
     pub std: [f32; 3],
     /// How pictures of other proportions are fitted.
     pub fit: Fit,
+    /// Whether embeddings are of length 1 (DALLE2-pytorch).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unit_length: bool,
 }
 
 /// Largest side of the pictures that a tower reads; published ones read up to 448 pixels.

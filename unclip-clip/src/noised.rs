@@ -39,6 +39,7 @@ pub struct NoisedImageEncoder {
 impl NoisedImageEncoderConfig {
     fn tower(&self) -> ImageEncoderConfig {
         ImageEncoderConfig {
+            unit_length: false,
             image_size: self.image_size,
             patch_size: self.patch_size,
             d_embedding: self.d_embedding,

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{GenericImageView, RgbImage};
 use unclip_core::image::{to_rgb, to_tensor};
-use unclip_core::resize::{bicubic, bicubic_8bit};
+use unclip_core::resize::{bicubic, bicubic_8bit, lanczos_8bit};
 
 use crate::{Fit, ImageEncoderConfig};
 
@@ -33,6 +33,7 @@ pub fn fitted(config: &ImageEncoderConfig, picture: &RgbImage, device: &Device) 
     match config.fit {
         _ if (width, height) == (side, side) => picture.clone(),
         Fit::Squash => squashed(picture, side, device),
+        Fit::Lanczos => lanczos_8bit(picture, side, side),
         Fit::Crop => {
             let shorter = u64::from(width.min(height));
             // the longer side is truncated, not rounded, as torchvision does

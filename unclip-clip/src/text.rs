@@ -4,7 +4,7 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use unclip_core::{InvalidSetting, TextEmbedding};
+use unclip_core::{InvalidSetting, TextEmbedding, normalize};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::linear;
 use unclip_nn::{LayerNorm, Transformer, causal_mask};
@@ -44,6 +44,7 @@ pub enum TextEncoder {
 pub struct ClipText {
     text_model: TextModel,
     text_projection: Option<Linear>,
+    unit_length: bool,
 }
 
 impl StageConfig for TextEncoderConfig {
@@ -112,6 +113,7 @@ impl ClipText {
             text_projection: config.projected.then(|| {
                 LinearConfig::new(d_model, config.d_embedding).with_bias(false).init(device)
             }),
+            unit_length: config.unit_length,
         }
     }
 
@@ -136,7 +138,7 @@ impl ClipText {
             None => end_states,
         };
         TextEmbedding {
-            pooled,
+            pooled: if self.unit_length { normalize(pooled) } else { pooled },
             tokens: states,
             mask: Tensor::<2, Bool>::from_data(tokens.mask_data(), device),
         }

@@ -4,7 +4,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
-use unclip_core::{ImageEmbedding, InvalidSetting};
+use unclip_core::{ImageEmbedding, InvalidSetting, normalize};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::ops::{linear, working};
 use unclip_nn::{LayerNorm, Transformer};
@@ -33,6 +33,7 @@ struct VisionModel {
 pub struct ImageEncoder {
     vision_model: VisionModel,
     visual_projection: Linear,
+    unit_length: bool,
 }
 
 impl StageConfig for ImageEncoderConfig {
@@ -77,6 +78,7 @@ impl ImageEncoderConfig {
             visual_projection: LinearConfig::new(d_model, self.d_embedding)
                 .with_bias(false)
                 .init(device),
+            unit_length: self.unit_length,
         }
     }
 }
@@ -103,7 +105,8 @@ impl ImageEncoder {
         let [batch, _, width] = x.dims();
         let class = x.narrow(1, 0, 1).reshape([batch, width]);
         let class = model.post_layernorm.forward(class);
-        ImageEmbedding(linear(&self.visual_projection, class).cast(DType::F32))
+        let embedding = linear(&self.visual_projection, class).cast(DType::F32);
+        ImageEmbedding(if self.unit_length { normalize(embedding) } else { embedding })
     }
 }
 

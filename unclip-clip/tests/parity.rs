@@ -69,6 +69,7 @@ fn text_tower() {
     for (name, activation) in ACTIVATIONS {
         let fixture = Fixture::open(&format!("text_{name}"));
         let config = TextEncoderConfig {
+            unit_length: false,
             logit_scale: TextEncoderConfig::MOST,
             vocab_size: 64,
             context_length: 12,
@@ -92,6 +93,7 @@ fn text_tower() {
 
 fn image_config(activation: Activation, fit: Fit) -> ImageEncoderConfig {
     ImageEncoderConfig {
+        unit_length: false,
         image_size: 16,
         patch_size: 4,
         d_embedding: 24,

@@ -37,6 +37,9 @@ pub struct DiffusionConfig {
     pub spacing: Spacing,
     /// Default guidance scale; 1 disables guidance.
     pub guidance_scale: f64,
+    /// Whether guidance acts on a learned variance as well (DALLE2-pytorch).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guided_variance: bool,
     /// Standard deviation of the noise that sampling starts from. A little below 1, pictures are
     /// smoother (GLIDE's upsampler).
     #[serde(default = "unit", skip_serializing_if = "is_unit")]
@@ -75,6 +78,7 @@ impl DiffusionConfig {
             steps: 25,
             spacing: Spacing::Even,
             guidance_scale: 1.0,
+            guided_variance: false,
             temperature: 1.0,
         }
     }

@@ -25,13 +25,18 @@ impl<N> Branched<N> {
         assert!(branches > 0, "at least the given condition");
         Self { network, branches }
     }
+
+    /// The network, which answers to all conditions at once.
+    pub fn network(&self) -> &N {
+        &self.network
+    }
 }
 
 /// Classifier-free guidance (Ho & Salimans 2022): u + scale·(c − u) on the network's raw output,
 /// where c is the answer to the condition and u that to the null condition.
 ///
 /// Scale 1 is the conditional network and 0 the unconditional one. Variance channels are taken
-/// from the first branch, as Karlo and GLIDE do.
+/// from the first branch, as Karlo and GLIDE do, unless they are [guided](Self::of_variance) too.
 ///
 /// With more branches, each scale leads from one branch to the one before it: for three, with the
 /// answers c, m and u, u + scale₁·(m − u) + scale₀·(c − m). That is how InstructPix2Pix (Brooks et
@@ -40,6 +45,7 @@ impl<N> Branched<N> {
 pub struct ClassifierFree<N> {
     network: Branched<N>,
     scales: Vec<f64>,
+    variance: bool,
 }
 
 /// Checks a guidance scale that a user gave.
@@ -58,7 +64,13 @@ impl<N> ClassifierFree<N> {
     pub fn new(network: Branched<N>, scales: Vec<f64>) -> Self {
         let branches = network.branches;
         assert_eq!(scales.len() + 1, branches, "a scale for each branch but the null one");
-        Self { network, scales }
+        Self { network, scales, variance: false }
+    }
+
+    /// Whether the variance channels are guided as the others are (DALLE2-pytorch).
+    #[must_use]
+    pub fn of_variance(self, variance: bool) -> Self {
+        Self { variance, ..self }
     }
 }
 
@@ -69,17 +81,18 @@ impl<const D: usize, N: Network<D>> Network<D> for ClassifierFree<N> {
         let x_t = Tensor::cat(vec![x_t; *branches], 0);
         let output = network.forward(x_t, Tensor::cat(vec![timesteps; *branches], 0));
         let branch = |k: usize| output.clone().narrow(0, k * batch, batch);
-        let answer = |k: usize| branch(k).narrow(1, 0, channels);
+        let guided = if self.variance { output.dims()[1] } else { channels };
+        let answer = |k: usize| branch(k).narrow(1, 0, guided);
         let guide = |mixed: Tensor<D>, (k, &scale): (usize, &f64)| {
             mixed + (answer(k) - answer(k + 1)) * scale
         };
         let mixed = self.scales.iter().enumerate().fold(answer(branches - 1), guide);
         let given = branch(0);
-        let extra = given.dims()[1] - channels;
+        let extra = given.dims()[1] - guided;
         if extra == 0 {
             return mixed;
         }
-        Tensor::cat(vec![mixed, given.narrow(1, channels, extra)], 1)
+        Tensor::cat(vec![mixed, given.narrow(1, guided, extra)], 1)
     }
 }
 

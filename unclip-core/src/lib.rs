@@ -73,8 +73,9 @@ pub use noise::{Draw, NoiseSource, SeededNoise};
 pub use prediction::{Parameterization, Prediction, VarianceType};
 pub use progress::{Interrupted, Observer, StepEvent};
 pub use sampler::{
-    AnalyticDpm, Belm, Ddim, Ddpm, DpmSolver, ExactStart, Heun, Kept, Plms, Resampling, Reverse,
-    Sampler, SamplerKind, SamplingMethod, Stepped, inpaint, invert, invert_exactly, sample,
+    AnalyticDpm, Belm, Ddim, Ddpm, DpmSolver, EarlyDdim, ExactStart, Heun, Kept, Plms, Resampling,
+    Reverse, Sampler, SamplerKind, SamplingMethod, Stepped, inpaint, invert, invert_exactly,
+    sample,
 };
 pub use schedule::{BetaSchedule, NoiseSchedule, Step};
 #[cfg(feature = "autodiff")]

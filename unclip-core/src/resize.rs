@@ -9,7 +9,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::keys_cubic::keys_cubic;
-pub use crate::resize_8bit::bicubic_8bit;
+pub use crate::resize_8bit::{bicubic_8bit, lanczos_8bit};
 
 /// Resizes pictures `[batch, channels, height, width]` to
 /// `[batch, channels, new_height, new_width]`. The cubic overshoots: values may slightly leave the
@@ -30,6 +30,15 @@ pub fn bilinear(images: Tensor<4>, new_height: usize, new_width: usize) -> Tenso
     let [_, _, height, width] = images.dims();
     assert!(new_height >= height && new_width >= width, "only to a larger size");
     resize(images, [new_height, new_width], |x| (1.0 - x.abs()).max(0.0))
+}
+
+/// Repeats every pixel so many times in each direction.
+pub fn nearest(images: Tensor<4>, factor: usize) -> Tensor<4> {
+    let [batch, channels, height, width] = images.dims();
+    images
+        .reshape([batch, channels, height, 1, width, 1])
+        .expand([batch, channels, height, factor, width, factor])
+        .reshape([batch, channels, factor * height, factor * width])
 }
 
 fn resize(

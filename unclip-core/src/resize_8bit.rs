@@ -1,4 +1,4 @@
-//! Bicubic resizing of 8-bit pictures, bit for bit as Pillow does it: in fixed-point numbers, one
+//! Resizing of 8-bit pictures, bit for bit as Pillow does it: in fixed-point numbers, one
 //! direction after the other, with 8 bits in between. CLIP's image towers were trained on pictures
 //! resized this way.
 
@@ -9,35 +9,65 @@ use crate::keys_cubic::keys_cubic;
 /// Fractional bits of a weight.
 const PRECISION: u32 = 22;
 
-/// Resizes a picture as Pillow does. Rows are resized first; since Pillow 13, columns are, if the
+/// Resizes a picture by Keys' cubic as Pillow does. Rows are resized first; since Pillow 13, columns are, if the
 /// picture is more than twice as tall as it is wide and its height is reduced.
 ///
 /// # Panics
 /// If any size is 0.
 pub fn bicubic_8bit(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+    resize(picture, [width, height], &BICUBIC)
+}
+
+/// As [`bicubic_8bit`], by Lanczos' kernel of three lobes.
+///
+/// # Panics
+/// As [`bicubic_8bit`].
+pub fn lanczos_8bit(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+    resize(picture, [width, height], &LANCZOS)
+}
+
+/// What new pixels are made by.
+struct Kernel {
+    value: fn(f64) -> f64,
+    /// Beyond this it is 0.
+    support: f64,
+}
+
+const BICUBIC: Kernel = Kernel { value: keys_cubic, support: 2.0 };
+const LANCZOS: Kernel = Kernel { value: lanczos, support: 3.0 };
+
+fn lanczos(x: f64) -> f64 {
+    let sinc = |x: f64| {
+        let angle = x * std::f64::consts::PI;
+        if x == 0.0 { 1.0 } else { angle.sin() / angle }
+    };
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+}
+
+fn resize(picture: &RgbImage, [width, height]: [u32; 2], kernel: &Kernel) -> RgbImage {
     let (old_width, old_height) = picture.dimensions();
     if old_height > 2 * old_width && height < old_height {
-        resize_rows(&resize_columns(picture, height), width)
+        resize_rows(&resize_columns(picture, height, kernel), width, kernel)
     } else {
-        resize_columns(&resize_rows(picture, width), height)
+        resize_columns(&resize_rows(picture, width, kernel), height, kernel)
     }
 }
 
-fn resize_rows(picture: &RgbImage, width: u32) -> RgbImage {
+fn resize_rows(picture: &RgbImage, width: u32, kernel: &Kernel) -> RgbImage {
     if picture.width() == width {
         return picture.clone();
     }
-    let taps = taps(picture.width(), width);
+    let taps = taps(picture.width(), width, kernel);
     RgbImage::from_fn(width, picture.height(), |x, y| {
         taps[x as usize].sum(|old| picture.get_pixel(old, y))
     })
 }
 
-fn resize_columns(picture: &RgbImage, height: u32) -> RgbImage {
+fn resize_columns(picture: &RgbImage, height: u32, kernel: &Kernel) -> RgbImage {
     if picture.height() == height {
         return picture.clone();
     }
-    let taps = taps(picture.height(), height);
+    let taps = taps(picture.height(), height, kernel);
     RgbImage::from_fn(picture.width(), height, |x, y| {
         taps[y as usize].sum(|old| picture.get_pixel(x, old))
     })
@@ -63,18 +93,18 @@ impl Taps {
 }
 
 /// The taps of every new pixel, when `from` pixels become `to`.
-fn taps(from: u32, to: u32) -> Vec<Taps> {
+fn taps(from: u32, to: u32, kernel: &Kernel) -> Vec<Taps> {
     assert!(from > 0 && to > 0, "cannot resize {from} pixels to {to}");
     let scale = f64::from(from) / f64::from(to);
     let stretch = scale.max(1.0);
-    let support = 2.0 * stretch;
+    let support = kernel.support * stretch;
     (0..to)
         .map(|new| {
             let center = (f64::from(new) + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as u32;
             let end = ((center + support + 0.5) as u32).min(from);
             let offset = |old: u32| (f64::from(old) - center + 0.5) / stretch;
-            let weights: Vec<f64> = (first..end).map(|old| keys_cubic(offset(old))).collect();
+            let weights: Vec<f64> = (first..end).map(|old| (kernel.value)(offset(old))).collect();
             let total: f64 = weights.iter().sum();
             let fixed = |w: f64| (w / total * f64::from(1u32 << PRECISION)).round() as i64;
             Taps { first, weights: weights.into_iter().map(fixed).collect() }
@@ -92,6 +122,7 @@ mod tests {
         for (width, height) in [(1, 1), (3, 50), (20, 7), (7, 30)] {
             let want = RgbImage::from_pixel(width, height, Rgb([0, 131, 255]));
             assert_eq!(bicubic_8bit(&picture, width, height), want, "{width} x {height}");
+            assert_eq!(lanczos_8bit(&picture, width, height), want, "{width} x {height}");
         }
     }
 
@@ -100,7 +131,7 @@ mod tests {
         let picture =
             RgbImage::from_fn(9, 13, |x, y| Rgb([x * y, 7 * x + y, 255 - y].map(|v| v as u8)));
         let turned = |picture: &RgbImage| image::imageops::rotate90(picture);
-        let rows = resize_rows(&picture, 4);
-        assert_eq!(resize_columns(&turned(&picture), 4), turned(&rows));
+        let rows = resize_rows(&picture, 4, &BICUBIC);
+        assert_eq!(resize_columns(&turned(&picture), 4, &BICUBIC), turned(&rows));
     }
 }

@@ -102,6 +102,9 @@ pub struct Step {
     /// `alpha_bar` one step cleaner; at the last reverse step, that of the sample: 1, or what
     /// [`NoiseSchedule::ending_noisy`] says.
     pub alpha_bar_prev: f64,
+    /// `alpha_bar` one timestep cleaner in the schedule that the network was trained on, whatever the
+    /// steps of this one; 1 before the first.
+    pub alpha_bar_before: f64,
     /// Variance added between the previous step of this schedule and this one.
     pub beta: f64,
     /// The least variance of a reverse step: that of the true one; at the last, where that is 0, of
@@ -131,6 +134,8 @@ fn posterior_variance(alpha_bar: f64, alpha_bar_prev: f64) -> f64 {
 pub struct NoiseSchedule {
     timesteps: Vec<usize>,
     alpha_bars: Vec<f64>,
+    /// [`Step::alpha_bar_before`] by position.
+    before: Vec<f64>,
     /// alpha_bar where the last reverse step ends.
     end: f64,
 }
@@ -155,7 +160,8 @@ impl NoiseSchedule {
             let expected = format!("at least {MIN_ALPHA_BAR:e}: fewer steps or smaller betas");
             return Err(InvalidSetting::new("beta_schedule", found, expected));
         }
-        Ok(Self { timesteps: (0..n).collect(), alpha_bars, end: 1.0 })
+        let before = [1.0].iter().chain(&alpha_bars).copied().take(n).collect();
+        Ok(Self { timesteps: (0..n).collect(), alpha_bars, before, end: 1.0 })
     }
 
     /// The same process, reduced to fewer timesteps. [`Step::timestep`] keeps the original value,
@@ -164,16 +170,13 @@ impl NoiseSchedule {
     /// # Errors
     /// A timestep that this schedule does not have.
     pub fn respaced(&self, timesteps: &Timesteps) -> Result<Self, InvalidSetting> {
-        let alpha_bars = timesteps
-            .as_slice()
-            .iter()
-            .map(|&t| {
-                self.alpha_bars.get(t).copied().ok_or_else(|| {
-                    InvalidSetting::new("timestep", t, format!("less than {}", self.len()))
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { timesteps: timesteps.as_slice().to_vec(), alpha_bars, end: self.end })
+        let timesteps = timesteps.as_slice();
+        if let Some(&t) = timesteps.last().filter(|&&t| t >= self.len()) {
+            return Err(InvalidSetting::new("timestep", t, format!("less than {}", self.len())));
+        }
+        let at = |values: &[f64]| timesteps.iter().map(|&t| values[t]).collect();
+        let (alpha_bars, before) = (at(&self.alpha_bars), at(&self.before));
+        Ok(Self { timesteps: timesteps.to_vec(), alpha_bars, before, end: self.end })
     }
 
     /// The same schedule, but its last reverse step ends at the noise of its first timestep, not at
@@ -194,8 +197,12 @@ impl NoiseSchedule {
             let expected = format!("1 to {}", self.len());
             return Err(InvalidSetting::new("steps to begin with", n, expected));
         }
-        let (timesteps, alpha_bars) = (&self.timesteps[..n], &self.alpha_bars[..n]);
-        Ok(Self { timesteps: timesteps.into(), alpha_bars: alpha_bars.into(), end: self.end })
+        Ok(Self {
+            timesteps: self.timesteps[..n].into(),
+            alpha_bars: self.alpha_bars[..n].into(),
+            before: self.before[..n].into(),
+            end: self.end,
+        })
     }
 
     /// Number of steps.
@@ -230,6 +237,7 @@ impl NoiseSchedule {
             timestep: self.timesteps[index],
             alpha_bar,
             alpha_bar_prev,
+            alpha_bar_before: self.before[index],
             beta: 1.0 - alpha_bar / alpha_bar_prev,
             least_variance: next.map_or(own, |&next| posterior_variance(next, alpha_bar)),
         }

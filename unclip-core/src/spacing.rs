@@ -33,6 +33,13 @@ pub enum Spacing {
     },
     /// `trailing`: every k-th timestep down from the last (diffusers' `trailing`).
     Trailing,
+    /// `between`: evenly between the first timestep and the end of the schedule, both left out, cut
+    /// to whole numbers; `between:-1`, between that before the first and the end (decoder and prior of
+    /// DALLE2-pytorch).
+    Between {
+        /// Whether the timestep before the first is left out, instead of the first.
+        with_first: bool,
+    },
     /// `log_snr`: evenly in the logarithm of the signal-to-noise ratio, as DPM-Solver++ assumes.
     LogSnr,
     /// `10,10,3,2,2`: the schedule in that many parts of equal length, cleanest first, with that
@@ -45,8 +52,8 @@ pub enum Spacing {
 
 impl Spacing {
     /// The spellings, for help texts and errors.
-    pub const SPELLINGS: &str = "even, leading, leading:OFFSET, trailing, log_snr, steps of each part as in 10,10,3,2,2, \
-         or timesteps as in at:0,250,999";
+    pub const SPELLINGS: &str = "even, leading, leading:OFFSET, trailing, between, between:-1, log_snr, steps of each part as in \
+         10,10,3,2,2, or timesteps as in at:0,250,999";
 
     /// The number of steps, if the rule itself determines it.
     pub fn steps(&self) -> Option<usize> {
@@ -83,6 +90,7 @@ impl Spacing {
             Self::Even => Timesteps::evenly_spaced(steps, total),
             Self::Leading { offset } => leading(steps, total, *offset),
             Self::Trailing => Timesteps::new(trailing(steps, total)),
+            Self::Between { with_first } => between(steps, total, *with_first),
             Self::LogSnr => Timesteps::new(even_in_log_snr(steps, training)),
             Self::Sections(counts) => sections(counts, total),
             Self::Given(timesteps) => {
@@ -114,6 +122,23 @@ fn trailing(steps: usize, total: usize) -> Vec<usize> {
     let mut timesteps: Vec<usize> = down.map(|t| (t as usize).saturating_sub(1)).collect();
     timesteps.reverse();
     timesteps
+}
+
+/// The inner points of PyTorch's `linspace` in f32, which adds steps to the start up to the middle, and
+/// takes them off the end beyond it.
+fn between(steps: usize, total: usize, with_first: bool) -> Result<Timesteps, InvalidSetting> {
+    let (start, end) = (if with_first { -1.0 } else { 0.0 }, total as f64);
+    let points = steps + 2;
+    let stride = f64::from((end - start) as f32 / (points - 1) as f32);
+    let place = |k: usize| {
+        let exact = if k < points / 2 {
+            start + stride * k as f64
+        } else {
+            end - stride * (points - 1 - k) as f64
+        };
+        exact as f32 as usize
+    };
+    Timesteps::new((1..=steps).map(place).collect())
 }
 
 /// From the last timestep to the first in even steps of λ, each the nearest that is still free.
@@ -170,6 +195,8 @@ impl fmt::Display for Spacing {
             Self::Leading { offset: 0 } => f.write_str("leading"),
             Self::Leading { offset } => write!(f, "leading:{offset}"),
             Self::Trailing => f.write_str("trailing"),
+            Self::Between { with_first: false } => f.write_str("between"),
+            Self::Between { with_first: true } => f.write_str("between:-1"),
             Self::LogSnr => f.write_str("log_snr"),
             Self::Sections(counts) => f.write_str(&list(counts)),
             Self::Given(timesteps) => write!(f, "at:{}", list(timesteps)),
@@ -190,11 +217,13 @@ impl std::str::FromStr for Spacing {
             Some(("leading", offset)) => {
                 Ok(Self::Leading { offset: offset.parse().map_err(|_| refused())? })
             }
+            Some(("between", "-1")) => Ok(Self::Between { with_first: true }),
             Some(_) => Err(refused()),
             None => match spelling {
                 "even" => Ok(Self::Even),
                 "leading" => Ok(Self::Leading { offset: 0 }),
                 "trailing" => Ok(Self::Trailing),
+                "between" => Ok(Self::Between { with_first: false }),
                 "log_snr" => Ok(Self::LogSnr),
                 counts => Ok(Self::Sections(list(counts)?)),
             },
@@ -276,6 +305,23 @@ mod tests {
     }
 
     #[test]
+    fn rules_of_dalle2_pytorch() {
+        // torch.linspace(0., 1000, steps = n + 2)[1:-1].int(), and of -1.
+        assert_eq!(timesteps("between", 4), [200, 400, 600, 800]);
+        assert_eq!(timesteps("between:-1", 4), [199, 399, 599, 799]);
+        assert_eq!(timesteps("between:-1", 63)[..4], [14, 30, 45, 61]);
+        assert_eq!(timesteps("between:-1", 385)[24..26], [63, 66]);
+        assert_eq!(timesteps("between", 999), (1..1000).collect::<Vec<_>>());
+        assert_eq!(timesteps("between:-1", 1000), (0..1000).collect::<Vec<_>>());
+        // the sum over all counts, which any point that is cut otherwise changes
+        let sum = |spacing| -> usize {
+            (1..1000).map(|n| timesteps(spacing, n).iter().sum::<usize>()).sum()
+        };
+        assert_eq!(sum("between"), 249_503_853);
+        assert_eq!(sum("between:-1"), 249_252_804);
+    }
+
+    #[test]
     fn the_papers_27_steps() {
         // guided_diffusion.respace.space_timesteps(1000, "10,10,3,2,2")
         let expected = [
@@ -307,7 +353,7 @@ mod tests {
 
     #[test]
     fn every_count_is_possible_up_to_the_total() {
-        for spacing in ["even", "leading", "trailing", "log_snr"] {
+        for spacing in ["even", "leading", "trailing", "between", "between:-1", "log_snr"] {
             for steps in (1..=1000).step_by(37).chain([999, 1000]) {
                 assert_eq!(timesteps(spacing, steps).len(), steps, "{spacing}");
             }
@@ -318,9 +364,17 @@ mod tests {
 
     #[test]
     fn spellings_are_read_back_and_others_refused() {
-        for spelling in
-            ["even", "leading", "leading:1", "trailing", "log_snr", "10,10,3,2,2", "at:0,250,999"]
-        {
+        for spelling in [
+            "even",
+            "leading",
+            "leading:1",
+            "trailing",
+            "between",
+            "between:-1",
+            "log_snr",
+            "10,10,3,2,2",
+            "at:0,250,999",
+        ] {
             let spacing: Spacing = spelling.parse().unwrap();
             assert_eq!(spacing.to_string(), spelling);
             let json = serde_json::to_string(&spacing).unwrap();

@@ -106,7 +106,8 @@ pub trait Stage<const D: usize> {
             }
             _ => (self.bind_pair(network, condition, null), vec![scale]),
         };
-        let guided = config.denoiser(ClassifierFree::new(branched, scales)).with_quantile(quantile);
+        let guided = ClassifierFree::new(branched, scales).of_variance(config.guided_variance);
+        let guided = config.denoiser(guided).with_quantile(quantile);
         let Some(range) = within else { return Box::new(guided) };
         let is_second = Box::new(move |step: &crate::Step| !range.contains(step.timestep));
         Box::new(ByStep { first: guided, second: plain(), is_second })

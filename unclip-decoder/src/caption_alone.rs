@@ -18,6 +18,7 @@ impl CaptionAlone {
             emb: Some(text.pooled.clone()),
             context: Some(Context { tokens: text.tokens.clone(), mask: None }),
             layout: condition.control.clone(),
+            middle: None,
         }
     }
 }

@@ -62,7 +62,7 @@ impl Layout {
 impl CaptionAndImage {
     pub(crate) fn new(config: &DecoderConfig, d_text: usize, device: &Device) -> Self {
         let d_time = config.unet.d_embedding();
-        let d_context = config.unet.d_context.unwrap_or(1);
+        let d_context = config.unet.d_context().unwrap_or(1);
         let from_clip = |d_out| LinearConfig::new(config.d_embedding, d_out).init(device);
         let whitening = || Whitening::identity(config.d_embedding, true, device);
         Self {
@@ -75,7 +75,7 @@ impl CaptionAndImage {
             text_tokens_proj: LinearConfig::new(d_text, d_context).init(device),
             text_tokens_norm: LayerNorm::new(d_context, LayerNorm::EPSILON, device),
             layout: config.layout.map(|layout| {
-                Layout::new(layout, config.d_embedding, config.unet.image_size, device)
+                Layout::new(layout, config.d_embedding, config.unet.image_size(), device)
             }),
             image_tokens: config.image_tokens,
         }
@@ -122,7 +122,7 @@ impl CaptionAndImage {
             tokens: Tensor::cat(vec![image_tokens, text_tokens], 1),
             mask: Some(self.with_image_tokens(&text.mask)),
         };
-        Bound { emb: Some(emb), layout, context: Some(context) }
+        Bound { emb: Some(emb), layout, context: Some(context), ..Bound::default() }
     }
 
     /// The caption's mask, preceded by the image tokens, which are always there.

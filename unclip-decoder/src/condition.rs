@@ -115,6 +115,9 @@ pub struct Bound {
     pub emb: Option<Tensor<2>>,
     /// Image tokens, then text tokens, if there are any.
     pub context: Option<Context>,
+    /// Tokens that the middle of the U-Net reads beside these, `[batch, seq, d_context]`, if there are
+    /// such.
+    pub middle: Option<Tensor<3>>,
     /// Channels that are concatenated to x_t, `[batch, channels, height, width]`, if there is a
     /// layout or a control.
     pub layout: Option<Tensor<4>>,
@@ -128,10 +131,12 @@ impl Bound {
     #[must_use]
     pub fn cat(parts: Vec<Self>) -> Self {
         let (mut embs, mut tokens, mut masks, mut layouts) = (vec![], vec![], vec![], vec![]);
+        let mut middles = vec![];
         let n = parts.len();
         for part in parts {
             embs.extend(part.emb);
             layouts.extend(part.layout);
+            middles.extend(part.middle);
             if let Some(context) = part.context {
                 tokens.push(context.tokens);
                 masks.extend(context.mask);
@@ -142,6 +147,7 @@ impl Bound {
             (tokens.len(), "context"),
             (masks.len(), "a mask"),
             (layouts.len(), "a layout"),
+            (middles.len(), "tokens of the middle"),
         ] {
             assert!([0, n].contains(&found), "all with {what}, or none");
         }
@@ -154,6 +160,7 @@ impl Bound {
         Self {
             emb: (!embs.is_empty()).then(|| Tensor::cat(embs, 0)),
             context: (!tokens.is_empty()).then(|| context(tokens)),
+            middle: (!middles.is_empty()).then(|| Tensor::cat(middles, 0)),
             layout: (!layouts.is_empty()).then(|| Tensor::cat(layouts, 0)),
         }
     }

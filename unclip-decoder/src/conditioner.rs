@@ -10,6 +10,7 @@ use crate::caption_and_image::CaptionAndImage;
 use crate::class_alone::ClassAlone;
 use crate::image_alone::ImageAlone;
 use crate::noised_image::NoisedImage;
+use crate::replaced_caption::ReplacedCaption;
 use crate::whole_caption::WholeCaption;
 use crate::{Bound, CaptionKind, Condition, DecoderConfig, Null};
 
@@ -29,6 +30,8 @@ pub enum Conditioner {
     CaptionAlone(CaptionAlone),
     /// Of one that reads classes, or nothing at all.
     ClassAlone(ClassAlone),
+    /// Of one that has learned what stands for none of what it reads.
+    ReplacedCaption(ReplacedCaption),
 }
 
 impl Conditioner {
@@ -47,6 +50,9 @@ impl Conditioner {
             (CaptionKind::Alone, None) => Self::CaptionAlone(CaptionAlone::default()),
             (CaptionKind::Classes(n), None) => {
                 Self::ClassAlone(ClassAlone::new(n, config.unet.d_embedding(), device))
+            }
+            (CaptionKind::Replaced { positions }, None) => {
+                Self::ReplacedCaption(ReplacedCaption::new(config, positions, device))
             }
         }
     }
@@ -90,6 +96,17 @@ impl Conditioner {
             Self::WholeCaption(whole) => whole.forward(condition),
             Self::CaptionAlone(alone) => alone.forward(condition),
             Self::ClassAlone(alone) => alone.forward(condition),
+            Self::ReplacedCaption(replaced) => replaced.forward(condition),
+        }
+    }
+
+    /// Projects a condition without its caption: between the given one and the null one.
+    pub(crate) fn forward_picture(&self, given: &Condition, null: &Null) -> Bound {
+        match self {
+            Self::ReplacedCaption(replaced) => {
+                replaced.read(given.image.as_ref(), None, given.rows)
+            }
+            _ => self.forward(&given.with(given.image.clone(), null.text.clone())),
         }
     }
 
@@ -106,6 +123,9 @@ impl Conditioner {
         assert_eq!([captions, images], [rows; 2], "one null condition for each given one");
         if let Self::NoisedImage(noised) = self {
             return noised.forward_null(given, null);
+        }
+        if let Self::ReplacedCaption(replaced) = self {
+            return replaced.read(null.image.as_ref(), None, rows);
         }
         let image = null.image.clone().or_else(|| self.null_image(rows));
         // one that needs it and has none says so

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{BetaSchedule, DiffusionConfig, InvalidSetting, NoiseSchedule};
-use unclip_nn::{UNetConfig, check};
+use unclip_nn::{AnyUNetConfig, check};
 
 /// Sizes of a [`Decoder`](crate::Decoder), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct DecoderConfig {
     /// The U-Net. If the diffusion's variance is not learned and this gives one all the same, it is
     /// not used. Its `d_context` is the width of the context tokens; its input is x_t and the
     /// channels of layout and control.
-    pub unet: UNetConfig,
+    pub unet: AnyUNetConfig,
     /// How it denoises.
     pub diffusion: DiffusionConfig,
 }
@@ -62,6 +62,12 @@ pub enum CaptionKind {
     /// It reads none: things of so many classes are drawn, by their numbers. Of 0 classes, it is told
     /// nothing at all (ADM).
     Classes(usize),
+    /// What stands for padding, for no caption and for no picture is learned, and the middle of the
+    /// U-Net alone reads captions, if they are read (DALLE2-pytorch).
+    Replaced {
+        /// Positions of a caption: a shorter one is filled up, what is longer is cut off.
+        positions: usize,
+    },
 }
 
 impl CaptionKind {
@@ -75,6 +81,7 @@ impl CaptionKind {
             Self::Whole => "whole",
             Self::Alone => "alone",
             Self::Classes(_) => "classes",
+            Self::Replaced { .. } => "replaced",
         }
     }
 }
@@ -168,7 +175,7 @@ impl DecoderConfig {
             check::size("layout.side", side)?;
             check::size("layout.channels", channels)?;
             check::size("layout.d_hidden", d_hidden)?;
-            let image_size = self.unet.image_size;
+            let image_size = self.unet.image_size();
             if !image_size.is_multiple_of(side) || !(image_size / side).is_power_of_two() {
                 let expected = format!("{image_size} divided by a power of two");
                 return Err(InvalidSetting::new("layout.side", side, expected));
@@ -177,13 +184,13 @@ impl DecoderConfig {
         let channels_in = self.channels
             + self.layout.map_or(0, |layout| layout.channels)
             + self.control.map_or(0, |control| control.channels(self.channels));
-        check::equal("unet.in_channels", self.unet.in_channels, channels_in)?;
+        check::equal("unet.in_channels", self.unet.in_channels(), channels_in)?;
         let channels_out = self.diffusion.output_channels(self.channels);
         // Kandinsky's give a variance that nobody uses
-        if !self.needs_null_image() || self.unet.out_channels != 2 * self.channels {
-            check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        if !self.needs_null_image() || self.unet.out_channels() != 2 * self.channels {
+            check::equal("unet.out_channels", self.unet.out_channels(), channels_out)?;
         }
-        if self.unet.d_context.is_none() && self.classes().is_none() {
+        if self.unet.d_context().is_none() && self.classes().is_none() {
             return Err(InvalidSetting::new("unet.d_context", "absent", "the width of a token"));
         }
         self.diffusion.validate().map_err(|error| error.within("diffusion"))
@@ -213,7 +220,13 @@ impl DecoderConfig {
     pub fn needs_null_image(&self) -> bool {
         self.augmentation.is_none()
             && self.reads_images()
+            && !self.has_null_caption()
             && (!self.reads_captions() || self.captions == CaptionKind::Whole)
+    }
+
+    /// Whether it has learned what stands for no caption, so that a negative one has no effect.
+    pub fn has_null_caption(&self) -> bool {
+        matches!(self.captions, CaptionKind::Replaced { .. })
     }
 
     fn check_augmentation(&self) -> Result<(), InvalidSetting> {
@@ -229,7 +242,7 @@ impl DecoderConfig {
             let expected = "0: with an augmentation, the embedding makes no tokens";
             return Err(InvalidSetting::new("image_tokens", self.image_tokens, expected));
         }
-        let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context.unwrap_or(0));
+        let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context().unwrap_or(0));
         check::equal("d_text", found, expected)?;
         if self.whitened || self.layout.is_some() || self.control.is_some() {
             let expected = "absent: the decoder whitens, or has a layout or a control";
@@ -248,8 +261,15 @@ impl DecoderConfig {
         if !self.reads_images() {
             check::equal("d_embedding", self.d_embedding, self.unet.d_embedding())?;
         }
+        if self.unet.adm().is_none() != self.has_null_caption() {
+            let expected = "replaced with a U-Net of DALLE2-pytorch, and with no other";
+            return Err(InvalidSetting::new("captions", kind.name(), expected));
+        }
         if let CaptionKind::Classes(classes) = kind {
             return self.check_classes(classes);
+        }
+        if let CaptionKind::Replaced { positions } = kind {
+            return self.check_replaced(positions);
         }
         match self.d_text {
             Some(width) => check::size("d_text", width)?,
@@ -261,7 +281,7 @@ impl DecoderConfig {
             None => {}
         }
         if kind == CaptionKind::Alone {
-            let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context.unwrap_or(0));
+            let (found, expected) = (self.d_text.unwrap_or(0), self.unet.d_context().unwrap_or(0));
             check::equal("d_text", found, expected)?;
         }
         match self.control {
@@ -271,6 +291,19 @@ impl DecoderConfig {
                 Err(InvalidSetting::new("control", format!("{control:?}"), expected))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks a decoder of DALLE2-pytorch, which is told nothing of single pixels.
+    fn check_replaced(&self, positions: usize) -> Result<(), InvalidSetting> {
+        check::size("captions.replaced.positions", positions)?;
+        self.d_text.map_or(Ok(()), |width| check::size("d_text", width))?;
+        match self.control {
+            Some(control) => {
+                let expected = "absent: a decoder of DALLE2-pytorch has none";
+                Err(InvalidSetting::new("control", format!("{control:?}"), expected))
+            }
+            None => Ok(()),
         }
     }
 
@@ -286,7 +319,7 @@ impl DecoderConfig {
         if let Some(width) = self.d_text {
             return absent("d_text", width.to_string());
         }
-        if let Some(width) = self.unet.d_context {
+        if let Some(width) = self.unet.d_context() {
             return absent("unet.d_context", width.to_string());
         }
         if let Some(control) = self.control {

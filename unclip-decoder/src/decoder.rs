@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{Branched, DiffusionConfig, ImageEmbedding, InvalidSetting, Network, Stage};
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
-use unclip_nn::{UNet, Whitening};
+use unclip_nn::{AnyUNet, LaionContext, UNet, Whitening};
 
 use crate::{Bound, Condition, Conditioner, DecoderConfig, Null};
 
@@ -13,7 +13,7 @@ use crate::{Bound, Condition, Conditioner, DecoderConfig, Null};
 #[derive(Module, Debug)]
 pub struct Decoder {
     text_proj: Conditioner,
-    unet: UNet,
+    unet: AnyUNet,
 }
 
 impl DecoderConfig {
@@ -25,6 +25,9 @@ impl DecoderConfig {
 
 /// Names of the conditioner's tensors in files. Those of the U-Net are those of the fields.
 const NAMES: KeyMap = KeyMap::new(&[
+    ("unet.Adm.", "unet."),
+    ("unet.Laion.", "unet."),
+    ("text_proj.ReplacedCaption.", "unet."),
     ("CaptionAndImage.null_image", "learned_classifier_free_guidance_embeddings"),
     ("CaptionAndImage.pooled_text_proj", "embedding_proj"),
     ("CaptionAndImage.text_tokens_proj", "encoder_hidden_states_proj"),
@@ -57,7 +60,7 @@ const NAMES: KeyMap = KeyMap::new(&[
 
 impl StageConfig for DecoderConfig {
     const STAGE: &'static str = "decoder";
-    const KEYS: KeyMap = NAMES.then(UNet::NAMES);
+    const KEYS: KeyMap = NAMES.then(AnyUNet::NAMES);
     type Network = Decoder;
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -84,7 +87,7 @@ impl Stage<4> for DecoderConfig {
     }
 
     fn sample_shape(&self, condition: &Condition) -> [usize; 4] {
-        let [height, width] = condition.sides.unwrap_or([self.unet.image_size; 2]);
+        let [height, width] = condition.sides.unwrap_or([self.unet.image_size(); 2]);
         [condition.rows, self.channels, height, width]
     }
 
@@ -109,13 +112,12 @@ impl Stage<4> for DecoderConfig {
         null: &Null,
     ) -> Branched<Box<dyn Network<4>>> {
         let conditioner = &decoder.text_proj;
-        let picture = given.with(given.image.clone(), null.text.clone());
         let all = vec![
             conditioner.forward(given),
-            conditioner.forward(&picture),
+            conditioner.forward_picture(given, null),
             conditioner.forward_null(given, null),
         ];
-        Branched::new(Box::new(decoder.bind_read(Bound::cat(all))), 3)
+        Branched::new(decoder.bind_read(Bound::cat(all)), 3)
     }
 
     /// A decoder of captions alone draws around what is kept; those of Kandinsky draw it as well.
@@ -141,8 +143,8 @@ impl Stage<4> for DecoderConfig {
 
 impl Decoder {
     /// Assembles parts that were loaded separately.
-    pub fn new(conditioner: Conditioner, unet: UNet) -> Self {
-        Self { text_proj: conditioner, unet }
+    pub fn new(conditioner: Conditioner, unet: impl Into<AnyUNet>) -> Self {
+        Self { text_proj: conditioner, unet: unet.into() }
     }
 
     /// The same decoder for another CLIP, whose embeddings this whitens. The configuration must say
@@ -172,21 +174,17 @@ impl Decoder {
     }
 
     /// The same, of a condition that was read already.
-    fn bind_read(&self, read: Bound) -> impl Network<4> + use<> {
-        let Bound { emb, context, layout } = read;
-        let contexts = context.map_or(Vec::new(), |context| self.unet.read(&context));
-        let unet = self.unet.clone();
-        move |x_t: Tensor<4>, timesteps: Tensor<1>| {
-            let x = match &layout {
-                Some(layout) => Tensor::cat(vec![x_t, layout.clone()], 1),
-                None => x_t,
-            };
-            let time = unet.embed_time(timesteps);
-            let emb = match &emb {
-                Some(emb) => time.clone() + emb.clone().cast(time.dtype()),
-                None => time,
-            };
-            unet.forward(x, emb, &contexts)
+    fn bind_read(&self, read: Bound) -> Box<dyn Network<4>> {
+        match &self.unet {
+            AnyUNet::Adm(unet) => Box::new(bind_adm(unet.clone(), read)),
+            AnyUNet::Laion(unet) => {
+                let (unet, Bound { emb, context, middle, .. }) = (unet.clone(), read);
+                let tokens = context.map(|context| context.tokens);
+                let read = LaionContext { emb, tokens, middle };
+                Box::new(move |x_t: Tensor<4>, timesteps: Tensor<1>| {
+                    unet.forward(x_t, timesteps, &read)
+                })
+            }
         }
     }
 
@@ -206,5 +204,23 @@ impl Decoder {
     pub fn drop_images(&self, image: &ImageEmbedding, keep: Tensor<2>) -> ImageEmbedding {
         let null = self.text_proj.null_image(image.0.dims()[0]).expect("a learned null image");
         ImageEmbedding(null.0.clone() + (image.0.clone() - null.0) * keep)
+    }
+}
+
+/// A U-Net of ADM's family under a condition that was read already.
+fn bind_adm(unet: UNet, read: Bound) -> impl Network<4> {
+    let Bound { emb, context, layout, .. } = read;
+    let contexts = context.map_or(Vec::new(), |context| unet.read(&context));
+    move |x_t: Tensor<4>, timesteps: Tensor<1>| {
+        let x = match &layout {
+            Some(layout) => Tensor::cat(vec![x_t, layout.clone()], 1),
+            None => x_t,
+        };
+        let time = unet.embed_time(timesteps);
+        let emb = match &emb {
+            Some(emb) => time.clone() + emb.clone().cast(time.dtype()),
+            None => time,
+        };
+        unet.forward(x, emb, &contexts)
     }
 }

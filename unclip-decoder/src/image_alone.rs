@@ -59,7 +59,7 @@ impl Hint {
 
 impl ImageAlone {
     pub(crate) fn new(config: &DecoderConfig, device: &Device) -> Self {
-        let (d_time, d_context) = (config.unet.d_embedding(), config.unet.d_context.unwrap_or(1));
+        let (d_time, d_context) = (config.unet.d_embedding(), config.unet.d_context().unwrap_or(1));
         let from_clip = |d_out| LinearConfig::new(config.d_embedding, d_out).init(device);
         let norm = |width| LayerNorm::new(width, LayerNorm::EPSILON, device);
         Self {
@@ -90,6 +90,6 @@ impl ImageAlone {
             }
             None => control,
         };
-        Bound { emb: Some(emb), context: Some(context), layout }
+        Bound { emb: Some(emb), context: Some(context), layout, ..Bound::default() }
     }
 }

@@ -17,6 +17,7 @@ mod config;
 mod decoder;
 mod image_alone;
 mod noised_image;
+mod replaced_caption;
 mod whole_caption;
 
 pub use caption_alone::CaptionAlone;
@@ -29,4 +30,5 @@ pub use config::{Augmentation, CaptionKind, Control, DecoderConfig, LayoutConfig
 pub use decoder::Decoder;
 pub use image_alone::ImageAlone;
 pub use noised_image::NoisedImage;
+pub use replaced_caption::ReplacedCaption;
 pub use whole_caption::WholeCaption;

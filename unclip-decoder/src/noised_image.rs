@@ -74,6 +74,6 @@ impl NoisedImage {
     fn bound(&self, read: Tensor<2>, text: &TextEmbedding) -> Bound {
         let emb = linear(&self.linear_2, silu(linear(&self.linear_1, read)));
         let context = Context { tokens: text.tokens.clone(), mask: None };
-        Bound { emb: Some(emb), context: Some(context), layout: None }
+        Bound { emb: Some(emb), context: Some(context), ..Bound::default() }
     }
 }

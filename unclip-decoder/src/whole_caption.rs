@@ -24,7 +24,7 @@ pub struct WholeCaption {
 
 impl WholeCaption {
     pub(crate) fn new(config: &DecoderConfig, d_text: usize, device: &Device) -> Self {
-        let (d_time, d_context) = (config.unet.d_embedding(), config.unet.d_context.unwrap_or(1));
+        let (d_time, d_context) = (config.unet.d_embedding(), config.unet.d_context().unwrap_or(1));
         let from_clip = |d_out| LinearConfig::new(config.d_embedding, d_out).init(device);
         Self {
             pooled_proj: from_clip(d_time),
@@ -50,6 +50,7 @@ impl WholeCaption {
             emb: Some(emb),
             context: Some(Context { tokens, mask: None }),
             layout: condition.control.clone(),
+            middle: None,
         }
     }
 }

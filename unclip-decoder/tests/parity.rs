@@ -51,7 +51,8 @@ fn config(model_channels: usize) -> DecoderConfig {
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
-        },
+        }
+        .into(),
         diffusion: DiffusionConfig {
             variance: VarianceType::LearnedRange,
             sampler: Ddpm.into(),
@@ -115,7 +116,7 @@ fn decoder(fixture: &Fixture) -> (Decoder, Condition, Null) {
     let conditioner = Conditioner::new(&config, &device);
     let conditioner = load(conditioner, fixture, "weights.text_proj.", &DecoderConfig::KEYS);
     let unet = load(
-        config.unet.init(&device),
+        config.unet.adm().unwrap().init(&device),
         fixture,
         "weights.decoder.",
         &KeyMap::NONE.then(UNet::NAMES),
@@ -214,8 +215,8 @@ fn a_layout_is_joined_to_the_picture() {
     let device = Device::flex();
     let plain = config(4);
     let layout = Some(LayoutConfig { side: 4, channels: 2, d_hidden: 8 });
-    let unet = UNetConfig { in_channels: 5, ..plain.unet.clone() };
-    let config = DecoderConfig { layout, unet, ..plain };
+    let unet = UNetConfig { in_channels: 5, ..plain.unet.adm().unwrap().clone() };
+    let config = DecoderConfig { layout, unet: unet.into(), ..plain };
     config.validate().unwrap();
     let conditioner = Conditioner::new(&config, &device);
     let d = config.d_embedding;
@@ -249,9 +250,9 @@ fn a_layout_is_joined_to_the_picture() {
 #[test]
 fn layouts_that_do_not_fit_are_refused() {
     let refused = |side, channels, in_channels| {
-        let unet = UNetConfig { in_channels, ..config(4).unet };
+        let unet = UNetConfig { in_channels, ..config(4).unet.adm().unwrap().clone() };
         let layout = Some(LayoutConfig { side, channels, d_hidden: 8 });
-        DecoderConfig { layout, unet, ..config(4) }.validate().unwrap_err().name
+        DecoderConfig { layout, unet: unet.into(), ..config(4) }.validate().unwrap_err().name
     };
     assert_eq!(refused(3, 2, 5), "layout.side");
     assert_eq!(refused(16, 2, 5), "layout.side");
@@ -286,9 +287,9 @@ fn the_loss_of_a_learned_variance_is_the_hybrid_one() {
 #[test]
 fn the_loss_of_a_fixed_variance_is_the_weighted_squared_error() {
     let config = config(4);
-    let unet = UNetConfig { out_channels: 3, ..config.unet.clone() };
+    let unet = UNetConfig { out_channels: 3, ..config.unet.adm().unwrap().clone() };
     let diffusion = DiffusionConfig::cosine(Parameterization::V);
-    let config = DecoderConfig { unet, diffusion, ..config };
+    let config = DecoderConfig { unet: unet.into(), diffusion, ..config };
     config.validate().unwrap();
     let decoder = config.init(&Device::flex());
     let fixture = Fixture::open("decoder");

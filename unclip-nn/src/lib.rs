@@ -39,6 +39,7 @@
 //! # Ok::<(), unclip_core::InvalidSetting>(())
 //! ```
 
+mod any_unet;
 mod attention;
 mod attention_block;
 pub mod check;
@@ -47,8 +48,12 @@ mod class_embedding;
 #[cfg(feature = "flex")]
 #[cfg_attr(not(feature = "autodiff"), allow(dead_code, reason = "gradients need a graph"))]
 mod fused;
+mod gain_norm;
+mod laion;
 mod layer_norm;
+mod null_attention;
 pub mod ops;
+mod patches;
 mod precision;
 mod res_block;
 mod spatial_transformer;
@@ -57,15 +62,19 @@ mod transformer;
 mod unet;
 mod whitening;
 
+pub use any_unet::{AnyUNet, AnyUNetConfig};
 pub use attention::{Attention, KeysValues, causal_mask};
 pub use attention_block::{AttentionBlock, AttentionBlockConfig, Context, SeenContext};
 pub use class_embedding::embed_classes;
+pub use gain_norm::GainNorm;
+pub use laion::{LaionContext, LaionUNet, LaionUNetConfig, LevelAttention};
 pub use layer_norm::LayerNorm;
+pub use null_attention::{NullAttention, NullAttentionConfig, Projected};
 pub use ops::{attend, downsample, upsample};
 pub use precision::{Placement, Precision, is_cpu};
 pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use spatial_transformer::SpatialTransformer;
-pub use timestep::{TimestepEmbedding, timestep_embedding};
+pub use timestep::{TimestepEmbedding, sine_first_embedding, timestep_embedding};
 pub use transformer::{Activation, KvCache, Transformer, TransformerBlock, TransformerConfig};
 pub use unet::{
     AttentionKind, DownBlock, Level, MiddleBlock, ResampleKind, Resampler, UNet, UNetAttention,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
 
 use crate::checkpoint::Layers;
-use crate::ops::{gelu, linear, quick_gelu};
+use crate::ops::{gelu, linear, quick_gelu, silu};
 use crate::{Attention, KeysValues, LayerNorm, check};
 
 /// The nonlinearity between a block's two linear layers.
@@ -18,12 +18,31 @@ pub enum Activation {
     Gelu,
     /// x·σ(1.702·x): the cheap GELU of OpenAI's CLIP. Its weights do not work with the exact one.
     QuickGelu,
+    /// The first half, times the SiLU of the second: a gate, so that the layer before it is twice as
+    /// wide (DALLE2-pytorch).
+    Swiglu,
 }
 
 impl Activation {
-    /// Applies the nonlinearity elementwise.
+    /// How many times wider its input is than its output.
+    pub fn inputs(self) -> usize {
+        match self {
+            Self::Swiglu => 2,
+            Self::Gelu | Self::QuickGelu => 1,
+        }
+    }
+
+    /// Applies the nonlinearity to every value, or to both halves of every row.
+    ///
+    /// # Shapes
+    /// - `x`: `[.., width · inputs]`
+    /// - result: `[.., width]`
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
+            Self::Swiglu => {
+                let half = x.dims()[D - 1] / 2;
+                x.clone().narrow(D - 1, 0, half) * silu(x.narrow(D - 1, half, half))
+            }
             Self::Gelu => gelu(x),
             Self::QuickGelu => quick_gelu(x),
         }
@@ -64,12 +83,24 @@ impl TransformerConfig {
     /// # Errors
     /// Names the first field that does not.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
+        self.validate_sizes()?;
+        if self.activation == Activation::Swiglu {
+            let expected = "gelu or quick_gelu: these blocks have no gate";
+            return Err(InvalidSetting::new("activation", "swiglu", expected));
+        }
+        check::multiple("d_model", self.d_model, "n_heads", self.n_heads)
+    }
+
+    /// Checks that the sizes can be used, of blocks whose heads have a width of their own.
+    ///
+    /// # Errors
+    /// Names the first field that cannot.
+    pub fn validate_sizes(&self) -> Result<(), InvalidSetting> {
         check::size("d_model", self.d_model)?;
         check::layers("n_layers", self.n_layers)?;
         check::size("n_heads", self.n_heads)?;
         check::size("d_hidden", self.d_hidden)?;
-        check::epsilon("norm_eps", self.norm_eps)?;
-        check::multiple("d_model", self.d_model, "n_heads", self.n_heads)
+        check::epsilon("norm_eps", self.norm_eps)
     }
 
     /// A norm like those of the blocks.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::{DiffusionConfig, InvalidSetting, check_guidance_scale};
-use unclip_nn::{TransformerConfig, check};
+use unclip_nn::{Activation, TransformerConfig, check};
 
 /// Sizes of a [`DiffusionPrior`](crate::DiffusionPrior), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct DiffusionPriorConfig {
     /// each coordinate separately.
     #[serde(default)]
     pub principal_components: bool,
+    /// What it has otherwise, if it is one of DALLE2-pytorch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub laion: Option<LaionPriorConfig>,
     /// How it denoises. The paper's prior predicts x_0.
     pub diffusion: DiffusionConfig,
 }
@@ -36,13 +39,96 @@ impl DiffusionPriorConfig {
         check::size("d_embedding", self.d_embedding)?;
         check::size("d_text", self.d_text)?;
         check::size("context_length", self.context_length)?;
-        self.transformer.validate().map_err(|error| error.within("transformer"))?;
+        self.check_transformer()?;
         if self.diffusion.variance.is_learned() {
             let expected = "fixed_small or fixed_large: the prior gives no variance";
             let found = format!("{:?}", self.diffusion.variance);
             return Err(InvalidSetting::new("diffusion.variance", found, expected));
         }
         self.diffusion.validate().map_err(|error| error.within("diffusion"))
+    }
+
+    /// Whether it has learned what stands for no caption, so that a negative one has no effect.
+    pub fn has_null_caption(&self) -> bool {
+        self.laion.is_some()
+    }
+
+    fn check_transformer(&self) -> Result<(), InvalidSetting> {
+        let gated = self.transformer.activation == Activation::Swiglu;
+        if gated != self.laion.is_some() {
+            let found = format!("{:?}", self.transformer.activation);
+            let expected = "swiglu of a prior of DALLE2-pytorch, and no other";
+            return Err(InvalidSetting::new("transformer.activation", found, expected));
+        }
+        let Some(laion) = &self.laion else {
+            return self.transformer.validate().map_err(|error| error.within("transformer"));
+        };
+        laion.validate(self)?;
+        self.transformer.validate_sizes().map_err(|error| error.within("transformer"))
+    }
+}
+
+/// What a prior of DALLE2-pytorch has beside what every prior has. Its transformer's blocks are
+/// others, with a gate (`swiglu`), and its embeddings are as wide as its tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaionPriorConfig {
+    /// Width of a head.
+    pub d_head: usize,
+    /// Positions of the caption in the sequence; a caption that is shorter is filled up by learned
+    /// tokens, what is longer is cut off.
+    pub text_positions: usize,
+    /// Whether it reads the caption's tokens. Otherwise learned ones stand there for all captions.
+    pub reads_tokens: bool,
+    /// Tokens made from the caption's embedding.
+    pub text_tokens: usize,
+    /// Tokens made from the timestep.
+    pub time_tokens: usize,
+    /// Tokens made from the noised embedding.
+    pub image_tokens: usize,
+    /// Whether there is a learned vector for each timestep, instead of a network on sinusoids.
+    pub time_table: bool,
+    /// Whether queries and keys are rotated by their position (Su et al. 2021).
+    pub rotary: bool,
+    /// Whether tokens are normalized before the blocks.
+    pub norm_in: bool,
+    /// Whether the answer is normalized.
+    pub norm_out: bool,
+    /// Whether the hidden layers are normalized (NormFormer, Shleifer et al. 2021).
+    pub normformer: bool,
+    /// Whether the answer is projected once more.
+    pub projected: bool,
+    /// What embeddings of length 1 are multiplied by to be sampled; √d_embedding in published ones.
+    pub scale: f64,
+}
+
+impl LaionPriorConfig {
+    /// Checks the sizes, together with those that every prior has.
+    fn validate(&self, of: &DiffusionPriorConfig) -> Result<(), InvalidSetting> {
+        let sizes = [
+            ("laion.d_head", self.d_head),
+            ("laion.text_positions", self.text_positions),
+            ("laion.text_tokens", self.text_tokens),
+            ("laion.time_tokens", self.time_tokens),
+            ("laion.image_tokens", self.image_tokens),
+        ];
+        for (field, size) in sizes {
+            check::size(field, size)?;
+        }
+        check::multiple("laion.d_head", self.d_head, "the pairs that are rotated", 2)?;
+        InvalidSetting::check_range("laion.scale", self.scale, 1e-6, 1e6)?;
+        let width = of.transformer.d_model;
+        check::multiple("transformer.d_model", width, "the halves of the sinusoids", 2)?;
+        if width < 4 {
+            return Err(InvalidSetting::new("transformer.d_model", width, "at least 4"));
+        }
+        check::equal("d_embedding", of.d_embedding, width)?;
+        check::equal("d_text", of.d_text, width)?;
+        if of.principal_components {
+            let expected = "false: a prior of DALLE2-pytorch does not whiten";
+            return Err(InvalidSetting::new("principal_components", true, expected));
+        }
+        Ok(())
     }
 }
 

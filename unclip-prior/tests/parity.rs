@@ -16,6 +16,7 @@ const F32: f64 = 5e-6;
 
 fn config() -> DiffusionPriorConfig {
     DiffusionPriorConfig {
+        laion: None,
         d_embedding: 24,
         d_text: 24,
         context_length: 12,

@@ -49,6 +49,7 @@ fn tower(n_layers: usize) -> TransformerConfig {
 /// CLIP's text tower.
 pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
     TextEncoderConfig {
+        unit_length: false,
         vocab_size,
         context_length: CONTEXT_LENGTH,
         d_embedding: D_EMBEDDING,
@@ -62,6 +63,7 @@ pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
 /// CLIP's image tower.
 pub fn image_encoder() -> ImageEncoderConfig {
     ImageEncoderConfig {
+        unit_length: false,
         image_size: CLIP_SIDE,
         patch_size: 8,
         d_embedding: D_EMBEDDING,
@@ -89,6 +91,7 @@ fn diffusion(kind: Parameterization, guidance_scale: f64) -> DiffusionConfig {
 /// The diffusion prior.
 pub fn prior() -> DiffusionPriorConfig {
     DiffusionPriorConfig {
+        laion: None,
         d_embedding: D_EMBEDDING,
         d_text: D_CLIP,
         context_length: CONTEXT_LENGTH,
@@ -164,7 +167,8 @@ pub fn decoder() -> DecoderConfig {
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
-        },
+        }
+        .into(),
         diffusion: DiffusionConfig {
             sampler: Ddpm.into(),
             steps: 50,
@@ -208,7 +212,8 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
-        },
+        }
+        .into(),
         diffusion: DiffusionConfig { steps: 4, ..diffusion(Parameterization::Sample, 1.0) },
     })
 }

@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn a_silenced_network_answers_nothing_and_learns_all_the_same() {
         let device = Device::flex();
-        let config = UNetConfig { block_out_channels: vec![8, 16], ..recipe::decoder().unet };
+        let decoder = recipe::decoder();
+        let own = decoder.unet.adm().unwrap().clone();
+        let config = UNetConfig { block_out_channels: vec![8, 16], ..own };
         let config = UNetConfig { d_context: None, attention_resolutions: vec![], ..config };
         let unet = silenced(config.init(&device)).train();
         let x = Draws::new(1, 1).normal([1, config.in_channels, 32, 32]);

@@ -228,7 +228,7 @@ fn upsampler(
     let mut config = recipe::upsamplers()[0].clone();
     config.factor = 2;
     config.residual = false;
-    config.unet.block_out_channels = vec![4, 4];
+    config.unet.adm_mut().unwrap().block_out_channels = vec![4, 4];
     edit(&mut config);
     config.validate().unwrap();
     let source = Source { world: ShapesWorld::new(1), batch: 2, seed: 3, device: Device::flex() };
@@ -239,7 +239,7 @@ fn upsampler(
 fn an_upsampler_may_learn_its_variance() {
     let learned = |config: &mut UpsamplerConfig| {
         config.diffusion.variance = VarianceType::LearnedRange;
-        config.unet.out_channels = 6;
+        config.unet.adm_mut().unwrap().out_channels = 6;
     };
     let (objective, config) = upsampler(learned).unwrap();
     let device = Device::flex().autodiff();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{DiffusionConfig, InvalidSetting, Parameterization};
-use unclip_nn::{UNetConfig, check};
+use unclip_nn::{AnyUNetConfig, check};
 
 /// Sizes of an [`Upsampler`](crate::Upsampler), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,8 @@ pub struct UpsamplerConfig {
     /// upsamplers predict the whole picture.
     #[serde(default)]
     pub residual: bool,
-    /// How the small picture is resized. Karlo's is bicubic, those of GLIDE and ADM are bilinear.
+    /// How the small picture is resized. Karlo's is bicubic, those of GLIDE and ADM are
+    /// bilinear, those of DALLE2-pytorch repeat pixels.
     #[serde(default, skip_serializing_if = "Resize::is_bicubic")]
     pub resize: Resize,
     /// How the small picture's values become those that a file of 8 bits holds, before it is resized,
@@ -40,7 +41,7 @@ pub struct UpsamplerConfig {
     pub kept: bool,
     /// The U-Net. Its input is the noised picture, what is kept of it with a channel that says where,
     /// if it is told, and the resized small picture: six channels, or ten.
-    pub unet: UNetConfig,
+    pub unet: AnyUNetConfig,
     /// How it denoises.
     pub diffusion: DiffusionConfig,
 }
@@ -54,6 +55,8 @@ pub enum Resize {
     Bicubic,
     /// Between neighbors ([`bilinear`](unclip_core::resize::bilinear)).
     Bilinear,
+    /// By repeating pixels ([`nearest`](unclip_core::resize::nearest)).
+    Nearest,
 }
 
 impl Resize {
@@ -78,7 +81,7 @@ impl UpsamplerConfig {
 
     /// An upsampler of the paper's kind: one network that sees the small picture, enlarged by a cubic,
     /// and nothing else.
-    pub fn new(factor: usize, unet: UNetConfig, diffusion: DiffusionConfig) -> Self {
+    pub fn new(factor: usize, unet: impl Into<AnyUNetConfig>, diffusion: DiffusionConfig) -> Self {
         Self {
             factor,
             last_step_network: false,
@@ -88,7 +91,7 @@ impl UpsamplerConfig {
             classes: None,
             d_text: None,
             kept: false,
-            unet,
+            unet: unet.into(),
             diffusion,
         }
     }
@@ -103,10 +106,10 @@ impl UpsamplerConfig {
         }
         self.unet.validate().map_err(|error| error.within("unet"))?;
         let kept = if self.kept { Self::CHANNELS + 1 } else { 0 };
-        check::equal("unet.in_channels", self.unet.in_channels, 2 * Self::CHANNELS + kept)?;
+        check::equal("unet.in_channels", self.unet.in_channels(), 2 * Self::CHANNELS + kept)?;
         self.check_captions()?;
         let channels_out = self.diffusion.output_channels(Self::CHANNELS);
-        check::equal("unet.out_channels", self.unet.out_channels, channels_out)?;
+        check::equal("unet.out_channels", self.unet.out_channels(), channels_out)?;
         let kind = self.diffusion.parameterization;
         if self.residual
             && (kind != Parameterization::Sample || self.diffusion.variance.is_learned())
@@ -129,8 +132,9 @@ impl UpsamplerConfig {
             let expected = "absent: the upsampler reads captions";
             return Err(InvalidSetting::new("classes", classes, expected));
         }
-        let has_attention = !self.unet.attention_resolutions.is_empty();
-        match (self.d_text, self.unet.d_context) {
+        let Some(unet) = self.unet.adm() else { return self.check_laion() };
+        let has_attention = !unet.attention_resolutions.is_empty();
+        match (self.d_text, unet.d_context) {
             (None, Some(width)) => {
                 let expected = "absent: the upsampler reads no captions";
                 Err(InvalidSetting::new("unet.d_context", width, expected))
@@ -141,6 +145,23 @@ impl UpsamplerConfig {
             }
             (Some(width), _) => check::size("d_text", width),
             (None, None) => Ok(()),
+        }
+    }
+
+    /// Checks an upsampler of DALLE2-pytorch, which is told nothing but the small picture.
+    fn check_laion(&self) -> Result<(), InvalidSetting> {
+        let told = [
+            ("d_text", self.d_text.is_some()),
+            ("classes", self.classes.is_some()),
+            ("kept", self.kept),
+        ];
+        match told.into_iter().find(|(_, is_told)| *is_told) {
+            Some((field, _)) => {
+                let expected =
+                    "absent: an upsampler of DALLE2-pytorch is told the small picture alone";
+                Err(InvalidSetting::new(field, "given", expected))
+            }
+            None => Ok(()),
         }
     }
 }

@@ -3,12 +3,12 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Device, Tensor};
-use unclip_core::resize::{bicubic, bilinear};
+use unclip_core::resize::{bicubic, bilinear, nearest};
 use unclip_core::{
     Branched, ByStep, Denoiser, DiffusionConfig, InvalidSetting, Network, Stage, Steering,
 };
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
-use unclip_nn::{Context, UNet, embed_classes};
+use unclip_nn::{AnyUNet, Context, LaionContext, embed_classes};
 
 use crate::low_res::{LowRes, known_of};
 use crate::{Resize, Rounding, UpsamplerConfig};
@@ -17,8 +17,8 @@ use crate::{Resize, Rounding, UpsamplerConfig};
 /// attention: trained on crops, they work at any size (paper, section 2.3).
 #[derive(Module, Debug)]
 pub struct Upsampler {
-    unet: UNet,
-    last_step: Option<UNet>,
+    unet: AnyUNet,
+    last_step: Option<AnyUNet>,
     factor: usize,
     residual: bool,
     #[module(skip)]
@@ -63,7 +63,7 @@ impl UpsamplerConfig {
 
 impl StageConfig for UpsamplerConfig {
     const STAGE: &'static str = "upsampler";
-    const KEYS: KeyMap = KeyMap::NONE.then(UNet::NAMES);
+    const KEYS: KeyMap = KeyMap::new(&[(".Adm.", "."), (".Laion.", ".")]).then(AnyUNet::NAMES);
     type Network = Upsampler;
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -96,7 +96,7 @@ impl Stage<4> for UpsamplerConfig {
     }
 
     fn bind(&self, upsampler: &Upsampler, low_res: &LowRes) -> Box<dyn Network<4>> {
-        Box::new(upsampler.bind(low_res))
+        upsampler.bind(low_res)
     }
 
     fn bind_pair(&self, _: &Upsampler, _: &LowRes, (): &()) -> Branched<Box<dyn Network<4>>> {
@@ -128,7 +128,7 @@ impl Stage<4> for UpsamplerConfig {
     ) -> Box<dyn Denoiser<4>> {
         assert!(steering.guide.is_none(), "an upsampler has no guidance");
         let read = upsampler.read(low_res);
-        let denoiser = |unet: &UNet| {
+        let denoiser = |unet: &AnyUNet| {
             let denoiser = self.diffusion.denoiser(upsampler.bind_network(unet, read.clone()));
             denoiser.with_quantile(steering.dynamic_threshold)
         };
@@ -145,9 +145,9 @@ impl Stage<4> for UpsamplerConfig {
 
 impl Upsampler {
     /// Assembles parts that were loaded separately.
-    pub fn new(unet: UNet, last_step: Option<UNet>, factor: usize) -> Self {
+    pub fn new(unet: impl Into<AnyUNet>, last_step: Option<AnyUNet>, factor: usize) -> Self {
         Self {
-            unet,
+            unet: unet.into(),
             last_step,
             factor,
             residual: false,
@@ -175,6 +175,7 @@ impl Upsampler {
         match self.resize {
             Resize::Bicubic => bicubic(low_res, height, width),
             Resize::Bilinear => bilinear(low_res, height, width),
+            Resize::Nearest => nearest(low_res, self.factor),
         }
     }
 
@@ -182,7 +183,7 @@ impl Upsampler {
     ///
     /// # Panics
     /// Without a caption or a class, if the upsampler reads such.
-    pub fn bind(&self, low_res: &LowRes) -> impl Network<4> + use<> {
+    pub fn bind(&self, low_res: &LowRes) -> Box<dyn Network<4>> {
         self.bind_network(&self.unet, self.read(low_res))
     }
 
@@ -208,18 +209,27 @@ impl Upsampler {
         Read { resized, channels: Tensor::cat(channels, 1), emb, context }
     }
 
-    fn bind_network(&self, unet: &UNet, read: Read) -> impl Network<4> + use<> {
-        let (unet, residual) = (unet.clone(), self.residual);
+    fn bind_network(&self, unet: &AnyUNet, read: Read) -> Box<dyn Network<4>> {
+        let residual = self.residual;
         let Read { resized, channels, emb: added, context } = read;
-        let contexts = context.map_or(Vec::new(), |context| unet.read(&context));
-        move |x_t: Tensor<4>, timesteps: Tensor<1>| {
-            let mut emb = unet.embed_time(timesteps);
-            if let Some(added) = &added {
-                emb = emb.clone() + added.clone().cast(emb.dtype());
-            }
-            let x = Tensor::cat(vec![x_t, channels.clone()], 1);
-            let answer = unet.forward(x, emb, &contexts);
+        let with_channels = move |x_t| Tensor::cat(vec![x_t, channels.clone()], 1);
+        let whole = move |answer: Tensor<4>| {
             if residual { answer + resized.clone() } else { answer }
+        };
+        match unet.clone() {
+            AnyUNet::Laion(unet) => Box::new(move |x_t: Tensor<4>, timesteps: Tensor<1>| {
+                whole(unet.forward(with_channels(x_t), timesteps, &LaionContext::default()))
+            }),
+            AnyUNet::Adm(unet) => {
+                let contexts = context.map_or(Vec::new(), |context| unet.read(&context));
+                Box::new(move |x_t: Tensor<4>, timesteps: Tensor<1>| {
+                    let mut emb = unet.embed_time(timesteps);
+                    if let Some(added) = &added {
+                        emb = emb.clone() + added.clone().cast(emb.dtype());
+                    }
+                    whole(unet.forward(with_channels(x_t), emb, &contexts))
+                })
+            }
         }
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn config() -> UpsamplerConfig {
             attention: AttentionKind::Added,
             resampling: ResampleKind::Residual,
             norm_eps: 1e-5,
-        },
+        }
+        .into(),
         diffusion: DiffusionConfig {
             sampler: Ddpm.into(),
             steps: 7,

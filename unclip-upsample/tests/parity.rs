@@ -17,8 +17,13 @@ fn unet(fixture: &Fixture) -> UNet {
     std::fs::write(file.path(), fixture.weights("weights.")).unwrap();
     let weights = Weights::open(file.path()).unwrap();
     let device = Device::flex();
-    load_weights(config().unet.init(&device), &weights, &KeyMap::NONE.then(UNet::NAMES), &device)
-        .unwrap()
+    load_weights(
+        config().unet.adm().unwrap().init(&device),
+        &weights,
+        &KeyMap::NONE.then(UNet::NAMES),
+        &device,
+    )
+    .unwrap()
 }
 
 #[test]

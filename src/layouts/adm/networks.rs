@@ -108,7 +108,7 @@ pub(super) fn decoder(
         augmentation: None,
         control: None,
         diffusion: diffusion(of.schedule, of.steps, &unet),
-        unet,
+        unet: unet.into(),
     })
 }
 

@@ -141,6 +141,7 @@ pub(in crate::layouts) fn text_encoder(
     // of the projection that there is not
     fields.ignore(&["projection_dim"]);
     let config = TextEncoderConfig {
+        unit_length: false,
         logit_scale: TextEncoderConfig::MOST,
         transformer,
         vocab_size: fields.take("vocab_size")?,
@@ -167,6 +168,7 @@ pub(in crate::layouts) fn image_encoder(
     let image_size = fields.take_optional("image_size")?.unwrap_or(224);
     let (mean, std) = image_processor(processor, image_size)?;
     let config = ImageEncoderConfig {
+        unit_length: false,
         image_size,
         patch_size: fields.take_optional("patch_size")?.unwrap_or(32),
         d_embedding: fields.take("projection_dim")?,

@@ -13,7 +13,7 @@ use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::Resize;
 
 use super::describe_clip::{image_encoder, text_encoder, tokenizer};
-use super::described::{File, refused, require};
+use super::described::{File, adm, refused, require};
 use super::files::INDEX;
 use super::unets::{Blocks, DECODER_BLOCKS, UPSAMPLER_BLOCKS};
 use crate::{Bundle, Error};
@@ -106,6 +106,7 @@ pub(in crate::layouts) fn prior(
     let described = || {
         one_width(config.d_text, config.d_embedding)?;
         require("principal_components", config.principal_components, false, CLASS)?;
+        require("laion", config.laion.is_some(), false, CLASS)?;
         require("transformer.activation", transformer.activation, Activation::Gelu, CLASS)?;
         let d_hidden = 4 * transformer.d_model;
         require("transformer.d_hidden", transformer.d_hidden, d_hidden, CLASS)?;
@@ -132,8 +133,9 @@ pub(in crate::layouts) fn prior(
 
 fn decoder(bundle: &Bundle) -> Result<[File; 3], Error> {
     let config = bundle.decoder.config();
-    let (unet, diffusion) = (&config.unet, &config.diffusion);
+    let diffusion = &config.diffusion;
     let described = || {
+        let unet = adm(&config.unet)?;
         let Some(d_text) = config.d_text else {
             let expected = "a width: diffusers' UnCLIPPipeline has no decoder without captions";
             return Err(InvalidSetting::new("d_text", "absent", expected));
@@ -195,9 +197,9 @@ fn upsampler(bundle: &Bundle) -> Result<[File; 3], Error> {
         require("classes", config.classes, None, class)?;
         require("d_text", config.d_text, None, class)?;
         require("kept", config.kept, false, class)?;
-        let none = &Vec::new();
-        require("unet.attention_resolutions", &config.unet.attention_resolutions, none, class)?;
-        let mut network = network(&config.unet, &UPSAMPLER_BLOCKS, bundle.image_size())?;
+        let (unet, none) = (adm(&config.unet)?, &Vec::new());
+        require("unet.attention_resolutions", &unet.attention_resolutions, none, class)?;
+        let mut network = network(unet, &UPSAMPLER_BLOCKS, bundle.image_size())?;
         network["add_attention"] = json!(false);
         network["time_embedding_type"] = json!("positional");
         let scheduler = scheduler(&config.diffusion)?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use unclip_clip::{Fit, Padding, TextEncoderConfig, TextTower, Tokenizer};
 use unclip_core::InvalidSetting;
-use unclip_nn::{Activation, Precision, TransformerConfig};
+use unclip_nn::{Precision, TransformerConfig};
 
 use super::clip::EndMark;
 use super::described::{File, refused, require};
@@ -31,10 +31,7 @@ fn tower(kind: &str, class: &str, tower: &TransformerConfig, format: Precision) 
         "architectures": [class],
         "attention_dropout": 0.0,
         "dropout": 0.0,
-        "hidden_act": match tower.activation {
-            Activation::QuickGelu => "quick_gelu",
-            Activation::Gelu => "gelu",
-        },
+        "hidden_act": tower.activation,
         "hidden_size": tower.d_model,
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
@@ -69,9 +66,11 @@ pub(in crate::layouts) fn text_tower(
         d_embedding,
         projected,
         transformer,
+        unit_length,
         ..
     } = slot.config();
     require("tower", *kind, TextTower::Clip, "CLIPTextModel")?;
+    require("unit_length", *unit_length, false, "CLIPTextModel")?;
     let end = EndMark::of(tokenizer)?;
     let class = if *projected { PROJECTED } else { UNPROJECTED };
     let mut config = tower("clip_text_model", class, transformer, format);
@@ -153,6 +152,7 @@ pub(in crate::layouts) fn image_encoder(
     };
     let config = files.config();
     require("fit", config.fit, Fit::Crop, "CLIPImageProcessor in this layout")
+        .and_then(|()| require("unit_length", config.unit_length, false, "CLIPVisionModel"))
         .map_err(|error| refused(bundle, "image_encoder", error))?;
     let side = config.image_size;
     let mut network =

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::LoadError;
+use unclip_nn::{AnyUNetConfig, UNetConfig};
 
 use crate::{Bundle, Error};
 
@@ -29,4 +30,12 @@ pub(in crate::layouts) fn require<T: PartialEq + Serialize>(
         let expected = format!("{}: diffusers' {class} has no other", json!(expected));
         Err(InvalidSetting::new(field, json!(found), expected))
     }
+}
+
+/// The sizes of a U-Net that diffusers has, which is one of ADM's family.
+pub(in crate::layouts) fn adm(unet: &AnyUNetConfig) -> Result<&UNetConfig, InvalidSetting> {
+    unet.adm().ok_or_else(|| {
+        let expected = "one of ADM's family: diffusers has no other";
+        InvalidSetting::new("unet", "a U-Net of DALLE2-pytorch", expected)
+    })
 }

@@ -16,6 +16,8 @@ pub(in crate::layouts) const ABSENT: &str = "absent";
 pub(in crate::layouts) struct Fields {
     path: PathBuf,
     class: String,
+    /// The objects that it lies in, outermost first, each followed by a dot.
+    within: String,
     rest: Map<String, Value>,
 }
 
@@ -28,7 +30,7 @@ impl Fields {
     ) -> Result<Self, LoadError> {
         let rest: Map<String, Value> = load_config(path)?;
         let class = rest.get("_class_name").and_then(Value::as_str).unwrap_or(ABSENT).to_string();
-        let mut fields = Self { path: path.into(), class, rest };
+        let mut fields = Self { path: path.into(), class, within: String::new(), rest };
         let class = fields.class();
         if let Some(classes) = classes.filter(|classes| !classes.contains(&class)) {
             return Err(fields.error("_class_name", class, &classes.join(" or ")));
@@ -49,6 +51,7 @@ impl Fields {
         found: impl ToString,
         expected: &str,
     ) -> LoadError {
+        let field = format!("{}{field}", self.within);
         let source = InvalidSetting::new(field, found.to_string(), expected);
         LoadError::Config { path: self.path.clone(), source }
     }
@@ -62,6 +65,34 @@ impl Fields {
         let [field, expected] =
             [flat(&error.name), &error.expected].map(|text| renamed(text, names));
         self.error(&field, &error.found, &expected)
+    }
+
+    /// An object that has to be there.
+    pub(in crate::layouts) fn object(&mut self, name: &str) -> Result<Self, LoadError> {
+        let value = self.take(name)?;
+        self.of_value(name, value)
+    }
+
+    /// A list of objects that has to be there.
+    pub(in crate::layouts) fn objects(&mut self, name: &str) -> Result<Vec<Self>, LoadError> {
+        let values: Vec<Value> = self.take(name)?;
+        let values = values.into_iter().enumerate();
+        values.map(|(place, value)| self.of_value(&format!("{name}.{place}"), value)).collect()
+    }
+
+    fn of_value(&self, name: &str, value: Value) -> Result<Self, LoadError> {
+        let Value::Object(rest) = value else { return Err(self.error(name, value, "an object")) };
+        let within = format!("{}{name}.", self.within);
+        Ok(Self { path: self.path.clone(), class: self.class.clone(), within, rest })
+    }
+
+    /// A field that may be absent.
+    pub(in crate::layouts) fn take_or<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        absent: T,
+    ) -> Result<T, LoadError> {
+        Ok(self.take_optional(name)?.unwrap_or(absent))
     }
 
     /// A field that has to be there.
@@ -131,9 +162,24 @@ impl Fields {
         self.rest.retain(|name, _| !names.contains(&name.as_str()));
     }
 
+    /// Whether a field is absent or null.
+    pub(in crate::layouts) fn is_null(&self, name: &str) -> bool {
+        self.rest.get(name).is_none_or(Value::is_null)
+    }
+
+    /// The file.
+    pub(in crate::layouts) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As [`rest_is_empty`](Self::rest_is_empty), of fields that are not needed any more.
+    pub(in crate::layouts) fn finish(self) -> Result<(), LoadError> {
+        self.rest_is_empty()
+    }
+
     /// Checks that no meaningful field is left. Unknown fields that are null are ignored; a list of
     /// nulls is a pipeline part that this pipeline does without.
-    pub(in crate::layouts) fn finish(self) -> Result<(), LoadError> {
+    pub(in crate::layouts) fn rest_is_empty(&self) -> Result<(), LoadError> {
         let says_nothing = |value: &Value| match value {
             Value::Null => true,
             Value::Array(parts) => !parts.is_empty() && parts.iter().all(Value::is_null),

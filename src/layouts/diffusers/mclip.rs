@@ -101,6 +101,7 @@ fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, u32), LoadError> {
     let d_model: usize = fields.take("hidden_size")?;
     fields.expect("transformerDimensions", d_model)?;
     let config = TextEncoderConfig {
+        unit_length: false,
         logit_scale: TextEncoderConfig::MOST,
         transformer: TransformerConfig {
             d_model,

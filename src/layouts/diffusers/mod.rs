@@ -278,12 +278,12 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
         augmentation: None,
         control: None,
         diffusion,
-        unet,
+        unet: unet.into(),
     };
     let unet = &config.unet;
     for (name, expected) in [
         ("time_embed_dim", unet.d_embedding()),
-        ("cross_attention_dim", unet.d_context.unwrap_or_default()),
+        ("cross_attention_dim", unet.d_context().unwrap_or_default()),
     ] {
         let found: usize = fields.take(name)?;
         if found != expected {

@@ -71,6 +71,7 @@ pub(in crate::layouts) fn prior(
     let d_model = n_heads.saturating_mul(d_head);
     let d_embedding: usize = fields.take("embedding_dim")?;
     let config = DiffusionPriorConfig {
+        laion: None,
         d_embedding,
         d_text: d_embedding,
         context_length: fields.take("num_embeddings")?,

@@ -39,6 +39,7 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
     let [vocab_size, _] = shapes.sides("token_embedding.weight")?;
     let [d_embedding, _] = shapes.sides("transformer_proj.weight")?;
     Ok(TextEncoderConfig {
+        unit_length: false,
         vocab_size,
         context_length,
         tower: TextTower::Glide,
@@ -69,7 +70,7 @@ pub(super) fn decoder(unet: UNetConfig, text: &TextEncoderConfig) -> DecoderConf
             guidance_scale: GUIDANCE[usize::from(is_inpainting)],
             ..DiffusionConfig::cosine(Parameterization::Epsilon)
         },
-        unet,
+        unet: unet.into(),
     }
 }
 

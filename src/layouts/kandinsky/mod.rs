@@ -231,7 +231,7 @@ fn decoder(folder: &Path, family: &Family) -> Result<StageFiles<DecoderConfig>, 
         augmentation: None,
         control,
         diffusion,
-        unet,
+        unet: unet.into(),
     };
     let weights = Weights::open_in(&path, NETWORK)?.below("unet.");
     stage(&path, config, weights, "layers_per_block")

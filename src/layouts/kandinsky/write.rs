@@ -10,7 +10,7 @@ use super::family::{Family, KANDINSKY_2_1, KANDINSKY_2_2, XLM_ROBERTA};
 use crate::layouts::diffusers::autoencoder::described as autoencoder;
 use crate::layouts::diffusers::describe::{DIFFUSERS, network, one_text_tower, prior, scheduler};
 use crate::layouts::diffusers::describe_clip::{image_encoder, text_tower, words};
-use crate::layouts::diffusers::described::{refused, require};
+use crate::layouts::diffusers::described::{adm, refused, require};
 use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
 use crate::layouts::diffusers::unets::{self, DECODER_BLOCKS};
 use crate::layouts::diffusers::write::stage;
@@ -23,7 +23,10 @@ fn family(bundle: &Bundle) -> &'static Family {
     match bundle.decoder.config().captions {
         CaptionKind::Whole => &KANDINSKY_2_1,
         // what it cannot hold of others is refused field by field
-        CaptionKind::Masked | CaptionKind::Alone | CaptionKind::Classes(_) => &KANDINSKY_2_2,
+        CaptionKind::Masked
+        | CaptionKind::Alone
+        | CaptionKind::Classes(_)
+        | CaptionKind::Replaced { .. } => &KANDINSKY_2_2,
     }
 }
 
@@ -79,7 +82,7 @@ fn in_prior(name: &str) -> String {
 fn decoder(bundle: &Bundle, family: &Family) -> Result<Vec<(String, Value)>, InvalidSetting> {
     let pipeline = family.name;
     let config = bundle.decoder.config();
-    let unet = &config.unet;
+    let unet = adm(&config.unet)?;
     if family.reads_captions {
         require("d_embedding", config.d_embedding, unet.d_context.unwrap_or_default(), pipeline)?;
     } else {

@@ -11,22 +11,19 @@
 //! There are no configurations: the sizes are in source files. Sizes that tensor shapes reveal are
 //! taken from them, as OpenAI's CLIP loader does; the rest is what Karlo published.
 
-mod clip;
 mod names;
 mod networks;
 
 use std::path::Path;
 
-use unclip_clip::{
-    Fit, ImageEncoderConfig, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions,
-};
+use unclip_clip::{Fit, Padding, Tokenizer, TokenizerOptions};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::checkpoint::{StageFiles, Weights};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_upsample::UpsamplerConfig;
 
-use super::clip_names::{image_tower, text_tower};
 use super::layout::Layout;
+use super::original::clip::{image_encoder, text_encoder};
 use super::original::shapes::Shapes;
 use super::original::unet::{D_HEAD, HEADS, unet};
 use super::original::{is_there, stage, weights};
@@ -59,7 +56,7 @@ impl Layout for Karlo {
     }
 
     fn open(&self, folder: &Path, options: &OpenOptions) -> Result<Parts, Error> {
-        let text_encoder = text_encoder(folder)?;
+        let text_encoder = text_encoder(folder, CLIP, false)?;
         let reading = TokenizerOptions {
             context_length: text_encoder.manifest.config.context_length,
             padding: Some(options.padding.unwrap_or(Padding::Zero)),
@@ -72,7 +69,7 @@ impl Layout for Karlo {
         };
         Ok(Parts {
             text: Some(text),
-            image_encoder: image_encoder(folder, options.fit.unwrap_or(Fit::Squash))?,
+            image_encoder: image_encoder(folder, CLIP, options.fit.unwrap_or(Fit::Squash), false)?,
             prior: Some(prior(folder)?),
             upsamplers: vec![(upsampler(folder)?, None)],
             ..Parts::of(decoder(folder)?)
@@ -83,21 +80,6 @@ impl Layout for Karlo {
 /// The converter may leave a prefix that all names have, or strip it.
 fn prefix(weights: &Weights, prefix: &'static str) -> &'static str {
     if weights.keys().iter().any(|key| key.starts_with(prefix)) { prefix } else { "" }
-}
-
-fn text_encoder(folder: &Path) -> Result<StageFiles<TextEncoderConfig>, Error> {
-    let weights = text_tower(weights(folder, CLIP)?)?;
-    stage(clip::text_encoder(&Shapes::of(&weights, ""))?, weights)
-}
-
-fn image_encoder(folder: &Path, fit: Fit) -> Result<Option<StageFiles<ImageEncoderConfig>>, Error> {
-    let weights = image_tower(weights(folder, CLIP)?)?;
-    let of_images = |key: &String| key.starts_with("vision_model.") || key.starts_with("visual");
-    if weights.keys().iter().any(of_images) {
-        stage(clip::image_encoder(&Shapes::of(&weights, ""), fit)?, weights).map(Some)
-    } else {
-        Ok(None)
-    }
 }
 
 fn prior(folder: &Path) -> Result<StageFiles<DiffusionPriorConfig>, Error> {

@@ -54,6 +54,7 @@ pub(super) fn prior(shapes: &Shapes<'_>) -> Result<DiffusionPriorConfig, LoadErr
     let [_, d_text] = shapes.sides("text_enc_proj.weight")?;
     let (x_0, variance) = (Parameterization::Sample, VarianceType::FixedSmall);
     Ok(DiffusionPriorConfig {
+        laion: None,
         d_embedding,
         d_text,
         context_length: seq.saturating_sub(DiffusionPriorConfig::EXTRA_TOKENS),
@@ -81,7 +82,7 @@ pub(super) fn decoder(shapes: &Shapes<'_>, names: &UNetNames) -> Result<DecoderC
         augmentation: None,
         control: None,
         diffusion: diffusion(epsilon, variance(&unet), PIXEL_CLAMP, DECODER_SAMPLING),
-        unet,
+        unet: unet.into(),
     })
 }
 

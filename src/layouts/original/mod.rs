@@ -1,6 +1,7 @@
 //! What the files of ADM's family have in common, as they were published with their own code: ADM's
 //! names of a U-Net's tensors, sizes that are read off tensors, pickles that must be converted.
 
+pub(super) mod clip;
 pub(super) mod shapes;
 pub(super) mod unet;
 pub(super) mod unet_names;
@@ -14,7 +15,7 @@ use crate::Error;
 /// What files that are read here end in.
 const READ: [&str; 2] = ["safetensors", "safetensors.index.json"];
 /// What the published ones end in, which are pickles.
-const PICKLED: [&str; 3] = ["ckpt", "pt", "th"];
+const PICKLED: [&str; 4] = ["ckpt", "pt", "pth", "th"];
 
 fn exists(folder: &Path, name: &str, endings: &[&str]) -> bool {
     // a link to nowhere is there too, and refused when it is opened

@@ -200,7 +200,7 @@ fn decoder(folder: &Path, d_text: usize) -> Result<StageFiles<DecoderConfig>, Er
             &schedulers::CLASSES,
             DECODER,
         )?,
-        unet,
+        unet: unet.into(),
     };
     check_deviations(&normalizer)?;
     let parts = [

@@ -10,7 +10,7 @@ use crate::layouts::diffusers::describe::{DIFFUSERS, network, prior, scheduler};
 use crate::layouts::diffusers::describe_clip::{
     PROJECTED, UNPROJECTED, image_encoder, text_tower, words,
 };
-use crate::layouts::diffusers::described::{refused, require};
+use crate::layouts::diffusers::described::{adm, refused, require};
 use crate::layouts::diffusers::files::{INDEX, MODEL, NETWORK};
 use crate::layouts::diffusers::schedulers;
 use crate::layouts::diffusers::unets::TRANSFORMER_BLOCKS;
@@ -78,7 +78,7 @@ fn decoder(bundle: &Bundle) -> Result<Vec<(String, Value)>, InvalidSetting> {
     };
     require("channels", config.channels, LATENT_CHANNELS, OF_CAPTIONS)?;
     require("upsamplers", bundle.upsamplers.len(), 0, OF_CAPTIONS)?;
-    let unet = &config.unet;
+    let unet = adm(&config.unet)?;
     let mut network = network(unet, &TRANSFORMER_BLOCKS, unet.image_size)?;
     network["class_embed_type"] = json!("projection");
     network["cross_attention_dim"] = json!(unet.d_context);

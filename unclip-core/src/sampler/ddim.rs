@@ -20,20 +20,25 @@ pub struct Ddim {
 const NAME: &str = "eta of the sampler ddim";
 
 fn parse(parameter: Option<&str>) -> Result<SamplerKind, InvalidSetting> {
-    let eta = match parameter {
-        None => 0.0,
-        Some(eta) => eta
-            .parse()
-            .map_err(|_| InvalidSetting::new(NAME, format!("{eta:?}"), "a number from 0 to 1"))?,
-    };
-    let method = Ddim { eta };
+    let method = Ddim { eta: eta_of(NAME, parameter)? };
     method.validate()?;
     Ok(method.into())
 }
 
+/// The eta that a parameter spells, 0 if there is none.
+pub(super) fn eta_of(name: &str, parameter: Option<&str>) -> Result<f64, InvalidSetting> {
+    let refused = |eta: &str| InvalidSetting::new(name, format!("{eta:?}"), "a number from 0 to 1");
+    parameter.map_or(Ok(0.0), |eta| eta.parse().map_err(|_| refused(eta)))
+}
+
+/// How a method with an eta is spelled.
+pub(super) fn spelled_with(eta: f64, name: &str) -> String {
+    if eta == 0.0 { name.into() } else { format!("{name}:{eta}") }
+}
+
 impl SamplingMethod for Ddim {
     fn spelling(&self) -> String {
-        if self.eta == 0.0 { "ddim".into() } else { format!("ddim:{}", self.eta) }
+        spelled_with(self.eta, "ddim")
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {

@@ -160,7 +160,7 @@ pub(super) struct Known {
 }
 
 /// A sampling method as a value of options and configurations: one known by name (`ddpm`, `ddim`,
-/// `analytic_dpm`, `ddim:0.5`, `dpm_solver`, `dpm_solver:published`, `heun`, `plms`, `plms:v`, `belm`), or your
+/// `analytic_dpm`, `ddim:0.5`, `early_ddim`, `dpm_solver`, `dpm_solver:published`, `heun`, `plms`, `plms:v`, `belm`), or your
 /// own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

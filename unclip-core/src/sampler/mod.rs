@@ -27,6 +27,7 @@ methods!(
     ddpm::Ddpm,
     analytic_dpm::AnalyticDpm,
     ddim::Ddim,
+    early_ddim::EarlyDdim,
     dpm_solver::DpmSolver,
     heun::Heun,
     plms::Plms,
@@ -66,6 +67,8 @@ mod tests {
             "ddim",
             "ddim:0.5",
             "ddim:1",
+            "early_ddim",
+            "early_ddim:1",
             "dpm_solver",
             "dpm_solver:published",
             "heun",
@@ -90,8 +93,8 @@ mod tests {
     #[test]
     fn others_are_refused_by_name() {
         let refused = |name: &str| name.parse::<SamplerKind>().unwrap_err().to_string();
-        let expected = "sampler is euler, expected ddpm, analytic_dpm, ddim or ddim:ETA, \
-                        dpm_solver or dpm_solver:published, heun, plms or plms:v, belm";
+        let expected = "sampler is euler, expected ddpm, analytic_dpm, ddim or ddim:ETA, early_ddim or \
+                        early_ddim:ETA, dpm_solver or dpm_solver:published, heun, plms or plms:v, belm";
         assert_eq!(refused("euler"), expected);
         let expected = "parameter of the sampler ddpm is 2, expected none: it takes no parameter";
         assert_eq!(refused("ddpm:2"), expected);

@@ -18,6 +18,7 @@ pub use encoder::UNetEncoder;
 pub use path::{DownBlock, MiddleBlock, Resampler, UNetAttention, UpBlock};
 
 use crate::ops::{conv, group_norm_silu, silu};
+use crate::patches::{channels_to_pixels, pixels_to_channels};
 use crate::res_block::conv3x3;
 use crate::{Context, SeenContext, TimestepEmbedding};
 use path::Conditions;
@@ -114,40 +115,6 @@ impl UNet {
     }
 }
 
-/// The pixels of each square of `patch` by `patch` as channels of one pixel.
-///
-/// # Shapes
-/// - `x`: `[batch, channels, height, width]`
-/// - result: `[batch, channels · patch², height / patch, width / patch]`
-fn pixels_to_channels(x: Tensor<4>, patch: usize) -> Tensor<4> {
-    if patch == 1 {
-        return x;
-    }
-    let [batch, channels, height, width] = x.dims();
-    let (rows, columns) = (height / patch, width / patch);
-    x.reshape([batch, channels, rows, patch, columns, patch]).permute([0, 1, 3, 5, 2, 4]).reshape([
-        batch,
-        channels * patch * patch,
-        rows,
-        columns,
-    ])
-}
-
-/// The inverse of [`pixels_to_channels`].
-fn channels_to_pixels(x: Tensor<4>, patch: usize) -> Tensor<4> {
-    if patch == 1 {
-        return x;
-    }
-    let [batch, channels, rows, columns] = x.dims();
-    let channels = channels / (patch * patch);
-    x.reshape([batch, channels, patch, patch, rows, columns]).permute([0, 1, 4, 2, 5, 3]).reshape([
-        batch,
-        channels,
-        rows * patch,
-        columns * patch,
-    ])
-}
-
 /// Appends two channels that tell each pixel's center, from −1 to 1 across the picture.
 fn with_coordinates(x: Tensor<4>) -> Tensor<4> {
     let [batch, _, height, width] = x.dims();
@@ -159,22 +126,4 @@ fn with_coordinates(x: Tensor<4>) -> Tensor<4> {
     let columns = axis(width).reshape([1, 1, 1, width]).expand([batch, 1, height, width]);
     let rows = axis(height).reshape([1, 1, height, 1]).expand([batch, 1, height, width]);
     Tensor::cat(vec![x, columns, rows], 1)
-}
-
-#[cfg(all(test, feature = "flex"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patches_come_back_as_they_were() {
-        let pixels: Vec<f32> = (0..2 * 3 * 4 * 8).map(|i| i as f32).collect();
-        let x = Tensor::<1>::from_floats(pixels.as_slice(), &Device::flex()).reshape([2, 3, 4, 8]);
-        let patches = pixels_to_channels(x.clone(), 2);
-        assert_eq!(patches.dims(), [2, 12, 2, 4]);
-        // the first square of the first plane: 0 1 / 8 9
-        let first: Vec<f32> =
-            patches.clone().slice([0..1, 0..4, 0..1, 0..1]).into_data().iter::<f32>().collect();
-        assert_eq!(first, [0.0, 1.0, 8.0, 9.0]);
-        assert_eq!(channels_to_pixels(patches, 2).into_data(), x.into_data());
-    }
 }

@@ -63,7 +63,7 @@ impl Objective for DecoderObjective {
 
     fn batch(&self, step: u64) -> DecoderBatch {
         let (samples, mut draws) = self.source.step(step);
-        let side = self.config.unet.image_size;
+        let side = self.config.unet.image_size();
         let lots: Vec<f32> = samples.iter().map(|_| draws.within(0.0..1.0)).collect();
         let dropped = |range: Range<f32>| lots.iter().map(|lot| range.contains(lot)).collect();
         let no_image: Vec<bool> = dropped(0.0..0.2);

@@ -1,11 +1,16 @@
-//! Sizes of CLIP's towers, from their tensors under Hugging Face's names.
+//! OpenAI's CLIP in one file: its towers, and their sizes from its tensors.
+
+use std::path::Path;
 
 use unclip_clip::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
-use unclip_nn::checkpoint::LoadError;
+use unclip_nn::checkpoint::{LoadError, StageFiles};
 use unclip_nn::{Activation, LayerNorm, TransformerConfig};
 
-use crate::layouts::original::shapes::Shapes;
-use crate::layouts::original::unet::D_HEAD;
+use super::shapes::Shapes;
+use super::unet::D_HEAD;
+use super::{stage, weights};
+use crate::Error;
+use crate::layouts::clip_names::{image_tower, text_tower};
 
 /// Mean of each channel over CLIP's training pictures (OpenAI, `clip.py`).
 const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
@@ -32,8 +37,34 @@ fn tower(
     })
 }
 
-/// The text tower.
-pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, LoadError> {
+/// The text tower of a file. With `unit_length`, its embeddings are of length 1.
+pub(in crate::layouts) fn text_encoder(
+    folder: &Path,
+    name: &str,
+    unit_length: bool,
+) -> Result<StageFiles<TextEncoderConfig>, Error> {
+    let weights = text_tower(weights(folder, name)?)?;
+    let config = text_config(&Shapes::of(&weights, ""))?;
+    stage(TextEncoderConfig { unit_length, ..config }, weights)
+}
+
+/// The image tower of a file, if it is there.
+pub(in crate::layouts) fn image_encoder(
+    folder: &Path,
+    name: &str,
+    fit: Fit,
+    unit_length: bool,
+) -> Result<Option<StageFiles<ImageEncoderConfig>>, Error> {
+    let weights = image_tower(weights(folder, name)?)?;
+    let of_images = |key: &String| key.starts_with("vision_model.") || key.starts_with("visual");
+    if !weights.keys().iter().any(of_images) {
+        return Ok(None);
+    }
+    let config = image_config(&Shapes::of(&weights, ""), fit)?;
+    stage(ImageEncoderConfig { unit_length, ..config }, weights).map(Some)
+}
+
+fn text_config(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, LoadError> {
     let embeddings = "text_model.embeddings";
     let key = format!("{embeddings}.token_embedding.weight");
     let [vocab_size, d_model] = shapes.sides(&key)?;
@@ -43,6 +74,7 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
     let logit_scale = TextEncoderConfig::MOST;
     let projected = true;
     Ok(TextEncoderConfig {
+        unit_length: false,
         vocab_size,
         context_length,
         d_embedding,
@@ -53,11 +85,7 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
     })
 }
 
-/// The image tower.
-pub(super) fn image_encoder(
-    shapes: &Shapes<'_>,
-    fit: Fit,
-) -> Result<ImageEncoderConfig, LoadError> {
+fn image_config(shapes: &Shapes<'_>, fit: Fit) -> Result<ImageEncoderConfig, LoadError> {
     let embeddings = "vision_model.embeddings";
     let key = format!("{embeddings}.patch_embedding.weight");
     let [d_model, _, patch_size, _] = shapes.sides(&key)?;
@@ -70,6 +98,7 @@ pub(super) fn image_encoder(
     }
     let [d_embedding, _] = shapes.sides("visual_projection.weight")?;
     Ok(ImageEncoderConfig {
+        unit_length: false,
         image_size: grid.saturating_mul(patch_size),
         patch_size,
         d_embedding,

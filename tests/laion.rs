@@ -1,0 +1,417 @@
+//! LAION's folders: the numbers of DALLE2-pytorch. `tools/reference/laion_fixtures.py` makes traces,
+//! configurations and shapes; weights and noise follow from their names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+use unclip::clip::Padding;
+use unclip::decoder::{Condition, Null};
+use unclip::unclip_core::{ImageEmbedding, Network, Stage, normalize};
+use unclip::unclip_nn::checkpoint::Weights;
+use unclip::{
+    Ability, Bundle, GenerateOptions, Generated, OpenOptions, Precision, RecordedNoise, Residency,
+    StageOptions, UnClip, Variation, device, read_picture,
+};
+
+use crate::hashed::{drawn, write_noise, write_weights};
+use crate::kandinsky::PROMPTS;
+use crate::reference::{Calls, Saved, Tolerance};
+use crate::support::refused;
+
+/// Pictures of random networks saturate, and all of the reference's steps are in f32.
+pub(crate) const FLEX: Tolerance =
+    Tolerance { clip: 1e-5, prior: 1e-5, latent: 1e-4, call: 1e-5, picture: [1e-5, 1e-3] };
+
+/// The published kind, and one with everything else.
+pub(crate) const MODELS: [&str; 2] = ["micro", "micro-odd"];
+
+const ENDS: [&str; 6] = [
+    "decoder.image",
+    "prior.embedding",
+    "text_encoder.mask",
+    "text_encoder.pooled",
+    "text_encoder.tokens",
+    "upsampler.0.image",
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/laion").join(name)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// A folder of one of the two models.
+pub(crate) fn folder(name: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    copy(&fixture(name).join("model"), folder.path());
+    let words = folder.path().join("tokenizer");
+    fs::create_dir(&words).unwrap();
+    for file in ["vocab.json", "merges.txt"] {
+        fs::copy(fixture("../karlo/tiny/tokenizer").join(file), words.join(file)).unwrap();
+    }
+    let shapes = fs::read(fixture(name).join("shapes.json")).unwrap();
+    let shapes: Map<String, Value> = serde_json::from_slice(&shapes).unwrap();
+    for (file, shapes) in &shapes {
+        let place = if file.starts_with("ViT") { file.clone() } else { format!("{file}/latest") };
+        let path = folder.path().join(format!("{place}.safetensors"));
+        write_weights(&path, file, shapes.as_object().unwrap());
+    }
+    folder
+}
+
+fn ready(bundle: Bundle, name: &str) -> UnClip {
+    UnClip::new(bundle, &device(name).unwrap(), Residency::OneByOne).unwrap()
+}
+
+/// The noise of seed 0, which is written beside the model.
+fn options(model: &TempDir, unclip: &UnClip, rows: usize, guidance: [f64; 2]) -> GenerateOptions {
+    let bundle = unclip.bundle();
+    let path = model.path().join(format!("noise-{rows}.safetensors"));
+    let settings = GenerateOptions::default().resolve(bundle).unwrap();
+    let steps = |steps: usize| steps - 1;
+    let (small, large) = (bundle.small_size(), bundle.image_size());
+    let stages: [(&str, usize, &[usize]); 3] = [
+        ("prior", steps(settings.prior.unwrap().steps()), &[rows, 64]),
+        ("decoder", steps(settings.decoder.steps), &[rows, 3, small, small]),
+        ("upsampler.0", steps(settings.upsamplers[0].steps), &[rows, 3, large, large]),
+    ];
+    write_noise(&path, 0, &stages);
+    let guided = |scale| StageOptions::default().with_guidance_scale(scale);
+    GenerateOptions::default()
+        .with_noise(Arc::new(RecordedNoise::open(path).unwrap()))
+        .with_prior(guided(guidance[0]))
+        .with_decoder(guided(guidance[1]))
+}
+
+fn trace(name: &str, case: &str) -> PathBuf {
+    fixture(&format!("{name}/{case}.trace.safetensors"))
+}
+
+fn saved(made: &Generated) -> Saved {
+    Saved::of(&made.trace)
+}
+
+/// Compares the traces of captions, with guidance and without.
+pub(crate) fn agrees_with_the_reference(device: &str, tolerance: Tolerance) {
+    for name in MODELS {
+        let model = folder(name);
+        let unclip = ready(Bundle::open(model.path()).unwrap(), device);
+        for (case, rows, guidance) in [("text", 2, [2.0, 1.7]), ("plain", 1, [1.0, 1.0])] {
+            let options = options(&model, &unclip, rows, guidance);
+            let made = unclip.text_to_images(&PROMPTS[..rows], &options).unwrap();
+            saved(&made).agrees(&trace(name, case), &ENDS, tolerance);
+        }
+    }
+}
+
+#[test]
+fn flex_gives_the_numbers_of_dalle2_pytorch() {
+    agrees_with_the_reference("flex", FLEX);
+}
+
+#[test]
+fn variations_have_the_numbers_of_dalle2_pytorch() {
+    let wide = read_picture(fixture("../karlo/wide.png")).unwrap();
+    for name in MODELS {
+        let model = folder(name);
+        let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
+        let all = options(&model, &unclip, 1, [1.0, 3.0]).with_prior(StageOptions::default());
+        // the other decoder reads no captions
+        let reads = unclip.bundle().decoder.config().reads_captions();
+        let caption = if reads { PROMPTS[1] } else { "" };
+        let variation = Variation { caption, ..Variation::default() };
+        let made = unclip.vary(std::slice::from_ref(&wide), &variation, &all).unwrap();
+        let ends = [
+            "image_encoder.pixels",
+            "image_encoder.embedding",
+            "decoder.image",
+            "upsampler.0.image",
+        ];
+        saved(&made).agrees_in(&trace(name, "variation"), &ends, FLEX);
+    }
+}
+
+/// Compares single calls of all networks, with a condition and with none.
+pub(crate) fn calls_agree_with_the_reference(device_name: &str, tolerance: Tolerance) {
+    for name in MODELS {
+        let model = folder(name);
+        let bundle = Bundle::open(model.path()).unwrap();
+        let file = Weights::open(&fixture(&format!("{name}/calls.safetensors"))).unwrap();
+        let calls = Calls { file, device: device(device_name).unwrap() };
+        let device = &calls.device;
+        let reader = bundle.text().unwrap();
+        let tokens = reader.tokenizer.encode(&PROMPTS[..1]);
+        let text = reader.encoder.load(device).unwrap().forward(&tokens, device);
+        let twice = |x: Tensor<4>| Tensor::cat(vec![x.clone(), x], 0);
+        let timesteps = |rows: usize| Tensor::<1>::full([rows], 3.0, device);
+        let noised = drawn("call.embedding", [1, 64], device);
+        let slot = bundle.prior().unwrap();
+        let prior = slot.load(device).unwrap();
+        let both = Tensor::cat(vec![noised.clone(); 2], 0);
+        let output =
+            slot.config().bind_pair(&prior, &text, &text).network().forward(both, timesteps(2));
+        calls.agree("prior.output", output, tolerance);
+        let (small, large) = (bundle.small_size(), bundle.image_size());
+        let small = drawn("call.small", [1, 3, small, small], device);
+        let image = ImageEmbedding(normalize(noised));
+        let decoder = bundle.decoder.load(device).unwrap();
+        let null = Null { text: None, image: None };
+        let condition = Condition::new(image, text);
+        let output =
+            decoder.bind_with_null(&condition, &null).forward(twice(small.clone()), timesteps(2));
+        calls.agree("decoder.output", output, tolerance);
+        let upsampler = bundle.upsamplers[0].load(device).unwrap();
+        let large = drawn("call.large", [1, 3, large, large], device);
+        let output = upsampler.bind(&small.into()).forward(large, timesteps(1));
+        calls.agree("upsampler.0.output", output, tolerance);
+    }
+}
+
+#[test]
+fn flex_gives_the_calls_of_dalle2_pytorch() {
+    calls_agree_with_the_reference("flex", FLEX);
+}
+
+#[test]
+fn settings_are_those_of_the_configurations() {
+    let settings = |name: &str| {
+        let model = folder(name);
+        let bundle = Bundle::open(model.path()).unwrap();
+        let settings = GenerateOptions::default().resolve(&bundle).unwrap();
+        let prior: StageOptions = match settings.prior.unwrap() {
+            unclip::PriorSettings::Diffusion(settings) => settings.into(),
+            other => panic!("{other}"),
+        };
+        [prior, settings.decoder.into(), settings.upsamplers[0].clone().into()].map(|it| {
+            let spelled = (it.sampler.unwrap().to_string(), it.spacing.unwrap().to_string());
+            (it.steps.unwrap(), spelled.0, spelled.1, it.guidance_scale.unwrap())
+        })
+    };
+    let own = |steps, sampler: &str, spacing: &str, scale| {
+        (steps, sampler.to_string(), spacing.to_string(), scale)
+    };
+    let expected = [
+        own(4, "early_ddim:1", "between:-1", 1.0),
+        own(8, "ddpm", "even", 1.7),
+        own(8, "ddpm", "even", 1.0),
+    ];
+    assert_eq!(settings("micro"), expected);
+    let expected =
+        [own(6, "ddpm", "even", 1.0), own(3, "ddim", "between", 1.7), own(30, "ddpm", "even", 1.0)];
+    assert_eq!(settings("micro-odd"), expected);
+}
+
+#[test]
+fn it_does_what_its_files_allow() {
+    let model = folder("micro");
+    let all = [
+        Ability::TextToImage,
+        Ability::ImageVariation,
+        Ability::CaptionBesidePicture,
+        Ability::Similarity,
+        #[cfg(feature = "autodiff")]
+        Ability::ClipGuidance,
+    ];
+    assert_eq!(Bundle::open(model.path()).unwrap().abilities(), all);
+    // the file of a model alone, under the name of the best
+    fs::remove_dir_all(model.path().join("prior")).unwrap();
+    let decoder = model.path().join("decoder");
+    fs::rename(decoder.join("latest.safetensors"), decoder.join("best.safetensors")).unwrap();
+    let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
+    assert!(!unclip.bundle().can(Ability::TextToImage));
+    refused(unclip.text_to_image("a cat", &GenerateOptions::default()), &["prior"]);
+    let picture = [image::RgbImage::new(8, 8)];
+    let made = unclip.image_variation(&picture, &GenerateOptions::default()).unwrap();
+    assert_eq!(made.images()[0].dimensions(), (32, 32));
+}
+
+#[test]
+fn a_negative_prompt_is_refused() {
+    for name in MODELS {
+        let model = folder(name);
+        let unclip = ready(Bundle::open(model.path()).unwrap(), "flex");
+        let options = GenerateOptions::default().with_negative_prompt("rain");
+        let expected = ["negative prompt is \"rain\"", "learned to stand for no caption"];
+        refused(unclip.text_to_image("a cat", &options), &expected);
+        refused(unclip.image_variation(&[image::RgbImage::new(8, 8)], &options), &expected);
+        refused(unclip.imagine(&["a cat"], &options), &["negative prompt is \"rain\"", "none"]);
+        let mut run = unclip.run(&[1]).with_negative_prompt("rain");
+        let text = run.encode(&["a cat"]).unwrap();
+        let settings = GenerateOptions::default().resolve(unclip.bundle()).unwrap();
+        refused(run.prior(&text, &settings.prior.unwrap()), &expected);
+    }
+}
+
+/// In this project's own layout it is the same model; no other layout holds it.
+#[test]
+fn it_is_converted() {
+    let flex = device("flex").unwrap();
+    for name in MODELS {
+        let model = folder(name);
+        let padded = OpenOptions { padding: Some(Padding::Exclamation), ..OpenOptions::default() };
+        let bundle = Bundle::open_with(model.path(), &padded).unwrap();
+        let out = model.path().join("native");
+        bundle.save("native", &out, Precision::F32, &flex).unwrap();
+        for layout in ["diffusers", "kandinsky", "stable"] {
+            let other = model.path().join(layout);
+            refused(bundle.save(layout, &other, Precision::F32, &flex), &["expected"]);
+            assert!(!other.exists());
+        }
+        let picture = |bundle: Bundle| {
+            let options = GenerateOptions::default();
+            ready(bundle, "flex").text_to_image("a cat", &options).unwrap().images()
+        };
+        assert_eq!(picture(Bundle::open(&out).unwrap()), picture(bundle));
+    }
+}
+
+/// Configurations of what is not built here, or that contradict themselves or the weights, are refused
+/// with the file's own names.
+#[test]
+fn other_configurations_are_refused() {
+    let edited = |name: &str, file: &str, place: &str, value: Value| {
+        let model = folder(name);
+        let path = model.path().join(file);
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let (object, field) = place.rsplit_once('/').unwrap();
+        config.pointer_mut(object).unwrap()[field] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        refused(Bundle::open(model.path()), &[file.rsplit('/').next().unwrap()]);
+        Bundle::open(model.path()).unwrap_err().to_string()
+    };
+    let cases = [
+        (
+            "prior",
+            "/prior/sampling_clamp_l2norm",
+            json!(true),
+            "prior.sampling_clamp_l2norm is true",
+        ),
+        (
+            "prior",
+            "/prior/beta_schedule",
+            json!("jsd"),
+            "prior.beta_schedule is jsd, expected cosine",
+        ),
+        (
+            "prior",
+            "/prior/sample_timesteps",
+            json!(1001),
+            "sample_timesteps is 1001, expected at most",
+        ),
+        ("prior", "/prior/image_embed_dim", json!(63), "image_embed_dim is 63, expected 64"),
+        ("prior", "/prior/net/self_cond", json!(true), "prior.net.self_cond is true"),
+        ("prior", "/prior/net/num_timesteps", json!(10), "net.num_timesteps is 10, expected 1000"),
+        ("prior", "/prior/net/dropout", json!(1), "prior.net.dropout is 1, expected no such field"),
+        (
+            "prior",
+            "/prior/net/dim_head",
+            json!(15),
+            "prior.net.dim_head is 15, expected a multiple",
+        ),
+        ("prior", "/prior/clip/make", json!("coca"), "prior.clip.make is \"coca\""),
+        (
+            "prior",
+            "/prior/clip/model",
+            json!("../x"),
+            "prior.clip.model is ../x, expected the name",
+        ),
+        ("decoder", "/decoder/use_dynamic_thres", json!(true), "decoder.use_dynamic_thres is true"),
+        ("decoder", "/decoder/unconditional", json!(true), "decoder.unconditional is true"),
+        ("decoder", "/decoder/channels", json!(4), "decoder.channels is 4, expected 3"),
+        (
+            "decoder",
+            "/decoder/image_sizes",
+            json!([16]),
+            "decoder.image_sizes is [16], expected a side",
+        ),
+        (
+            "decoder",
+            "/decoder/image_sizes",
+            json!([16, 24]),
+            "image_sizes is 24, expected multiples",
+        ),
+        ("decoder", "/decoder/beta_schedule", json!(["cosine"]), "beta_schedule is a shorter list"),
+        (
+            "decoder",
+            "/decoder/use_noise_for_lowres_cond",
+            json!([true]),
+            "use_noise_for_lowres_cond",
+        ),
+        ("decoder", "/decoder/unets/0/self_cond", json!(true), "decoder.unets.0.self_cond is true"),
+        (
+            "decoder",
+            "/decoder/unets/0/image_embed_dim",
+            json!(24),
+            "image_embed_dim is 24, expected",
+        ),
+        (
+            "decoder",
+            "/decoder/unets/0/dim_mults",
+            json!([]),
+            "unets.0.dim_mults is [], expected at least",
+        ),
+        ("decoder", "/decoder/unets/1/dim_mults", json!([]), "dim_mults is [], expected at least"),
+        ("decoder", "/decoder/timesteps", json!(0), "timesteps is 0"),
+        ("decoder", "/decoder/unets/0/resnet_groups", json!([8, 4]), "resnet_groups is [8, 4]"),
+        ("decoder", "/decoder/unets/0/init_dim", json!(32), "decoder.unets.0.init_dim is 32"),
+        ("decoder", "/decoder/unets/0/self_attn", json!([true]), "self_attn is a list of 1"),
+        ("decoder", "/decoder/unets/1/cond_on_text_encodings", json!(true), "text_embed_dim"),
+        (
+            "decoder",
+            "/decoder/unets/1/self_con",
+            json!(0),
+            "unets.1.self_con is 0, expected no such",
+        ),
+    ];
+    for (stage, place, value, expected) in cases {
+        let message =
+            edited("micro", &format!("{stage}/{stage}_config.json"), place, value.clone());
+        assert!(message.contains(expected), "{place} {value}: {message}");
+    }
+    let above = ("upsampler/decoder_config.json", "/decoder/image_sizes");
+    let message = edited("micro-odd", above.0, above.1, json!([8, 48]));
+    assert!(
+        message.contains("image_sizes.0 is 8, expected 16, which the decoder draws"),
+        "{message}"
+    );
+}
+
+/// Files that do not make one model are refused by name.
+#[test]
+fn damaged_folders_are_refused() {
+    let model = folder("micro");
+    fs::remove_file(model.path().join("ViT-L-14.safetensors")).unwrap();
+    refused(Bundle::open(model.path()), &["ViT-L-14.safetensors"]);
+    let model = folder("micro");
+    fs::remove_dir_all(model.path().join("decoder")).unwrap();
+    refused(Bundle::open(model.path()), &["decoder"]);
+    let model = folder("micro");
+    let own = model.path().join("prior/latest.safetensors");
+    fs::rename(&own, model.path().join("prior/latest.pth")).unwrap();
+    fs::write(model.path().join("prior/latest.pth"), b"\x80\x02}q\x00.").unwrap();
+    refused(Bundle::open(model.path()), &["latest.pth", "pickle", "convert_pickle"]);
+    // the weights of the other stage
+    let model = folder("micro");
+    fs::copy(model.path().join("decoder/latest.safetensors"), own_of(&model)).unwrap();
+    let bundle = Bundle::open(model.path()).unwrap();
+    refused(bundle.prior().unwrap().load(&device("flex").unwrap()), &["latest.safetensors"]);
+}
+
+fn own_of(model: &TempDir) -> PathBuf {
+    model.path().join("prior/latest.safetensors")
+}
