@@ -23,6 +23,7 @@ use crate::bad_karlo_files::shard;
 use crate::glide;
 use crate::karlo::fixture;
 use crate::karlo_write::{Karlo, files};
+use crate::laion;
 use crate::support::in_time;
 
 /// Set in the process that does the work.
@@ -58,6 +59,7 @@ fn damaged_folders_do_no_harm() {
         for family in ["kandinsky", "kandinsky21", "stable"] {
             damage_folders(&with_noise(family).path(""), 16, 1);
         }
+        damage_folders(laion::folder("micro").path(), 32, 8);
         // larger networks, and pictures of 64 and 256 pixels
         damage_folders(glide::drawing().path(), 256, 8);
         let model = adm::folder(&adm::OF_CLASSES);

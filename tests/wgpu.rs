@@ -8,7 +8,7 @@ use unclip::{Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip
 use crate::karlo::{agrees_with_diffusers, calls_agree_with_diffusers};
 use crate::reference::{Saved, Tolerance};
 use crate::stable;
-use crate::{adm, glide, kandinsky, kandinsky21};
+use crate::{adm, glide, kandinsky, kandinsky21, laion};
 
 /// What goes between the stages of the bundled model. Two reverse steps of prior and decoder are
 /// long enough for every kernel and short enough that rounding does not grow into another picture.
@@ -93,8 +93,9 @@ fn wgpu_gives_the_numbers_of_diffusers_kandinsky() {
 }
 
 #[test]
-fn wgpu_gives_the_numbers_of_glide_and_adm() {
+fn wgpu_gives_the_numbers_of_glide_adm_and_laion() {
     // pictures have no kernels of their own
+    laion::calls_agree_with_the_reference("wgpu:cpu", TOLERANCE);
     glide::calls_agree_with_the_reference("wgpu:cpu", TOLERANCE);
     adm::calls_agree_with_the_reference("wgpu:cpu", TOLERANCE);
 }

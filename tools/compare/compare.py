@@ -19,12 +19,14 @@ Cases (the first five by default):
     stable-autoencoder      one latent to a picture of 768 pixels
     glide-decoder, glide-upsampler  one call of GLIDE's U-Nets, two rows and one; GLIDE_SOURCE is a checkout
     adm-decoder, adm-upsampler, adm-256  one call of ADM's U-Nets for 64 pixels, 64 to 256 and 256; ADM_SOURCE is one
+    laion-prior, laion-decoder  one call of DALLE2-pytorch's networks as LAION trained them, two rows
     picture                 one caption to one picture, 25, 25 and 7 steps, each side once
 
 Folders of random weights are made in --work by tools/reference/karlo_folders.py, where they are not
 there yet: `full` is Karlo as published, 13.7 GB, `kandinsky-full` Kandinsky 2.2, 9.8 GB
 in f16, `kandinsky21-full` Kandinsky 2.1, 6.6 GB in f16, `stable-full-l` Stable unCLIP with CLIP ViT-L, 5.5 GB in f16,
-`glide-full` GLIDE, 1.6 GB in f16, and `adm-full-64` and `adm-full-256` ADM, 1.3 GB and 1.2 GB. Both sides answer each call by one line, so calls
+`glide-full` GLIDE, 1.6 GB in f16, `adm-full-64` and `adm-full-256` ADM, 1.3 GB and 1.2 GB,
+and `laion-full` LAION's, 4.3 GB in f16. Both sides answer each call by one line, so calls
 alternate: ours, theirs, ours, theirs. No two variants of PyTorch are in memory at once.
 
 A row is a variant of PyTorch: median and quartiles of the seconds of both, quartiles of the ratio
@@ -73,6 +75,8 @@ CALLS = {
     "glide-upsampler": ("glide-full", ["--stage", "upsampler.0", "--batch", "1"], UNET, None),
     "adm-decoder": ("adm-full-64", ["--stage", "decoder", "--batch", "1"], UNET, None),
     "adm-upsampler": ("adm-full-64", ["--stage", "upsampler.0", "--batch", "1"], UNET, None),
+    "laion-prior": ("laion-full", ["--stage", "prior", "--batch", "2"], TRANSFORMER, 63),
+    "laion-decoder": ("laion-full", ["--stage", "decoder", "--batch", "2"], UNET, None),
     "adm-256": ("adm-full-256", ["--stage", "decoder", "--batch", "1"], UNET, None),
 }
 
@@ -228,7 +232,7 @@ def folder(arguments, size):
     """The folder of a size, made if it is not there."""
     path = arguments.work / size
     family, _, own = size.partition("-")
-    if family in ("glide", "adm"):
+    if family in ("glide", "adm", "laion"):
         if not path.exists():
             command = [sys.executable, REFERENCE / f"{family}_reference.py", "--size", own, "--out", path]
             subprocess.run([str(part) for part in [*command, "--dtype", "f16"]], check=True, stdout=subprocess.DEVNULL)

@@ -306,12 +306,61 @@ class AdmUpsampler(Adm):
         return {**inputs, "low_res": normal(batch, 3, small, small)}
 
 
-#: Of Karlo's folders, of Kandinsky's, of Stable unCLIP's, of GLIDE's and of ADM's.
+class LaionPrior:
+    """LAION's prior, in DALLE2-pytorch's own code."""
+
+    def __init__(self, folder):
+        import laion_reference
+
+        prior = laion_reference.prior_of(laion_reference.SIZES[folder.name.removeprefix("laion-")]["prior"])
+        laion_reference.load_stage(prior, folder / "prior")
+        self.net = prior.net
+        self.modules = [self.net]
+
+    def inputs(self, batch, side, normal):
+        width, positions = self.net.dim, self.net.max_text_len
+        text = {"text_embed": normal(batch, width), "text_encodings": normal(batch, positions, width)}
+        return {"x_t": normal(batch, width), **text}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        inputs = dict(inputs)
+        return self.net(inputs.pop("x_t"), timesteps.long(), **inputs)
+
+
+class LaionDecoder:
+    """LAION's decoder, likewise."""
+
+    def __init__(self, folder):
+        import laion_reference
+
+        decoder = laion_reference.decoder_of(laion_reference.SIZES[folder.name.removeprefix("laion-")]["decoder"])
+        laion_reference.load_stage(decoder, folder / "decoder")
+        self.side, self.unet = decoder.image_sizes[0], decoder.unets[0]
+        self.modules = [self.unet]
+
+    def inputs(self, batch, side, normal):
+        side, width = side or self.side, self.unet.text_embed_dim
+        text = {"image_embed": normal(batch, width), "text_encodings": normal(batch, 77, width)}
+        return {"x_t": normal(batch, 3, side, side), **text}
+
+    def bind(self, inputs):
+        return inputs
+
+    def forward(self, inputs, timesteps):
+        inputs = dict(inputs)
+        return self.unet(inputs.pop("x_t"), timesteps, **inputs)
+
+
+#: Of Karlo's folders, of Kandinsky's, of Stable unCLIP's, of GLIDE's, of ADM's and of LAION's.
 STAGES = {"prior": Prior, "decoder": Decoder, "upsampler.0": Upsampler}
 KANDINSKY = {"decoder": KandinskyDecoder, "autoencoder": KandinskyAutoencoder}
 STABLE = {"decoder": StableDecoder, "autoencoder": StableAutoencoder}
 GLIDE = {"decoder": Glide, "upsampler.0": GlideUpsampler}
 ADM = {"decoder": Adm, "upsampler.0": AdmUpsampler}
+LAION = {"prior": LaionPrior, "decoder": LaionDecoder}
 
 
 class Inference:
@@ -378,7 +427,12 @@ def lay_out(inputs, parts):
 
 def make(arguments, parts):
     """The call, and the parameters of its stage."""
-    parts_of = {"decoder/unet": KANDINSKY, "unet": STABLE, "base.safetensors": GLIDE}
+    parts_of = {
+        "decoder/unet": KANDINSKY,
+        "unet": STABLE,
+        "base.safetensors": GLIDE,
+        "decoder/decoder_config.json": LAION,
+    }
     found = [stages for part, stages in parts_of.items() if (arguments.model / part).exists()]
     others = ADM if list(arguments.model.glob("*_diffusion.safetensors")) else STAGES
     stages = found[0] if found else others

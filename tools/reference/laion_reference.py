@@ -158,12 +158,24 @@ def write_folder(folder, chosen, dtype="f32"):
     write_tokenizer(folder / "tokenizer", own["merges"], own["vocabulary"], own["context"])
 
 
+def read(path):
+    """Tensors in f32."""
+    return {key: value.float() for key, value in load_file(path).items()}
+
+
+def load_stage(module, folder):
+    """Loads the weights of a stage's folder, and nothing else: schedules are there already."""
+    result = module.load_state_dict(read(folder / "latest.safetensors"), strict=False)
+    assert not result.unexpected_keys, result.unexpected_keys
+    left = [key for key in result.missing_keys if "noise_scheduler" not in key and ".rotary_emb." not in key]
+    assert not left, left
+
+
 class Models:
     """The networks of a folder, in f32."""
 
     def __init__(self, folder, chosen):
         folder, size = Path(folder), SIZES[chosen]
-        read = lambda path: {key: value.float() for key, value in load_file(path).items()}  # noqa: E731
         clip = read(folder / CLIP_FILE)
         text, image = clip_configs(chosen)
         self.text, self.image = CLIPTextModelWithProjection(text).eval(), CLIPVisionModelWithProjection(image).eval()
@@ -174,20 +186,12 @@ class Models:
         self.words = CLIPTokenizer.from_pretrained(folder / "tokenizer", pad_token="<|endoftext|>")
         self.context = size["clip"]["context"]
         self.prior = prior_of(size["prior"])
-        self.load(self.prior, read(folder / "prior" / "latest.safetensors"))
+        load_stage(self.prior, folder / "prior")
         self.decoders = [decoder_of(size["decoder"])]
-        self.load(self.decoders[0], read(folder / "decoder" / "latest.safetensors"))
+        load_stage(self.decoders[0], folder / "decoder")
         if "upsampler" in size:
             self.decoders.append(decoder_of(size["upsampler"]))
-            self.load(self.decoders[1], read(folder / "upsampler" / "latest.safetensors"))
-
-    @staticmethod
-    def load(module, state):
-        """Weights, and nothing else: schedules are there already."""
-        result = module.load_state_dict(state, strict=False)
-        assert not result.unexpected_keys, result.unexpected_keys
-        left = [key for key in result.missing_keys if "noise_scheduler" not in key and ".rotary_emb." not in key]
-        assert not left, left
+            load_stage(self.decoders[1], folder / "upsampler")
 
     def networks(self):
         return [self.text, self.image, self.prior, *self.decoders]

@@ -12,6 +12,7 @@
 //! first is not read.
 
 mod names;
+mod network;
 mod prior;
 mod schedules;
 mod unets;
@@ -19,8 +20,9 @@ mod unets;
 use std::path::{Path, PathBuf};
 
 use unclip_clip::{Fit, Padding, TextEncoderConfig, Tokenizer, TokenizerOptions};
+use unclip_core::InvalidSetting;
 use unclip_decoder::DecoderConfig;
-use unclip_nn::checkpoint::{LoadError, StageFiles, Weights};
+use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, Weights};
 use unclip_prior::DiffusionPriorConfig;
 
 use super::diffusers::fields::{Fields, flat};
@@ -118,7 +120,7 @@ impl PriorFields {
         let path = self.fields.path().to_path_buf();
         let config = prior::config(self.fields, context_length)?;
         let weights = names::prior(stage_weights(&self.folder)?)?;
-        stage(&path, config, weights, &prior::NAMES)
+        stage(&path, config, weights, ("prior.", &prior::NAMES))
     }
 }
 
@@ -145,18 +147,19 @@ fn stage_weights(folder: &Path) -> Result<Weights, LoadError> {
     weights(folder, name)
 }
 
-/// A stage. `names` are those of the configuration for ours.
-fn stage<T: unclip_nn::checkpoint::StageConfig>(
+/// A stage. `names` are those of the configuration for ours, in its objects `within`.
+fn stage<T: StageConfig>(
     path: &Path,
     config: T,
     weights: Weights,
-    names: &[(&str, &str)],
+    (within, names): (&str, &[(&str, &str)]),
 ) -> Result<StageFiles<T>, LoadError> {
     StageFiles::of(path, config, weights).map_err(|error| match error {
         LoadError::Config { path, source } => {
             let name = names.iter().find(|(ours, _)| *ours == flat(&source.name));
-            let name = name.map_or(source.name.clone(), |(_, theirs)| (*theirs).into());
-            LoadError::Config { path, source: unclip_core::InvalidSetting { name, ..source } }
+            let theirs = |(_, theirs): &(&str, &str)| format!("{within}{theirs}");
+            let name = name.map_or(source.name.clone(), theirs);
+            LoadError::Config { path, source: InvalidSetting { name, ..source } }
         }
         other => other,
     })
@@ -188,7 +191,8 @@ impl Cascade {
     fn decoder(&self) -> Result<StageFiles<DecoderConfig>, Error> {
         let unet = &self.unets[0];
         let weights = names::unet(stage_weights(&self.folder)?, 0, unet.reads_captions())?;
-        Ok(stage(&self.path(), unet.decoder()?, weights, &unets::NAMES)?)
+        let names = ("decoder.unets.0.", unets::NAMES.as_slice());
+        Ok(stage(&self.path(), unet.decoder()?, weights, names)?)
     }
 
     /// What enlarges the pictures that come before; `above` is the side of those that another folder's
@@ -197,7 +201,7 @@ impl Cascade {
         let path = self.path();
         let refused = |field: &str, found: String, expected: String| LoadError::Config {
             path: path.clone(),
-            source: unclip_core::InvalidSetting::new(field, found, expected),
+            source: InvalidSetting::new(field, found, expected),
         };
         if let Some(above) = above {
             if self.sides.len() < 2 {
@@ -215,7 +219,9 @@ impl Cascade {
             .map(|(place, (sides, unet))| {
                 let weights = names::unet(stage_weights(&self.folder)?, place + 1, false)?;
                 let config = unet.upsampler(sides[0])?;
-                Ok((stage(&path, config, weights, &unets::NAMES)?, None))
+                let within = format!("decoder.unets.{}.", place + 1);
+                let names = (within.as_str(), unets::NAMES.as_slice());
+                Ok((stage(&path, config, weights, names)?, None))
             })
             .collect()
     }

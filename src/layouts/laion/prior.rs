@@ -11,15 +11,15 @@ use crate::layouts::diffusers::fields::Fields;
 
 /// Fields of ours, and theirs.
 pub(super) const NAMES: [(&str, &str); 9] = [
-    ("d_model", "prior.net.dim"),
-    ("n_layers", "prior.net.depth"),
-    ("n_heads", "prior.net.heads"),
-    ("d_head", "prior.net.dim_head"),
-    ("d_hidden", "prior.net.ff_mult"),
-    ("text_positions", "prior.net.max_text_len"),
-    ("d_embedding", "prior.image_embed_dim"),
-    ("num_train_timesteps", "prior.timesteps"),
-    ("steps", "prior.sample_timesteps"),
+    ("d_model", "net.dim"),
+    ("n_layers", "net.depth"),
+    ("n_heads", "net.heads"),
+    ("d_head", "net.dim_head"),
+    ("d_hidden", "net.ff_mult"),
+    ("text_positions", "net.max_text_len"),
+    ("d_embedding", "image_embed_dim"),
+    ("num_train_timesteps", "timesteps"),
+    ("steps", "sample_timesteps"),
 ];
 
 /// What says nothing about a prior that draws: how it was trained, and the pictures of its CLIP.
