@@ -17,7 +17,7 @@ use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::UpsamplerConfig;
 
-use crate::{Error, Slot, StageId};
+use crate::{Error, Slot, StageId, StageSettings};
 
 /// Largest side of a picture, in pixels.
 pub(crate) const MAX_SIDE: usize = 1 << 13;
@@ -207,10 +207,19 @@ impl Bundle {
     }
 
     /// Whether the negative prompt leads the prior as well. That of Stable unCLIP is led away from the
-    /// empty caption, as by the reference, and that of DALLE2-pytorch from what it has learned.
+    /// empty caption, as by the reference.
     pub(crate) fn prior_reads_negative(&self) -> bool {
-        let has_own = self.prior.as_ref().is_some_and(|it| it.config().has_null_caption());
-        self.decoder.config().augmentation.is_none() && !has_own
+        self.decoder.config().augmentation.is_none()
+    }
+
+    /// Refuses guidance of a prior that has nothing to be led away from.
+    pub(crate) fn check_prior_guidance(&self, asked: &StageSettings) -> Result<(), InvalidSetting> {
+        let is_plain = self.prior.as_ref().is_some_and(|it| !it.config().can_be_guided());
+        if !is_plain || !asked.is_guided() {
+            return Ok(());
+        }
+        let expected = "1: the prior of this model has learned nothing that stands for no caption";
+        Err(InvalidSetting::new("prior guidance", asked.guidance_scale, expected))
     }
 
     /// The diffusion prior.

@@ -105,8 +105,8 @@ pub enum Error {
 fn who_has(stage: &str) -> &'static str {
     match stage {
         "prior" => {
-            "; Karlo and Kandinsky are published with one, and Stable unCLIP with CLIP ViT-L takes \
-             Karlo's (the prior model)"
+            "; Karlo, Kandinsky and LAION's models are published with one, and Stable unCLIP with CLIP \
+             ViT-L takes Karlo's (the prior model)"
         }
         "image_encoder" => {
             "; Karlo's folder of image variations, Kandinsky's prior and Stable unCLIP have one"

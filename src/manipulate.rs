@@ -193,6 +193,7 @@ impl Observed<'_> {
     ) -> Result<ImageEmbedding, Error> {
         let bundle = &self.unclip.bundle;
         let settings = options.prior_request()?.resolve(bundle)?;
+        bundle.check_negative(&options.negative_prompt)?;
         if !bundle.prior_reads_negative() && !options.negative_prompt.is_empty() {
             let found = format!("{:?}", options.negative_prompt);
             let expected = "none: the prior of this model is not led by it";

@@ -280,6 +280,7 @@ impl<'a> Run<'a> {
             return Err(InvalidSetting::new("image guidance of the prior", scale, expected).into());
         }
         self.bundle.check_negative(self.negative_prompt)?;
+        self.bundle.check_prior_guidance(settings)?;
         let null = match settings.is_guided() {
             false => None,
             // what stands for no caption is learned, and others are not looked at

@@ -39,7 +39,8 @@ fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
     uniform(name, n).map(|u| value(u) as f32).collect()
 }
 
-fn raw(key: &str, shape: &[usize], values: &[f32]) -> RawTensor {
+/// A tensor of f32.
+pub(crate) fn raw(key: &str, shape: &[usize], values: &[f32]) -> RawTensor {
     let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     RawTensor { key: key.into(), dtype: "F32".into(), shape: shape.into(), bytes }
 }

@@ -13,6 +13,8 @@ mod bad_files;
 mod bad_karlo;
 /// Files in diffusers' layout that cannot be used.
 mod bad_karlo_files;
+/// LAION's folders with something wrong in them.
+mod bad_laion;
 /// Places where nothing can be saved.
 mod bad_places;
 /// Options, captions, positions, pictures and devices that cannot be used.

@@ -196,6 +196,7 @@ pub(crate) fn text_encoder() -> TextEncoderConfig {
     let vocab: Value = serde_json::from_str(VOCAB).unwrap();
     TextEncoderConfig {
         unit_length: false,
+        padding: None,
         logit_scale: TextEncoderConfig::MOST,
         vocab_size: vocab.as_object().unwrap().len(),
         context_length: CONTEXT_LENGTH,

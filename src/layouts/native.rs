@@ -29,7 +29,7 @@ use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles, save_stage};
 use super::classes::{class_names, write_class_names};
 use super::diffusers::files::INDEX;
 use super::layout::{Layout, Target, Writer, learned_padding};
-use crate::bundle::{Parts, TextFiles, Upsampling, missing};
+use crate::bundle::{Parts, TextFiles, TextReader, Upsampling, missing};
 use crate::{Bundle, Error, OpenOptions, Slot, StageId};
 
 /// Upsamplers that a model may have.
@@ -83,15 +83,6 @@ impl Layout for Native {
     }
 
     fn writer<'a>(&self, bundle: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
-        let only = TokenizerOptions::PADDING;
-        let texts = bundle.text.iter().chain(&bundle.prior_text);
-        let mut paddings = texts.map(|it| it.tokenizer.padding()).filter(|it| it.is_choice());
-        let other = paddings.find(|&padding| padding != only);
-        if let Some(padding) = other {
-            let found = format!("{padding:?}");
-            let expected = format!("{only:?}: the layout has no other; open the model with it");
-            return Err(InvalidSetting::new("padding of captions", found, expected).into());
-        }
         if !bundle.origin.is_dir() {
             let expected = "a model from a folder, whose tokenizer's files can be copied";
             let found = bundle.origin.display();
@@ -103,7 +94,7 @@ impl Layout for Native {
             {
                 if let Some(text) = text {
                     target.copy_words(&text.words, words)?;
-                    write(&text.encoder, target)?;
+                    write_text(text, target)?;
                 }
             }
             write_class_names(&bundle.class_names, target)?;
@@ -121,10 +112,22 @@ impl Layout for Native {
 }
 
 fn write<T: StageConfig>(stage: &Slot<T>, target: &Target<'_>) -> Result<(), Error> {
+    write_as(stage, stage.config(), target)
+}
+
+/// A text tower, with how its tokenizer pads.
+fn write_text(text: &TextReader, target: &Target<'_>) -> Result<(), Error> {
+    let padding = text.tokenizer.padding();
+    let is_said = padding.is_choice() && padding != TokenizerOptions::PADDING;
+    let padding = is_said.then_some(padding);
+    let config = TextEncoderConfig { padding, ..text.encoder.config().clone() };
+    write_as(&text.encoder, &config, target)
+}
+
+fn write_as<T: StageConfig>(stage: &Slot<T>, config: &T, target: &Target<'_>) -> Result<(), Error> {
     let network = stage.load(target.device)?;
     let folder = target.folder.join(stage.id().to_string());
-    let space = stage.embedding_space();
-    Ok(save_stage(&folder, space, stage.config(), &network, target.format)?)
+    Ok(save_stage(&folder, stage.embedding_space(), config, &network, target.format)?)
 }
 
 /// Names what is missing of a folder in one of diffusers' layouts: this layout has no such parts.
@@ -150,13 +153,14 @@ fn text_of(
     Ok(Some(TextFiles { words, tokenizer, encoder }))
 }
 
-/// How a tower's tokenizer reads; GLIDE's has no choice.
+/// How a tower's tokenizer reads, if nothing else is asked for; GLIDE's has no choice.
 fn tokenizer_options(
     text: &StageFiles<TextEncoderConfig>,
     padding: Option<Padding>,
 ) -> Result<TokenizerOptions, InvalidSetting> {
-    let TextEncoderConfig { context_length, tower, .. } = text.manifest.config;
-    let padding = if tower == TextTower::Glide { learned_padding(padding)? } else { padding };
+    let TextEncoderConfig { context_length, tower, padding: own, .. } = text.manifest.config;
+    let padding =
+        if tower == TextTower::Glide { learned_padding(padding)? } else { padding.or(own) };
     Ok(TokenizerOptions { context_length, padding })
 }
 

@@ -203,6 +203,7 @@ impl PriorRequest<'_> {
                     return if is_asked_for { Err(absent()) } else { Ok(None) };
                 };
                 let settings = self.options.resolve(prior.id(), &prior.config().diffusion)?;
+                bundle.check_prior_guidance(&settings)?;
                 Ok(Some(PriorSettings::Diffusion(settings)))
             }
             PriorKind::Autoregressive => self.autoregressive(bundle).map(Some),

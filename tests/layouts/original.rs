@@ -31,6 +31,7 @@ fn transformer(n_layers: usize, activation: Activation) -> TransformerConfig {
 pub(crate) fn text_config() -> TextEncoderConfig {
     TextEncoderConfig {
         unit_length: false,
+        padding: None,
         logit_scale: TextEncoderConfig::MOST,
         vocab_size: crate::support::text_encoder().vocab_size,
         context_length: 8,

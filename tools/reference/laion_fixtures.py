@@ -3,6 +3,8 @@
     python laion_fixtures.py            writes the files
     python laion_fixtures.py --check    recomputes the traces, compares, writes nothing
 
+The models whose names begin with `early` are written by runs of their own (`laion_reference.py` says how).
+
 Weights and noise follow from their names (`hashed.py`): the tests make them again. The tokenizer is that of
 tests/fixtures/karlo.
 """
@@ -17,7 +19,7 @@ sys.dont_write_bytecode = True
 import karlo_files  # noqa: E402  (first: it sets the environment)
 
 import torch  # noqa: E402
-from laion_reference import REFERENCE, SIZES, Models, run, shapes, write_folder  # noqa: E402
+from laion_reference import EARLY, REFERENCE, SIZES, Models, run, shapes, write_folder  # noqa: E402
 
 import folder_fixtures  # noqa: E402
 import hashed  # noqa: E402
@@ -25,8 +27,8 @@ from karlo_fixtures import PROMPTS, pictures  # noqa: E402
 
 TESTS = Path(__file__).resolve().parents[2] / "tests" / "fixtures"
 
-#: The published kind, and one with everything else.
-MODELS = ("micro", "micro-odd")
+#: The published kind, and one with everything else, of this release.
+MODELS = ("early", "early-odd") if EARLY else ("micro", "micro-odd")
 
 
 def compute(root):
@@ -38,7 +40,8 @@ def compute(root):
                 own, committed = (Path(it) / file for it in (f"{folder}/tokenizer", TESTS / "karlo/tiny/tokenizer"))
                 assert own.read_bytes() == committed.read_bytes(), f"{committed} is not the tokenizer of {name}"
             models = Models(folder, name)
-        cases = {"text": (PROMPTS, None, (2.0, 1.7)), "plain": (PROMPTS[:1], None, (1.0, 1.0))}
+        # early priors know no guidance
+        cases = {"text": (PROMPTS, None, (1.0 if EARLY else 2.0, 1.7)), "plain": (PROMPTS[:1], None, (1.0, 1.0))}
         cases["variation"] = (PROMPTS[1:2], pictures()["wide"], (1.0, 3.0))
         for case, (prompts, picture, guidance) in cases.items():
             _, trace = run(models, prompts, picture=picture, guidance=guidance)
@@ -47,14 +50,15 @@ def compute(root):
 
 
 def calls(models):
-    """One call of each network: what it gives for a condition, then for none."""
+    """One call of each network: what it gives for a condition, then for none, if it can be led away from that."""
     embed, read, *_ = models.embed_text(PROMPTS[:1])
     timesteps = torch.tensor([3])
     nulls = {"text_cond_drop_prob": 1.0, "image_cond_drop_prob": 1.0}
     net, width = models.prior.net, models.prior.image_embed_dim
     noised = hashed.noise("call.embedding", (1, width))
     text = {"text_embed": embed, "text_encodings": read}
-    outputs = {"prior": torch.cat([net(noised, timesteps, **text, **drop) for drop in ({}, nulls)])}
+    drops = ({},) if EARLY else ({}, nulls)
+    outputs = {"prior": torch.cat([net(noised, timesteps, **text, **drop) for drop in drops])}
     decoder = models.decoders[0]
     side = decoder.image_sizes[0]
     small, image = hashed.noise("call.small", (1, 3, side, side)), REFERENCE.l2norm(noised)

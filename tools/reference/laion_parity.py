@@ -6,7 +6,8 @@
 
 As `karlo_parity.py`, which says what the figures are; here too, the reference's tables are exact. The noise follows
 from the seed (`hashed.py`), and the steps are those of the folders: of every sampler that DALLE2-pytorch has. One
-folder's weights come from checkpoints of training, through `tools/convert_pickle.py`.
+folder's weights come from checkpoints of training, through `tools/convert_pickle.py`. A run compares with one release
+of DALLE2-pytorch (`laion_reference.py` says how to have it be one up to 1.1).
 """
 
 import argparse
@@ -20,6 +21,7 @@ from karlo_files import quiet  # noqa: E402  (first: it sets the environment)
 
 import laion_reference  # noqa: E402
 import torch  # noqa: E402
+from laion_reference import EARLY  # noqa: E402
 from karlo_parity import PROMPTS, Table, distance, moved, pictures  # noqa: E402
 from karlo_reference import save  # noqa: E402
 from packaging.version import Version  # noqa: E402
@@ -27,14 +29,14 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 #: Folders: size and type of the weights.
-FOLDERS = {"tiny": "f32", "odd": "f16", "small": "bf16"}
+FOLDERS = {"early-tiny": "f32", "early-other": "f16"} if EARLY else {"tiny": "f32", "odd": "f16", "small": "bf16"}
 
-#: Of prior and decoder.
-GUIDANCE = {"on": (2.0, 1.7), "off": (1.0, 1.0)}
+#: Of prior and decoder; early priors know none.
+GUIDANCE = {"on": (1.0 if EARLY else 2.0, 1.7), "off": (1.0, 1.0)}
 
-
-#: Which of the folders comes from checkpoints of training.
-TRAINED = "tiny"
+#: Which of the folders comes from checkpoints of training, and of which release they say that they are.
+TRAINED = "early-tiny" if EARLY else "tiny"
+RELEASE = "1.0.3" if EARLY else "1.15.6"
 
 CONVERTER = Path(__file__).resolve().parents[1] / "convert_pickle.py"
 
@@ -45,7 +47,7 @@ def through_pickles(folder):
     for path in folder.glob("*/latest.safetensors"):
         state = load_file(path)
         trained = {key: torch.zeros_like(value) for key, value in state.items()}
-        saved = {"model": trained, "version": Version("1.15.6"), "optimizer": {"state": {}}}
+        saved = {"model": trained, "version": Version(RELEASE), "optimizer": {"state": {}}}
         if path.parent.name == "prior":
             saved |= {"ema_model": state, "ema": {"step": torch.tensor(1)}}
         else:

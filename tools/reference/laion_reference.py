@@ -4,7 +4,9 @@
     python laion_reference.py --size tiny --out DIR      writes a folder
 
 The folder has random weights (`hashed.py`), LAION's configurations, and a tokenizer of a small vocabulary. Sizes
-are those below; `full` has the published ones.
+are those of `laion_sizes.py`; `full` has the published ones. Those that begin with `early` are of the releases up to
+1.2 and need one of them: the folder that it was installed in (`pip install --no-deps --target DIR dalle2-pytorch==1.0.3`)
+stands in the environment variable `DALLE2_PYTORCH`, and nothing else can be compared by that run.
 
 Networks, schedules and sampling loops are DALLE2-pytorch's own, CLIP's towers those of transformers. What LAION's
 programs do around them is written here: how captions and pictures are read.
@@ -12,6 +14,7 @@ programs do around them is written here: how captions and pictures are read.
 
 import argparse
 import importlib.util
+import os
 import sys
 import types
 from contextlib import contextmanager
@@ -42,10 +45,18 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 CLIP_FILE = "ViT-L-14.safetensors"
 
 
+#: Where one of the releases up to 1.1 is, if that is the one to compare with.
+EARLIER = os.environ.get("DALLE2_PYTORCH")
+
+
 def dalle2_pytorch():
     """The module of the networks, without the parts of the package that train, and what these ask for."""
-    spec = importlib.util.find_spec("dalle2_pytorch")
-    if spec is None:
+    if EARLIER is None:
+        spec = importlib.util.find_spec("dalle2_pytorch")
+        places = [] if spec is None else list(spec.submodule_search_locations)
+    else:
+        places = [f"{EARLIER}/dalle2_pytorch"]
+    if not places or not Path(places[0], "dalle2_pytorch.py").is_file():
         sys.exit("dalle2_pytorch is not installed: pip install --no-deps -r requirements-laion.txt")
 
     def stub(name, **members):
@@ -54,7 +65,7 @@ def dalle2_pytorch():
         sys.modules[name] = module
 
     package = types.ModuleType("dalle2_pytorch")
-    package.__path__ = list(spec.submodule_search_locations)
+    package.__path__ = places
     sys.modules["dalle2_pytorch"] = package
     for name in ("torchvision", "torchvision.transforms", "kornia", "kornia.augmentation"):
         stub(name)
@@ -72,6 +83,14 @@ def dalle2_pytorch():
 
 
 REFERENCE = dalle2_pytorch()
+
+#: Whether it is one of these, by what they lack.
+EARLY = not hasattr(REFERENCE, "WeightStandardizedConv2d")
+
+
+def sizes():
+    """The names of the sizes that this release of DALLE2-pytorch has."""
+    return [name for name in SIZES if name.startswith("early") == EARLY]
 
 
 def clip_configs(chosen):
@@ -284,12 +303,13 @@ def run(models, prompts, *, picture=None, guidance, seed=0, noise=None):
     if picture is None:
         prior = models.prior
         points = calls_of(prior.sample_timesteps, prior.noise_scheduler.num_timesteps)
-        # of fewer points than timesteps, the loop leaves the first out
-        calls = points if points == prior.noise_scheduler.num_timesteps else points - 1
+        # of fewer points than timesteps, the loop of the later releases leaves the first out
+        calls = points if EARLY or points == prior.noise_scheduler.num_timesteps else points - 1
         text = {"text_embed": embed, "text_encodings": read if prior.condition_on_text_encodings else None}
         with draws.of_stage("prior", calls, True):
             shape = (rows, prior.image_embed_dim)
             image = prior.p_sample_loop(shape, text_cond=text, cond_scale=guidance[0], timesteps=points)
+            image = image / prior.image_embed_scale if EARLY else image
         trace["prior.embedding"] = image
     else:
         pixels = models.pixels(picture)[None]
@@ -304,7 +324,7 @@ def run(models, prompts, *, picture=None, guidance, seed=0, noise=None):
             timesteps = decoder.noise_schedulers[number - 1].num_timesteps
             calls = calls_of(decoder.sample_timesteps[number - 1], timesteps)
             scales = [guidance[1] if place == 0 else 1.0] * decoder.num_unets
-            with draws.of_stage(stage, calls, calls == timesteps):
+            with draws.of_stage(stage, calls, EARLY or calls == timesteps):
                 drawn = decoder.sample(
                     image=drawn,
                     image_embed=image,
@@ -320,7 +340,7 @@ def run(models, prompts, *, picture=None, guidance, seed=0, noise=None):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, required=True)
+    parser.add_argument("--size", choices=sizes(), required=True)
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()

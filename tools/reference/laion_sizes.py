@@ -143,6 +143,110 @@ SIZES = {
             predict_x_start=[False, True],
         ),
     },
+    # of the releases up to 1.1: as published then, both U-Nets in one file
+    "early": {
+        "clip": clip(64, (64, 1), (64, 1, 24, 8), 20, 40, 554),
+        "prior": prior(
+            64,
+            net={"depth": 2, "heads": 2, "dim_head": 16, "num_timesteps": 1000, "max_text_len": 20, "normformer": True},
+            sample_timesteps=5,
+        ),
+        "decoder": decoder(
+            [
+                {**as_published(16, 24, 64, [1, 2], 1, 2, 8), "max_text_len": 24},
+                {
+                    "dim": 16,
+                    "cond_dim": 12,
+                    "dim_mults": [1, 2],
+                    "num_resnet_blocks": 1,
+                    "attn_heads": 1,
+                    "memory_efficient": True,
+                },
+            ],
+            [16, 32],
+            timesteps=8,
+            beta_schedule=["cosine", "cosine"],
+            learned_variance=True,
+        ),
+    },
+    # and what else there was
+    "early-odd": {
+        "clip": clip(64, (64, 2), (64, 1, 16, 8), 15, 40, 554),
+        "prior": prior(
+            64,
+            net={"depth": 2, "heads": 3, "dim_head": 40, "max_text_len": 12, "norm_in": True, "num_text_embeds": 2},
+            timesteps=6,
+            predict_x_start=False,
+        ),
+        "decoder": decoder(
+            [
+                {
+                    "dim": 16,
+                    "cond_dim": 20,
+                    "image_embed_dim": 64,
+                    "dim_mults": [1, 2, 2],
+                    "num_resnet_blocks": [1, 2, 1],
+                    "self_attn": [False, False, True],
+                    "sparse_attn": True,
+                    "attn_heads": 3,
+                    "attn_dim_head": 8,
+                    "pixel_shuffle_upsample": False,
+                    "init_cross_embed": False,
+                }
+            ],
+            [16],
+            timesteps=200,
+            sample_timesteps=3,
+            ddim_sampling_eta=0.5,
+        ),
+        "upsampler": decoder(
+            [
+                unread(64),
+                {"dim": 16, "cond_dim": 8, "dim_mults": [1, 2], "sparse_attn": True, "attn_heads": 2, "attn_dim_head": 8},
+            ],
+            [16, 48],
+            timesteps=30,
+            sample_timesteps=[3, 5],
+            predict_x_start=[False, True],
+        ),
+    },
+    "early-tiny": {
+        "clip": clip(64, (64, 3), (64, 2, 56, 14), 24, 60, 574),
+        "prior": prior(
+            64,
+            net={"depth": 3, "heads": 4, "dim_head": 32, "num_timesteps": 1000, "max_text_len": 24, "normformer": True},
+            sample_timesteps=11,
+        ),
+        "decoder": decoder([{**as_published(32, 48, 64, [1, 2, 3], 2, 4, 16), "max_text_len": 30}], [32], timesteps=50),
+        "upsampler": decoder(
+            [unread(64), {**unread(64), "dim": 16, "dim_mults": [1, 2, 2], "memory_efficient": True}],
+            [32, 64],
+            timesteps=40,
+        ),
+    },
+    "early-other": {
+        "clip": clip(128, (128, 2), (64, 3, 40, 8), 19, 50, 564),
+        "prior": prior(
+            128,
+            net={"depth": 2, "heads": 6, "dim_head": 64, "max_text_len": 25, "num_time_embeds": 2},
+            timesteps=40,
+            predict_x_start=False,
+        ),
+        "decoder": decoder(
+            [
+                {
+                    **as_published(24, 40, 128, [1, 2, 2], [2, 1, 2], 3, 24),
+                    "memory_efficient": False,
+                    "self_attn": [False, True, True],
+                    "pixel_shuffle_upsample": False,
+                },
+                {"dim": 16, "cond_dim": 16, "dim_mults": [1, 1, 2], "self_attn": [False, False, True]},
+            ],
+            [24, 72],
+            timesteps=1000,
+            sample_timesteps=[10, 5],
+        ),
+    },
     "tiny": {
         "clip": clip(64, (64, 3), (64, 2, 56, 14), 24, 60, 574),
         "prior": prior(

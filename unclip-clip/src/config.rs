@@ -5,6 +5,8 @@ use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::KeyMap;
 use unclip_nn::{TransformerConfig, check};
 
+use crate::Padding;
+
 /// What kind of text tower it is. Only CLIP's and M-CLIP's give embeddings in CLIP's space.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -70,6 +72,11 @@ pub struct TextEncoderConfig {
     /// Whether embeddings are of length 1 (DALLE2-pytorch).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unit_length: bool,
+    /// Which token pads its captions, where it is not that of
+    /// [`TokenizerOptions::PADDING`](crate::TokenizerOptions::PADDING) and there is a choice. It is for who
+    /// opens the tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Padding>,
 }
 
 impl TextEncoderConfig {
@@ -98,11 +105,22 @@ impl TextEncoderConfig {
             return Err(InvalidSetting::new("context_length", self.context_length, expected));
         }
         self.check_tower()?;
+        self.check_padding()?;
         if !self.projected {
             check::equal("d_embedding", self.d_embedding, self.transformer.d_model)?;
         }
         InvalidSetting::check_range("logit_scale", self.logit_scale, 0.0, 1000.0)?;
         self.transformer.validate().map_err(|error| error.within("transformer"))
+    }
+
+    fn check_padding(&self) -> Result<(), InvalidSetting> {
+        match self.padding {
+            Some(padding) if !(padding.is_choice() && self.tower.is_clip()) => {
+                let expected = "exclamation, zero or end, of CLIP's tower; others have no choice";
+                Err(InvalidSetting::new("padding", padding, expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_tower(&self) -> Result<(), InvalidSetting> {

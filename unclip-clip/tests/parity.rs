@@ -70,6 +70,7 @@ fn text_tower() {
         let fixture = Fixture::open(&format!("text_{name}"));
         let config = TextEncoderConfig {
             unit_length: false,
+            padding: None,
             logit_scale: TextEncoderConfig::MOST,
             vocab_size: 64,
             context_length: 12,

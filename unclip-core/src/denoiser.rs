@@ -100,7 +100,7 @@ fn interpolate_log_variance<const D: usize>(raw: Tensor<D>, low: f64, high: f64)
     (raw + 1.0) * ((high - low) / 2.0) + low
 }
 
-/// Keeps the predicted sample in [−limit, limit]; every sampler derives epsilon afterwards, and a
+/// Keeps the predicted sample in [−limit, limit]; every sampler but one derives epsilon afterwards, and a
 /// guidance gradient, whether added before or after this, does not lead out of the range.
 ///
 /// With a quantile it is dynamic (Imagen, Saharia et al. 2022, section 2.3): if less than that share
@@ -127,12 +127,13 @@ impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Clamped<M> {
     fn denoise(&self, x_t: Tensor<D>, step: &Step) -> Prediction<D> {
         let prediction = self.inner.denoise(x_t, step);
         let Some(limit) = self.limit else { return prediction };
+        let unclamped = Some(prediction.x_0.clone());
         let x_0 = match self.quantile {
             None => prediction.x_0,
             Some(quantile) => shrunk(prediction.x_0, limit, quantile),
         };
         let x_0 = x_0.clamp(-limit, limit);
-        Prediction { x_0, limit: Some(limit), ..prediction }
+        Prediction { x_0, limit: Some(limit), unclamped, ..prediction }
     }
 }
 

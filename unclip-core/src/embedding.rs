@@ -7,7 +7,7 @@ use crate::InvalidSetting;
 /// CLIP's view of a batch of captions.
 #[derive(Debug, Clone)]
 pub struct TextEmbedding {
-    /// The captions as points of CLIP's space: `[batch, d_embedding]`, not normalized.
+    /// The captions as points of CLIP's space: `[batch, d_embedding]`, not normalized but by towers of unit length.
     pub pooled: Tensor<2>,
     /// The text tower's final state of every token: `[batch, seq, d_model]`.
     pub tokens: Tensor<3>,

@@ -23,7 +23,8 @@ impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Known<M, D> {
         let prediction = self.inner.denoise(x_t, step);
         let drawn = prediction.x_0 * (1.0 - self.mask.clone());
         let x_0 = drawn + self.x_0.clone() * self.mask.clone();
-        Prediction { x_0, ..prediction }
+        // the noise that was predicted is not beside what is known
+        Prediction { x_0, unclamped: None, ..prediction }
     }
 }
 

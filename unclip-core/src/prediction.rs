@@ -41,7 +41,8 @@ impl VarianceType {
 
 /// A decoded prediction: the clean sample, and the log-variance where the network learned one.
 ///
-/// epsilon is always derived from `x_0`, so that the two cannot disagree after clamping.
+/// epsilon is derived from `x_0`, so that the two cannot disagree after clamping; one sampler wants what it
+/// was before.
 #[derive(Debug, Clone)]
 pub struct Prediction<const D: usize> {
     /// Estimate of the clean sample.
@@ -53,12 +54,14 @@ pub struct Prediction<const D: usize> {
     pub gradient: Option<Tensor<D>>,
     /// Largest magnitude that `x_0` may have, if it is bounded.
     pub limit: Option<f64>,
+    /// The estimate before it was kept within the limit, if it was.
+    pub unclamped: Option<Tensor<D>>,
 }
 
 impl<const D: usize> Prediction<D> {
     /// A clean sample and nothing else.
     pub fn new(x_0: Tensor<D>) -> Self {
-        Self { x_0, log_variance: None, gradient: None, limit: None }
+        Self { x_0, log_variance: None, gradient: None, limit: None, unclamped: None }
     }
 
     /// The same, steered by a gradient beside those that steer it already.
@@ -79,8 +82,9 @@ impl<const D: usize> Prediction<D> {
     #[must_use]
     pub fn guided(mut self, step: &Step) -> Self {
         if let Some(gradient) = self.gradient.take() {
-            let weight = (1.0 - step.alpha_bar) / step.alpha_bar.sqrt();
-            self.x_0 = self.x_0 + gradient * weight;
+            let shift = gradient * ((1.0 - step.alpha_bar) / step.alpha_bar.sqrt());
+            self.unclamped = self.unclamped.map(|unclamped| unclamped + shift.clone());
+            self.x_0 = self.x_0 + shift;
             if let Some(limit) = self.limit {
                 self.x_0 = self.x_0.clamp(-limit, limit);
             }
@@ -90,8 +94,18 @@ impl<const D: usize> Prediction<D> {
 
     /// The noise in `x_t` if this prediction is the clean sample: (x_t − √ᾱ·x_0) / √(1 − ᾱ).
     pub fn epsilon(&self, x_t: Tensor<D>, step: &Step) -> Tensor<D> {
-        (x_t - self.x_0.clone() * step.alpha_bar.sqrt()) / (1.0 - step.alpha_bar).sqrt()
+        noise_beside(&self.x_0, x_t, step)
     }
+
+    /// The noise that was predicted, which clamping did not change.
+    pub(crate) fn unclamped_epsilon(&self, x_t: Tensor<D>, step: &Step) -> Tensor<D> {
+        noise_beside(self.unclamped.as_ref().unwrap_or(&self.x_0), x_t, step)
+    }
+}
+
+/// (x_t − √ᾱ·x_0) / √(1 − ᾱ).
+fn noise_beside<const D: usize>(x_0: &Tensor<D>, x_t: Tensor<D>, step: &Step) -> Tensor<D> {
+    (x_t - x_0.clone() * step.alpha_bar.sqrt()) / (1.0 - step.alpha_bar).sqrt()
 }
 
 impl<const D: usize> Prediction<D> {

@@ -98,5 +98,6 @@ fn without_graph<const D: usize>(prediction: Prediction<D>) -> Prediction<D> {
         log_variance: prediction.log_variance.map(Tensor::inner),
         gradient: prediction.gradient.map(Tensor::inner),
         limit: prediction.limit,
+        unclamped: prediction.unclamped.map(Tensor::inner),
     }
 }

@@ -168,9 +168,10 @@ impl DecoderConfig {
             let expected = format!("1 to {MAX_CHANNELS}");
             return Err(InvalidSetting::new("channels", self.channels, expected));
         }
+        // what follows computes with its sizes
+        self.unet.validate().map_err(|error| error.within("unet"))?;
         self.check_captions()?;
         self.check_augmentation()?;
-        self.unet.validate().map_err(|error| error.within("unet"))?;
         if let Some(LayoutConfig { side, channels, d_hidden }) = self.layout {
             check::size("layout.side", side)?;
             check::size("layout.channels", channels)?;

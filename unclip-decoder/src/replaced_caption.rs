@@ -5,8 +5,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 use unclip_core::{ImageEmbedding, TextEmbedding};
-use unclip_nn::Context;
 use unclip_nn::ops::{gelu, linear};
+use unclip_nn::{Context, with_learned_padding};
 
 use crate::DecoderConfig;
 use crate::condition::{Bound, Condition};
@@ -95,15 +95,6 @@ impl CaptionTokens {
         let [_, positions, width] = null.dims();
         let Some(text) = text else { return null.expand([rows, positions, width]) };
         let tokens = linear(&self.text_to_cond, text.tokens.clone()).cast(DType::F32);
-        let read = tokens.dims()[1].min(positions);
-        let is_token = text.mask.clone().narrow(1, 0, read).unsqueeze_dim::<3>(2);
-        let is_token = is_token.expand([rows, read, width]);
-        let first = null.clone().narrow(1, 0, read).expand([rows, read, width]);
-        let first = first.mask_where(is_token, tokens.narrow(1, 0, read));
-        if read == positions {
-            return first;
-        }
-        let rest = null.narrow(1, read, positions - read).expand([rows, positions - read, width]);
-        Tensor::cat(vec![first, rest], 1)
+        with_learned_padding(null, tokens, &text.mask)
     }
 }

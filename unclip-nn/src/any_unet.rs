@@ -55,7 +55,7 @@ impl From<LaionUNetConfig> for AnyUNetConfig {
 
 impl<'de> Deserialize<'de> for AnyUNetConfig {
     /// One family has a field that the other lacks; a derived implementation would try one after the
-    /// other, and of sizes that fit neither say no more than that.
+    /// other, and of sizes that fit neither say no more than that. A repeated field is not noticed here.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = serde_json::Value::deserialize(deserializer)?;
         let config = if fields.get("time_tokens").is_some() {
@@ -100,14 +100,6 @@ impl AnyUNetConfig {
 
     /// The sizes of a U-Net of ADM's family.
     pub fn adm(&self) -> Option<&UNetConfig> {
-        match self {
-            Self::Adm(config) => Some(config),
-            Self::Laion(_) => None,
-        }
-    }
-
-    /// The same, to be changed.
-    pub fn adm_mut(&mut self) -> Option<&mut UNetConfig> {
         match self {
             Self::Adm(config) => Some(config),
             Self::Laion(_) => None,

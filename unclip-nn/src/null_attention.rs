@@ -8,8 +8,28 @@ use burn::tensor::{DType, Device, Tensor};
 use crate::GainNorm;
 use crate::ops::{attend, linear};
 
-/// What cosines of queries and keys are multiplied by.
-const COSINE_SCALE: f64 = 16.0;
+/// How queries and keys are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// By their product over √d_head.
+    Product,
+    /// By their product over d_head: DALLE2-pytorch, since 1.3, scales queries once before all else, and
+    /// queries and keys once more.
+    ProductTwice,
+    /// By their cosine times 16.
+    Cosine,
+}
+
+impl Comparison {
+    /// What the product of queries and keys, or of their directions, is multiplied by.
+    fn scale(self, d_head: usize) -> f64 {
+        match self {
+            Self::Product => (d_head as f64).powf(-0.5),
+            Self::ProductTwice => 1.0 / d_head as f64,
+            Self::Cosine => 16.0,
+        }
+    }
+}
 
 /// Sizes of a [`NullAttention`], and how it compares.
 #[derive(Debug, Clone, Copy)]
@@ -23,9 +43,8 @@ pub struct NullAttentionConfig {
     pub n_heads: usize,
     /// Width of a head.
     pub d_head: usize,
-    /// Whether queries and keys are compared by their cosine, which is multiplied by 16, instead of by
-    /// their product.
-    pub cosine: bool,
+    /// How queries and keys are compared.
+    pub comparison: Comparison,
 }
 
 /// norm, attention to other tokens and to nothing, norm.
@@ -40,7 +59,8 @@ pub struct NullAttention {
     n_heads: usize,
     d_head: usize,
     shares_keys: bool,
-    cosine: bool,
+    #[module(skip)]
+    comparison: Comparison,
 }
 
 /// Queries, keys and values, head by head.
@@ -57,7 +77,7 @@ pub struct Projected {
 impl NullAttentionConfig {
     /// The layer, with fresh weights.
     pub fn init(&self, device: &Device) -> NullAttention {
-        let Self { d_model, d_context, n_heads, d_head, cosine } = *self;
+        let Self { d_model, d_context, n_heads, d_head, comparison } = *self;
         let plain = |d_in, d_out| LinearConfig::new(d_in, d_out).with_bias(false).init(device);
         let shares_keys = d_context.is_none();
         let kv_heads = if shares_keys { 1 } else { n_heads };
@@ -71,7 +91,7 @@ impl NullAttentionConfig {
             n_heads,
             d_head,
             shares_keys,
-            cosine,
+            comparison,
         }
     }
 }
@@ -117,25 +137,18 @@ impl NullAttention {
         let null = self.null_kv.val().cast(keys.dtype());
         let keys = self.with_null(null.clone().narrow(0, 0, 1), keys);
         let values = self.with_null(null.narrow(0, 1, 1), values);
-        let (queries, keys) =
-            if self.cosine { (unit(queries), unit(keys)) } else { (queries, keys) };
-        let queries = queries * (self.scale() * (self.d_head as f64).sqrt());
+        let (queries, keys) = match self.comparison {
+            Comparison::Cosine => (unit(queries), unit(keys)),
+            Comparison::Product | Comparison::ProductTwice => (queries, keys),
+        };
+        // what follows divides by √d_head
+        let scale = self.comparison.scale(self.d_head) * (self.d_head as f64).sqrt();
+        let queries = queries * scale;
         let out = match bias {
             None => self.attend_plain(queries, keys, values),
             Some(bias) => self.attend_biased(queries, keys, values, bias),
         };
         self.out_norm.forward(linear(&self.to_out, out))
-    }
-
-    /// What products of queries and keys are multiplied by. Where heads share keys, the reference
-    /// scales queries before all else, and both once more.
-    fn scale(&self) -> f64 {
-        let own = (self.d_head as f64).powf(-0.5);
-        match (self.cosine, self.shares_keys) {
-            (true, _) => COSINE_SCALE,
-            (false, false) => own,
-            (false, true) => own * own,
-        }
     }
 
     /// A learned key or value, `[1, d_head]`, before the others of every head.

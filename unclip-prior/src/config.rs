@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use unclip_core::{DiffusionConfig, InvalidSetting, check_guidance_scale};
-use unclip_nn::{Activation, TransformerConfig, check};
+use unclip_nn::{Activation, LaionRelease, TransformerConfig, check};
 
 /// Sizes of a [`DiffusionPrior`](crate::DiffusionPrior), and how it denoises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct DiffusionPriorConfig {
     pub d_embedding: usize,
     /// Width of the text tower's token states.
     pub d_text: usize,
-    /// Number of text tokens; the sequence has four more.
+    /// Number of text tokens; the sequence has four more, or what `laion` says.
     pub context_length: usize,
     /// The transformer.
     pub transformer: TransformerConfig,
@@ -53,6 +53,11 @@ impl DiffusionPriorConfig {
         self.laion.is_some()
     }
 
+    /// Whether it can be led away from no caption. Early priors of DALLE2-pytorch cannot.
+    pub fn can_be_guided(&self) -> bool {
+        self.laion.as_ref().is_none_or(|it| it.release == LaionRelease::V1_15)
+    }
+
     fn check_transformer(&self) -> Result<(), InvalidSetting> {
         let gated = self.transformer.activation == Activation::Swiglu;
         if gated != self.laion.is_some() {
@@ -73,6 +78,10 @@ impl DiffusionPriorConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaionPriorConfig {
+    /// Of which releases of DALLE2-pytorch it is. Of the earlier ones, nothing is learned that stands for
+    /// no caption, and there is no guidance.
+    #[serde(default, skip_serializing_if = "LaionRelease::is_late")]
+    pub release: LaionRelease,
     /// Width of a head.
     pub d_head: usize,
     /// Positions of the caption in the sequence; a caption that is shorter is filled up by learned
@@ -115,7 +124,9 @@ impl LaionPriorConfig {
         for (field, size) in sizes {
             check::size(field, size)?;
         }
-        check::multiple("laion.d_head", self.d_head, "the pairs that are rotated", 2)?;
+        if self.rotary {
+            check::multiple("laion.d_head", self.d_head, "the pairs that are rotated", 2)?;
+        }
         InvalidSetting::check_range("laion.scale", self.scale, 1e-6, 1e6)?;
         let width = of.transformer.d_model;
         check::multiple("transformer.d_model", width, "the halves of the sinusoids", 2)?;
@@ -124,6 +135,11 @@ impl LaionPriorConfig {
         }
         check::equal("d_embedding", of.d_embedding, width)?;
         check::equal("d_text", of.d_text, width)?;
+        if !of.can_be_guided() && of.diffusion.guidance_scale != 1.0 {
+            let expected = "1: a prior of these releases knows no guidance";
+            let found = of.diffusion.guidance_scale;
+            return Err(InvalidSetting::new("diffusion.guidance_scale", found, expected));
+        }
         if of.principal_components {
             let expected = "false: a prior of DALLE2-pytorch does not whiten";
             return Err(InvalidSetting::new("principal_components", true, expected));

@@ -17,7 +17,7 @@ use crate::laion::LaionPrior;
 pub enum DiffusionPrior {
     /// The paper's, which samples whitened embeddings (Karlo, Kandinsky).
     Karlo(KarloPrior),
-    /// That of DALLE2-pytorch, which samples embeddings of length √d_embedding.
+    /// That of DALLE2-pytorch, which samples embeddings of length 1 times a scale.
     Laion(LaionPrior),
 }
 
@@ -129,7 +129,7 @@ impl DiffusionPrior {
     }
 
     /// Image embeddings as they are sampled: with mean 0 and variance 1 in each direction, or of
-    /// length √d_embedding.
+    /// length 1 times a scale.
     pub fn whiten(&self, embedding: &ImageEmbedding) -> Tensor<2> {
         match self {
             Self::Karlo(prior) => prior.whiten(embedding),

@@ -50,6 +50,7 @@ fn tower(n_layers: usize) -> TransformerConfig {
 pub fn text_encoder(vocab_size: usize) -> TextEncoderConfig {
     TextEncoderConfig {
         unit_length: false,
+        padding: None,
         vocab_size,
         context_length: CONTEXT_LENGTH,
         d_embedding: D_EMBEDDING,

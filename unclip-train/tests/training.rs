@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use unclip_core::{InvalidSetting, VarianceType};
+use unclip_nn::UNetConfig;
 use unclip_shapes::ShapesWorld;
 use unclip_train::data::Draws;
 use unclip_train::objective::{ClipTowers, Objective, Source, UpsamplerObjective};
@@ -228,7 +229,8 @@ fn upsampler(
     let mut config = recipe::upsamplers()[0].clone();
     config.factor = 2;
     config.residual = false;
-    config.unet.adm_mut().unwrap().block_out_channels = vec![4, 4];
+    let own = config.unet.adm().unwrap().clone();
+    config.unet = UNetConfig { block_out_channels: vec![4, 4], ..own }.into();
     edit(&mut config);
     config.validate().unwrap();
     let source = Source { world: ShapesWorld::new(1), batch: 2, seed: 3, device: Device::flex() };
@@ -239,7 +241,8 @@ fn upsampler(
 fn an_upsampler_may_learn_its_variance() {
     let learned = |config: &mut UpsamplerConfig| {
         config.diffusion.variance = VarianceType::LearnedRange;
-        config.unet.adm_mut().unwrap().out_channels = 6;
+        let own = config.unet.adm().unwrap().clone();
+        config.unet = UNetConfig { out_channels: 6, ..own }.into();
     };
     let (objective, config) = upsampler(learned).unwrap();
     let device = Device::flex().autodiff();

@@ -142,6 +142,7 @@ pub(in crate::layouts) fn text_encoder(
     fields.ignore(&["projection_dim"]);
     let config = TextEncoderConfig {
         unit_length: false,
+        padding: None,
         logit_scale: TextEncoderConfig::MOST,
         transformer,
         vocab_size: fields.take("vocab_size")?,

@@ -102,6 +102,7 @@ fn text_encoder(folder: &Path) -> Result<(TextEncoderConfig, u32), LoadError> {
     fields.expect("transformerDimensions", d_model)?;
     let config = TextEncoderConfig {
         unit_length: false,
+        padding: None,
         logit_scale: TextEncoderConfig::MOST,
         transformer: TransformerConfig {
             d_model,

@@ -40,6 +40,7 @@ pub(super) fn text_encoder(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, Loa
     let [d_embedding, _] = shapes.sides("transformer_proj.weight")?;
     Ok(TextEncoderConfig {
         unit_length: false,
+        padding: None,
         vocab_size,
         context_length,
         tower: TextTower::Glide,

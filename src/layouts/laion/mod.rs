@@ -14,6 +14,7 @@
 mod names;
 mod network;
 mod prior;
+mod release;
 mod schedules;
 mod unets;
 
@@ -63,10 +64,9 @@ impl Layout for Laion {
         if !folder.join(DECODER).is_dir() {
             return Err(missing(folder, DECODER));
         }
-        let mut read = Cascade::open(&folder.join(DECODER))?;
-        let mut prior = PriorFields::read(folder)?;
-        let clip = prior.as_mut().and_then(|it| it.clip.take()).or(read.clip.take());
-        let clip = clip.unwrap_or_else(|| CLIP.into()).replace(['/', '@'], "-");
+        let read = Cascade::open(&folder.join(DECODER))?;
+        let prior = PriorFields::read(folder)?;
+        let clip = one_clip(prior.as_ref(), &read)?.replace(['/', '@'], "-");
         let text = text(folder, &clip, options)?;
         let context_length = text.encoder.manifest.config.context_length;
         let upsamplers = if folder.join(UPSAMPLER).symlink_metadata().is_ok() {
@@ -96,6 +96,42 @@ fn text(folder: &Path, clip: &str, options: &OpenOptions) -> Result<TextFiles, E
     Ok(TextFiles { tokenizer: Tokenizer::from_folder(&words, reading)?, words, encoder })
 }
 
+/// The CLIP that prior and decoder name, if they do.
+fn one_clip<'a>(
+    prior: Option<&'a PriorFields>,
+    decoder: &'a Cascade,
+) -> Result<&'a str, LoadError> {
+    match (prior.and_then(|it| it.clip.as_deref()), decoder.clip.as_deref()) {
+        (Some(prior), Some(own)) if prior != own => {
+            let expected = format!("{prior}, which the prior's configuration names");
+            Err(refused(&decoder.path(), "decoder.clip.model", own, expected))
+        }
+        (first, second) => Ok(first.or(second).unwrap_or(CLIP)),
+    }
+}
+
+/// The error for a field of a configuration.
+fn refused(
+    path: &Path,
+    field: &str,
+    found: impl ToString,
+    expected: impl Into<String>,
+) -> LoadError {
+    let source = InvalidSetting::new(field, found.to_string(), expected.into());
+    LoadError::Config { path: path.into(), source }
+}
+
+/// A stage's configuration.
+fn configuration(folder: &Path, name: &str) -> Result<Fields, LoadError> {
+    let path = folder.join(name);
+    if path.symlink_metadata().is_err() {
+        let expected = "the configuration that belongs to the weights, under this name; newer \
+                        checkpoints hold it, and tools/convert_pickle.py writes it";
+        return Err(refused(folder, name, "absent", expected));
+    }
+    Fields::read(&path, None)
+}
+
 /// A prior's configuration, and the name of its CLIP if it gives one.
 struct PriorFields {
     folder: PathBuf,
@@ -110,7 +146,7 @@ impl PriorFields {
         if folder.symlink_metadata().is_err() {
             return Ok(None);
         }
-        let mut fields = Fields::read(&folder.join(PRIOR_CONFIG), None)?.object("prior")?;
+        let mut fields = configuration(&folder, PRIOR_CONFIG)?.object("prior")?;
         let clip = clip_of(&mut fields)?;
         Ok(Some(Self { folder, fields, clip }))
     }
@@ -118,8 +154,11 @@ impl PriorFields {
     /// The prior, whose captions have so many tokens.
     fn open(self, context_length: usize) -> Result<StageFiles<DiffusionPriorConfig>, LoadError> {
         let path = self.fields.path().to_path_buf();
-        let config = prior::config(self.fields, context_length)?;
-        let weights = names::prior(stage_weights(&self.folder)?)?;
+        let weights = stage_weights(&self.folder)?;
+        let config = prior::config(self.fields, context_length, release::of_prior(&weights)?)?;
+        let of_weights = (path.as_path(), "prior.");
+        schedules::check(&weights, "noise_scheduler.betas", &config.diffusion, of_weights)?;
+        let weights = names::prior(weights, &config)?;
         stage(&path, config, weights, ("prior.", &prior::NAMES))
     }
 }
@@ -134,7 +173,8 @@ fn clip_of(fields: &mut Fields) -> Result<Option<String>, LoadError> {
     clip.ignore(&["base_model_kwargs"]);
     let model: String = clip.take_or("model", CLIP.into())?;
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-_/@".contains(c);
-    if !model.chars().all(is_name) {
+    let is_word = model.starts_with(|c: char| c.is_ascii_alphanumeric()) && model.len() < 64;
+    if !is_word || !model.chars().all(is_name) {
         return Err(clip.error("model", model, "the name of one of OpenAI's models"));
     }
     clip.finish()?;
@@ -143,11 +183,17 @@ fn clip_of(fields: &mut Fields) -> Result<Option<String>, LoadError> {
 
 /// The file of weights in a stage's folder.
 fn stage_weights(folder: &Path) -> Result<Weights, LoadError> {
-    let name = WEIGHTS.iter().find(|name| is_there(folder, name)).unwrap_or(&WEIGHTS[0]);
-    weights(folder, name)
+    match WEIGHTS.iter().find(|name| is_there(folder, name)) {
+        Some(name) => weights(folder, name),
+        None => {
+            let expected = "latest.safetensors, or best.safetensors, as tools/convert_pickle.py \
+                            writes it";
+            Err(refused(folder, "weights", "absent", expected))
+        }
+    }
 }
 
-/// A stage. `names` are those of the configuration for ours, in its objects `within`.
+/// A stage. `names` are those of the configuration for ours: from its root, or in its object `within`.
 fn stage<T: StageConfig>(
     path: &Path,
     config: T,
@@ -157,7 +203,11 @@ fn stage<T: StageConfig>(
     StageFiles::of(path, config, weights).map_err(|error| match error {
         LoadError::Config { path, source } => {
             let name = names.iter().find(|(ours, _)| *ours == flat(&source.name));
-            let theirs = |(_, theirs): &(&str, &str)| format!("{within}{theirs}");
+            // those with a dot are named from the root
+            let theirs = |(_, theirs): &(&str, &str)| {
+                let within = if theirs.contains('.') { "" } else { within };
+                format!("{within}{theirs}")
+            };
             let name = name.map_or(source.name.clone(), theirs);
             LoadError::Config { path, source: InvalidSetting { name, ..source } }
         }
@@ -175,10 +225,16 @@ struct Cascade {
 
 impl Cascade {
     fn open(folder: &Path) -> Result<Self, Error> {
-        let path = folder.join(DECODER_CONFIG);
-        let mut fields = Fields::read(&path, None)?.object("decoder")?;
+        let mut fields = configuration(folder, DECODER_CONFIG)?.object("decoder")?;
         let clip = clip_of(&mut fields)?;
-        let unets = unets::unets(fields)?;
+        let weights = stage_weights(folder)?;
+        let unets = unets::unets(fields, |place| release::of_unet(&weights, place))?;
+        let path = folder.join(DECODER_CONFIG);
+        names::check_unets(&weights, unets.len(), &path)?;
+        for (place, unet) in unets.iter().enumerate() {
+            let betas = format!("noise_schedulers.{place}.betas");
+            schedules::check(&weights, &betas, unet.diffusion(), (&path, "decoder."))?;
+        }
         let sides = unets.iter().map(|it| it.side).collect();
         Ok(Self { folder: folder.into(), unets, sides, clip })
     }
@@ -199,19 +255,16 @@ impl Cascade {
     /// decoder draws.
     fn upsamplers(&self, above: Option<usize>) -> Result<Vec<Upsampling>, Error> {
         let path = self.path();
-        let refused = |field: &str, found: String, expected: String| LoadError::Config {
-            path: path.clone(),
-            source: InvalidSetting::new(field, found, expected),
-        };
         if let Some(above) = above {
             if self.sides.len() < 2 {
-                let expected = "at least 2: the first is not read, and the others enlarge";
-                return Err(refused("decoder.unets", "1".into(), expected.into()).into());
+                let expected =
+                    "one U-Net that is not read, as if it drew, and those that enlarge after it";
+                return Err(refused(&path, "decoder.unets", "a list of one", expected).into());
             }
             if self.sides[0] != above {
-                let (found, field) = (self.sides[0].to_string(), "decoder.image_sizes.0");
+                let (found, field) = (self.sides[0], "decoder.image_sizes.0");
                 let expected = format!("{above}, which the decoder draws");
-                return Err(refused(field, found, expected).into());
+                return Err(refused(&path, field, found, expected).into());
             }
         }
         let pairs = self.sides.windows(2).zip(&self.unets[1..]).enumerate();

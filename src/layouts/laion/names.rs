@@ -1,7 +1,12 @@
 //! Names of DALLE2-pytorch's tensors.
 
-use unclip_nn::checkpoint::{LoadError, Part, Weights};
+use std::path::Path;
 
+use unclip_nn::checkpoint::{LoadError, Part, Weights};
+use unclip_prior::DiffusionPriorConfig;
+
+use super::refused;
+use super::release::early_halvings;
 use crate::layouts::layout::find;
 
 /// Names of a prior's tensors below `net.` outside the blocks.
@@ -63,10 +68,13 @@ fn whole(name: String) -> Vec<(String, Part)> {
 ///
 /// # Errors
 /// A name that is given twice.
-pub(super) fn prior(weights: Weights) -> Result<Weights, LoadError> {
+pub(super) fn prior(weights: Weights, config: &DiffusionPriorConfig) -> Result<Weights, LoadError> {
+    let rotates = config.laion.as_ref().is_some_and(|it| it.rotary);
     weights.renamed(|key, _| {
-        // the rotations' frequencies are a constant
-        if is_beside(key) || key.contains(".rotary_emb.") {
+        // the rotations' frequencies are a constant, once for all blocks and once in each
+        let is_frequencies =
+            key.starts_with("net.causal_transformer.") && key.ends_with(".rotary_emb.freqs");
+        if is_beside(key) || (rotates && is_frequencies) {
             return Vec::new();
         }
         whole(key.strip_prefix("net.").and_then(in_prior).unwrap_or_else(|| key.into()))
@@ -74,10 +82,16 @@ pub(super) fn prior(weights: Weights) -> Result<Weights, LoadError> {
 }
 
 fn in_prior(key: &str) -> Option<String> {
-    const OWN: [&str; 4] =
-        ["learned_query", "null_text_encodings", "null_text_embeds", "null_image_embed"];
-    if OWN.contains(&key) {
-        return Some(key.into());
+    // under their names of today, and of the earlier releases
+    const OWN: [(&str, &str); 5] = [
+        ("learned_query", "learned_query"),
+        ("null_text_encodings", "null_text_encodings"),
+        ("null_text_embed", "null_text_encodings"),
+        ("null_text_embeds", "nothing.null_text_embeds"),
+        ("null_image_embed", "nothing.null_image_embed"),
+    ];
+    if let Some(own) = find(&OWN, key) {
+        return Some(own.into());
     }
     if let Some(rest) = key.strip_prefix("causal_transformer.layers.") {
         let (layer, module) = rest.split_once('.')?;
@@ -94,6 +108,29 @@ fn in_prior(key: &str) -> Option<String> {
     Some(if is_table { module.into() } else { format!("{module}.{leaf}") })
 }
 
+/// Checks that the weights hold no U-Net beside the `n` of the configuration.
+///
+/// # Errors
+/// One that is beyond these.
+pub(super) fn check_unets(weights: &Weights, n: usize, path: &Path) -> Result<(), LoadError> {
+    let is_known = |key: &String| match key.strip_prefix("unets.").map(|rest| rest.split_once('.'))
+    {
+        None => true,
+        Some(place) => {
+            let place = place.and_then(|(place, _)| place.parse::<usize>().ok());
+            place.is_some_and(|place| place < n)
+        }
+    };
+    match weights.keys().iter().find(|key| !is_known(key)) {
+        None => Ok(()),
+        Some(key) => {
+            let found = format!("a list of {n}");
+            let expected = format!("one for every U-Net of the weights, in which {key} stands");
+            Err(refused(path, "decoder.unets", found, expected))
+        }
+    }
+}
+
 /// The U-Net at this place of a decoder's file. Vectors that stand for what it does not read are left
 /// out.
 ///
@@ -105,6 +142,7 @@ pub(super) fn unet(
     reads_captions: bool,
 ) -> Result<Weights, LoadError> {
     let own = format!("unets.{place}.");
+    let halvings = early_halvings(&weights, place);
     weights.renamed(|key, shape| {
         let Some(rest) = key.strip_prefix(own.as_str()) else {
             let is_other = is_beside(key) || key.starts_with("unets.");
@@ -115,7 +153,8 @@ pub(super) fn unet(
         if is_unread {
             return Vec::new();
         }
-        match in_unet(rest) {
+        let halves = rest.rsplit_once('.').is_some_and(|(module, _)| halvings.contains(module));
+        match in_unet(rest, halves) {
             // the gains of channels have the rank of pictures
             Some(name) if name.ends_with(".g") && shape.len() == 4 => {
                 let shape = Some(vec![shape.iter().product()]);
@@ -127,7 +166,8 @@ pub(super) fn unet(
     })
 }
 
-fn in_unet(key: &str) -> Option<String> {
+/// A tensor of a U-Net; whether its module halves pictures as in the early releases.
+fn in_unet(key: &str, halves: bool) -> Option<String> {
     if NULL_IMAGES.contains(&key) {
         return Some(key.into());
     }
@@ -148,20 +188,20 @@ fn in_unet(key: &str) -> Option<String> {
         "mid_attn" => format!("mid_attn.{}", in_attention(rest.strip_prefix("fn.fn.")?)?),
         "downs" | "ups" => {
             let (level, rest) = rest.split_once('.')?;
-            format!("{first}.{level}.{}", in_level(first == "downs", rest)?)
+            format!("{first}.{level}.{}", in_level(first == "downs", rest, halves)?)
         }
         _ => return None,
     })
 }
 
 /// A tensor of a level.
-fn in_level(is_down: bool, key: &str) -> Option<String> {
+fn in_level(is_down: bool, key: &str, halves: bool) -> Option<String> {
     let (place, rest) = key.split_once('.')?;
     let leaf = |after: &str| rest.strip_prefix(after).filter(|leaf| !leaf.contains('.'));
     // the way up has nothing before its first block
-    let place = place.parse::<usize>().ok()? + usize::from(!is_down);
+    let place = place.parse::<usize>().ok()?.checked_add(usize::from(!is_down))?;
     Some(match place {
-        0 => format!("before.{}", leaf("1.")?),
+        0 => format!("before.conv.{}", leaf("1.").or_else(|| leaf(""))?),
         1 => format!("first.{}", in_block(rest)?),
         2 => {
             let (block, rest) = rest.split_once('.')?;
@@ -171,7 +211,10 @@ fn in_level(is_down: bool, key: &str) -> Option<String> {
             Some(rest) => format!("attention.full.{}", in_attention(rest)?),
             None => format!("attention.linear.{}", in_attention(rest.strip_prefix("fn.")?)?),
         },
-        4 if is_down => format!("after.{}", leaf("1.").or_else(|| leaf(""))?),
+        4 if is_down => match leaf("1.") {
+            Some(leaf) => format!("halving.conv.{leaf}"),
+            None => format!("{}.{}", if halves { "halving.conv" } else { "after" }, leaf("")?),
+        },
         4 => format!("doubling.conv.{}", leaf("net.0.").or_else(|| leaf("1."))?),
         _ => return None,
     })
@@ -188,6 +231,8 @@ fn in_block(key: &str) -> Option<String> {
         ("res_conv", "res_conv"),
     ];
     if let Some(rest) = key.strip_prefix("cross_attn.") {
+        // as it was called up to 1.12
+        let rest = rest.strip_prefix("fn.").unwrap_or(rest);
         return Some(format!("cross_attn.{}", in_attention(rest)?));
     }
     let (module, leaf) = key.rsplit_once('.')?;

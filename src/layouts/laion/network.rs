@@ -5,13 +5,13 @@ use serde::de::DeserializeOwned;
 use unclip_core::DiffusionConfig;
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{LaionUNetConfig, LevelAttention};
+use unclip_nn::{LaionRelease, LaionUNetConfig, LevelAttention};
 
 use crate::layouts::diffusers::fields::Fields;
 
 /// A value for all U-Nets, or one for each.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "one value, or a list of such")]
 pub(super) enum Each<T> {
     Same(T),
     Own(Vec<T>),
@@ -25,13 +25,36 @@ impl<T: Clone> Each<T> {
             Self::Own(values) => values.get(place).cloned(),
         }
     }
+
+    /// Whether any of the values is of a kind.
+    pub(super) fn any(&self, is: impl Fn(&T) -> bool) -> bool {
+        match self {
+            Self::Same(value) => is(value),
+            Self::Own(values) => values.iter().any(is),
+        }
+    }
+
+    /// Reads a field, of which there is one value, or one for each of `n`.
+    pub(super) fn of(fields: &mut Fields, name: &str, n: usize) -> Result<Option<Self>, LoadError>
+    where
+        T: DeserializeOwned,
+    {
+        let each: Option<Self> = fields.take_optional(name)?;
+        match &each {
+            Some(Self::Own(own)) if own.len() != n => {
+                let expected = format!("one value, or one for each of {n}");
+                Err(fields.error(name, format!("a list of {}", own.len()), &expected))
+            }
+            _ => Ok(each),
+        }
+    }
 }
 
 /// The sizes of a U-Net for pictures of this side, whose output is what this diffusion asks for.
 pub(super) fn network(
     fields: &mut Fields,
     image_size: usize,
-    diffusion: &DiffusionConfig,
+    (diffusion, release): (&DiffusionConfig, LaionRelease),
 ) -> Result<LaionUNetConfig, LoadError> {
     let channels: usize = fields.take("dim")?;
     let multiples: Vec<usize> = fields.take_or("dim_mults", vec![1, 2, 4, 8])?;
@@ -39,12 +62,16 @@ pub(super) fn network(
     if levels == 0 {
         return Err(fields.error("dim_mults", "[]", "at least one level"));
     }
-    fields.expect("init_dim", channels)?;
+    if let Some(found) = fields.take_optional::<usize>("init_dim")?.filter(|it| *it != channels) {
+        let expected = format!("{channels}, which is dim");
+        return Err(fields.error("init_dim", found, &expected));
+    }
     Ok(LaionUNetConfig {
         image_size,
         in_channels: PICTURE_CHANNELS,
         read_again: 0,
         out_channels: diffusion.output_channels(PICTURE_CHANNELS),
+        release,
         channels,
         block_out_channels: multiples.iter().map(|m| m.saturating_mul(channels)).collect(),
         num_res_blocks: of_levels(fields, "num_resnet_blocks", 2, levels)?,
@@ -72,13 +99,7 @@ fn of_levels<T: Clone + DeserializeOwned>(
     absent: T,
     levels: usize,
 ) -> Result<Vec<T>, LoadError> {
-    let each: Each<T> = fields.take_or(name, Each::Same(absent))?;
-    if let Each::Own(own) = &each
-        && own.len() != levels
-    {
-        let expected = format!("one value, or one for each of the {levels} levels");
-        return Err(fields.error(name, format!("a list of {}", own.len()), &expected));
-    }
+    let each = Each::of(fields, name, levels)?.unwrap_or(Each::Same(absent));
     Ok((0..levels).filter_map(|level| each.at(level)).collect())
 }
 

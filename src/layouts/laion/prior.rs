@@ -3,32 +3,35 @@
 use serde_json::json;
 use unclip_core::{Ddpm, DiffusionConfig, EarlyDdim, SamplerKind, Spacing};
 use unclip_nn::checkpoint::LoadError;
-use unclip_nn::{Activation, LayerNorm, TransformerConfig};
+use unclip_nn::{Activation, LaionRelease, LayerNorm, TransformerConfig};
 use unclip_prior::{DiffusionPriorConfig, LaionPriorConfig};
 
 use super::schedules::{betas, prediction};
 use crate::layouts::diffusers::fields::Fields;
 
 /// Fields of ours, and theirs.
-pub(super) const NAMES: [(&str, &str); 9] = [
-    ("d_model", "net.dim"),
-    ("n_layers", "net.depth"),
-    ("n_heads", "net.heads"),
-    ("d_head", "net.dim_head"),
-    ("d_hidden", "net.ff_mult"),
-    ("text_positions", "net.max_text_len"),
+pub(super) const NAMES: [(&str, &str); 15] = [
+    ("d_text", "prior.net.dim"),
+    ("text_tokens", "prior.net.num_text_embeds"),
+    ("time_tokens", "prior.net.num_time_embeds"),
+    ("image_tokens", "prior.net.num_image_embeds"),
+    ("scale", "image_embed_scale"),
+    ("guidance_scale", "cond_drop_prob"),
+    ("d_model", "prior.net.dim"),
+    ("n_layers", "prior.net.depth"),
+    ("n_heads", "prior.net.heads"),
+    ("d_head", "prior.net.dim_head"),
+    ("d_hidden", "prior.net.ff_mult"),
+    ("text_positions", "prior.net.max_text_len"),
     ("d_embedding", "image_embed_dim"),
     ("num_train_timesteps", "timesteps"),
     ("steps", "sample_timesteps"),
 ];
 
 /// What says nothing about a prior that draws: how it was trained, and the pictures of its CLIP.
-const TRAINING: [&str; 8] = [
+const TRAINING: [&str; 5] = [
     "image_size",
     "image_channels",
-    "cond_drop_prob",
-    "text_cond_drop_prob",
-    "image_cond_drop_prob",
     "loss_type",
     "training_clamp_l2norm",
     "clip_adapter_overrides",
@@ -38,6 +41,7 @@ const TRAINING: [&str; 8] = [
 pub(super) fn config(
     mut fields: Fields,
     context_length: usize,
+    release: LaionRelease,
 ) -> Result<DiffusionPriorConfig, LoadError> {
     fields.ignore(&TRAINING);
     fields.expect_all([
@@ -52,11 +56,14 @@ pub(super) fn config(
         let expected = format!("{d_embedding}, which is net.dim");
         return Err(fields.error("image_embed_dim", width, &expected));
     }
-    let diffusion = diffusion(&mut fields)?;
+    // how often training left the condition out says nothing of the prior but whether it can be guided
+    fields.ignore(&["cond_drop_prob", "text_cond_drop_prob", "image_cond_drop_prob"]);
+    let diffusion = diffusion(&mut fields, release)?;
     let reads_tokens = fields.take_or("condition_on_text_encodings", true)?;
     let scale = fields.take_or("image_embed_scale", (d_embedding as f64).sqrt())?;
     let transformer = transformer(&mut net, d_embedding)?;
     let laion = LaionPriorConfig {
+        release,
         reads_tokens,
         scale,
         ..network(&mut net, diffusion.num_train_timesteps)?
@@ -95,6 +102,7 @@ fn network(net: &mut Fields, timesteps: usize) -> Result<LaionPriorConfig, LoadE
         return Err(net.error("num_timesteps", found, &expected));
     }
     let config = LaionPriorConfig {
+        release: LaionRelease::default(),
         d_head: net.take_or("dim_head", 64)?,
         text_positions: net.take("max_text_len")?,
         reads_tokens: true,
@@ -113,17 +121,26 @@ fn network(net: &mut Fields, timesteps: usize) -> Result<LaionPriorConfig, LoadE
     Ok(config)
 }
 
-fn diffusion(fields: &mut Fields) -> Result<DiffusionConfig, LoadError> {
+fn diffusion(fields: &mut Fields, release: LaionRelease) -> Result<DiffusionConfig, LoadError> {
     let timesteps: usize = fields.take_or("timesteps", 1000)?;
     let schedule: String = fields.take_or("beta_schedule", "cosine".into())?;
     let of_x_start = fields.take_or("predict_x_start", true)?;
     let of_v = fields.take_or("predict_v", false)?;
     let asked: Option<usize> = fields.take_optional("sample_timesteps")?;
     let (sampler, steps, spacing): (SamplerKind, usize, Spacing) = match asked {
-        // the first of the reference's points is the end
+        Some(few) if few < 2 => {
+            return Err(fields.error("sample_timesteps", few, "at least 2"));
+        }
+        Some(few) if few < timesteps && release.is_late() && !of_x_start => {
+            let expected =
+                format!("{timesteps}, by DDPM, of a prior that does not predict embeddings");
+            return Err(fields.error("sample_timesteps", few, &expected));
+        }
         Some(points) if points < timesteps => {
-            let spacing = Spacing::Between { with_first: true };
-            (EarlyDdim { eta: 1.0 }.into(), points.saturating_sub(1), spacing)
+            let with_first = release.is_late();
+            // the first of the later releases' points is the end
+            let steps = points - usize::from(with_first);
+            (EarlyDdim { eta: 1.0 }.into(), steps, Spacing::Between { with_first })
         }
         Some(more) if more > timesteps => {
             let expected = format!("at most {timesteps}");

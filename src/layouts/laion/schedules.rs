@@ -1,7 +1,9 @@
 //! Schedules of DALLE2-pytorch.
 
-use unclip_core::{BetaSchedule, Parameterization};
-use unclip_nn::checkpoint::LoadError;
+use std::path::Path;
+
+use unclip_core::{BetaSchedule, DiffusionConfig, InvalidSetting, Parameterization};
+use unclip_nn::checkpoint::{LoadError, Weights};
 
 use crate::layouts::diffusers::fields::Fields;
 
@@ -13,15 +15,60 @@ pub(super) fn betas(
 ) -> Result<BetaSchedule, LoadError> {
     let scale = 1000.0 / timesteps.max(1) as f64;
     let (start, end) = (scale * 0.0001, scale * 0.02);
-    if name != "cosine" && end >= 1.0 {
-        let expected = format!("more than 20 with the schedule {name}, which leaves no signal");
-        return Err(fields.error("timesteps", timesteps, &expected));
-    }
     match name {
         "cosine" => Ok(BetaSchedule::SquaredCosine),
+        "linear" | "quadratic" if end >= 1.0 => {
+            let expected =
+                format!("more than 20: with fewer, the schedule {name} ends in noise alone");
+            Err(fields.error("timesteps", timesteps, &expected))
+        }
         "linear" => Ok(BetaSchedule::Linear { start, end }),
         "quadratic" => Ok(BetaSchedule::ScaledLinear { start, end }),
         other => Err(fields.error("beta_schedule", other, "cosine, linear or quadratic")),
+    }
+}
+
+/// Farthest that β of a file may be from the schedule's: files in 16 bits round it.
+const TOLERANCE: f64 = 0.01;
+
+/// Checks a schedule against the β that stand under this name in the weights, if they do: the configuration
+/// and the weights may be of different files, and nothing else would tell.
+///
+/// # Errors
+/// Names the field of the object `within`; the weights cannot be read.
+pub(super) fn check(
+    weights: &Weights,
+    key: &str,
+    diffusion: &DiffusionConfig,
+    (path, within): (&Path, &str),
+) -> Result<(), LoadError> {
+    let refused = |field: &str, found: String, expected| {
+        let source = InvalidSetting::new(format!("{within}{field}"), found, expected);
+        LoadError::Config { path: path.into(), source }
+    };
+    let n = diffusion.num_train_timesteps;
+    let Some(stored) = weights.shape(key).map(|shape| shape.iter().product::<usize>()) else {
+        return Ok(());
+    };
+    if stored != n {
+        let expected = format!("{stored}, as many as {key} of the weights has");
+        return Err(refused("timesteps", n.to_string(), expected));
+    }
+    let own = diffusion.beta_schedule.betas(n).map_err(|source| {
+        let source = source.within(within.trim_end_matches('.'));
+        LoadError::Config { path: path.into(), source }
+    })?;
+    let found = weights.read(key)?.unwrap_or_default();
+    let is_far = |(own, found): (&f64, &f32)| (own - f64::from(*found)).abs() > TOLERANCE * own;
+    match own.iter().zip(&found).position(is_far) {
+        None => Ok(()),
+        Some(place) => {
+            let (kind, own) = (diffusion.beta_schedule, own[place]);
+            let expected =
+                format!("the one of {key} in the weights, which is {} there", found[place]);
+            let found = format!("{kind:?}, which is {own:.6} at timestep {place}");
+            Err(refused("beta_schedule", found, expected))
+        }
     }
 }
 

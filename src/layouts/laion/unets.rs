@@ -1,21 +1,33 @@
 //! The decoder's configuration: U-Nets, and how each is sampled.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use unclip_core::image::PICTURE_CHANNELS;
 use unclip_core::{
-    BetaSchedule, Ddim, Ddpm, DiffusionConfig, Parameterization, SamplerKind, Spacing, VarianceType,
+    BetaSchedule, Ddim, Ddpm, DiffusionConfig, EarlyDdim, Parameterization, SamplerKind, Spacing,
+    VarianceType,
 };
 use unclip_decoder::{CaptionKind, DecoderConfig};
-use unclip_nn::LaionUNetConfig;
 use unclip_nn::checkpoint::LoadError;
+use unclip_nn::{LaionRelease, LaionUNetConfig};
 use unclip_upsample::{Resize, UpsamplerConfig};
 
 use super::network::{Each, network};
+use super::refused;
 use super::schedules::{betas, prediction};
 use crate::layouts::diffusers::fields::Fields;
 
 /// Fields of ours, and theirs.
-pub(super) const NAMES: [(&str, &str); 9] = [
+pub(super) const NAMES: [(&str, &str); 17] = [
+    ("image_size", "decoder.image_sizes"),
+    ("factor", "decoder.image_sizes"),
+    ("num_train_timesteps", "decoder.timesteps"),
+    ("steps", "decoder.sample_timesteps"),
+    ("kernels", "init_cross_embed_kernel_sizes"),
+    ("last_kernel", "final_conv_kernel_size"),
+    ("d_embedding", "image_embed_dim"),
+    ("positions", "max_text_len"),
     ("channels", "dim"),
     ("block_out_channels", "dim_mults"),
     ("num_res_blocks", "num_resnet_blocks"),
@@ -31,10 +43,8 @@ pub(super) const NAMES: [(&str, &str); 9] = [
 const GUIDANCE: f64 = 1.7;
 
 /// What says nothing about a decoder that draws.
-const TRAINING: [&str; 17] = [
+const TRAINING: [&str; 15] = [
     "loss_type",
-    "image_cond_drop_prob",
-    "text_cond_drop_prob",
     "random_crop_sizes",
     "use_blur_for_lowres_cond",
     "lowres_downsample_first",
@@ -62,7 +72,10 @@ pub(super) struct Unet {
     image_tokens: usize,
     positions: usize,
     diffusion: DiffusionConfig,
-    path: std::path::PathBuf,
+    guidance: f64,
+    /// Its place in the file, for errors.
+    within: String,
+    path: PathBuf,
 }
 
 impl Unet {
@@ -71,20 +84,24 @@ impl Unet {
         self.text.is_some()
     }
 
-    fn refused(&self, field: &str, found: &str, expected: &str) -> LoadError {
-        let source = unclip_core::InvalidSetting::new(field, found, expected);
-        LoadError::Config { path: self.path.clone(), source }
+    /// How it is sampled.
+    pub(super) fn diffusion(&self) -> &DiffusionConfig {
+        &self.diffusion
+    }
+
+    fn refused(&self, field: &str, found: impl ToString, expected: &str) -> LoadError {
+        refused(&self.path, &format!("{}{field}", self.within), found, expected)
     }
 
     /// As what draws.
     pub(super) fn decoder(&self) -> Result<DecoderConfig, LoadError> {
-        let field = "decoder.unets.0.image_embed_dim";
+        let field = "image_embed_dim";
         let width = "the width of CLIP's embeddings";
         let d_embedding = self.image.ok_or_else(|| self.refused(field, "absent", width))?;
         if d_embedding == self.network.d_context {
             let expected =
                 "another than cond_dim: the reference has no tokens of an embedding then";
-            return Err(self.refused(field, &d_embedding.to_string(), expected));
+            return Err(self.refused(field, d_embedding, expected));
         }
         Ok(DecoderConfig {
             channels: PICTURE_CHANNELS,
@@ -98,7 +115,7 @@ impl Unet {
             control: None,
             unet: self.network.clone().into(),
             diffusion: DiffusionConfig {
-                guidance_scale: GUIDANCE,
+                guidance_scale: self.guidance,
                 guided_variance: self.diffusion.variance.is_learned(),
                 ..self.diffusion.clone()
             },
@@ -109,11 +126,11 @@ impl Unet {
     pub(super) fn upsampler(&self, from: usize) -> Result<UpsamplerConfig, LoadError> {
         if self.text.is_some() {
             let expected = "false of what enlarges: captions are read by what draws alone";
-            return Err(self.refused("cond_on_text_encodings", "true", expected));
+            return Err(self.refused("cond_on_text_encodings", true, expected));
         }
         if from == 0 || !self.side.is_multiple_of(from) {
             let expected = format!("multiples of the side before each, here of {from}");
-            return Err(self.refused("decoder.image_sizes", &self.side.to_string(), &expected));
+            return Err(refused(&self.path, "decoder.image_sizes", self.side, expected));
         }
         let network = LaionUNetConfig {
             in_channels: 2 * PICTURE_CHANNELS,
@@ -127,8 +144,11 @@ impl Unet {
     }
 }
 
-/// The U-Nets of the object `decoder` without its CLIP, the smallest pictures first.
-pub(super) fn unets(mut fields: Fields) -> Result<Vec<Unet>, LoadError> {
+/// The U-Nets of the object `decoder` without its CLIP, the smallest pictures first, each of a release.
+pub(super) fn unets(
+    mut fields: Fields,
+    release: impl Fn(usize) -> Result<LaionRelease, LoadError>,
+) -> Result<Vec<Unet>, LoadError> {
     fields.ignore(&TRAINING);
     fields.expect_all([
         ("channels", json!(PICTURE_CHANNELS)),
@@ -137,20 +157,25 @@ pub(super) fn unets(mut fields: Fields) -> Result<Vec<Unet>, LoadError> {
         ("unconditional", json!(false)),
         ("auto_normalize_img", json!(true)),
         ("use_dynamic_thres", json!(false)),
-        ("ddim_sampling_eta", json!(0)),
     ])?;
-    let noised: Each<bool> = fields.take_or("use_noise_for_lowres_cond", Each::Same(false))?;
-    if (0..64).filter_map(|place| noised.at(place)).any(|it| it) {
+    let noised: Option<Each<bool>> = fields.take_optional("use_noise_for_lowres_cond")?;
+    if noised.is_some_and(|it| it.any(|noised| *noised)) {
         let expected = "false: what enlarges is told no level of noise here";
         return Err(fields.error("use_noise_for_lowres_cond", true, expected));
     }
+    let drops = ["image_cond_drop_prob", "text_cond_drop_prob"];
+    let [image, text] = [fields.take_or(drops[0], 0.1)?, fields.take_or(drops[1], 0.5)?];
+    // one that always had its condition does not know what to be led away from
+    let guidance = if image > 0.0 || text > 0.0 { GUIDANCE } else { 1.0 };
     let own = fields.objects("unets")?;
     let sides = sides(&mut fields, own.len())?;
     let schedules = Schedules::read(&mut fields, own.len())?;
     fields.rest_is_empty()?;
     let of = |(place, (mut own, side)): (usize, (Fields, usize))| {
-        let diffusion = schedules.at(place, &fields)?;
-        unet(&mut own, side, diffusion)
+        let release = release(place)?;
+        let diffusion = schedules.at(place, release, &fields)?;
+        let unet = unet(&mut own, side, (diffusion, release))?;
+        Ok(Unet { guidance, within: format!("decoder.unets.{place}."), ..unet })
     };
     own.into_iter().zip(sides).enumerate().map(of).collect()
 }
@@ -160,7 +185,10 @@ fn sides(fields: &mut Fields, n: usize) -> Result<Vec<usize>, LoadError> {
     let one: Option<usize> = fields.take_optional("image_size")?;
     let several: Option<Vec<usize>> = fields.take_optional("image_sizes")?;
     let mut sides = match (one, several) {
-        (_, Some(several)) => several,
+        (Some(one), Some(_)) => {
+            return Err(fields.error("image_size", one, "absent beside image_sizes"));
+        }
+        (None, Some(several)) => several,
         (Some(one), None) => vec![one],
         (None, None) => return Err(fields.error("image_sizes", "absent", "a side for each U-Net")),
     };
@@ -182,6 +210,7 @@ struct Schedules {
     learned: Each<bool>,
     x_start: Each<bool>,
     v: Each<bool>,
+    eta: Option<f64>,
 }
 
 impl Schedules {
@@ -189,15 +218,21 @@ impl Schedules {
         Ok(Self {
             n,
             timesteps: fields.take_or("timesteps", 1000)?,
-            betas: fields.take_optional("beta_schedule")?,
-            steps: fields.take_optional("sample_timesteps")?,
+            betas: Each::of(fields, "beta_schedule", n)?,
+            steps: Each::of(fields, "sample_timesteps", n)?,
             learned: fields.take_or("learned_variance", Each::Same(true))?,
-            x_start: fields.take_or("predict_x_start", Each::Same(false))?,
-            v: fields.take_or("predict_v", Each::Same(false))?,
+            x_start: Each::of(fields, "predict_x_start", n)?.unwrap_or(Each::Same(false)),
+            v: Each::of(fields, "predict_v", n)?.unwrap_or(Each::Same(false)),
+            eta: fields.take_optional("ddim_sampling_eta")?,
         })
     }
 
-    fn at(&self, place: usize, fields: &Fields) -> Result<DiffusionConfig, LoadError> {
+    fn at(
+        &self,
+        place: usize,
+        release: LaionRelease,
+        fields: &Fields,
+    ) -> Result<DiffusionConfig, LoadError> {
         let timesteps = self.timesteps;
         let asked = self.steps.as_ref().and_then(|it| it.at(place)).flatten();
         let (sampler, steps, spacing): (SamplerKind, usize, Spacing) = match asked {
@@ -207,7 +242,7 @@ impl Schedules {
                 return Err(fields.error("sample_timesteps", steps, &expected));
             }
             Some(steps) if steps < timesteps => {
-                (Ddim { eta: 0.0 }.into(), steps, Spacing::Between { with_first: false })
+                (self.ddim(release, fields)?, steps, Spacing::Between { with_first: false })
             }
             _ => (Ddpm.into(), timesteps, Spacing::Even),
         };
@@ -221,8 +256,9 @@ impl Schedules {
         Ok(DiffusionConfig {
             num_train_timesteps: timesteps,
             beta_schedule: self.betas(place, fields)?,
-            // by DDIM, the reference ends at the noise of the first timestep
-            set_alpha_to_one: asked.is_none_or(|steps| steps == timesteps),
+            // by their DDIM, the later releases end at the noise of the first timestep
+            set_alpha_to_one: release == LaionRelease::V1_0
+                || asked.is_none_or(|steps| steps == timesteps),
             variance: if is_learned {
                 VarianceType::LearnedRange
             } else {
@@ -235,13 +271,22 @@ impl Schedules {
         })
     }
 
+    /// The DDIM of a release, without randomness in the later ones.
+    fn ddim(&self, release: LaionRelease, fields: &Fields) -> Result<SamplerKind, LoadError> {
+        match (release, self.eta) {
+            (LaionRelease::V1_0, eta) => Ok(EarlyDdim { eta: eta.unwrap_or(1.0) }.into()),
+            (LaionRelease::V1_15, None | Some(0.0)) => Ok(Ddim { eta: 0.0 }.into()),
+            (LaionRelease::V1_15, Some(eta)) => {
+                let expected = "0: the last step of another is not that of DDIM";
+                Err(fields.error("ddim_sampling_eta", eta, expected))
+            }
+        }
+    }
+
     /// A cosine for all but the last of several, if nothing is said.
     fn betas(&self, place: usize, fields: &Fields) -> Result<BetaSchedule, LoadError> {
         let name = match &self.betas {
-            Some(given) => given.at(place).ok_or_else(|| {
-                let expected = format!("one for each of the {} U-Nets", self.n);
-                fields.error("beta_schedule", "a shorter list", &expected)
-            })?,
+            Some(given) => given.at(place).unwrap_or_default(),
             None if place > 0 && place + 1 == self.n => "linear".into(),
             None => "cosine".into(),
         };
@@ -250,7 +295,11 @@ impl Schedules {
 }
 
 /// An object of `unets`.
-fn unet(fields: &mut Fields, side: usize, diffusion: DiffusionConfig) -> Result<Unet, LoadError> {
+fn unet(
+    fields: &mut Fields,
+    side: usize,
+    (diffusion, release): (DiffusionConfig, LaionRelease),
+) -> Result<Unet, LoadError> {
     fields.expect_all([
         ("self_cond", json!(false)),
         ("lowres_noise_cond", json!(false)),
@@ -285,8 +334,10 @@ fn unet(fields: &mut Fields, side: usize, diffusion: DiffusionConfig) -> Result<
         text,
         image_tokens: fields.take_or("num_image_tokens", 4)?,
         positions: fields.take_or("max_text_len", 256)?,
-        network: network(fields, side, &diffusion)?,
+        network: network(fields, side, (&diffusion, release))?,
         diffusion,
+        guidance: 1.0,
+        within: String::new(),
         path: fields.path().into(),
     };
     fields.rest_is_empty()?;

@@ -75,6 +75,7 @@ fn text_config(shapes: &Shapes<'_>) -> Result<TextEncoderConfig, LoadError> {
     let projected = true;
     Ok(TextEncoderConfig {
         unit_length: false,
+        padding: None,
         vocab_size,
         context_length,
         d_embedding,

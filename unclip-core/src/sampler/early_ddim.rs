@@ -14,7 +14,8 @@ pub(super) const KNOWN: Known = Known {
 
 /// DDIM as DALLE2-pytorch samples its prior: a step ends at the noise of the timestep before the one
 /// that the next step starts from, and its randomness is that between such noises. `eta` as in
-/// [`Ddim`](crate::Ddim); the reference has 1. The last step ends at the clean sample.
+/// [`Ddim`](crate::Ddim); the reference has 1. The noise is the predicted one, though the clean sample is
+/// clamped. The last step ends at the clean sample.
 #[derive(Debug, Clone, Copy)]
 pub struct EarlyDdim {
     /// Stochasticity, in [0, 1].
@@ -42,8 +43,9 @@ impl SamplingMethod for EarlyDdim {
         self.eta != 0.0
     }
 
+    /// A step does not end where noise could take it back from.
     fn remembers_steps(&self) -> bool {
-        false
+        true
     }
 
     fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
@@ -64,7 +66,7 @@ impl Sampler for EarlyDdim {
         let posterior =
             if from < 1.0 { (1.0 - from / to) * (1.0 - to) / (1.0 - from) } else { 0.0 };
         let variance = self.eta * self.eta * posterior;
-        let epsilon = prediction.epsilon(x_t, &step);
+        let epsilon = prediction.unclamped_epsilon(x_t, &step);
         let x_0 = prediction.x_0;
         let direction = (1.0 - to - variance).max(0.0).sqrt();
         let x_prev = x_0.clone() * to.sqrt() + epsilon * direction;

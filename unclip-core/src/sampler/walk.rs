@@ -95,13 +95,14 @@ struct Rows<'a, const D: usize> {
 
 impl<const D: usize> Denoiser<2> for Rows<'_, D> {
     fn denoise(&self, x_t: Tensor<2>, step: &Step) -> Prediction<2> {
-        let Prediction { x_0, log_variance, gradient, limit } =
+        let Prediction { x_0, log_variance, gradient, limit, unclamped } =
             self.denoiser.denoise(x_t.reshape(self.shape), step);
         Prediction {
             x_0: as_rows(x_0),
             log_variance: log_variance.map(as_rows),
             gradient: gradient.map(as_rows),
             limit,
+            unclamped: unclamped.map(as_rows),
         }
     }
 }

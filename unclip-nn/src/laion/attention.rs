@@ -6,7 +6,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor};
 
 use super::blocks::as_tokens;
-use super::{LaionUNetConfig, LevelAttention};
+use super::{LaionRelease, LaionUNetConfig, LevelAttention};
 use crate::ops::{conv, gelu};
 use crate::{GainNorm, NullAttention, NullAttentionConfig};
 
@@ -30,7 +30,7 @@ impl PixelAttention {
             d_context: None,
             n_heads: config.n_heads,
             d_head: config.d_head,
-            cosine: config.cosine_self,
+            comparison: config.comparison(),
         };
         Self {
             linear: (kind == LevelAttention::Linear).then(linear),
@@ -57,6 +57,7 @@ struct LinearAttention {
     out_norm: GainNorm,
     n_heads: usize,
     d_head: usize,
+    unit_values: bool,
 }
 
 impl LinearAttention {
@@ -72,6 +73,7 @@ impl LinearAttention {
             out_norm: GainNorm::new(channels, device),
             n_heads,
             d_head,
+            unit_values: config.release == LaionRelease::V1_15,
         }
     }
 
@@ -86,10 +88,14 @@ impl LinearAttention {
         };
         // channels of a head are rows here, pixels are columns
         let queries = softmax(part(0), 2) * (self.d_head as f64).powf(-0.5);
-        let keys = softmax(part(1), 3) / (pixels as f64).sqrt();
+        let keys = softmax(part(1), 3);
         let values = part(2);
-        let length = (values.clone() * values.clone()).sum_dim(2).sqrt().clamp_min(1e-12);
-        let values = values / length / (pixels as f64).sqrt();
+        let values = if self.unit_values {
+            let length = (values.clone() * values.clone()).sum_dim(2).sqrt().clamp_min(1e-12);
+            values / length / pixels as f64
+        } else {
+            values
+        };
         let context = values.matmul(keys.transpose());
         let out = context.matmul(queries).reshape([batch, inner, height, width]).cast(dtype);
         self.out_norm.forward_channels(conv(&self.to_out, gelu(out)))

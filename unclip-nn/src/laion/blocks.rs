@@ -1,15 +1,15 @@
 //! What DALLE2-pytorch's U-Net is made of.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
-use super::LaionUNetConfig;
-use crate::ops::{conv, group_norm_silu, linear, silu, upsample, working};
+use super::{LaionRelease, LaionUNetConfig};
+use crate::ops::{conv, derived, group_norm_silu, linear, silu, upsample, working};
 use crate::patches::{channels_to_pixels, pixels_to_channels};
 use crate::res_block::conv3x3;
-use crate::{NullAttention, NullAttentionConfig};
+use crate::{Comparison, NullAttention, NullAttentionConfig};
 
 /// What is added to a kernel's variance.
 const STANDARDIZED_EPS: f64 = 1e-5;
@@ -64,7 +64,8 @@ impl Convolved {
 
     fn forward(&self, x: Tensor<4>, scale_shift: Option<(Tensor<2>, Tensor<2>)>) -> Tensor<4> {
         let h = if self.standardized {
-            let weight = Param::from_tensor(standardized(working(&self.project.weight)));
+            let own = &self.project.weight;
+            let weight = derived(own, standardized(working(own)));
             conv(&Conv2d { weight, ..self.project.clone() }, x)
         } else {
             conv(&self.project, x)
@@ -116,7 +117,7 @@ impl Block {
             d_context: Some(config.d_context),
             n_heads,
             d_head,
-            cosine: config.cosine_cross,
+            comparison: if config.cosine_cross { Comparison::Cosine } else { Comparison::Product },
         };
         let shortcut = || Conv2dConfig::new([before, after], [1, 1]).init(device);
         Self {
@@ -154,9 +155,33 @@ pub(super) fn as_tokens(x: Tensor<4>, f: impl FnOnce(Tensor<3>) -> Tensor<3>) ->
     x.cast(added.dtype()) + added
 }
 
-/// A picture of half the size: every four pixels as channels of one, and a 1 x 1 convolution.
-pub(super) fn halved(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    conv(layer, pixels_to_channels(x, 2))
+/// A picture of half the size, by either release's convolution.
+#[derive(Module, Debug)]
+pub(super) struct Halving {
+    conv: Conv2d,
+    shuffles: bool,
+}
+
+impl Halving {
+    pub(super) fn new(
+        config: &LaionUNetConfig,
+        [before, after]: [usize; 2],
+        device: &Device,
+    ) -> Self {
+        let shuffles = config.release == LaionRelease::V1_15;
+        let conv = if shuffles {
+            Conv2dConfig::new([4 * before, after], [1, 1])
+        } else {
+            Conv2dConfig::new([before, after], [4, 4])
+                .with_stride([2, 2])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        };
+        Self { conv: conv.init(device), shuffles }
+    }
+
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        conv(&self.conv, if self.shuffles { pixels_to_channels(x, 2) } else { x })
+    }
 }
 
 /// A picture of twice the size.

@@ -3,11 +3,32 @@
 use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
 
-use crate::check;
 use crate::checkpoint::Layers;
+use crate::{Comparison, check};
 
 /// Largest side of a convolution's kernel.
 const MAX_KERNEL: usize = 63;
+
+/// Of which releases of DALLE2-pytorch a network is: they compute differently with the same sizes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LaionRelease {
+    /// Up to 1.1 (July 2022): pictures are halved by convolutions of two pixels' step, attention compares
+    /// by products, linear attention takes values as they are.
+    #[serde(rename = "1.0")]
+    V1_0,
+    /// From 1.10 on: every four pixels become channels of one, and values of linear attention have
+    /// length 1.
+    #[default]
+    #[serde(rename = "1.15")]
+    V1_15,
+}
+
+impl LaionRelease {
+    /// Whether it is the later one.
+    pub fn is_late(&self) -> bool {
+        *self == Self::V1_15
+    }
+}
 
 /// Sizes of a [`LaionUNet`](crate::LaionUNet).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +44,9 @@ pub struct LaionUNetConfig {
     pub read_again: usize,
     /// Channels of the output.
     pub out_channels: usize,
+    /// Of which releases it is.
+    #[serde(default, skip_serializing_if = "LaionRelease::is_late")]
+    pub release: LaionRelease,
     /// Channels after the first convolutions, and sinusoids of the timestep.
     pub channels: usize,
     /// Channels of each level, outermost first.
@@ -88,8 +112,17 @@ impl LaionUNetConfig {
 
     /// What both sides of its pictures have to be multiples of.
     pub fn size_multiple(&self) -> usize {
-        let halvings = self.block_out_channels.len() - usize::from(!self.halves_first);
-        1 << halvings
+        let levels = self.block_out_channels.len();
+        1 << levels.saturating_sub(usize::from(!self.halves_first))
+    }
+
+    /// How pixels are compared with each other.
+    pub(super) fn comparison(&self) -> Comparison {
+        match (self.cosine_self, self.release) {
+            (true, _) => Comparison::Cosine,
+            (false, LaionRelease::V1_0) => Comparison::Product,
+            (false, LaionRelease::V1_15) => Comparison::ProductTwice,
+        }
     }
 
     /// How many layers the configuration asks for.

@@ -14,7 +14,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-pub use config::{LaionUNetConfig, LevelAttention};
+pub use config::{LaionRelease, LaionUNetConfig, LevelAttention};
 
 use crate::ops::{conv, gelu, linear, silu};
 use crate::{LayerNorm, NullAttention, NullAttentionConfig, sine_first_embedding};
@@ -23,7 +23,7 @@ use path::{DownLevel, UpLevel};
 
 /// Maps a picture to one of the same size, through ever smaller ones and back.
 ///
-/// Source: DALLE2-pytorch 1.15.6.
+/// Source: DALLE2-pytorch 1.0.3 and 1.15.6.
 #[derive(Module, Debug)]
 pub struct LaionUNet {
     init_conv: Stem,
@@ -71,7 +71,7 @@ impl LaionUNetConfig {
             d_context: None,
             n_heads: self.n_heads,
             d_head: self.d_head,
-            cosine: self.cosine_self,
+            comparison: self.comparison(),
         };
         let block = |sizes, reads_context| Block::new(self, sizes, reads_context, device);
         let norm = || LayerNorm::new(self.d_context, LayerNorm::EPSILON, device);

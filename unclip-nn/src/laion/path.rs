@@ -6,18 +6,18 @@ use burn::tensor::{Device, Tensor};
 
 use super::LaionUNetConfig;
 use super::attention::PixelAttention;
-use super::blocks::{Block, Conditions, Doubling, halved};
+use super::blocks::{Block, Conditions, Doubling, Halving};
 use crate::ops::conv;
 
 /// A level of the way down.
 #[derive(Module, Debug)]
 pub(super) struct DownLevel {
-    before: Option<Conv2d>,
+    before: Option<Halving>,
     first: Block,
     blocks: Vec<Block>,
     attention: PixelAttention,
-    after: Conv2d,
-    halves_last: bool,
+    halving: Option<Halving>,
+    after: Option<Conv2d>,
 }
 
 impl DownLevel {
@@ -26,15 +26,16 @@ impl DownLevel {
         let outer = outer(config, level);
         let working = config.working()[level];
         let halves_last = !config.halves_first && level + 1 < config.block_out_channels.len();
-        let conv1x1 = |before, after| Conv2dConfig::new([before, after], [1, 1]).init(device);
+        let halving = |before| Halving::new(config, [before, own], device);
+        let conv1x1 = || Conv2dConfig::new([working, own], [1, 1]).init(device);
         let block = |reads_context| Block::new(config, [working; 2], reads_context, device);
         Self {
-            before: config.halves_first.then(|| conv1x1(4 * outer, own)),
+            before: config.halves_first.then(|| halving(outer)),
             first: block(false),
             blocks: (0..config.num_res_blocks[level]).map(|_| block(level > 0)).collect(),
             attention: PixelAttention::new(config, config.attention[level], working, device),
-            after: conv1x1(if halves_last { 4 * working } else { working }, own),
-            halves_last,
+            halving: halves_last.then(|| halving(working)),
+            after: (!halves_last).then(conv1x1),
         }
     }
 
@@ -46,7 +47,7 @@ impl DownLevel {
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
         let x = match &self.before {
-            Some(before) => halved(before, x),
+            Some(before) => before.forward(x),
             None => x,
         };
         let mut x = self.first.forward(x, conditions);
@@ -56,7 +57,11 @@ impl DownLevel {
         }
         let x = self.attention.forward(x);
         skips.push(x.clone());
-        if self.halves_last { halved(&self.after, x) } else { conv(&self.after, x) }
+        match (&self.halving, &self.after) {
+            (Some(halving), _) => halving.forward(x),
+            (None, Some(after)) => conv(after, x),
+            (None, None) => x,
+        }
     }
 }
 

@@ -25,10 +25,19 @@ pub fn conv(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
         () if weight.dtype() == own => layer.forward(x),
         // the same layer in the format in which it computes
         () => {
-            let bias = layer.bias.as_ref().map(|bias| Param::from_tensor(working(bias)));
-            Conv2d { weight: Param::from_tensor(weight), bias, ..layer.clone() }.forward(x)
+            let bias = layer.bias.as_ref().map(|bias| derived(bias, working(bias)));
+            let weight = derived(&layer.weight, weight);
+            Conv2d { weight, bias, ..layer.clone() }.forward(x)
         }
     }
+}
+
+/// A parameter's value with something done to it, in its place: gradients reach the parameter itself.
+pub(crate) fn derived<const D: usize>(
+    own: &Param<Tensor<D>>,
+    value: Tensor<D>,
+) -> Param<Tensor<D>> {
+    Param::initialized(own.id, value)
 }
 
 fn is_1x1(layer: &Conv2d) -> bool {

@@ -14,6 +14,7 @@ mod resample;
 pub use activation::{gelu, quick_gelu, silu};
 pub use attention::attend;
 pub use conv::conv;
+pub(crate) use conv::derived;
 pub use group_norm::{group_norm, group_norm_silu};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, working};

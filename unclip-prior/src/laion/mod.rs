@@ -5,22 +5,23 @@ mod transformer;
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Bool, DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use unclip_core::{ImageEmbedding, Network, TextEmbedding};
 use unclip_nn::ops::linear;
+use unclip_nn::{LaionRelease, with_learned_padding};
 
 use crate::{DiffusionPriorConfig, LaionPriorConfig};
 use time::TimeTokens;
 use transformer::{Cache, CosineTransformer};
 
-/// Predicts the clean image embedding, of length √d_embedding, from a noised one and its caption.
+/// Predicts the clean image embedding, of the length `scale`, from a noised one and its caption.
 ///
 /// The sequence is \[text tokens, pooled text, timestep, noised embedding, learned query\] under a
 /// causal mask; the answer is read at the query. What stands for padding, for no caption and for no
 /// embedding is learned: guidance leads away from all of these at once, the noised embedding among
 /// them.
 ///
-/// Source: DALLE2-pytorch 1.15.6.
+/// Source: DALLE2-pytorch 1.0.3 and 1.15.6.
 #[derive(Module, Debug)]
 pub struct LaionPrior {
     to_text_embeds: Option<Linear>,
@@ -28,11 +29,17 @@ pub struct LaionPrior {
     to_time_embeds: TimeTokens,
     learned_query: Param<Tensor<1>>,
     null_text_encodings: Param<Tensor<3>>,
-    null_text_embeds: Param<Tensor<3>>,
-    null_image_embed: Param<Tensor<2>>,
+    nothing: Option<Nothing>,
     causal_transformer: CosineTransformer,
     scale: f64,
     reads_tokens: bool,
+}
+
+/// What stands for no caption beside its tokens, and for no noised embedding.
+#[derive(Module, Debug)]
+struct Nothing {
+    null_text_embeds: Param<Tensor<3>>,
+    null_image_embed: Param<Tensor<2>>,
 }
 
 impl LaionPrior {
@@ -50,8 +57,10 @@ impl LaionPrior {
             to_time_embeds: TimeTokens::new(config, own, device),
             learned_query: normal.init([width], device),
             null_text_encodings: normal.init([1, own.text_positions, width], device),
-            null_text_embeds: normal.init([1, own.text_tokens, width], device),
-            null_image_embed: normal.init([1, width], device),
+            nothing: (own.release == LaionRelease::V1_15).then(|| Nothing {
+                null_text_embeds: normal.init([1, own.text_tokens, width], device),
+                null_image_embed: normal.init([1, width], device),
+            }),
             causal_transformer: CosineTransformer::new(&config.transformer, own, device),
             scale: own.scale,
             reads_tokens: own.reads_tokens,
@@ -61,17 +70,24 @@ impl LaionPrior {
     /// Fixes the captions, followed by as many rows that have none if there is guidance. Captions come
     /// first in the sequence and see nothing of what follows: all blocks read them here, once for all
     /// steps.
+    ///
+    /// # Panics
+    /// With guidance, of a prior that knows none.
     pub(crate) fn bind(&self, text: &TextEmbedding, with_null: bool) -> impl Network<2> + use<> {
         let caption = self.caption(text);
-        let caption = if with_null {
-            let null = self.null_caption().expand(caption.dims());
-            Tensor::cat(vec![caption, null], 0)
-        } else {
-            caption
+        let nothing =
+            with_null.then(|| self.nothing.as_ref().expect("a prior that knows guidance"));
+        let caption = match nothing {
+            Some(nothing) => {
+                let parts = [&self.null_text_encodings, &nothing.null_text_embeds];
+                let null = parts.map(|part| part.val().cast(DType::F32)).to_vec();
+                Tensor::cat(vec![caption.clone(), Tensor::cat(null, 1).expand(caption.dims())], 0)
+            }
+            None => caption,
         };
         let cache = self.causal_transformer.prefill(caption);
-        let (prior, given) = (self.clone(), text.batch());
-        move |x_t: Tensor<2>, timesteps: Tensor<1>| prior.predict(&cache, given, x_t, timesteps)
+        let (prior, nulls) = (self.clone(), if with_null { text.batch() } else { 0 });
+        move |x_t: Tensor<2>, timesteps: Tensor<1>| prior.predict(&cache, nulls, x_t, timesteps)
     }
 
     /// Image embeddings as CLIP makes them, from those that are sampled.
@@ -86,55 +102,41 @@ impl LaionPrior {
 
     /// A caption's tokens with what stands for its padding, then its embedding.
     fn caption(&self, text: &TextEmbedding) -> Tensor<3> {
-        let tokens = self.filled(text.tokens.clone(), &text.mask);
+        let tokens = self.filled(text);
         let pooled = as_tokens(self.to_text_embeds.as_ref(), text.pooled.clone());
         Tensor::cat(vec![tokens, pooled.cast(DType::F32)], 1)
     }
 
-    fn null_caption(&self) -> Tensor<3> {
-        let parts = [&self.null_text_encodings, &self.null_text_embeds];
-        Tensor::cat(parts.map(|part| part.val().cast(DType::F32)).to_vec(), 1)
-    }
-
     /// Tokens of captions, learned ones where there is padding: `[batch, text_positions, width]`.
-    fn filled(&self, tokens: Tensor<3>, mask: &Tensor<2, Bool>) -> Tensor<3> {
+    fn filled(&self, text: &TextEmbedding) -> Tensor<3> {
         let null = self.null_text_encodings.val().cast(DType::F32);
         let [_, positions, width] = null.dims();
-        let [batch, seq, _] = tokens.dims();
-        if !self.reads_tokens {
-            return null.expand([batch, positions, width]);
+        if self.reads_tokens {
+            return with_learned_padding(null, text.tokens.clone(), &text.mask);
         }
-        let read = seq.min(positions);
-        let is_token = mask.clone().narrow(1, 0, read).unsqueeze_dim::<3>(2);
-        let first = null.clone().narrow(1, 0, read).expand([batch, read, width]);
-        let is_token = is_token.expand([batch, read, width]);
-        let first = first.mask_where(is_token, tokens.narrow(1, 0, read));
-        if read == positions {
-            return first;
-        }
-        let rest = null.narrow(1, read, positions - read).expand([batch, positions - read, width]);
-        Tensor::cat(vec![first, rest], 1)
+        null.expand([text.batch(), positions, width])
     }
 
-    /// The answer of the query, last of the tokens that follow the caption. Rows beyond the first
-    /// `given` have no noised embedding.
+    /// The answer of the query, last of the tokens that follow the caption. The last `nulls` rows have
+    /// no noised embedding.
     fn predict(
         &self,
         caption: &Cache,
-        given: usize,
+        nulls: usize,
         x_t: Tensor<2>,
         timesteps: Tensor<1>,
     ) -> Tensor<2> {
         let [batch, width] = x_t.dims();
         let time = self.to_time_embeds.forward(timesteps).cast(DType::F32);
-        let noised = as_tokens(self.to_image_embeds.as_ref(), x_t.narrow(0, 0, given));
+        let noised = as_tokens(self.to_image_embeds.as_ref(), x_t.narrow(0, 0, batch - nulls));
         let noised = noised.cast(DType::F32);
         let n = noised.dims()[1];
-        let null = self.null_image_embed.val().cast(DType::F32).reshape([1, 1, width]);
-        let noised = if batch > given {
-            Tensor::cat(vec![noised, null.expand([batch - given, n, width])], 0)
-        } else {
-            noised
+        let noised = match self.nothing.as_ref().filter(|_| nulls > 0) {
+            Some(nothing) => {
+                let null = nothing.null_image_embed.val().cast(DType::F32).reshape([1, 1, width]);
+                Tensor::cat(vec![noised, null.expand([nulls, n, width])], 0)
+            }
+            None => noised,
         };
         let query = self.learned_query.val().cast(DType::F32).reshape([1, 1, width]);
         let query = query.expand([batch, 1, width]);

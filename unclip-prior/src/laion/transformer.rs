@@ -5,7 +5,8 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unclip_nn::ops::linear;
 use unclip_nn::{
-    Activation, GainNorm, NullAttention, NullAttentionConfig, Projected, TransformerConfig,
+    Activation, Comparison, GainNorm, LaionRelease, NullAttention, NullAttentionConfig, Projected,
+    TransformerConfig,
 };
 
 use crate::LaionPriorConfig;
@@ -18,6 +19,9 @@ const MAX_DISTANCE: usize = 128;
 const ROTATED: usize = 32;
 /// Longest wavelength of the rotations.
 const MAX_PERIOD: f64 = 10_000.0;
+/// What the earlier releases multiply distances' scores by: they divide products of queries and keys by it,
+/// add the distances, and multiply both ("PB-relax", Ding et al. 2021).
+const RELAXED: f64 = 128.0;
 /// The score of what comes later.
 const HIDDEN: f32 = -1e30;
 
@@ -30,6 +34,7 @@ pub(super) struct CosineTransformer {
     norm: Option<GainNorm>,
     project_out: Option<Linear>,
     rotates: bool,
+    bias_scale: f64,
 }
 
 /// x + attention(x), then x + mlp(norm(x)).
@@ -42,7 +47,7 @@ struct Layer {
     c_proj: Linear,
 }
 
-/// Keys and values of the caption, block by block, and what later tokens add to their scores.
+/// Keys and values of the caption, block by block, and how many tokens it has.
 #[derive(Debug, Clone)]
 pub(super) struct Cache {
     layers: Vec<[Tensor<4>; 2]>,
@@ -57,7 +62,10 @@ impl Layer {
             d_context: None,
             n_heads,
             d_head: own.d_head,
-            cosine: true,
+            comparison: match own.release {
+                LaionRelease::V1_0 => Comparison::Product,
+                LaionRelease::V1_15 => Comparison::Cosine,
+            },
         };
         let plain = |d_in, d_out| LinearConfig::new(d_in, d_out).with_bias(false).init(device);
         Self {
@@ -94,6 +102,10 @@ impl CosineTransformer {
                 .projected
                 .then(|| LinearConfig::new(width, width).with_bias(false).init(device)),
             rotates: own.rotary,
+            bias_scale: match own.release {
+                LaionRelease::V1_0 => RELAXED,
+                LaionRelease::V1_15 => 1.0,
+            },
         }
     }
 
@@ -174,7 +186,7 @@ impl CosineTransformer {
         let n_heads = table.dims()[1];
         let bias = table.select(0, buckets).reshape([1, seq, all, n_heads]).permute([0, 3, 1, 2]);
         let hidden = Tensor::<4>::from_data(TensorData::new(hidden, [1, 1, seq, all]), &device);
-        bias + hidden
+        bias * self.bias_scale + hidden
     }
 }
 

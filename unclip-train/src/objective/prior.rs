@@ -31,12 +31,17 @@ impl PriorObjective {
     /// The objective of these data, this CLIP and these sizes.
     ///
     /// # Errors
-    /// A schedule that cannot be built.
+    /// A schedule that cannot be built; a prior of DALLE2-pytorch, which learns otherwise what stands for
+    /// no caption.
     pub fn new(
         source: Source,
         clip: FrozenClip,
         config: DiffusionPriorConfig,
     ) -> Result<Self, InvalidSetting> {
+        if config.laion.is_some() {
+            let expected = "absent: a prior of DALLE2-pytorch is not trained here";
+            return Err(InvalidSetting::new("laion", "given", expected));
+        }
         let schedule = config.diffusion.training_schedule()?;
         Ok(Self { source, clip, config, schedule })
     }
