@@ -23,8 +23,8 @@ use unclip::{Bundle, OpenOptions, Precision};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Folder of a model: Karlo's, Kandinsky's, Stable unCLIP's, GLIDE's, ADM's or one in this
-    /// project's layout
+    /// Folder of a model: Karlo's, Kandinsky's, Stable unCLIP's, LAION's, GLIDE's, ADM's or one in
+    /// this project's layout
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Folder of the prior, of a model that is published without (Kandinsky, Stable unCLIP)
@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Layout to write: diffusers (of Karlo and models like it), kandinsky, stable or native [default:
-    /// that of the published model which is like it; native of GLIDE and ADM]
+    /// that of the published model which is like it; native of LAION, GLIDE and ADM]
     #[arg(long, value_name = "NAME")]
     layout: Option<String>,
     /// Number format of the weights: f32, f16 or bf16
@@ -67,7 +67,7 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     let device = unclip::device(&arguments.device)?;
     let decoder = bundle.decoder.config();
     let usual = match (decoder.augmentation.is_some(), decoder.needs_null_image()) {
-        _ if !decoder.reads_images() => "native",
+        _ if !decoder.reads_images() || decoder.unet.adm().is_none() => "native",
         (true, _) => "stable",
         (false, true) => "kandinsky",
         (false, false) => "diffusers",

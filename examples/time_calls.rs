@@ -33,7 +33,9 @@ use clap::Parser;
 use serde_json::json;
 use unclip::clip::TextEncoderConfig;
 use unclip::decoder::{Condition, Control};
-use unclip::unclip_core::{Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding};
+use unclip::unclip_core::{
+    DiffusionConfig, Draw, ImageEmbedding, Network, NoiseSource, SeededNoise, TextEmbedding,
+};
 use unclip::unclip_nn::checkpoint::StageConfig;
 use unclip::upsample::LowRes;
 use unclip::{Bundle, GenerateOptions, OpenOptions, Precision, Residency, Slot, StageId, UnClip};
@@ -155,7 +157,7 @@ fn prior(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let mut inputs = Inputs::new(arguments)?;
     let text = inputs.text([config.d_embedding, config.context_length, config.d_text]);
     let bound = bind(&prior, loading, |prior| prior.bind(&text))?;
-    answer_network_calls(&bound, inputs, |batch| [batch, config.d_embedding])
+    answer_network_calls(&bound, inputs, &config.diffusion, |batch| [batch, config.d_embedding])
 }
 
 fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
@@ -166,7 +168,8 @@ fn decoder(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
     let condition = inputs.condition(bundle, side)?;
     let bound = bind(&decoder, loading, |decoder| decoder.bind(&condition))?;
     let side = arguments.side.unwrap_or(config.unet.image_size());
-    answer_network_calls(&bound, inputs, |batch| [batch, config.channels, side, side])
+    let shape = |batch| [batch, config.channels, side, side];
+    answer_network_calls(&bound, inputs, &config.diffusion, shape)
 }
 
 /// Latents to pictures.
@@ -194,7 +197,8 @@ fn upsampler(arguments: &Arguments, bundle: &Bundle, stage: &str) -> Result<(), 
     let low_res = inputs.low_res(bundle, place, low_side);
     let bound = bind(&upsampler, loading, |upsampler| upsampler.bind(&low_res))?;
     let side = low_side * slot.config().factor;
-    answer_network_calls(&bound, inputs, |batch| [batch, 3, side, side])
+    let diffusion = &slot.config().diffusion;
+    answer_network_calls(&bound, inputs, diffusion, |batch| [batch, 3, side, side])
 }
 
 /// Whole pictures, every network in memory, with the model's own settings.
@@ -278,8 +282,9 @@ impl Inputs {
     }
 
     /// The middle of the training schedule.
-    fn timesteps(&mut self) -> Tensor<1> {
-        self.normal([self.batch]) * 0.0 + 500.0
+    fn timesteps(&self, diffusion: &DiffusionConfig) -> Tensor<1> {
+        let middle = diffusion.num_train_timesteps / 2;
+        Tensor::full([self.batch], middle as f64, &self.device)
     }
 
     fn pictures(&mut self, side: usize) -> Tensor<4> {
@@ -332,10 +337,11 @@ fn sizes(tower: &TextEncoderConfig) -> [usize; 3] {
 fn answer_network_calls<const D: usize>(
     network: &impl Network<D>,
     mut inputs: Inputs,
+    diffusion: &DiffusionConfig,
     shape: impl Fn(usize) -> [usize; D],
 ) -> Result<(), AnyError> {
     let x_t = inputs.normal(shape(inputs.batch));
-    let timesteps = inputs.timesteps();
+    let timesteps = inputs.timesteps(diffusion);
     answer_calls(|| {
         // reading the result waits for it
         network.forward(x_t.clone(), timesteps.clone()).into_data();

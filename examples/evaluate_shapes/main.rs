@@ -52,8 +52,8 @@ struct Arguments {
     /// Reverse steps of the decoder
     #[arg(long)]
     decoder_steps: Option<usize>,
-    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, early_ddim, dpm_solver, dpm_solver:published, heun, plms,
-    /// plms:v or belm
+    /// Sampler of the decoder: ddpm, ddim, ddim:ETA, early_ddim, dpm_solver, dpm_solver:published,
+    /// heun, plms, plms:v or belm
     #[arg(long, value_name = "NAME")]
     decoder_sampler: Option<SamplerKind>,
     /// Guidance scale of the decoder

@@ -42,8 +42,8 @@ pub(crate) struct Common {
     /// Reverse steps of the decoder, and the steps by which the noise is found
     #[arg(long, value_name = "N", visible_alias = "steps")]
     decoder_steps: Option<usize>,
-    /// Timesteps of the decoder's steps: even, leading, leading:OFFSET, trailing, between, between:-1, log_snr, steps of
-    /// each part as in 10,10,3,2,2, or at:0,250,999
+    /// Timesteps of the decoder's steps: even, leading, leading:OFFSET, trailing, between, between:-1,
+    /// log_snr, steps of each part as in 10,10,3,2,2, or at:0,250,999
     #[arg(long, value_name = "RULE")]
     decoder_spacing: Option<Spacing>,
     /// How far the decoder follows its condition; 1 is no guidance [default: 1 where noise is

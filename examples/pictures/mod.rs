@@ -28,8 +28,8 @@ use stages::{DecoderArguments, GuidanceArguments, UpsamplerArguments};
 pub(crate) struct Common {
     #[command(flatten)]
     output: Output,
-    /// Folder of a model: Karlo's, Kandinsky's, Stable unCLIP's, GLIDE's, ADM's or one in this
-    /// project's layout
+    /// Folder of a model: Karlo's, Kandinsky's, Stable unCLIP's, LAION's, GLIDE's, ADM's or one in
+    /// this project's layout
     /// [default: the built-in shapes model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,

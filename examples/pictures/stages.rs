@@ -7,7 +7,8 @@ use crate::console::AnyError;
 
 /// How samplers are spelled, for help texts.
 pub(crate) const SAMPLERS: &str = "ddpm, analytic_dpm (if the model has the table that it needs), \
-    ddim, ddim:ETA, early_ddim, early_ddim:ETA, dpm_solver, dpm_solver:published, heun, plms, plms:v or belm";
+    ddim, ddim:ETA, early_ddim, early_ddim:ETA, dpm_solver, dpm_solver:published, heun, plms, plms:v \
+    or belm";
 /// The same of spacings.
 pub(crate) const SPACINGS: &str = "Timesteps of the steps: even, leading, leading:OFFSET, \
     trailing, between, between:-1, log_snr, steps of each part as in 10,10,3,2,2, or at:0,250,999";

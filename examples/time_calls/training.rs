@@ -22,6 +22,9 @@ pub(crate) fn run(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError
     let run = || match arguments.stage.as_str() {
         "prior" => prior_steps(arguments, bundle),
         "decoder" => decoder_steps(arguments, bundle),
+        stage @ ("autoencoder" | "picture") => {
+            Err(format!("--train: expected prior, decoder or an upsampler, not {stage}").into())
+        }
         stage => upsampler_steps(arguments, bundle, stage),
     };
     let (result, ()) = rayon::join(|| run().map_err(|error| error.to_string()), || ());

@@ -93,9 +93,10 @@ impl Bundle {
     ///
     /// It has this crate's own layout, which is shown below; diffusers' (Karlo as published), with
     /// a `model_index.json`; Kandinsky's two folders, as published (the prior's is
-    /// [`OpenOptions::prior_model`]) or together in one; Stable unCLIP's; or that of Karlo's own code, of
-    /// GLIDE's or of ADM's, whose pickles must first be converted to safetensors (`tools/convert_pickle.py`). A
-    /// hub client's folder (`models--…`) stands for the revision in it.
+    /// [`OpenOptions::prior_model`]) or together in one; Stable unCLIP's; or that of Karlo's own code,
+    /// of LAION's models (DALLE2-pytorch), of GLIDE's or of ADM's, whose pickles must first be converted
+    /// to safetensors (`tools/convert_pickle.py`). A hub client's folder (`models--…`) stands for the
+    /// revision in it.
     ///
     /// ```text
     /// tokenizer/      vocab.json, merges.txt; or tokenizer.json of XLM-RoBERTa's

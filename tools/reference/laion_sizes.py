@@ -217,7 +217,7 @@ SIZES = {
             net={"depth": 3, "heads": 4, "dim_head": 32, "num_timesteps": 1000, "max_text_len": 24, "normformer": True},
             sample_timesteps=11,
         ),
-        "decoder": decoder([{**as_published(32, 48, 64, [1, 2, 3], 2, 4, 16), "max_text_len": 30}], [32], timesteps=50),
+        "decoder": decoder([{**as_published(32, 48, 64, [1, 2, 3], 2, 4, 16), "max_text_len": 30}], [32], timesteps=40),
         "upsampler": decoder(
             [unread(64), {**unread(64), "dim": 16, "dim_mults": [1, 2, 2], "memory_efficient": True}],
             [32, 64],

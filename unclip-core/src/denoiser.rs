@@ -100,11 +100,12 @@ fn interpolate_log_variance<const D: usize>(raw: Tensor<D>, low: f64, high: f64)
     (raw + 1.0) * ((high - low) / 2.0) + low
 }
 
-/// Keeps the predicted sample in [−limit, limit]; every sampler but one derives epsilon afterwards, and a
-/// guidance gradient, whether added before or after this, does not lead out of the range.
+/// Keeps the predicted sample in [−limit, limit]; every sampler but one derives epsilon afterwards,
+/// and a guidance gradient, whether added before or after this, does not lead out of the range.
 ///
 /// With a quantile it is dynamic (Imagen, Saharia et al. 2022, section 2.3): if less than that share
-/// of a sample's values lies within the limit, the sample is first shrunk until just that share does. That keeps strong guidance from saturating colors.
+/// of a sample's values lies within the limit, the sample is first shrunk until just that share does.
+/// That keeps strong guidance from saturating colors.
 #[derive(Debug, Clone)]
 pub struct Clamped<M> {
     /// The denoiser whose prediction is clamped.

@@ -9,8 +9,8 @@ use crate::keys_cubic::keys_cubic;
 /// Fractional bits of a weight.
 const PRECISION: u32 = 22;
 
-/// Resizes a picture by Keys' cubic as Pillow does. Rows are resized first; since Pillow 13, columns are, if the
-/// picture is more than twice as tall as it is wide and its height is reduced.
+/// Resizes a picture by Keys' cubic as Pillow does. Rows are resized first; since Pillow 13, columns
+/// are, if the picture is more than twice as tall as it is wide and its height is reduced.
 ///
 /// # Panics
 /// If any size is 0.

@@ -52,8 +52,8 @@ pub enum Spacing {
 
 impl Spacing {
     /// The spellings, for help texts and errors.
-    pub const SPELLINGS: &str = "even, leading, leading:OFFSET, trailing, between, between:-1, log_snr, steps of each part as in \
-         10,10,3,2,2, or timesteps as in at:0,250,999";
+    pub const SPELLINGS: &str = "even, leading, leading:OFFSET, trailing, between, between:-1, \
+         log_snr, steps of each part as in 10,10,3,2,2, or timesteps as in at:0,250,999";
 
     /// The number of steps, if the rule itself determines it.
     pub fn steps(&self) -> Option<usize> {

@@ -160,8 +160,8 @@ pub(super) struct Known {
 }
 
 /// A sampling method as a value of options and configurations: one known by name (`ddpm`, `ddim`,
-/// `analytic_dpm`, `ddim:0.5`, `early_ddim`, `dpm_solver`, `dpm_solver:published`, `heun`, `plms`, `plms:v`, `belm`), or your
-/// own.
+/// `analytic_dpm`, `ddim:0.5`, `early_ddim`, `dpm_solver`, `dpm_solver:published`, `heun`, `plms`,
+/// `plms:v`, `belm`), or your own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SamplerKind(Arc<dyn SamplingMethod>);
