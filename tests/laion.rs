@@ -216,7 +216,8 @@ fn its_decoder_is_differentiated() {
         let image = ImageEmbedding(normalize(drawn("call.embedding", [1, 64], &device)));
         let bound = decoder.bind(&Condition::new(image, text));
         let side = bundle.small_size();
-        let [x, direction] = ["x", "direction"].map(|it| drawn::<4>(it, [1, 3, side, side], &device));
+        let [x, direction] =
+            ["x", "direction"].map(|it| drawn::<4>(it, [1, 3, side, side], &device));
         let weights = drawn::<4>("weights", [1, 1, side, side], &device);
         let value = |x: Tensor<4>| {
             let output = bound.forward(x, Tensor::full([1], 3.0, &device));
