@@ -27,7 +27,7 @@ fixtures *args:
 
 # train the shapes model
 train *args:
-    cargo run --release --features train --example train_shapes -- {{args}}
+    cargo run --release --features train --example train -- --preset shapes {{args}}
 
 # licenses and advisories of dependencies
 deny:

@@ -12,7 +12,8 @@ use burn::tensor::Tensor;
 use divan::Bencher;
 use unclip::Bundle;
 use unclip::decoder::Condition;
-use unclip::train::recipe;
+use unclip::train::plan::Preset;
+use unclip::train::{TrainStage, recipe};
 use unclip::unclip_core::loss::{Noised, training_loss};
 use unclip::unclip_core::{ImageEmbedding, Network, Stage, TextEmbedding};
 use unclip::unclip_nn::checkpoint::StageConfig;
@@ -51,14 +52,14 @@ fn upsampler_call(bencher: Bencher, place: usize) {
 #[divan::bench]
 fn prior_training(bencher: Bencher) {
     let config = recipe::prior();
-    let batch = recipe::prior_training(1, 0).batch;
+    let batch = batch_of(TrainStage::Prior);
     train(bencher, &config, random([batch, config.d_embedding]), text(batch));
 }
 
 #[divan::bench]
 fn decoder_training(bencher: Bencher) {
     let config = recipe::decoder();
-    let batch = recipe::decoder_training(1, 0).batch;
+    let batch = batch_of(TrainStage::Decoder);
     let side = config.unet.image_size();
     train(bencher, &config, random([batch, 3, side, side]).clamp(-1.0, 1.0), condition(batch));
 }
@@ -66,10 +67,15 @@ fn decoder_training(bencher: Bencher) {
 #[divan::bench(args = [0, 1])]
 fn upsampler_training(bencher: Bencher, place: usize) {
     let config = &recipe::upsamplers()[place];
-    let batch = recipe::upsampler_training(1, 0).batch;
+    let batch = batch_of(TrainStage::Upsampler(0));
     let (low, high) = (recipe::LOW_CROP as usize, recipe::LOW_CROP as usize * config.factor);
     let pictures = |side: usize| random([batch, 3, side, side]).clamp(-1.0, 1.0);
     train(bencher, config, pictures(high), pictures(low).into());
+}
+
+/// Items of a step of the bundled model's training.
+fn batch_of(stage: TrainStage) -> usize {
+    Preset::Shapes.plan().settings(stage).expect("it has the stage").batch
 }
 
 fn bundle() -> Bundle {

@@ -49,6 +49,9 @@ mod latents;
 mod layouts;
 /// A second folder of each family.
 mod odd;
+/// Models of somebody's own pictures.
+#[cfg(feature = "train")]
+mod own_pictures;
 /// Pictures in files, as other programs make them and as this one does.
 mod pictures;
 /// Every prior, and which of them draws.

@@ -2,6 +2,9 @@
 
 /// Which prior, what guides, and folders of pictures.
 mod choices;
+/// Training.
+#[cfg(feature = "train")]
+mod training;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -102,7 +102,7 @@ where
                 ControlFlow::Break(())
             }
         };
-    trainer.run(Duration::MAX, |network, _| loss(network), observe)?;
+    trainer.run(Duration::MAX, |network, _| Ok(loss(network)), observe)?;
     failed.map_or(Ok(()), Err)
 }
 

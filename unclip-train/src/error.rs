@@ -6,6 +6,8 @@ use unclip_clip::TokenizerError;
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::LoadError;
 
+use crate::dataset::DataError;
+
 /// Training cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,6 +18,9 @@ pub enum TrainError {
     /// The tokenizer cannot be made or read.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// A setting cannot be used.
     #[error(transparent)]
     Setting(#[from] InvalidSetting),

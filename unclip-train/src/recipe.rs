@@ -9,8 +9,6 @@ use unclip_nn::{Activation, AttentionKind, ResampleKind, TransformerConfig, UNet
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::{Resize, UpsamplerConfig};
 
-use crate::TrainSettings;
-
 /// Steps of each stage.
 pub const CLIP_STEPS: u64 = 3_000;
 /// See [`CLIP_STEPS`].
@@ -219,50 +217,8 @@ pub fn upsamplers() -> [UpsamplerConfig; 2] {
     })
 }
 
+/// The share of pictures that are worn before CLIP sees them.
+pub const WORN: f64 = 0.5;
+
 /// Side of the small crops on which an upsampler is trained.
 pub const LOW_CROP: u32 = 16;
-
-/// How CLIP is trained.
-pub fn clip_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 128, learning_rate: 1e-3, weight_decay: 0.05, ..training(steps, seed) }
-}
-
-/// How the prior is trained.
-pub fn prior_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 128, ..training(steps, seed) }
-}
-
-/// How the autoregressive prior is trained.
-pub fn ar_prior_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 128, learning_rate: 2e-3, ..training(steps, seed) }
-}
-
-/// How CLIP's image tower for noised pictures is trained.
-pub fn noised_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 128, ..training(steps, seed) }
-}
-
-/// How the decoder is trained.
-pub fn decoder_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 32, learning_rate: 2e-3, ..training(steps, seed) }
-}
-
-/// How an upsampler is trained.
-pub fn upsampler_training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings { batch: 16, ..training(steps, seed) }
-}
-
-fn training(steps: u64, seed: u64) -> TrainSettings {
-    TrainSettings {
-        steps,
-        batch: 64,
-        learning_rate: 1e-3,
-        warmup: (steps / 10).clamp(1, 100),
-        cooldown: steps / 5,
-        weight_decay: 0.01,
-        max_norm: 1.0,
-        ema_decay: 0.999,
-        seed,
-        rests_on: String::new(),
-    }
-}

@@ -94,7 +94,7 @@ mod tests {
     use unclip_prior::DiffusionPriorConfig;
 
     use super::*;
-    use crate::data::Draws;
+    use crate::draws::Draws;
     use crate::recipe;
 
     fn values(tensor: Tensor<2>) -> Vec<f32> {

@@ -1,8 +1,6 @@
-//! The stages of the shapes model, by name.
+//! The stages of a model, by name.
 
-use crate::{TrainSettings, recipe};
-
-/// A stage of the shapes model, by name.
+/// A stage of a model, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainStage {
     /// Both towers of CLIP, and the vocabulary.
@@ -20,17 +18,6 @@ pub enum TrainStage {
 }
 
 impl TrainStage {
-    /// Every stage, in an order in which they can be trained.
-    pub const ALL: [Self; 7] = [
-        Self::Clip,
-        Self::Prior,
-        Self::ArPrior,
-        Self::Noised,
-        Self::Decoder,
-        Self::Upsampler(0),
-        Self::Upsampler(1),
-    ];
-
     /// Its name, as the command line and folders spell it.
     pub fn name(self) -> String {
         match self {
@@ -40,21 +27,6 @@ impl TrainStage {
             Self::Noised => "noised_image_encoder".into(),
             Self::Decoder => "decoder".into(),
             Self::Upsampler(place) => format!("upsampler.{place}"),
-        }
-    }
-
-    /// How the recipe trains it, for as many steps as it says or for others.
-    pub fn settings(self, steps: Option<u64>, seed: u64) -> TrainSettings {
-        let steps_or = |recipe: u64| steps.unwrap_or(recipe);
-        match self {
-            Self::Clip => recipe::clip_training(steps_or(recipe::CLIP_STEPS), seed),
-            Self::Prior => recipe::prior_training(steps_or(recipe::PRIOR_STEPS), seed),
-            Self::ArPrior => recipe::ar_prior_training(steps_or(recipe::AR_PRIOR_STEPS), seed),
-            Self::Noised => recipe::noised_training(steps_or(recipe::NOISED_STEPS), seed),
-            Self::Decoder => recipe::decoder_training(steps_or(recipe::DECODER_STEPS), seed),
-            Self::Upsampler(_) => {
-                recipe::upsampler_training(steps_or(recipe::UPSAMPLER_STEPS), seed)
-            }
         }
     }
 }

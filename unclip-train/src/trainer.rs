@@ -103,11 +103,11 @@ impl<M: Module> Trainer<M> {
     /// batch.
     ///
     /// # Errors
-    /// A checkpoint that cannot be written, or [`TrainError::Diverged`].
+    /// Those of `loss`, a checkpoint that cannot be written, or [`TrainError::Diverged`].
     pub fn run(
         &mut self,
         interval: Duration,
-        mut loss: impl FnMut(&M, u64) -> Tensor<1>,
+        mut loss: impl FnMut(&M, u64) -> Result<Tensor<1>, TrainError>,
         mut observer: impl FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let mut saved = Instant::now();
@@ -145,12 +145,12 @@ impl<M: Module> Trainer<M> {
 
     fn take_step(
         &mut self,
-        loss: &mut impl FnMut(&M, u64) -> Tensor<1>,
+        loss: &mut impl FnMut(&M, u64) -> Result<Tensor<1>, TrainError>,
     ) -> Result<StepReport, TrainError> {
         let start = Instant::now();
         let step = self.progress.step;
         let learning_rate = self.settings.learning_rate_at(step);
-        let loss = loss(&self.model, step);
+        let loss = loss(&self.model, step)?;
         let value = loss.clone().inner();
         let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
         let norm = gradients::global_norm(&self.model, &gradients)

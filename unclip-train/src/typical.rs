@@ -6,44 +6,61 @@ use std::hash::{DefaultHasher, Hasher};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use unclip_core::{ImageEmbedding, TextEmbedding};
-use unclip_shapes::{Sample, ShapesWorld};
+use unclip_shapes::ShapesWorld;
 
-use crate::data::mixed_batch;
+use crate::TrainError;
 use crate::objective::FrozenClip;
+use crate::shown::{Data, Items, Shown};
 
-/// Samples over which statistics of embeddings are taken.
-const STATISTICS_SAMPLES: usize = 4096;
+/// Items that are embedded at once.
+const CHUNK: usize = 256;
 
 /// Embeddings of clean pictures of the kinds that the other stages see in training:
-/// `[samples, d_embedding]`.
-pub(crate) fn typical_embeddings(clip: &FrozenClip) -> Tensor<2> {
-    let embed = |samples: Vec<Sample>| clip.embed_samples(&samples).0;
-    Tensor::cat(typical_samples().map(embed).collect(), 0)
+/// `[items, d_embedding]`.
+pub(crate) fn typical_embeddings(
+    clip: &FrozenClip,
+    data: &dyn Data,
+) -> Result<Tensor<2>, TrainError> {
+    let mut all = Vec::new();
+    each_chunk(clip, data, |items| all.push(clip.embed_items(items).0))?;
+    Ok(Tensor::cat(all, 0))
 }
 
 /// The same, and the embeddings of the captions.
-pub(crate) fn typical_pairs(clip: &FrozenClip) -> (ImageEmbedding, TextEmbedding) {
-    let embed = |samples: Vec<Sample>| {
-        let captions: Vec<&str> = samples.iter().map(|sample| sample.caption.as_str()).collect();
-        let text = clip.embed_captions(&clip.tokenizer.encode(&captions));
-        (clip.embed_samples(&samples), text)
-    };
-    let (images, texts) = typical_samples().map(embed).unzip();
-    (ImageEmbedding::cat(images), TextEmbedding::cat(texts))
+pub(crate) fn typical_pairs(
+    clip: &FrozenClip,
+    data: &dyn Data,
+) -> Result<(ImageEmbedding, TextEmbedding), TrainError> {
+    let (mut images, mut texts) = (Vec::new(), Vec::new());
+    each_chunk(clip, data, |items| {
+        let captions: Vec<&str> = items.iter().map(|item| item.caption()).collect();
+        texts.push(clip.embed_captions(&clip.tokenizer.encode(&captions)));
+        images.push(clip.embed_items(items));
+    })?;
+    Ok((ImageEmbedding::cat(images), TextEmbedding::cat(texts)))
 }
 
-fn typical_samples() -> impl Iterator<Item = Vec<Sample>> {
-    const CHUNK: usize = 256;
-    let world = ShapesWorld::new(0);
-    let chunks = 0..(STATISTICS_SAMPLES / CHUNK) as u64;
-    chunks.map(move |chunk| mixed_batch(&world, chunk, CHUNK))
+fn each_chunk(
+    clip: &FrozenClip,
+    data: &dyn Data,
+    mut each: impl FnMut(&Items),
+) -> Result<(), TrainError> {
+    for chunk in 0.. {
+        let items = data.typical(chunk, CHUNK, clip.side())?;
+        if items.is_empty() {
+            break;
+        }
+        each(&items);
+    }
+    Ok(())
 }
 
-/// A name for CLIP's space that changes whenever CLIP does: a hash of what it says of a picture.
+/// A name for CLIP's space that changes whenever CLIP does: a hash of what it says of a picture, whatever
+/// it was trained on.
 pub(crate) fn fingerprint(clip: &FrozenClip) -> String {
-    let sample = ShapesWorld::new(0).sample(0);
+    let sample: Box<dyn Shown> = Box::new(ShapesWorld::new(0).sample(0));
     let mut hasher = DefaultHasher::new();
-    let embedding = clip.embed_samples(std::slice::from_ref(&sample)).0;
+    let embedding = clip.embed_items(&vec![sample]).0;
     embedding.into_data().iter::<f32>().for_each(|v| hasher.write_u32(v.to_bits()));
     format!("shapes-{:016x}", hasher.finish())
 }

@@ -6,7 +6,7 @@ use unclip_core::{
 };
 use unclip_prior::{DiffusionPrior, DiffusionPriorConfig};
 
-use crate::data::Draws;
+use crate::draws::Draws;
 
 /// Places of the table.
 const PLACES: usize = 41;

@@ -10,10 +10,8 @@ use unclip_nn::checkpoint::{LoadError, read_file, write_whole};
 
 use crate::TrainError;
 
-/// Merges that are learned at most.
-const MAX_MERGES: usize = 2000;
-
-/// Learns a byte-pair vocabulary of CLIP's kind and writes `vocab.json` and `merges.txt`.
+/// Learns a byte-pair vocabulary of CLIP's kind, of so many merges at most, and writes `vocab.json` and
+/// `merges.txt`.
 ///
 /// Every byte has a token, so that any text can be read; words that occur often become one token
 /// each. The same captions give the same files.
@@ -22,9 +20,10 @@ const MAX_MERGES: usize = 2000;
 /// Files that cannot be written.
 pub fn train_vocabulary(
     folder: &Path,
+    merges: usize,
     captions: impl Iterator<Item = String> + Send,
 ) -> Result<(), TrainError> {
-    let merges = learn_merges(captions).map_err(|error| TrainError::Checkpoint {
+    let merges = learn_merges(merges, captions).map_err(|error| TrainError::Checkpoint {
         path: folder.join("merges.txt"),
         message: error.to_string(),
     })?;
@@ -72,11 +71,12 @@ pub(crate) fn copy_vocabulary(from: &Path, to: &Path) -> Result<(), TrainError> 
 
 /// The merges in the order in which they apply. The library gives them only as a file.
 fn learn_merges(
+    most: usize,
     captions: impl Iterator<Item = String> + Send,
 ) -> tokenizers::Result<Vec<(String, String)>> {
     let mut trainer = BpeTrainer::builder()
         .show_progress(false)
-        .vocab_size(256 + MAX_MERGES)
+        .vocab_size(256 + most)
         .end_of_word_suffix("</w>".into())
         .build();
     let words = |caption: &str| Ok(caption.split_whitespace().map(String::from).collect());

@@ -8,41 +8,33 @@ use burn::tensor::TensorData;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
-use unclip_core::resize::bicubic_8bit;
+use unclip_shapes::Region;
 
-use crate::data::Draws;
-use unclip_shapes::{Region, Sample, Scene, render, render_into};
+use crate::data::fill;
+use crate::draws::Draws;
+use crate::shown::Items;
 
-/// How many pictures are shrunk from one `LARGER` times as large.
+/// How many pictures are shrunk from a larger one.
 const SHRUNK: f64 = 0.25;
-const LARGER: u32 = 4;
-/// How many pictures show any wear, and how many of those are JPEGs.
-const WORN: f64 = 0.5;
+/// How many worn pictures are JPEGs.
 const JPEG: f64 = 0.2;
 
-/// Pictures of some samples, half of them worn: `[batch, 3, side, side]` in [−1, 1].
-pub fn worn_pictures(samples: &[Sample], side: u32, draws: &mut Draws) -> TensorData {
+/// Whole pictures of some items, a share of them worn: `[batch, 3, side, side]` in [−1, 1].
+pub fn worn_pictures(items: &Items, side: u32, share: f64, draws: &mut Draws) -> TensorData {
     let plane = (side * side) as usize;
-    let mut values = vec![0.0f32; samples.len() * 3 * plane];
-    let draws = draws.split(samples.len());
-    values.par_chunks_mut(3 * plane).zip(samples).zip(draws).for_each(
-        |((out, sample), mut draws)| {
-            draw(&sample.scene, side, &mut draws, out);
-            if draws.chance(WORN) {
-                wear(out, side as usize, &mut draws);
-            }
-        },
-    );
-    TensorData::new(values, [samples.len(), 3, side as usize, side as usize])
-}
-
-/// A scene at this size, or shrunk to it as CLIP shrinks pictures.
-fn draw(scene: &Scene, side: u32, draws: &mut Draws, out: &mut [f32]) {
-    if draws.chance(SHRUNK) {
-        fill(out, &bicubic_8bit(&render(scene, side * LARGER), side, side))
-    } else {
-        render_into(scene, Region::whole(side), out)
-    }
+    let mut values = vec![0.0f32; items.len() * 3 * plane];
+    let draws = draws.split(items.len());
+    values.par_chunks_mut(3 * plane).zip(items).zip(draws).for_each(|((out, item), mut draws)| {
+        if draws.chance(SHRUNK) {
+            item.draw_shrunk(side, out);
+        } else {
+            item.draw(Region::whole(side), out);
+        }
+        if draws.chance(share) {
+            wear(out, side as usize, &mut draws);
+        }
+    });
+    TensorData::new(values, [items.len(), 3, side as usize, side as usize])
 }
 
 /// Spoils a picture, `[3, side, side]` in [−1, 1], in place.
@@ -105,23 +97,19 @@ fn compress(picture: &mut [f32], side: usize, quality: u8) {
     }
 }
 
-fn fill(out: &mut [f32], image: &RgbImage) {
-    let plane = (image.width() * image.height()) as usize;
-    for (at, pixel) in image.pixels().enumerate() {
-        for channel in 0..3 {
-            out[channel * plane + at] = f32::from(pixel[channel]) / 127.5 - 1.0;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shown::Shown;
     use burn::tensor::{Device, Tensor};
-    use unclip_shapes::{Description, ShapesWorld, Test, judge, read};
+    use unclip_shapes::{Description, Sample, ShapesWorld, Test, judge, read, render};
 
     fn rgb(pictures: TensorData) -> Vec<RgbImage> {
         unclip_core::image::to_rgb(Tensor::from_data(pictures, &Device::flex()))
+    }
+
+    fn items(samples: &[Sample]) -> Items {
+        samples.iter().map(|sample| Box::new(sample.clone()) as Box<dyn Shown>).collect()
     }
 
     /// What the checker still reads, CLIP can be asked to see.
@@ -130,7 +118,7 @@ mod tests {
         let world = ShapesWorld::new(4);
         let samples: Vec<Sample> =
             (0..60).map(|index| world.test_sample(Test::SingleSeen, index)).collect();
-        let pictures = worn_pictures(&samples, 32, &mut Draws::new(1, 2));
+        let pictures = worn_pictures(&items(&samples), 32, 0.5, &mut Draws::new(1, 2));
         let right = |(sample, picture): (&Sample, &RgbImage)| {
             judge(&Description::of(&sample.scene), &read(picture)).all()
         };
@@ -143,7 +131,7 @@ mod tests {
     fn half_of_the_pictures_are_worn_and_the_same_draws_wear_the_same() {
         let world = ShapesWorld::new(4);
         let samples: Vec<Sample> = (0..200).map(|index| world.sample(index)).collect();
-        let made = || worn_pictures(&samples, 32, &mut Draws::new(1, 2));
+        let made = || worn_pictures(&items(&samples), 32, 0.5, &mut Draws::new(1, 2));
         let pictures = rgb(made());
         let clean = |(sample, picture): (&Sample, &RgbImage)| *picture == render(&sample.scene, 32);
         let n = samples.iter().zip(&pictures).filter(|&pair| clean(pair)).count();

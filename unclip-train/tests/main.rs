@@ -1,6 +1,8 @@
 //! Training from outside: the loop, its checkpoints, and what each stage learns from.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+/// Folders and shards of captioned pictures.
+mod dataset;
 /// Loop, clipping, averaging, skipping, and going on after an interruption.
 mod training;
 /// The vocabulary of a model that is trained from nothing.

@@ -1,6 +1,7 @@
 //! A line is fitted: small enough to compare runs number by number.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use burn::module::Module;
@@ -9,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use unclip_core::{InvalidSetting, VarianceType};
 use unclip_nn::UNetConfig;
 use unclip_shapes::ShapesWorld;
-use unclip_train::data::Draws;
+use unclip_train::Draws;
 use unclip_train::objective::{ClipTowers, Objective, Source, UpsamplerObjective};
 use unclip_train::{StepReport, TrainError, TrainSettings, Trainer, recipe, update_average};
 use unclip_upsample::UpsamplerConfig;
@@ -41,11 +42,11 @@ fn line() -> Linear {
 }
 
 /// y = x_0 − 2·x_1, from draws that depend on the step alone.
-fn loss(model: &Linear, step: u64) -> Tensor<1> {
+fn loss(model: &Linear, step: u64) -> Result<Tensor<1>, TrainError> {
     let x = Tensor::<2>::from_data(Draws::new(9, step).normal([8, 2]), &Device::flex());
     let y = x.clone().matmul(Tensor::from_floats([[1.0], [-2.0]], &Device::flex()));
     let error = model.forward(x) - y;
-    (error.clone() * error).mean()
+    Ok((error.clone() * error).mean())
 }
 
 fn run(trainer: &mut Trainer<Linear>, stop_after: u64) -> Vec<StepReport> {
@@ -113,7 +114,7 @@ fn a_step_that_is_not_finite_is_skipped_and_counted() {
     let mut trainer = Trainer::new(line(), settings(3), folder.path()).unwrap();
     let before = weights(trainer.average());
     let spoilt = |model: &Linear, step: u64| match step {
-        0 => loss(model, step) * f64::NAN,
+        0 => Ok(loss(model, step)? * f64::NAN),
         _ => loss(model, step),
     };
     let mut skipped = Vec::new();
@@ -137,7 +138,8 @@ fn a_step_that_is_not_finite_is_skipped_and_counted() {
 fn a_run_that_diverges_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let mut trainer = Trainer::new(line(), settings(1000), folder.path()).unwrap();
-    let result = trainer.run(NEVER, |m, s| loss(m, s) * f64::NAN, |_| ControlFlow::Continue(()));
+    let result =
+        trainer.run(NEVER, |m, s| Ok(loss(m, s)? * f64::NAN), |_| ControlFlow::Continue(()));
     assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
 }
 
@@ -233,7 +235,8 @@ fn upsampler(
     config.unet = UNetConfig { block_out_channels: vec![4, 4], ..own }.into();
     edit(&mut config);
     config.validate().unwrap();
-    let source = Source { world: ShapesWorld::new(1), batch: 2, seed: 3, device: Device::flex() };
+    let source =
+        Source { data: Arc::new(ShapesWorld::new(1)), batch: 2, seed: 3, device: Device::flex() };
     Ok((UpsamplerObjective::new(source, config.clone(), 32, 8)?, config))
 }
 
@@ -247,7 +250,7 @@ fn an_upsampler_may_learn_its_variance() {
     let (objective, config) = upsampler(learned).unwrap();
     let device = Device::flex().autodiff();
     let network = config.init(&Device::flex()).train();
-    let gradients = objective.loss(&network, objective.batch(0)).backward();
+    let gradients = objective.loss(&network, objective.batch(0).unwrap()).backward();
     let gradients = burn::optim::GradientsParams::from_grads(gradients, &network);
     assert!(gradients.len() > 10, "{} gradients on {device:?}", gradients.len());
 }

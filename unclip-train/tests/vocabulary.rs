@@ -7,7 +7,8 @@ use unclip_train::train_vocabulary;
 
 fn tokenizer(folder: &std::path::Path) -> Tokenizer {
     let world = ShapesWorld::new(0);
-    train_vocabulary(folder, (0..5000).map(move |index| world.sample(index).caption)).unwrap();
+    train_vocabulary(folder, 2000, (0..5000).map(move |index| world.sample(index).caption))
+        .unwrap();
     let options = TokenizerOptions { context_length: 24, ..TokenizerOptions::default() };
     Tokenizer::from_folder(folder, options).unwrap()
 }

@@ -6,7 +6,9 @@ use unclip_prior::ArPrior;
 
 use super::frozen::FrozenClip;
 use super::source::{Objective, Source, captions};
+use crate::TrainError;
 use crate::data::whole_pictures;
+use crate::shown::Lesson;
 
 /// Training of the autoregressive prior. 10 % of the captions are dropped (paper, section 2.2), and
 /// with them the similarity; it is also not told for 10 % of the others, so that guidance may lead
@@ -32,18 +34,18 @@ impl Objective for ArPriorObjective {
     type Network = ArPrior;
     type Batch = ArPriorBatch;
 
-    fn batch(&self, step: u64) -> ArPriorBatch {
+    fn batch(&self, step: u64) -> Result<ArPriorBatch, TrainError> {
         const DROPPED: f64 = 0.1;
-        let (samples, mut draws) = self.source.step(step);
-        let dropped = draws.chances(samples.len(), DROPPED);
-        let untold = draws.chances(samples.len(), DROPPED);
+        let (items, mut draws) = self.source.step(step, self.clip.side(), Lesson::Mixed)?;
+        let dropped = draws.chances(items.len(), DROPPED);
+        let untold = draws.chances(items.len(), DROPPED);
         let unknown: Vec<i32> =
             dropped.iter().zip(untold).map(|(a, b)| i32::from(*a || b)).collect();
-        ArPriorBatch {
-            tokens: self.clip.tokenizer.encode(&captions(&samples, &dropped)),
-            images: whole_pictures(&samples, self.clip.side()),
-            unknown: TensorData::new(unknown, [samples.len()]),
-        }
+        Ok(ArPriorBatch {
+            tokens: self.clip.tokenizer.encode(&captions(&items, &dropped)),
+            images: whole_pictures(&items, self.clip.side()),
+            unknown: TensorData::new(unknown, [items.len()]),
+        })
     }
 
     fn loss(&self, prior: &ArPrior, batch: ArPriorBatch) -> Tensor<1> {

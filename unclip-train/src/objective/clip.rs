@@ -9,8 +9,8 @@ use unclip_clip::{
 };
 
 use super::source::{Objective, Source};
-use crate::data::{Draws, contrasting_batch};
-use crate::worn_pictures;
+use crate::shown::Lesson;
+use crate::{TrainError, worn_pictures};
 
 /// Both towers of CLIP in training.
 #[derive(Module, Debug)]
@@ -44,8 +44,7 @@ impl ClipTowers {
     }
 }
 
-/// Contrastive training of CLIP, on scenes beside those that differ from them in one thing
-/// ([`contrasting_batch`]), half of the pictures worn ([`worn_pictures`]).
+/// Contrastive training of CLIP, a share of the pictures worn ([`worn_pictures`]).
 #[derive(Debug)]
 pub struct ClipObjective {
     /// Data and draws.
@@ -54,6 +53,8 @@ pub struct ClipObjective {
     pub tokenizer: Tokenizer,
     /// How the image tower wants its pictures.
     pub image: ImageEncoderConfig,
+    /// The share of pictures that are worn.
+    pub worn: f64,
 }
 
 /// Captions and their pictures.
@@ -67,15 +68,14 @@ impl Objective for ClipObjective {
     type Network = ClipTowers;
     type Batch = ClipBatch;
 
-    fn batch(&self, step: u64) -> ClipBatch {
-        let Source { world, batch, seed, .. } = &self.source;
-        let samples = contrasting_batch(world, step, *batch);
-        let captions: Vec<&str> = samples.iter().map(|sample| sample.caption.as_str()).collect();
+    fn batch(&self, step: u64) -> Result<ClipBatch, TrainError> {
         let side = self.image.image_size as u32;
-        ClipBatch {
+        let (items, mut draws) = self.source.step(step, side, Lesson::Contrast)?;
+        let captions: Vec<&str> = items.iter().map(|item| item.caption()).collect();
+        Ok(ClipBatch {
             tokens: self.tokenizer.encode(&captions),
-            images: worn_pictures(&samples, side, &mut Draws::new(*seed, step)),
-        }
+            images: worn_pictures(&items, side, self.worn, &mut draws),
+        })
     }
 
     fn loss(&self, towers: &ClipTowers, batch: ClipBatch) -> Tensor<1> {

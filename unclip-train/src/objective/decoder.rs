@@ -11,7 +11,8 @@ use unclip_decoder::{CaptionKind, Condition, Decoder, DecoderConfig};
 use super::frozen::FrozenClip;
 use super::source::{Noise, Objective, Source, captions};
 use crate::data::{kept, whole_pictures};
-use crate::worn_pictures;
+use crate::shown::Lesson;
+use crate::{TrainError, worn_pictures};
 
 /// Training of the decoder. Each of its two inputs is dropped from some rows, so that it learns to
 /// draw from both, from either, and from none: a tenth has neither, a tenth the caption alone, 45 %
@@ -24,6 +25,7 @@ pub struct DecoderObjective {
     clip: FrozenClip,
     config: DecoderConfig,
     schedule: NoiseSchedule,
+    worn: f64,
 }
 
 /// Pictures, and what they are drawn from.
@@ -39,7 +41,8 @@ pub struct DecoderBatch {
 }
 
 impl DecoderObjective {
-    /// The objective of these data, this CLIP and these sizes.
+    /// The objective of these data, this CLIP and these sizes, with the share of pictures that are worn
+    /// before they are embedded.
     ///
     /// # Errors
     /// A schedule that cannot be built; a decoder of another kind than the paper's.
@@ -47,13 +50,14 @@ impl DecoderObjective {
         source: Source,
         clip: FrozenClip,
         config: DecoderConfig,
+        worn: f64,
     ) -> Result<Self, InvalidSetting> {
         if config.captions != CaptionKind::Masked {
             let (found, expected) = (config.captions, "masked: no other kind is trained here");
             return Err(InvalidSetting::new("captions", format!("{found:?}"), expected));
         }
         let schedule = config.diffusion.training_schedule()?;
-        Ok(Self { source, clip, config, schedule })
+        Ok(Self { source, clip, config, schedule, worn })
     }
 }
 
@@ -61,22 +65,23 @@ impl Objective for DecoderObjective {
     type Network = Decoder;
     type Batch = DecoderBatch;
 
-    fn batch(&self, step: u64) -> DecoderBatch {
-        let (samples, mut draws) = self.source.step(step);
+    fn batch(&self, step: u64) -> Result<DecoderBatch, TrainError> {
         let side = self.config.unet.image_size();
-        let lots: Vec<f32> = samples.iter().map(|_| draws.within(0.0..1.0)).collect();
+        let largest = self.clip.side().max(side as u32);
+        let (items, mut draws) = self.source.step(step, largest, Lesson::Mixed)?;
+        let lots: Vec<f32> = items.iter().map(|_| draws.within(0.0..1.0)).collect();
         let dropped = |range: Range<f32>| lots.iter().map(|lot| range.contains(lot)).collect();
         let no_image: Vec<bool> = dropped(0.0..0.2);
         let no_caption: Vec<bool> = dropped(0.1..0.65);
-        let worn = worn_pictures(&samples, self.clip.side(), &mut draws);
-        let shape = [samples.len(), self.config.channels, side, side];
-        DecoderBatch {
-            images: whole_pictures(&samples, side as u32),
+        let worn = worn_pictures(&items, self.clip.side(), self.worn, &mut draws);
+        let shape = [items.len(), self.config.channels, side, side];
+        Ok(DecoderBatch {
+            images: whole_pictures(&items, side as u32),
             worn,
             kept: kept(&no_image),
-            tokens: self.clip.tokenizer.encode(&captions(&samples, &no_caption)),
+            tokens: self.clip.tokenizer.encode(&captions(&items, &no_caption)),
             noise: Noise::draw(shape, self.schedule.len(), &mut draws),
-        }
+        })
     }
 
     fn loss(&self, decoder: &Decoder, batch: DecoderBatch) -> Tensor<1> {

@@ -3,10 +3,11 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_clip::{ImageEncoder, ImageEncoderConfig, TextEncoder, Tokenizer, Tokens, standardize};
 use unclip_core::{ImageEmbedding, TextEmbedding};
-use unclip_shapes::{Region, Sample, Scene, ShapesWorld};
+use unclip_shapes::{Region, Scene, ShapesWorld};
 
 use crate::ClipScore;
-use crate::data::{pictures, whole_pictures};
+use crate::data::{scenes, whole_pictures};
+use crate::shown::Items;
 
 /// A trained CLIP, which the other stages learn from.
 #[derive(Debug, Clone)]
@@ -40,18 +41,18 @@ impl FrozenClip {
         self.image.forward(standardize(&self.image_config, images))
     }
 
-    /// Embeddings of the pictures of samples.
-    pub fn embed_samples(&self, samples: &[Sample]) -> ImageEmbedding {
-        self.embed_images(whole_pictures(samples, self.side()))
+    /// Embeddings of the pictures of items.
+    pub fn embed_items(&self, items: &Items) -> ImageEmbedding {
+        self.embed_images(whole_pictures(items, self.side()))
     }
 
     /// What this CLIP sees, by `n` scenes for each question.
     pub fn score(&self, world: &ShapesWorld, n: usize) -> ClipScore {
         let whole = Region::whole(self.side());
-        let embed = |scenes: &[Scene], captions: &[String]| {
-            let parts: Vec<_> = scenes.iter().map(|scene| (scene, whole)).collect();
+        let embed = |shown: &[Scene], captions: &[String]| {
+            let parts: Vec<_> = shown.iter().map(|scene| (scene, whole)).collect();
             let text = self.embed_captions(&self.tokenizer.encode(captions));
-            Ok::<_, std::convert::Infallible>((self.embed_images(pictures(&parts)), text))
+            Ok::<_, std::convert::Infallible>((self.embed_images(scenes(&parts)), text))
         };
         let Ok(score) = ClipScore::measure(world, n, embed);
         score

@@ -7,7 +7,9 @@ use unclip_core::NoiseSchedule;
 
 use super::frozen::FrozenClip;
 use super::source::{Noise, Objective, Source, captions};
+use crate::TrainError;
 use crate::data::whole_pictures;
+use crate::shown::Lesson;
 
 /// Training of an image tower that reads noised pictures, against the text tower of a CLIP that is
 /// trained already.
@@ -35,18 +37,18 @@ impl Objective for NoisedObjective {
     type Network = NoisedImageEncoder;
     type Batch = NoisedBatch;
 
-    fn batch(&self, step: u64) -> NoisedBatch {
-        let (samples, mut draws) = self.source.step(step);
-        let all = vec![false; samples.len()];
-        NoisedBatch {
-            tokens: self.clip.tokenizer.encode(&captions(&samples, &all)),
-            images: whole_pictures(&samples, self.side as u32),
+    fn batch(&self, step: u64) -> Result<NoisedBatch, TrainError> {
+        let (items, mut draws) = self.source.step(step, self.side as u32, Lesson::Mixed)?;
+        let all = vec![false; items.len()];
+        Ok(NoisedBatch {
+            tokens: self.clip.tokenizer.encode(&captions(&items, &all)),
+            images: whole_pictures(&items, self.side as u32),
             noise: Noise::draw(
-                [samples.len(), 3, self.side, self.side],
+                [items.len(), 3, self.side, self.side],
                 self.schedule.len(),
                 &mut draws,
             ),
-        }
+        })
     }
 
     fn loss(&self, encoder: &NoisedImageEncoder, batch: NoisedBatch) -> Tensor<1> {

@@ -8,7 +8,9 @@ use unclip_prior::{DiffusionPrior, DiffusionPriorConfig};
 
 use super::frozen::FrozenClip;
 use super::source::{Noise, Objective, Source, captions};
+use crate::TrainError;
 use crate::data::whole_pictures;
+use crate::shown::Lesson;
 
 /// Training of the diffusion prior, with 10 % of the captions dropped (paper, section 2.2).
 #[derive(Debug)]
@@ -51,16 +53,16 @@ impl Objective for PriorObjective {
     type Network = DiffusionPrior;
     type Batch = PriorBatch;
 
-    fn batch(&self, step: u64) -> PriorBatch {
+    fn batch(&self, step: u64) -> Result<PriorBatch, TrainError> {
         const DROP_CAPTION: f64 = 0.1;
-        let (samples, mut draws) = self.source.step(step);
-        let dropped = draws.chances(samples.len(), DROP_CAPTION);
-        let shape = [samples.len(), self.config.d_embedding];
-        PriorBatch {
-            tokens: self.clip.tokenizer.encode(&captions(&samples, &dropped)),
-            images: whole_pictures(&samples, self.clip.side()),
+        let (items, mut draws) = self.source.step(step, self.clip.side(), Lesson::Mixed)?;
+        let dropped = draws.chances(items.len(), DROP_CAPTION);
+        let shape = [items.len(), self.config.d_embedding];
+        Ok(PriorBatch {
+            tokens: self.clip.tokenizer.encode(&captions(&items, &dropped)),
+            images: whole_pictures(&items, self.clip.side()),
             noise: Noise::draw(shape, self.schedule.len(), &mut draws),
-        }
+        })
     }
 
     fn loss(&self, prior: &DiffusionPrior, batch: PriorBatch) -> Tensor<1> {

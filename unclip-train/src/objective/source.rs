@@ -1,11 +1,14 @@
 //! What an objective is, and what all of them share: where data and draws come from.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_core::NoiseSchedule;
 use unclip_core::loss::Noised;
-use unclip_shapes::{Sample, ShapesWorld};
 
-use crate::data::{Draws, mixed_batch};
+use crate::TrainError;
+use crate::draws::Draws;
+use crate::shown::{Data, Items, Lesson};
 
 /// What a network is trained to do.
 pub trait Objective: Sync {
@@ -16,7 +19,10 @@ pub trait Objective: Sync {
 
     /// The data and draws of a step, which follow from its number alone. Another thread may prepare
     /// them while the device works on the step before.
-    fn batch(&self, step: u64) -> Self::Batch;
+    ///
+    /// # Errors
+    /// Data that cannot be read.
+    fn batch(&self, step: u64) -> Result<Self::Batch, TrainError>;
 
     /// The loss of a step.
     fn loss(&self, network: &Self::Network, batch: Self::Batch) -> Tensor<1>;
@@ -26,7 +32,7 @@ pub trait Objective: Sync {
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The pictures and captions.
-    pub world: ShapesWorld,
+    pub data: Arc<dyn Data>,
     /// Items of a step.
     pub batch: usize,
     /// Seed of the draws.
@@ -36,8 +42,15 @@ pub struct Source {
 }
 
 impl Source {
-    pub(super) fn step(&self, step: u64) -> (Vec<Sample>, Draws) {
-        (mixed_batch(&self.world, step, self.batch), Draws::new(self.seed, step))
+    /// The items of a step, to be drawn at sides up to `side`, and its draws.
+    pub(super) fn step(
+        &self,
+        step: u64,
+        side: u32,
+        lesson: Lesson,
+    ) -> Result<(Items, Draws), TrainError> {
+        let items = self.data.batch(step, self.batch, side, lesson)?;
+        Ok((items, Draws::new(self.seed, step)))
     }
 
     pub(super) fn tensor<const D: usize>(&self, values: TensorData) -> Tensor<D> {
@@ -46,9 +59,9 @@ impl Source {
 }
 
 /// The captions of a batch, empty where dropped.
-pub(super) fn captions<'a>(samples: &'a [Sample], dropped: &[bool]) -> Vec<&'a str> {
-    let said = |(sample, &dropped): (&'a Sample, _)| if dropped { "" } else { &sample.caption };
-    samples.iter().zip(dropped).map(said).collect()
+pub(super) fn captions<'a>(items: &'a Items, dropped: &[bool]) -> Vec<&'a str> {
+    let said = items.iter().map(|item| item.caption());
+    said.zip(dropped).map(|(caption, &dropped)| if dropped { "" } else { caption }).collect()
 }
 
 /// The noise of a batch, and how far each row is noised.

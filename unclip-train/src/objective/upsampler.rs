@@ -3,18 +3,19 @@
 use burn::tensor::{Tensor, TensorData};
 use unclip_core::loss::training_loss;
 use unclip_core::{InvalidSetting, NoiseSchedule};
-use unclip_shapes::{Region, Sample, Scene};
+use unclip_shapes::Region;
 use unclip_upsample::degrade::gaussian_blur;
 use unclip_upsample::{Upsampler, UpsamplerConfig};
 
 use super::source::{Noise, Objective, Source};
-use crate::data::{Draws, kept, pictures};
+use crate::TrainError;
+use crate::data::{kept, pictures};
+use crate::shown::Lesson;
 
 /// Standard deviation of the strongest grain of the small pictures.
 const GRAIN: f32 = 0.06;
 
-/// Training of an upsampler on crops, most of them around the edge of an object, of which half are
-/// blurred (paper, section 2.3) and most have a grain: what comes out is sharp and clean.
+/// Training of an upsampler on crops, of which half are blurred (paper, section 2.3) and most have a grain: what comes out is sharp and clean.
 #[derive(Debug)]
 pub struct UpsamplerObjective {
     source: Source,
@@ -67,23 +68,6 @@ impl UpsamplerObjective {
         Ok(Self { source, config, schedule, low_side, low_crop })
     }
 
-    /// Where a crop begins: three of four lie around a point near the outline of an object, since
-    /// most of a picture is flat.
-    fn corner(&self, scene: &Scene, draws: &mut Draws) -> [u32; 2] {
-        let objects = scene.objects();
-        let object = &objects[draws.below(1, objects.len())[0]];
-        let anywhere = draws.chance(0.25);
-        let space = (self.low_side - self.low_crop) as f32;
-        object.center.map(|center| {
-            if anywhere {
-                return draws.within(0.0..space + 1.0).min(space) as u32;
-            }
-            let at = center + object.radius * draws.within(-1.2..1.2);
-            let corner = at * self.low_side as f32 - self.low_crop as f32 / 2.0;
-            corner.round().clamp(0.0, space) as u32
-        })
-    }
-
     fn region(&self, [x, y]: [u32; 2], scale: u32) -> Region {
         Region {
             side: self.low_side * scale,
@@ -99,31 +83,31 @@ impl Objective for UpsamplerObjective {
     type Network = Upsampler;
     type Batch = UpsamplerBatch;
 
-    fn batch(&self, step: u64) -> UpsamplerBatch {
-        let (samples, mut draws) = self.source.step(step);
-        let n = samples.len();
+    fn batch(&self, step: u64) -> Result<UpsamplerBatch, TrainError> {
+        let (side, crop) = (self.low_side, self.low_crop);
+        let largest = side * self.config.factor as u32;
+        let (items, mut draws) = self.source.step(step, largest, Lesson::Mixed)?;
+        let n = items.len();
         let corners: Vec<[u32; 2]> =
-            samples.iter().map(|sample| self.corner(&sample.scene, &mut draws)).collect();
+            items.iter().map(|item| item.corner(side, crop, &mut draws)).collect();
         let crops = |scale: u32| {
-            let part = |(sample, &corner): (_, _)| {
-                let sample: &Sample = sample;
-                (&sample.scene, self.region(corner, scale))
-            };
-            pictures(&samples.iter().zip(&corners).map(part).collect::<Vec<_>>())
+            let parts = items.iter().zip(&corners);
+            let parts = parts.map(|(item, &corner)| (item.as_ref(), self.region(corner, scale)));
+            pictures(&parts.collect::<Vec<_>>())
         };
         let shape = |side: usize| [n, UpsamplerConfig::CHANNELS, side, side];
         let (low, high) = (self.low_crop as usize, self.low_crop as usize * self.config.factor);
         let sharp = kept(&draws.chances(n, 0.5));
         let loudness: Vec<f32> =
             (0..n).map(|_| draws.within(-GRAIN / 3.0..GRAIN).max(0.0)).collect();
-        UpsamplerBatch {
+        Ok(UpsamplerBatch {
             images: crops(self.config.factor as u32),
             low_res: crops(1),
             sharp,
             loudness: TensorData::new(loudness, [n, 1]),
             grain: draws.normal(shape(low)),
             noise: Noise::draw(shape(high), self.schedule.len(), &mut draws),
-        }
+        })
     }
 
     fn loss(&self, upsampler: &Upsampler, batch: UpsamplerBatch) -> Tensor<1> {

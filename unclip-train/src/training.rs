@@ -1,7 +1,8 @@
-//! The training of the bundled shapes model, stage by stage, into a bundle.
+//! The training of a plan, stage by stage, into a bundle.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
@@ -19,39 +20,36 @@ use crate::objective::{
     ArPriorObjective, ClipObjective, ClipTowers, DecoderObjective, FrozenClip, NoisedObjective,
     Objective, PriorObjective, Source, UpsamplerObjective,
 };
+use crate::plan::{ClipPlan, Plan, StagePlan, absent};
+use crate::shown::Data;
 use crate::train_stage::TrainStage;
 use crate::typical::{fingerprint, typical_embeddings, typical_pairs, with_longer_embeddings};
 use crate::uncertainty::uncertainty;
 use crate::vocabulary::copy_vocabulary;
 use crate::{
-    ClipScore, StepReport, TrainError, TrainSettings, Trainer, recipe, silenced, train_vocabulary,
+    ClipScore, StepReport, TrainError, TrainSettings, Trainer, silenced, train_vocabulary,
     trainable, whitening_towards,
 };
 use unclip_shapes::ShapesWorld;
 
-/// Captions from which the vocabulary is learned.
-const VOCABULARY_CAPTIONS: u64 = 20_000;
-
-/// Where and how the shapes model is trained.
+/// A plan in training.
 #[derive(Debug, Clone)]
-pub struct ShapesTraining {
-    /// Folder of checkpoints and loss curves, one subfolder for each stage.
-    pub work: PathBuf,
-    /// Folder of the bundle that is written, and read by later stages.
-    pub bundle: PathBuf,
+pub struct Training {
+    /// What is trained, and how.
+    pub plan: Plan,
+    /// The pictures and captions.
+    pub data: Arc<dyn Data>,
     /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. A decoder
     /// may have been trained with another CLIP: the embeddings of this one are then turned to where
     /// it knew them. CLIP's temperature is not part of a bundle and starts fresh.
     pub from: Option<PathBuf>,
     /// Where the tensors are, without autodiff.
     pub device: Device,
-    /// How often a checkpoint is written.
-    pub interval: Duration,
-    /// When to stop, finished or not; a later run goes on.
+    /// When to stop a stage, finished or not; a later run goes on.
     pub time_limit: Option<Duration>,
 }
 
-impl ShapesTraining {
+impl Training {
     /// Trains a stage to the end, or until the observer or the time limit stops it, and writes what
     /// it has learned into the bundle. An interrupted run goes on where it was.
     ///
@@ -60,9 +58,10 @@ impl ShapesTraining {
     pub fn train(
         &self,
         stage: TrainStage,
-        settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
+        self.plan.validate()?;
+        let settings = self.plan.settings(stage)?;
         match stage {
             TrainStage::Clip => self.train_clip(settings, observer),
             TrainStage::Prior => self.train_prior(settings, observer),
@@ -81,18 +80,18 @@ impl ShapesTraining {
     pub fn measure_uncertainty(&self) -> Result<Uncertainty, TrainError> {
         let (clip, space) = self.clip()?;
         let name = TrainStage::Prior.name();
-        let files = StageFiles::<DiffusionPriorConfig>::open(&self.bundle.join(&name))?;
+        let files = StageFiles::<DiffusionPriorConfig>::open(&self.bundle().join(&name))?;
         let (prior, mut config) = (files.load(&self.device)?, files.manifest.config.clone());
         let found = &files.manifest.embedding_space;
         if *found != space {
             let expected = format!("{space}, the bundle's: train the prior for it");
             return Err(InvalidSetting::new("CLIP of the prior", found, expected).into());
         }
-        let (images, texts) = typical_pairs(&clip);
+        let (images, texts) = typical_pairs(&clip, self.data.as_ref())?;
         let table = uncertainty(&config, &prior, (&images, &texts))?;
         config.diffusion.uncertainty = Some(table.clone());
         let manifest = Manifest { config, ..files.manifest };
-        save_config(&self.bundle.join(&name).join("config.json"), &manifest)?;
+        save_config(&self.bundle().join(&name).join("config.json"), &manifest)?;
         Ok(table)
     }
 
@@ -110,10 +109,10 @@ impl ShapesTraining {
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let source = self.source(&settings);
-        self.prepare_vocabulary(source.world)?;
+        self.prepare_vocabulary(source.data.as_ref())?;
         let tokenizer = self.tokenizer()?;
-        let text = recipe::text_encoder(tokenizer.vocab_size());
-        let image = recipe::image_encoder();
+        let ClipPlan { text, image, worn, .. } = self.plan.clip.clone();
+        let text = TextEncoderConfig { vocab_size: tokenizer.vocab_size(), ..text };
         self.device.seed(settings.seed);
         let fresh = ClipTowers::new(&text, &image, &self.device);
         let towers = ClipTowers {
@@ -121,7 +120,7 @@ impl ShapesTraining {
             image: self.first("image_encoder", None, &image, fresh.image)?,
             logit_scale: fresh.logit_scale,
         };
-        let objective = ClipObjective { source, tokenizer, image: image.clone() };
+        let objective = ClipObjective { source, tokenizer, image: image.clone(), worn };
         let bounds: fn(ClipTowers) -> ClipTowers = ClipTowers::within_bounds;
         let stage = (TrainStage::Clip, "");
         let trainer = self.run(stage, settings, (towers, bounds), observer, &objective)?;
@@ -146,7 +145,11 @@ impl ShapesTraining {
             image_config: image.clone(),
             device: self.device.clone(),
         };
-        let std = typical_embeddings(&clip).var(0).mean().into_scalar::<f32>().sqrt();
+        let std = typical_embeddings(&clip, self.data.as_ref())?
+            .var(0)
+            .mean()
+            .into_scalar::<f32>()
+            .sqrt();
         let factor = 1.0 / f64::from(std.max(1e-6));
         clip.text = with_longer_embeddings(clip.text, factor);
         clip.image = with_longer_embeddings(clip.image, factor);
@@ -161,9 +164,9 @@ impl ShapesTraining {
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let (clip, space) = self.clip()?;
-        let config = recipe::prior();
+        let config = of(self.plan.prior.as_ref(), TrainStage::Prior)?;
         self.device.seed(settings.seed);
-        let whitening = Whitening::of(typical_embeddings(&clip));
+        let whitening = Whitening::of(typical_embeddings(&clip, self.data.as_ref())?);
         let fresh = config.init(&self.device).with_whitening(whitening);
         let prior = self.first("prior", Some(&space), &config, fresh)?;
         let objective = PriorObjective::new(self.source(&settings), clip, config.clone())?;
@@ -178,10 +181,10 @@ impl ShapesTraining {
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let (clip, space) = self.clip()?;
-        let config = recipe::ar_prior();
+        let config = of(self.plan.ar_prior.as_ref(), TrainStage::ArPrior)?;
         self.device.seed(settings.seed);
         let fresh = config.init(&self.device);
-        let (image, text) = typical_pairs(&clip);
+        let (image, text) = typical_pairs(&clip, self.data.as_ref())?;
         let whitening = Whitening::of(image.0.clone());
         let codebook = fresh.codebook().clone().of(whitening, &image, &text);
         let prior = self.first("ar_prior", Some(&space), &config, fresh.with_codebook(codebook))?;
@@ -197,11 +200,11 @@ impl ShapesTraining {
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let (clip, space) = self.clip()?;
-        let config = recipe::noised_image_encoder();
+        let config = of(self.plan.noised_image_encoder.as_ref(), TrainStage::Noised)?;
         self.device.seed(settings.seed);
         let name = TrainStage::Noised.name();
         let encoder = self.first(&name, Some(&space), &config, config.init(&self.device))?;
-        let schedule = recipe::decoder().diffusion.training_schedule()?;
+        let schedule = self.plan.decoder.config.diffusion.training_schedule()?;
         let source = self.source(&settings);
         let objective = NoisedObjective { source, clip, schedule, side: config.image_size };
         let stage = (TrainStage::Noised, space.as_str());
@@ -215,20 +218,23 @@ impl ShapesTraining {
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let (clip, space) = self.clip()?;
-        let config = recipe::decoder();
+        let config = self.plan.decoder.config.clone();
         self.device.seed(settings.seed);
-        let embeddings = typical_embeddings(&clip);
+        let embeddings = typical_embeddings(&clip, self.data.as_ref())?;
         let whitening = Whitening::of(embeddings.clone());
         let fresh = silenced(config.init(&self.device)).with_whitening(whitening);
         let first = self.first("decoder", None, &config, fresh)?;
         let decoder = match self.other_clip(&space)? {
             Some(other) => {
-                let places = first.whitened(&ImageEmbedding(typical_embeddings(&other)));
+                let places = first
+                    .whitened(&ImageEmbedding(typical_embeddings(&other, self.data.as_ref())?));
                 first.with_whitening(whitening_towards(places, embeddings))
             }
             None => first,
         };
-        let objective = DecoderObjective::new(self.source(&settings), clip, config.clone())?;
+        let source = self.source(&settings);
+        let worn = self.plan.clip.worn;
+        let objective = DecoderObjective::new(source, clip, config.clone(), worn)?;
         let stage = (TrainStage::Decoder, space.as_str());
         let trainer = self.run(stage, settings, (decoder, free), observer, &objective)?;
         self.save("decoder", &space, &config, trainer.average())
@@ -240,20 +246,14 @@ impl ShapesTraining {
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
-        let configs = recipe::upsamplers();
-        let Some(config) = configs.get(place).cloned() else {
-            let expected = format!("less than {}", configs.len());
-            return Err(InvalidSetting::new("upsampler", place, expected).into());
-        };
-        let below = configs.iter().take(place).map(|c| c.factor as u32);
-        let low_side = recipe::DECODER_SIDE * below.product::<u32>();
-        self.device.seed(settings.seed);
         let stage = TrainStage::Upsampler(place);
+        let plan = self.plan.upsampler.get(place).ok_or_else(|| absent(stage))?;
+        let (config, low_side) = (plan.config.clone(), self.plan.low_side(place));
+        self.device.seed(settings.seed);
         let fresh = silenced(config.init(&self.device));
         let upsampler = self.first(&stage.name(), None, &config, fresh)?;
         let source = self.source(&settings);
-        let objective =
-            UpsamplerObjective::new(source, config.clone(), low_side, recipe::LOW_CROP)?;
+        let objective = UpsamplerObjective::new(source, config.clone(), low_side, plan.crop)?;
         let trainer = self.run((stage, ""), settings, (upsampler, free), observer, &objective)?;
         self.save(&stage.name(), "", &config, trainer.average())
     }
@@ -300,16 +300,15 @@ impl ShapesTraining {
 
     /// Learns the vocabulary, or takes that of the bundle to start from, whose token numbers its
     /// text tower was trained on.
-    fn prepare_vocabulary(&self, world: ShapesWorld) -> Result<(), TrainError> {
-        let folder = self.bundle.join("tokenizer");
+    fn prepare_vocabulary(&self, data: &dyn Data) -> Result<(), TrainError> {
+        let folder = self.bundle().join("tokenizer");
         if let Some(from) = &self.from {
             return copy_vocabulary(&from.join("tokenizer"), &folder);
         }
         if folder.join("merges.txt").exists() {
             return Ok(());
         }
-        let captions = (0..VOCABULARY_CAPTIONS).map(move |index| world.sample(index).caption);
-        train_vocabulary(&folder, captions)
+        train_vocabulary(&folder, self.plan.vocabulary.merges, data.captions())
     }
 
     /// Runs the loop with a time limit and a loss curve on disk. A run rests on a CLIP, by the name
@@ -322,14 +321,16 @@ impl ShapesTraining {
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
         objective: &impl Objective<Network = M>,
     ) -> Result<Trainer<M>, TrainError> {
-        let folder = self.work.join(stage.name());
+        let folder = self.plan.run.out.join(stage.name());
         let from = self.from.as_ref().map(|from| format!("weights of {}", from.display()));
         let clip = (!space.is_empty()).then(|| format!("CLIP {space}"));
-        let rests_on: Vec<String> = clip.into_iter().chain(from).collect();
+        let data = Some(self.data.name()).filter(|name| !name.is_empty());
+        let rests_on: Vec<String> = clip.into_iter().chain(from).chain(data).collect();
         let settings = TrainSettings { rests_on: rests_on.join(", "), ..settings };
         let mut trainer = Trainer::new(model, settings, &folder)?.with_constraint(constrain);
         let mut curve = LossCurve::open(&folder, trainer.step())?;
         let start = Instant::now();
+        let interval = Duration::from_secs(self.plan.run.checkpoint_seconds);
         let observer = |report: &StepReport| {
             curve.push(report);
             if self.time_limit.is_some_and(|limit| start.elapsed() >= limit) {
@@ -345,8 +346,8 @@ impl ShapesTraining {
             } else {
                 Ahead::on_threads(&make, trainer.step(), scope)
             };
-            let loss = move |model: &M, step| objective.loss(model, batches.next(step));
-            trainer.run(self.interval, loss, observer)
+            let loss = move |model: &M, step| Ok(objective.loss(model, batches.next(step)?));
+            trainer.run(interval, loss, observer)
         })?;
         Ok(trainer)
     }
@@ -358,12 +359,16 @@ impl ShapesTraining {
         config: &T,
         network: &T::Network,
     ) -> Result<(), TrainError> {
-        Ok(save_stage(&self.bundle.join(name), space, config, network, Precision::F16)?)
+        Ok(save_stage(&self.bundle().join(name), space, config, network, Precision::F16)?)
+    }
+
+    fn bundle(&self) -> PathBuf {
+        self.plan.model()
     }
 
     fn source(&self, settings: &TrainSettings) -> Source {
         Source {
-            world: ShapesWorld::new(settings.seed),
+            data: self.data.clone(),
             batch: settings.batch,
             seed: settings.seed,
             device: self.device.clone(),
@@ -371,12 +376,12 @@ impl ShapesTraining {
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
-        Self::tokenizer_of(&self.bundle)
+        self.tokenizer_of(&self.bundle())
     }
 
-    fn tokenizer_of(bundle: &Path) -> Result<Tokenizer, TrainError> {
+    fn tokenizer_of(&self, bundle: &Path) -> Result<Tokenizer, TrainError> {
         let options = TokenizerOptions {
-            context_length: recipe::CONTEXT_LENGTH,
+            context_length: self.plan.clip.text.context_length,
             ..TokenizerOptions::default()
         };
         Ok(Tokenizer::from_folder(&bundle.join("tokenizer"), options)?)
@@ -384,15 +389,20 @@ impl ShapesTraining {
 
     /// The CLIP of the bundle, and the name of its space.
     fn clip(&self) -> Result<(FrozenClip, String), TrainError> {
-        self.clip_of(&self.bundle)
+        self.clip_of(&self.bundle())
     }
 
     fn clip_of(&self, bundle: &Path) -> Result<(FrozenClip, String), TrainError> {
         let open = |name: &str| bundle.join(name);
+        if !open("text_encoder").is_dir() {
+            let found = format!("absent from {}", bundle.display());
+            let expected = "a trained CLIP: train the stage clip first";
+            return Err(InvalidSetting::new("CLIP", found, expected).into());
+        }
         let text = StageFiles::<TextEncoderConfig>::open(&open("text_encoder"))?;
         let image = StageFiles::<ImageEncoderConfig>::open(&open("image_encoder"))?;
         let clip = FrozenClip {
-            tokenizer: Self::tokenizer_of(bundle)?,
+            tokenizer: self.tokenizer_of(bundle)?,
             text: text.load(&self.device)?,
             image: image.load(&self.device)?,
             image_config: image.manifest.config.clone(),
@@ -400,6 +410,11 @@ impl ShapesTraining {
         };
         Ok((clip, image.manifest.embedding_space))
     }
+}
+
+/// The configuration of a stage that a plan may lack.
+fn of<T: Clone>(plan: Option<&StagePlan<T>>, stage: TrainStage) -> Result<T, InvalidSetting> {
+    plan.map(|it| it.config.clone()).ok_or_else(|| absent(stage))
 }
 
 /// Weights that may be anything.

@@ -1,0 +1,110 @@
+//! A model of somebody's own pictures, from a folder to a picture.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use image::{Rgb, RgbImage};
+use tempfile::TempDir;
+use unclip::train::plan::Plan;
+use unclip::train::{StepReport, TrainError, TrainStage, Training};
+use unclip::{
+    Bundle, GenerateOptions, Residency, StageOptions, UnClip, device, picture_from_bytes,
+};
+
+use crate::support::refused;
+
+/// Twelve pictures of one color each, as another program would write them.
+pub(crate) fn pictures() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for number in 0..12u8 {
+        let color = Rgb([number * 20, 255 - number * 20, 90]);
+        let picture = RgbImage::from_pixel(40 + u32::from(number), 48, color);
+        let stem = folder.path().join(format!("picture {number}"));
+        picture.save(stem.with_extension("png")).unwrap();
+        fs::write(stem.with_extension("txt"), format!("color number {number}\n")).unwrap();
+    }
+    folder
+}
+
+/// The smallest preset with a few steps of every stage.
+fn plan(data: &Path, out: &Path, steps: u64) -> Plan {
+    let small = [
+        "clip.text.transformer.n_layers=1",
+        "clip.image.transformer.n_layers=1",
+        "prior.config.transformer.n_layers=1",
+    ];
+    let mut settings: Vec<String> = small.iter().map(|it| it.to_string()).collect();
+    for stage in ["clip", "prior", "decoder", "upsampler.0"] {
+        settings.push(format!("{stage}.train.steps={steps}"));
+        settings.push(format!("{stage}.train.batch=4"));
+        settings.push(format!("{stage}.train.cooldown=0"));
+    }
+    let mut plan = Plan::of_toml("", None, &settings).unwrap();
+    plan.data.paths = vec![data.into()];
+    plan.run.out = out.into();
+    plan
+}
+
+fn training(plan: Plan) -> Training {
+    let decode = |bytes: &[u8]| picture_from_bytes(bytes).map_err(|error| error.to_string());
+    let data = plan.data.open(plan.run.seed, Arc::new(decode), Arc::new(|_: &_| {})).unwrap();
+    let device = device("flex").unwrap();
+    Training { plan, data, from: None, device, time_limit: None }
+}
+
+/// Trains every stage, stopping each after every `pause` steps.
+fn train(plan: &Plan, pause: u64) {
+    for stage in plan.stages() {
+        let steps = plan.settings(stage).unwrap().steps;
+        let mut done = 0;
+        while done < steps {
+            let mut observer = |report: &StepReport| {
+                done = report.step;
+                if done.is_multiple_of(pause) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            training(plan.clone()).train(stage, &mut observer).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_folder_becomes_a_model() {
+    let (data, out) = (pictures(), TempDir::new().unwrap());
+    let plan = plan(data.path(), out.path(), 3);
+    train(&plan, 2);
+    let bundle = Bundle::open(plan.model()).unwrap();
+    let unclip = UnClip::new(bundle, &device("flex").unwrap(), Residency::OneByOne).unwrap();
+    let few = || StageOptions::default().with_steps(2);
+    let options = GenerateOptions::default().with_prior(few()).with_decoder(few());
+    let made = unclip.text_to_image("color number 3", &options).unwrap();
+    assert_eq!(made.images()[0].dimensions(), (128, 128));
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_data_alone() {
+    let (data, out) = (pictures(), TempDir::new().unwrap());
+    let own = plan(data.path(), out.path(), 2);
+    let stop = |report: &StepReport| match report.step {
+        1 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    training(own.clone()).train(TrainStage::Clip, &mut { stop }).unwrap();
+    fs::write(data.path().join("picture 3.txt"), "another color").unwrap();
+    let other = training(own.clone()).train(TrainStage::Clip, &mut { stop });
+    assert!(matches!(other, Err(TrainError::Checkpoint { .. })));
+    refused(other, &["clip", "data of 12 items", "other settings"]);
+    // and prior and decoder need CLIP
+    let fresh = plan(data.path(), &out.path().join("fresh"), 2);
+    refused(
+        training(fresh).train(TrainStage::Prior, &mut { stop }),
+        &["CLIP is absent", "train the stage clip first"],
+    );
+    let absent = training(own).train(TrainStage::ArPrior, &mut { stop });
+    refused(absent, &["stage is ar_prior, expected one of the plan"]);
+}

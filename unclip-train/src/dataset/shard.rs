@@ -1,0 +1,139 @@
+//! Webdataset shards: tar files in which the entries of an item follow each other and have its name.
+
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use unclip_nn::checkpoint::open_file;
+
+use super::complaint::{Complaints, DataError};
+use super::item::{Item, MAX_BYTES, Place, is_picture};
+use super::{Reason, captions};
+
+/// No caption's entry is larger.
+const MAX_CAPTION: u64 = 1 << 20;
+
+/// The entries of one item, as far as they were read.
+#[derive(Debug, Default)]
+struct Group {
+    key: String,
+    picture: Option<Picture>,
+    captions: Option<Result<Vec<String>, Reason>>,
+}
+
+/// A picture's entry.
+#[derive(Debug)]
+struct Picture {
+    offset: u64,
+    len: u64,
+}
+
+/// The items of a shard, in its order. A shard that is cut short has those before the cut.
+///
+/// # Errors
+/// A file that cannot be read, or is no tar file.
+pub(super) fn items(path: &Path, complaints: &Complaints) -> Result<Vec<Item>, DataError> {
+    let (file, len) = open_file(path)?;
+    let mut archive = tar::Archive::new(BufReader::new(file));
+    let shard = Shard {
+        name: path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into()),
+        path: Arc::new(path.to_path_buf()),
+        len,
+    };
+    let (mut items, mut group) = (Vec::new(), Group::default());
+    let cut = shard.read(&mut archive, &mut group, &mut |group| {
+        items.extend(shard.item(group, complaints));
+    });
+    items.extend(shard.item(group, complaints));
+    if let Err(reason) = cut {
+        complaints.add(shard.name.clone(), Reason::Shard(reason));
+    }
+    Ok(items)
+}
+
+struct Shard {
+    name: String,
+    path: Arc<PathBuf>,
+    len: u64,
+}
+
+impl Shard {
+    /// Walks over the entries; `done` gets each item when the next one begins.
+    fn read<R: Read + std::io::Seek>(
+        &self,
+        archive: &mut tar::Archive<R>,
+        group: &mut Group,
+        done: &mut dyn FnMut(Group),
+    ) -> Result<(), String> {
+        let text = |error: std::io::Error| error.to_string();
+        for entry in archive.entries_with_seek().map_err(text)? {
+            let mut entry = entry.map_err(text)?;
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let Some((key, ending)) = split(&name) else { continue };
+            if key != group.key {
+                done(std::mem::take(group));
+                group.key = key.to_string();
+            }
+            let (offset, len) = (entry.raw_file_position(), entry.size());
+            if offset.saturating_add(len) > self.len {
+                return Err(format!("{name} has {len} bytes, of which the end is missing"));
+            }
+            match ending {
+                "txt" | "json" if len <= MAX_CAPTION => {
+                    let mut bytes = Vec::new();
+                    entry.read_to_end(&mut bytes).map_err(text)?;
+                    let read = if ending == "txt" { captions::of_text } else { captions::of_json };
+                    group.hear(read(&bytes));
+                }
+                "txt" | "json" => group.hear(Err(Reason::Caption(format!("{len} bytes")))),
+                ending if is_picture(ending) => group.picture = Some(Picture { offset, len }),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn item(&self, group: Group, complaints: &Complaints) -> Option<Item> {
+        let Group { key, picture, captions } = group;
+        if key.is_empty() {
+            return None;
+        }
+        let name = format!("{}/{key}", self.name);
+        let reason = match (picture, captions) {
+            (Some(Picture { len, .. }), _) if len > MAX_BYTES => {
+                Reason::Picture(format!("{len} bytes, expected at most {MAX_BYTES}"))
+            }
+            (Some(Picture { offset, len }), Some(Ok(captions))) => {
+                let place = Place::Entry { path: self.path.clone(), offset, len };
+                return Some(Item { name, captions, place });
+            }
+            (Some(_), Some(Err(reason))) => reason,
+            (Some(_), None) => Reason::NoCaption,
+            (None, Some(_)) => Reason::NoPicture,
+            // of entries of other kinds alone
+            (None, None) => return None,
+        };
+        complaints.add(name, reason);
+        None
+    }
+}
+
+impl Group {
+    /// Takes captions; those of a text file before those of a description.
+    fn hear(&mut self, said: Result<Vec<String>, Reason>) {
+        if !matches!(self.captions, Some(Ok(_))) {
+            self.captions = Some(said);
+        }
+    }
+}
+
+/// A name's item and its ending: up to the first dot of its last part, and after the last.
+fn split(name: &str) -> Option<(&str, &str)> {
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = last + name[last..].find('.')?;
+    let ending = &name[name.rfind('.')? + 1..];
+    (dot > last).then_some((&name[..dot], ending))
+}

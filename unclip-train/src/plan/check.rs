@@ -1,0 +1,108 @@
+//! Whether the stages of a plan go together.
+
+use unclip_core::InvalidSetting;
+
+use super::fields::{Plan, StagePlan, UpsamplerPlan};
+
+impl Plan {
+    /// Checks every field, and those of several stages against each other.
+    ///
+    /// # Errors
+    /// The first field that does not fit.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        all(self)
+    }
+}
+
+fn all(plan: &Plan) -> Result<(), InvalidSetting> {
+    InvalidSetting::check_range("data.max_bad", plan.data.max_bad, 0.0, 1.0)?;
+    if !(1..=100_000).contains(&plan.vocabulary.merges) {
+        let expected = "1 to 100000";
+        return Err(InvalidSetting::new("vocabulary.merges", plan.vocabulary.merges, expected));
+    }
+    clip(plan)?;
+    let Plan { prior, ar_prior, noised_image_encoder, decoder, .. } = plan;
+    if let Some(StagePlan { config, .. }) = prior {
+        config.validate().map_err(|error| error.within("prior.config"))?;
+        reads(plan, "prior", config.d_embedding, (config.d_text, config.context_length))?;
+    }
+    if let Some(StagePlan { config, .. }) = ar_prior {
+        config.validate().map_err(|error| error.within("ar_prior.config"))?;
+        reads(plan, "ar_prior", config.d_embedding, (config.d_text, config.context_length))?;
+    }
+    if let Some(StagePlan { config, .. }) = noised_image_encoder {
+        let name = "noised_image_encoder.config";
+        config.validate().map_err(|error| error.within(name))?;
+        same_width(plan, &format!("{name}.d_embedding"), config.d_embedding)?;
+        let (field, side) = (format!("{name}.image_size"), decoder.config.unet.image_size());
+        same(&field, config.image_size, side, "decoder.config.unet.image_size")?;
+    }
+    decoder.config.validate().map_err(|error| error.within("decoder.config"))?;
+    same_width(plan, "decoder.config.d_embedding", decoder.config.d_embedding)?;
+    if let Some(d_text) = decoder.config.d_text {
+        let width = plan.clip.text.transformer.d_model;
+        same("decoder.config.d_text", d_text, width, "clip.text.transformer.d_model")?;
+    }
+    plan.upsampler.iter().enumerate().try_for_each(|(place, it)| upsampler(plan, place, it))?;
+    plan.stages().into_iter().try_for_each(|stage| {
+        let settings = plan.settings(stage)?;
+        settings.validate().map_err(|error| error.within(&stage.name()))
+    })
+}
+
+fn clip(plan: &Plan) -> Result<(), InvalidSetting> {
+    let clip = &plan.clip;
+    InvalidSetting::check_range("clip.worn", clip.worn, 0.0, 1.0)?;
+    if clip.text.vocab_size != 0 {
+        let expected = "0: it is the number of tokens that are learned (vocabulary.merges)";
+        return Err(InvalidSetting::new("clip.text.vocab_size", clip.text.vocab_size, expected));
+    }
+    let text = unclip_clip::TextEncoderConfig { vocab_size: 1, ..clip.text.clone() };
+    text.validate().map_err(|error| error.within("clip.text"))?;
+    clip.image.validate().map_err(|error| error.within("clip.image"))?;
+    same_width(plan, "clip.image.d_embedding", clip.image.d_embedding)
+}
+
+/// A stage that reads captions.
+fn reads(
+    plan: &Plan,
+    stage: &str,
+    d_embedding: usize,
+    (d_text, context_length): (usize, usize),
+) -> Result<(), InvalidSetting> {
+    let field = |name: &str| format!("{stage}.config.{name}");
+    let text = &plan.clip.text;
+    same_width(plan, &field("d_embedding"), d_embedding)?;
+    let width = text.transformer.d_model;
+    same(&field("d_text"), d_text, width, "clip.text.transformer.d_model")?;
+    let of = "clip.text.context_length";
+    same(&field("context_length"), context_length, text.context_length, of)
+}
+
+fn same_width(plan: &Plan, field: &str, found: usize) -> Result<(), InvalidSetting> {
+    same(field, found, plan.clip.text.d_embedding, "clip.text.d_embedding")
+}
+
+fn same(field: &str, found: usize, expected: usize, of: &str) -> Result<(), InvalidSetting> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(InvalidSetting::new(field, found, format!("{expected}, which is {of}")))
+}
+
+fn upsampler(plan: &Plan, place: usize, own: &UpsamplerPlan) -> Result<(), InvalidSetting> {
+    let within = format!("upsampler.{place}");
+    own.config.validate().map_err(|error| error.within(&format!("{within}.config")))?;
+    let side = plan.low_side(place);
+    if own.crop < 2 || own.crop > side {
+        let expected = format!("2 to {side}, the side of what it enlarges");
+        return Err(InvalidSetting::new(format!("{within}.crop"), own.crop, expected));
+    }
+    let (crop, multiple) = (own.crop as usize * own.config.factor, own.config.unet.size_multiple());
+    if !crop.is_multiple_of(multiple) {
+        let found = format!("{} (times {})", own.crop, own.config.factor);
+        let expected = format!("a multiple of {multiple} when enlarged");
+        return Err(InvalidSetting::new(format!("{within}.crop"), found, expected));
+    }
+    Ok(())
+}

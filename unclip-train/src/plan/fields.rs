@@ -1,0 +1,262 @@
+//! What a plan consists of.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use unclip_clip::{ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
+use unclip_core::InvalidSetting;
+use unclip_decoder::DecoderConfig;
+use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
+use unclip_shapes::ShapesWorld;
+use unclip_upsample::UpsamplerConfig;
+
+use crate::dataset::{Complaint, DataError, Dataset, DatasetOptions, Decode, Fitting};
+use crate::{Data, TrainSettings, TrainStage};
+
+/// What is trained, on what, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The pictures.
+    pub data: DataPlan,
+    /// Where things go, and what holds for all stages.
+    pub run: RunPlan,
+    /// The vocabulary.
+    pub vocabulary: VocabularyPlan,
+    /// CLIP.
+    pub clip: ClipPlan,
+    /// The diffusion prior, if there is to be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<StagePlan<DiffusionPriorConfig>>,
+    /// The autoregressive prior, if there is to be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ar_prior: Option<StagePlan<ArPriorConfig>>,
+    /// CLIP's image tower for noised pictures, if there is to be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noised_image_encoder: Option<StagePlan<NoisedImageEncoderConfig>>,
+    /// The decoder.
+    pub decoder: StagePlan<DecoderConfig>,
+    /// The upsamplers, that of the smallest pictures first.
+    #[serde(default)]
+    pub upsampler: Vec<UpsamplerPlan>,
+}
+
+/// The pictures that a model is trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataPlan {
+    /// Folders of captioned pictures, and webdataset shards (tar files).
+    pub paths: Vec<PathBuf>,
+    /// The shapes world, instead of any.
+    pub shapes: bool,
+    /// The share of items that may be unusable, from 0 to 1.
+    pub max_bad: f64,
+    /// How pictures become squares.
+    pub fitting: Fitting,
+}
+
+impl Default for DataPlan {
+    fn default() -> Self {
+        let max_bad = DatasetOptions::MAX_BAD;
+        Self { paths: Vec::new(), shapes: false, max_bad, fitting: Fitting::default() }
+    }
+}
+
+/// Where things go, and what holds for all stages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunPlan {
+    /// Folder of checkpoints and loss curves.
+    pub out: PathBuf,
+    /// Folder of the bundle that is written; `bundle` in that folder, if nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// Seed of weights, data and noise.
+    pub seed: u64,
+    /// The device, as `--device` of other programs spells it.
+    pub device: String,
+    /// Seconds between two checkpoints.
+    pub checkpoint_seconds: u64,
+}
+
+impl Default for RunPlan {
+    fn default() -> Self {
+        Self {
+            out: "out/run".into(),
+            model: None,
+            seed: 0,
+            device: "cpu".into(),
+            checkpoint_seconds: 120,
+        }
+    }
+}
+
+/// A vocabulary that is learned from the captions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VocabularyPlan {
+    /// Merges that are learned at most.
+    pub merges: usize,
+}
+
+impl Default for VocabularyPlan {
+    fn default() -> Self {
+        Self { merges: 2000 }
+    }
+}
+
+/// CLIP: both towers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipPlan {
+    /// The text tower; the size of its vocabulary is that which is learned.
+    pub text: TextEncoderConfig,
+    /// The image tower.
+    pub image: ImageEncoderConfig,
+    /// The share of pictures that are worn (blurred, grainy, off in color) before CLIP sees them.
+    pub worn: f64,
+    /// How both are trained.
+    pub train: StageTraining,
+}
+
+/// A stage: its sizes, and how it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagePlan<T> {
+    /// Its sizes, and how it denoises.
+    pub config: T,
+    /// How it is trained.
+    pub train: StageTraining,
+}
+
+/// An upsampler: its sizes, and how it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpsamplerPlan {
+    /// Its sizes, and how it denoises.
+    pub config: UpsamplerConfig,
+    /// Side of the small crops that it is trained on.
+    pub crop: u32,
+    /// How it is trained.
+    pub train: StageTraining,
+}
+
+/// How a stage is trained. The fields are those of [`TrainSettings`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageTraining {
+    /// Steps in all.
+    pub steps: u64,
+    /// Items of a step.
+    pub batch: usize,
+    /// Peak learning rate of AdamW.
+    pub learning_rate: f64,
+    /// Steps over which the learning rate rises; a tenth of all, at most 100, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<u64>,
+    /// Steps at the end over which it falls; a fifth of all, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cooldown: Option<u64>,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together.
+    pub max_norm: f64,
+    /// Decay of the averaged weights.
+    pub ema_decay: f64,
+}
+
+impl DataPlan {
+    /// Opens the data, for a run of this seed. `decode` turns a picture's file into pixels; `complain` hears
+    /// of everything that is left out.
+    ///
+    /// # Errors
+    /// No data, or both kinds; data that cannot be read; more unusable items than there may be.
+    pub fn open(
+        &self,
+        seed: u64,
+        decode: Arc<Decode>,
+        complain: Arc<dyn Fn(&Complaint) + Send + Sync>,
+    ) -> Result<Arc<dyn Data>, DataError> {
+        if self.shapes {
+            if let Some(path) = self.paths.first() {
+                let expected = "absent beside data.shapes";
+                return Err(InvalidSetting::new("data.paths", path.display(), expected).into());
+            }
+            return Ok(Arc::new(ShapesWorld::new(seed)));
+        }
+        let Self { paths, max_bad, fitting, .. } = self.clone();
+        let options = DatasetOptions { paths, max_bad, fitting, seed };
+        Ok(Arc::new(Dataset::open(&options, decode, complain)?))
+    }
+}
+
+impl Plan {
+    /// The stages that it trains, in an order in which they can be.
+    pub fn stages(&self) -> Vec<TrainStage> {
+        let optional = [
+            (self.prior.is_some(), TrainStage::Prior),
+            (self.ar_prior.is_some(), TrainStage::ArPrior),
+            (self.noised_image_encoder.is_some(), TrainStage::Noised),
+        ];
+        let upsamplers = (0..self.upsampler.len()).map(TrainStage::Upsampler);
+        let optional = optional.into_iter().filter_map(|(there, stage)| there.then_some(stage));
+        [TrainStage::Clip]
+            .into_iter()
+            .chain(optional)
+            .chain([TrainStage::Decoder])
+            .chain(upsamplers)
+            .collect()
+    }
+
+    /// How a stage is trained.
+    ///
+    /// # Errors
+    /// A stage that is not in the plan.
+    pub fn settings(&self, stage: TrainStage) -> Result<TrainSettings, InvalidSetting> {
+        let train = match stage {
+            TrainStage::Clip => Some(&self.clip.train),
+            TrainStage::Prior => self.prior.as_ref().map(|it| &it.train),
+            TrainStage::ArPrior => self.ar_prior.as_ref().map(|it| &it.train),
+            TrainStage::Noised => self.noised_image_encoder.as_ref().map(|it| &it.train),
+            TrainStage::Decoder => Some(&self.decoder.train),
+            TrainStage::Upsampler(place) => self.upsampler.get(place).map(|it| &it.train),
+        };
+        let train = train.ok_or_else(|| absent(stage))?;
+        Ok(train.settings(self.run.seed))
+    }
+
+    /// Folder of the bundle.
+    pub fn model(&self) -> PathBuf {
+        self.run.model.clone().unwrap_or_else(|| self.run.out.join("bundle"))
+    }
+
+    /// Side of the small pictures that an upsampler reads.
+    pub fn low_side(&self, place: usize) -> u32 {
+        let below = self.upsampler.iter().take(place).map(|it| it.config.factor as u32);
+        self.decoder.config.unet.image_size() as u32 * below.product::<u32>()
+    }
+}
+
+/// The error for a stage that is not in a plan.
+pub(crate) fn absent(stage: TrainStage) -> InvalidSetting {
+    InvalidSetting::new("stage", stage.name(), "one of the plan")
+}
+
+impl StageTraining {
+    /// The settings of a run with this seed.
+    pub fn settings(&self, seed: u64) -> TrainSettings {
+        TrainSettings {
+            steps: self.steps,
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            warmup: self.warmup.unwrap_or((self.steps / 10).clamp(1, 100)),
+            cooldown: self.cooldown.unwrap_or(self.steps / 5),
+            weight_decay: self.weight_decay,
+            max_norm: self.max_norm,
+            ema_decay: self.ema_decay,
+            seed,
+            rests_on: String::new(),
+        }
+    }
+}

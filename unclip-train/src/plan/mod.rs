@@ -1,0 +1,15 @@
+//! A run as one file: what is trained, on what, with which sizes.
+//!
+//! A file is laid over a preset: what it does not say is the preset's. Every field of every table is one of a
+//! struct here or of a stage's own configuration, and any other is refused.
+
+mod check;
+mod fields;
+mod overlay;
+mod presets;
+
+pub(crate) use fields::absent;
+pub use fields::{
+    ClipPlan, DataPlan, Plan, RunPlan, StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
+};
+pub use presets::Preset;

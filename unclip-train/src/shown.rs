@@ -1,0 +1,71 @@
+//! What a network is shown: pictures with captions, wherever they come from.
+
+use std::fmt::Debug;
+
+use unclip_shapes::Region;
+
+use crate::dataset::DataError;
+use crate::draws::Draws;
+
+/// A picture with a caption.
+pub trait Shown: Send + Sync + Debug {
+    /// What is said of it.
+    fn caption(&self) -> &str;
+
+    /// Draws a part of it: `[3, height, width]` in [−1, 1]. The whole picture is a square.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    fn draw(&self, part: Region, out: &mut [f32]);
+
+    /// Draws it whole as it looks when it is shrunk from a far larger one.
+    fn draw_shrunk(&self, side: u32, out: &mut [f32]) {
+        self.draw(Region::whole(side), out);
+    }
+
+    /// Where a crop of side `crop` begins in the whole picture of side `side`: column and row.
+    fn corner(&self, side: u32, crop: u32, draws: &mut Draws) -> [u32; 2] {
+        anywhere(side, crop, draws)
+    }
+}
+
+/// Any place of a crop, each as likely.
+pub(crate) fn anywhere(side: u32, crop: u32, draws: &mut Draws) -> [u32; 2] {
+    let space = (side - crop) as f32;
+    [(); 2].map(|()| draws.within(0.0..space + 1.0).min(space) as u32)
+}
+
+/// Some pictures with captions.
+pub type Items = Vec<Box<dyn Shown>>;
+
+/// What a step is to teach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lesson {
+    /// To tell captions apart.
+    Contrast,
+    /// Anything else.
+    Mixed,
+}
+
+/// What pictures and captions a model is trained on.
+pub trait Data: Send + Sync + Debug {
+    /// The `n` items of a step, which follow from its number alone; whole pictures are asked for at
+    /// sides up to `side`.
+    ///
+    /// # Errors
+    /// Data that cannot be read.
+    fn batch(&self, step: u64, n: usize, side: u32, lesson: Lesson) -> Result<Items, DataError>;
+
+    /// Items over which statistics are taken, `n` at a time; none after the last ones.
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    fn typical(&self, chunk: u64, n: usize, side: u32) -> Result<Items, DataError>;
+
+    /// Captions from which a vocabulary is learned.
+    fn captions(&self) -> Box<dyn Iterator<Item = String> + Send + '_>;
+
+    /// What tells it from other data: a run that is resumed with another name is refused. Empty of
+    /// what never changes.
+    fn name(&self) -> String;
+}
