@@ -31,8 +31,8 @@ const STYLES: [(&str, &str); 2] =
     [("iconify-json-noto-", "Noto"), ("iconify-json-fluent-emoji-flat-", "Fluent")];
 const WORDS: &str = "emojilib-";
 
-/// Skin tones, as names end with them.
-const TONES: [&str; 5] = ["light", "medium-light", "medium", "medium-dark", "dark"];
+/// Skin tones, as names end with them, the longest first.
+const TONES: [&str; 5] = ["medium-light", "medium-dark", "light", "medium", "dark"];
 
 #[derive(Deserialize)]
 struct Set {
@@ -67,8 +67,9 @@ pub fn all(packages: &Path) -> Result<Vec<Icon>, String> {
     let mut icons = Vec::new();
     for (beginning, style) in STYLES {
         let set: Set = read(&folder(packages, beginning)?.join("icons.json"))?;
-        for (concept, drawing) in &set.icons {
-            let keywords = words.get(&untoned(concept)).cloned().unwrap_or_default();
+        for (name, drawing) in &set.icons {
+            let concept = &concept(&set, name);
+            let keywords = words.get(untoned(concept)).cloned().unwrap_or_default();
             let keywords = keywords.into_iter().map(|word| word.replace('_', " "));
             let keywords =
                 keywords.filter(|word| word.chars().all(|c| c.is_ascii_alphabetic() || c == ' '));
@@ -83,10 +84,22 @@ pub fn all(packages: &Path) -> Result<Vec<Icon>, String> {
     Ok(icons)
 }
 
-/// A name without its skin tone.
-fn untoned(concept: &str) -> String {
-    let tone = TONES.iter().find_map(|tone| concept.strip_suffix(&format!("-{tone}-skin-tone")));
-    tone.unwrap_or(concept).to_string()
+/// The CLDR name: Fluent's leave `skin-tone` out.
+fn concept(set: &Set, name: &str) -> String {
+    for tone in TONES {
+        let base = name.strip_suffix(tone).and_then(|base| base.strip_suffix('-'));
+        if base.is_some_and(|base| set.icons.contains_key(base)) {
+            return format!("{name}-skin-tone");
+        }
+    }
+    name.to_string()
+}
+
+/// A name without its skin tones.
+fn untoned(concept: &str) -> &str {
+    let Some(rest) = concept.strip_suffix("-skin-tone") else { return concept };
+    let rest = TONES.iter().find_map(|tone| rest.strip_suffix(&format!("-{tone}")));
+    rest.map_or(concept, untoned)
 }
 
 /// Whether a name ends with a skin tone.
