@@ -18,7 +18,7 @@ use crate::{
 
 /// Answers every line by a training step of the stage, on the same random batch.
 pub(crate) fn run(arguments: &Arguments, bundle: &Bundle) -> Result<(), AnyError> {
-    // on a thread of the pool, as `train_shapes` trains
+    // on a thread of the pool, as `train` trains
     let run = || match arguments.stage.as_str() {
         "prior" => prior_steps(arguments, bundle),
         "decoder" => decoder_steps(arguments, bundle),
