@@ -15,7 +15,7 @@ use unclip::decoder::Condition;
 use unclip::train::plan::Preset;
 use unclip::train::{TrainStage, recipe};
 use unclip::unclip_core::loss::{Noised, training_loss};
-use unclip::unclip_core::{ImageEmbedding, Network, Stage, TextEmbedding};
+use unclip::unclip_core::{ImageEmbedding, Network, Stage, TextEmbedding, Weighting};
 use unclip::unclip_nn::checkpoint::StageConfig;
 
 use setup::{device, measure, random, wait};
@@ -117,7 +117,7 @@ where
     let mut model = Some(config.init(&device()).train());
     measure(bencher, || {
         let old = model.take().expect("each step gives it back");
-        let loss = training_loss(config, &old, &condition, &schedule, &noised, f64::INFINITY);
+        let loss = training_loss(config, &old, &condition, &schedule, &noised, Weighting::Even);
         let loss = loss.mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &old);
         model = Some(optimizer.step(1e-4, old, gradients));

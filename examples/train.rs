@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -22,7 +23,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unclip::picture_from_bytes;
 use unclip::train::dataset::Complaint;
 use unclip::train::plan::{Plan, Preset};
-use unclip::train::{StepReport, TrainStage, Training};
+use unclip::train::{Changes, StepReport, TrainStage, Training};
 use unclip::unclip_nn::checkpoint::write_whole;
 
 /// Number of scenes on which a CLIP of the shapes world is tested.
@@ -51,8 +52,9 @@ struct Arguments {
     /// Folder for checkpoints, loss curves and the bundle: run.out of the configuration
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several:
-    /// run.device of the configuration
+    /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several; a list
+    /// with commas, as in cuda:0,cuda:1, gives each device a part of every batch: run.device of the
+    /// configuration
     #[arg(long)]
     device: Option<String>,
     /// Seed for weights, data and noise: run.seed of the configuration
@@ -61,6 +63,10 @@ struct Arguments {
     /// Go on with a run whose configuration was another, and say what has changed
     #[arg(long)]
     resume: bool,
+    /// With --stage embeddings: the share of this machine, as in 0/8 for the first of eight, which need not
+    /// know of each other but by their common folder (embeddings.path)
+    #[arg(long, value_name = "I/N", value_parser = share)]
+    shard: Option<(usize, usize)>,
     /// Folder of a bundle whose weights each stage starts from, instead of fresh ones
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
@@ -92,7 +98,11 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         return Ok(());
     }
     let stages = stages(&plan, &arguments.stage)?;
-    let device = unclip::device(&plan.run.device)?;
+    let names = plan.run.device.split(',').map(str::trim);
+    let devices = names.map(unclip::device).collect::<Result<Vec<_>, _>>()?;
+    if arguments.shard.is_some() && stages != [TrainStage::Embeddings] {
+        return Err("--shard divides the stage embeddings: give --stage embeddings with it".into());
+    }
     let limit = |minutes: f64| Duration::try_from_secs_f64(minutes * 60.0);
     let time_limit = arguments.minutes.map(limit).transpose()?;
     let data = plan.data.open(plan.run.seed, Arc::new(decode), Arc::new(complain))?;
@@ -100,15 +110,52 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         keep_plan(&plan, arguments.resume)?;
     }
     let from = arguments.from.clone();
-    let training = Training { plan, data, from, device, time_limit };
+    let changes = if arguments.resume { Changes::Accepted } else { Changes::Refused };
+    let training = Training { plan, data, from, devices, changes, time_limit };
     if arguments.measure_uncertainty {
         let table = training.measure_uncertainty()?;
         console::say(format_args!("uncertainty, from clean to noisy: {table}"));
         return Ok(());
     }
-    stages.into_iter().try_for_each(|stage| train(&training, stage))?;
+    let stopped = stop_on_signals()?;
+    for stage in stages {
+        if stage == TrainStage::Embeddings {
+            embed(&training, arguments.shard.unwrap_or((0, 1)), &stopped)?;
+        } else {
+            train(&training, stage, &stopped)?;
+        }
+        if stopped.load(Ordering::Relaxed) {
+            return Err(format!(
+                "stopped in {}; what was done is saved, and the same command goes on from there",
+                stage.name()
+            )
+            .into());
+        }
+    }
     console::say(training.plan.model().display());
     Ok(())
+}
+
+/// A share of work, as in 0/8.
+fn share(text: &str) -> Result<(usize, usize), String> {
+    let (own, all) = text.split_once('/').ok_or("expected I/N, as in 0/8")?;
+    match (own.parse(), all.parse()) {
+        (Ok(own), Ok(all)) if own < all => Ok((own, all)),
+        _ => Err("expected I/N with I below N, as in 0/8".into()),
+    }
+}
+
+/// Turns true when somebody asks the program to stop; asked twice, it stops without saving.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, AnyError> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let flag = stopped.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        console::note("stopping after this step, and saving; once more stops at once");
+    })?;
+    Ok(stopped)
 }
 
 /// The configuration, with what the command line changes.
@@ -186,7 +233,28 @@ fn complain(complaint: &Complaint) {
     console::note(format_args!("left out: {complaint}"));
 }
 
-fn train(training: &Training, stage: TrainStage) -> Result<(), AnyError> {
+fn embed(training: &Training, share: (usize, usize), stopped: &AtomicBool) -> Result<(), AnyError> {
+    let style = "{prefix:12} {wide_bar} {pos}/{len} items {per_sec} eta {eta}";
+    let bar = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template(style)?)
+        .with_prefix(TrainStage::Embeddings.name());
+    training.embed(share, &mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+        go_on(stopped)
+    })?;
+    bar.finish();
+    Ok(())
+}
+
+fn go_on(stopped: &AtomicBool) -> ControlFlow<()> {
+    match stopped.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
+}
+
+fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result<(), AnyError> {
     let settings = training.plan.settings(stage)?;
     let style = "{prefix:12} {wide_bar} {pos}/{len} {msg} {per_sec} eta {eta}";
     let bar = ProgressBar::new(settings.steps)
@@ -198,7 +266,7 @@ fn train(training: &Training, stage: TrainStage) -> Result<(), AnyError> {
         average = Some(smooth);
         bar.set_position(report.step);
         bar.set_message(format!("loss {smooth:.4}"));
-        ControlFlow::Continue(())
+        go_on(stopped)
     };
     training.train(stage, &mut observer)?;
     bar.finish();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 use unclip::train::plan::Plan;
-use unclip::train::{StepReport, TrainError, TrainStage, Training};
+use unclip::train::{Changes, StepReport, TrainError, TrainStage, Training};
 use unclip::{
     Bundle, GenerateOptions, Residency, StageOptions, UnClip, device, picture_from_bytes,
 };
@@ -50,13 +50,18 @@ fn plan(data: &Path, out: &Path, steps: u64) -> Plan {
 fn training(plan: Plan) -> Training {
     let decode = |bytes: &[u8]| picture_from_bytes(bytes).map_err(|error| error.to_string());
     let data = plan.data.open(plan.run.seed, Arc::new(decode), Arc::new(|_: &_| {})).unwrap();
-    let device = device("flex").unwrap();
-    Training { plan, data, from: None, device, time_limit: None }
+    let devices = vec![device("flex").unwrap()];
+    Training { plan, data, from: None, devices, changes: Changes::Refused, time_limit: None }
 }
 
 /// Trains every stage, stopping each after every `pause` steps.
 fn train(plan: &Plan, pause: u64) {
     for stage in plan.stages() {
+        if stage == TrainStage::Embeddings {
+            let nothing = &mut |_, _| ControlFlow::Continue(());
+            training(plan.clone()).embed((0, 1), nothing).unwrap();
+            continue;
+        }
         let steps = plan.settings(stage).unwrap().steps;
         let mut done = 0;
         while done < steps {

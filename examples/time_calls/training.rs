@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use unclip::train::{StepReport, TrainSettings, Trainer};
-use unclip::unclip_core::Stage;
+use unclip::train::{Changes, Learned, StepReport, TrainSettings, Trainer};
 use unclip::unclip_core::loss::{Noised, training_loss};
+use unclip::unclip_core::{Stage, Weighting};
 use unclip::unclip_nn::checkpoint::StageConfig;
 use unclip::{Bundle, Slot};
 
@@ -85,13 +85,13 @@ where
     let indices = (0..batch).map(|row| row * schedule.len() / batch).collect();
     let noised = Noised::new(&schedule, x_0, epsilon, indices);
     let loss = |network: &<T as StageConfig>::Network| {
-        training_loss(config, network, &condition, &schedule, &noised, f64::INFINITY).mean()
+        training_loss(config, network, &condition, &schedule, &noised, Weighting::Even).mean()
     };
     if !wait_for_line()? {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
-    let mut trainer = Trainer::new(network, settings(batch), folder.path())?;
+    let mut trainer = Trainer::new(network, settings(batch), folder.path(), Changes::Refused)?;
     let mut failed = None;
     let observe =
         |report: &StepReport| match answer_call(report.seconds).and_then(|()| wait_for_line()) {
@@ -102,7 +102,8 @@ where
                 ControlFlow::Break(())
             }
         };
-    trainer.run(Duration::MAX, |network, _| Ok(loss(network)), observe)?;
+    let learn = |network: &_, _| Ok(Learned::of(network, loss(network)));
+    trainer.run(Duration::MAX, learn, observe)?;
     failed.map_or(Ok(()), Err)
 }
 
@@ -117,7 +118,6 @@ fn settings(batch: usize) -> TrainSettings {
         weight_decay: 0.01,
         max_norm: 1.0,
         ema_decay: 0.995,
-        seed: 0,
-        rests_on: String::new(),
+        ..TrainSettings::default()
     }
 }

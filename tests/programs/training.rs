@@ -90,9 +90,12 @@ fn other_configurations_are_refused_or_named() {
     let said = resumed.err;
     assert!(said.contains("changed: upsampler.0.train.steps was 2, is 3"), "{said}");
     for (arguments, expected) in [
-        (vec!["--out", "x"], "data is no path"),
+        (vec!["--out", "x"], "data.paths is no path"),
         (vec!["nothing", "--out", "x"], "nothing"),
-        (vec![data, "--stage", "ar_prior"], "--stage is ar_prior, expected clip, prior, decoder"),
+        (
+            vec![data, "--stage", "ar_prior"],
+            "--stage is ar_prior, expected clip, embeddings, prior",
+        ),
         (vec![data, "--config", "none.toml"], "none.toml"),
         (vec![data, "--set", "prior.train.step=3"], "step"),
         (vec![data, "--preset", "shapes"], "data.paths"),

@@ -37,6 +37,15 @@ impl Tokens {
         self.context_length
     }
 
+    /// `len` captions from `start` on.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[must_use]
+    pub fn narrow(&self, start: usize, len: usize) -> Self {
+        Self::new(self.rows[start..start + len].to_vec(), self.context_length)
+    }
+
     /// Ids of caption `row`, padding included.
     ///
     /// # Panics

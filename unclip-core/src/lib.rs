@@ -62,6 +62,7 @@ mod spacing;
 mod stage;
 mod timesteps;
 mod uncertainty;
+mod weighting;
 
 pub use denoiser::{Clamped, Denoiser, Network, Parameterized};
 pub use diffusion::DiffusionConfig;
@@ -84,3 +85,4 @@ pub use spacing::{Spacing, TimestepRange};
 pub use stage::{Guide, Stage, Steering};
 pub use timesteps::Timesteps;
 pub use uncertainty::{Uncertainty, Variances};
+pub use weighting::Weighting;

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::prediction::log_variance_range;
 use crate::sampler::posterior_mean;
-use crate::{Network, NoiseSchedule, Parameterization, Stage, VarianceType};
+use crate::{Network, NoiseSchedule, Parameterization, Stage, VarianceType, Weighting};
 
 /// One training draw: a clean batch, its noise, and how far each row is noised.
 #[derive(Debug, Clone)]
@@ -40,29 +40,16 @@ impl<const D: usize> Noised<D> {
         kind.target(self.x_0.clone(), self.epsilon.clone(), signal, noise)
     }
 
-    /// Weight of each row's squared error, `[batch]`: 1 for rows whose signal-to-noise ratio ᾱ/(1 −
-    /// ᾱ) is at most `max_snr`. Beyond it rows weigh less, so that an error in x_0 costs no more
-    /// than it does at `max_snr`.
-    ///
-    /// An error in x_0 costs its square times SNR if the network predicts epsilon, and times SNR +
-    /// 1 if it predicts v. Without these weights, nearly clean pictures, which teach little, would
-    /// outweigh all others. This is the upper half of Min-SNR (Hang et al. 2023, section 3.4),
-    /// whose own weight for v, min(SNR, γ)/(SNR + 1), also vanishes where there is only noise; that
-    /// is where a small model decides what goes where.
-    pub fn snr_weights(
+    /// Weight of each row's squared error, `[batch]`.
+    pub fn weights(
         &self,
         schedule: &NoiseSchedule,
         kind: Parameterization,
-        max_snr: f64,
+        weighting: Weighting,
     ) -> Tensor<1> {
         schedule.gather(&self.indices, &self.x_0.device(), |step| {
             let snr = step.alpha_bar / (1.0 - step.alpha_bar).max(f64::MIN_POSITIVE);
-            let cost = |snr: f64| match kind {
-                Parameterization::Sample => 1.0,
-                Parameterization::Epsilon => snr,
-                Parameterization::V => snr + 1.0,
-            };
-            if snr > max_snr { cost(max_snr) / cost(snr) } else { 1.0 }
+            weighting.weight(kind, snr)
         })
     }
 }
@@ -70,8 +57,7 @@ impl<const D: usize> Noised<D> {
 /// The training loss of a stage: the mean squared error of its prediction, plus the variational
 /// bound if its variance is learned (Improved DDPM).
 ///
-/// `max_snr` is the signal-to-noise ratio beyond which a row counts less ([`Noised::snr_weights`]);
-/// infinity for never. It has no effect if the variance is learned.
+/// The weighting is that of the squared error; the bound counts as it is.
 ///
 /// # Shapes
 /// - result: `[batch]`
@@ -84,18 +70,18 @@ pub fn training_loss<const D: usize, S: Stage<D>>(
     condition: &S::Condition,
     schedule: &NoiseSchedule,
     noised: &Noised<D>,
-    max_snr: f64,
+    weighting: Weighting,
 ) -> Tensor<1> {
     let config = stage.diffusion();
     let kind = config.parameterization;
     assert!(config.variance != VarianceType::Learned, "only a range of variances is trained");
     let timesteps = schedule.gather_timesteps(&noised.indices, &noised.x_t.device());
     let output = stage.bind(network, condition).forward(noised.x_t.clone(), timesteps);
+    let weights = noised.weights(schedule, kind, weighting);
     if config.variance.is_learned() {
         let (simple, bound) = hybrid_loss(schedule, kind, noised, output);
-        return simple + bound;
+        return simple * weights + bound;
     }
-    let weights = noised.snr_weights(schedule, kind, max_snr);
     // a variance that is given and not used is not trained
     let output = output.narrow(1, 0, noised.x_0.dims()[1]);
     mean_squared_error(output, noised.target(schedule, kind)) * weights
@@ -211,37 +197,4 @@ fn mean_per_item<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let batch = x.dims()[0];
     let elements = x.shape().num_elements() / batch;
     x.reshape([batch, elements]).mean_dim(1).reshape([batch])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::BetaSchedule;
-    use burn::tensor::Device;
-
-    /// For every kind, an error of x_0 costs the same at each ratio beyond the limit, and as much
-    /// as ever below it.
-    #[test]
-    fn nearly_clean_rows_cost_no_more_than_those_at_the_limit() {
-        let schedule = NoiseSchedule::new(BetaSchedule::SquaredCosine, 1000).unwrap();
-        let indices: Vec<usize> = (0..1000).collect();
-        let zeros = Tensor::<2>::zeros([1000, 1], &Device::flex());
-        let noised = Noised::new(&schedule, zeros.clone(), zeros, indices);
-        let limit = 5.0;
-        for kind in [Parameterization::Epsilon, Parameterization::Sample, Parameterization::V] {
-            let weights = noised.snr_weights(&schedule, kind, limit).into_data();
-            for (index, weight) in weights.iter::<f64>().enumerate() {
-                let alpha_bar = schedule.step(index).alpha_bar;
-                let snr = alpha_bar / (1.0 - alpha_bar);
-                let (cost, most) = match kind {
-                    Parameterization::Epsilon => (snr, limit),
-                    Parameterization::Sample => (1.0, 1.0),
-                    Parameterization::V => (snr + 1.0, limit + 1.0),
-                };
-                let expected = f64::min(cost, most);
-                let error = (weight * cost - expected).abs() / expected;
-                assert!(error < 1e-6, "{kind:?} {index}: {weight}");
-            }
-        }
-    }
 }

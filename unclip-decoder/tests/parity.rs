@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use unclip_core::loss::{Noised, hybrid_loss, training_loss};
 use unclip_core::{
     ClassifierFree, Ddpm, DiffusionConfig, ImageEmbedding, Network, NoiseSchedule,
-    Parameterization, Stage, TextEmbedding, VarianceType,
+    Parameterization, Stage, TextEmbedding, VarianceType, Weighting,
 };
 use unclip_decoder::{
     CaptionKind, Condition, Conditioner, Decoder, DecoderConfig, LayoutConfig, Null,
@@ -275,7 +275,7 @@ fn the_loss_of_a_learned_variance_is_the_hybrid_one() {
     let config = config(4);
     let schedule = config.diffusion.training_schedule().unwrap();
     let noised = noised(&schedule);
-    let got = training_loss(&config, &decoder, &condition, &schedule, &noised, f64::INFINITY);
+    let got = training_loss(&config, &decoder, &condition, &schedule, &noised, Weighting::Even);
     let timesteps = Tensor::from_floats([3.0, 900.0], &Device::flex());
     let output = decoder.bind(&condition).forward(noised.x_t.clone(), timesteps);
     let (simple, bound) = hybrid_loss(&schedule, Parameterization::Epsilon, &noised, output);
@@ -296,7 +296,8 @@ fn the_loss_of_a_fixed_variance_is_the_weighted_squared_error() {
     let condition = self::decoder(&fixture).1;
     let schedule = config.diffusion.training_schedule().unwrap();
     let noised = noised(&schedule);
-    let got = training_loss(&config, &decoder, &condition, &schedule, &noised, 5.0);
+    let got =
+        training_loss(&config, &decoder, &condition, &schedule, &noised, Weighting::MaxSnr(5.0));
     let timesteps = Tensor::from_floats([3.0, 900.0], &Device::flex());
     let output = decoder.bind(&condition).forward(noised.x_t.clone(), timesteps);
     let error = (output - noised.target(&schedule, Parameterization::V)).powf_scalar(2.0);

@@ -4,6 +4,7 @@ use burn::tensor::{Device, Tensor};
 use unclip_core::loss::{Noised, training_loss};
 use unclip_core::{
     ClassifierFree, Ddpm, DiffusionConfig, Network, Parameterization, Stage, TextEmbedding,
+    Weighting,
 };
 use unclip_nn::checkpoint::{StageConfig, Weights, load_weights};
 use unclip_nn::{Activation, TransformerConfig};
@@ -118,6 +119,6 @@ fn the_loss_is_the_squared_error_in_whitened_space() {
     let x_0 = config.sample_of(&prior, &image);
     let noised = Noised::new(&schedule, x_0, epsilon, indices);
     let text = text(&fixture);
-    let loss = training_loss(&config, &prior, &text, &schedule, &noised, f64::INFINITY);
+    let loss = training_loss(&config, &prior, &text, &schedule, &noised, Weighting::Even);
     assert_close("loss", loss.mean(), want, 1e-6);
 }

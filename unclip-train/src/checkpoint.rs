@@ -78,26 +78,44 @@ impl Saved {
     }
 }
 
+/// What to do with a checkpoint that other settings have made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Changes {
+    /// It is an error, which names the differences.
+    #[default]
+    Refused,
+    /// The run goes on with the settings that are given now.
+    Accepted,
+}
+
 /// Finds the checkpoint of a run with these settings, if there is one. The number of steps may
 /// differ, and with it warm-up and cool-down: a run that is made longer goes on from where its
-/// learning rate began to fall.
+/// learning rate began to fall. What a run rests on may never differ.
 pub(crate) fn read_checkpoint(
     folder: &Path,
     settings: &TrainSettings,
+    changes: Changes,
 ) -> Result<Option<Saved>, TrainError> {
     let path = folder.join(POINTER);
     if !path.exists() {
         return Ok(None);
     }
     let pointer: Pointer = load_config(&path)?;
-    let TrainSettings { steps, warmup, cooldown, .. } = *settings;
-    let same = TrainSettings { steps, warmup, cooldown, ..pointer.settings.clone() };
-    if same != *settings {
-        let message = format!(
-            "made with other settings ({:?}); use those, or another folder",
-            pointer.settings
-        );
-        return Err(TrainError::Checkpoint { path, message });
+    let refused = |message: String| Err(TrainError::Checkpoint { path: path.clone(), message });
+    let before = &pointer.settings;
+    if settings.rests_on != before.rests_on {
+        return refused(format!(
+            "made with {}, and what is given is {}; use that, or another folder",
+            shown(&before.rests_on),
+            shown(&settings.rests_on)
+        ));
+    }
+    let changed = settings.changes(before);
+    if changes == Changes::Refused && !changed.is_empty() {
+        return refused(format!(
+            "made with other settings: {}; use those, resume explicitly, or use another folder",
+            changed.join(", ")
+        ));
     }
     let Pointer { place, plateau, settings: before } = pointer;
     let longer = settings.cooldown_start() > before.cooldown_start();
@@ -109,14 +127,17 @@ pub(crate) fn read_checkpoint(
         None => (place, None),
     };
     if place.progress.step > settings.steps {
-        let message = format!(
-            "is at step {}, beyond the {steps} that are asked for; ask for more, or choose another \
-             folder",
-            place.progress.step
-        );
-        return Err(TrainError::Checkpoint { path, message });
+        return refused(format!(
+            "is at step {}, beyond the {} that are asked for; ask for more, or choose another folder",
+            place.progress.step, settings.steps
+        ));
     }
     Ok(Some(Saved { folder: folder.join(&place.folder), place, plateau }))
+}
+
+/// What a run rests on, in an error.
+fn shown(rests_on: &str) -> &str {
+    if rests_on.is_empty() { "nothing else" } else { rests_on }
 }
 
 /// Writes a checkpoint beside the one in force, then puts it in force, then removes older ones, but

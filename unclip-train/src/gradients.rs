@@ -1,8 +1,56 @@
-//! The length of all gradients together, and shortening it.
+//! The gradients of a step: their sum over the parts of a batch, their length, and shortening it.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
+
+/// What a batch has to teach.
+#[derive(Debug)]
+pub struct Learned {
+    /// The loss, `[1]`, without autodiff.
+    pub loss: Tensor<1>,
+    /// Its gradients.
+    pub gradients: GradientsParams,
+}
+
+impl Learned {
+    /// Goes back through a loss, `[1]`, to the weights of a model.
+    pub fn of<M: Module>(model: &M, loss: Tensor<1>) -> Self {
+        let value = loss.clone().inner();
+        Self { loss: value, gradients: GradientsParams::from_grads(loss.backward(), model) }
+    }
+
+    /// Both together; the parameters are those of the model.
+    #[must_use]
+    pub(crate) fn plus<M: Module>(self, model: &M, other: Self) -> Self {
+        let mut visitor = Sum { gradients: self.gradients, others: other.gradients };
+        model.visit(&mut visitor);
+        Self { loss: self.loss + other.loss, gradients: visitor.gradients }
+    }
+
+    /// The same, where the model and its weights are.
+    #[must_use]
+    pub(crate) fn on<M: Module>(self, device: &Device, model: &M) -> Self {
+        let loss = self.loss.to_device(device);
+        Self { loss, gradients: self.gradients.to_device(device, model) }
+    }
+}
+
+struct Sum {
+    gradients: GradientsParams,
+    others: GradientsParams,
+}
+
+impl ModuleVisitor for Sum {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(other) = self.others.remove::<D>(param.id) else { return };
+        let sum = match self.gradients.remove::<D>(param.id) {
+            Some(own) => own + other,
+            None => other,
+        };
+        self.gradients.register(param.id, sum);
+    }
+}
 
 /// The Euclidean norm over the gradients of all parameters, as a tensor of one value; nothing is
 /// read back to the host.

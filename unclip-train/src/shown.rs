@@ -1,6 +1,7 @@
 //! What a network is shown: pictures with captions, wherever they come from.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use unclip_shapes::Region;
 
@@ -23,6 +24,11 @@ pub trait Shown: Send + Sync + Debug {
         self.draw(Region::whole(side), out);
     }
 
+    /// Its number in data that have numbers.
+    fn number(&self) -> Option<Numbered> {
+        None
+    }
+
     /// Where a crop of side `crop` begins in the whole picture of side `side`: column and row.
     fn corner(&self, side: u32, crop: u32, draws: &mut Draws) -> [u32; 2] {
         anywhere(side, crop, draws)
@@ -33,6 +39,24 @@ pub trait Shown: Send + Sync + Debug {
 pub(crate) fn anywhere(side: u32, crop: u32, draws: &mut Draws) -> [u32; 2] {
     let space = (side - crop) as f32;
     [(); 2].map(|()| draws.within(0.0..space + 1.0).min(space) as u32)
+}
+
+/// An item of data that have numbers, with one of its captions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbered {
+    /// The item.
+    pub item: usize,
+    /// Which of its captions.
+    pub caption: usize,
+}
+
+/// A picture with all its captions.
+#[derive(Debug)]
+pub struct Embeddable {
+    /// The picture.
+    pub picture: Box<dyn Shown>,
+    /// Everything that is said of it.
+    pub captions: Vec<String>,
 }
 
 /// Some pictures with captions.
@@ -61,6 +85,39 @@ pub trait Data: Send + Sync + Debug {
     /// # Errors
     /// As [`batch`](Self::batch).
     fn typical(&self, chunk: u64, n: usize, side: u32) -> Result<Items, DataError>;
+
+    /// Number of items, of data that end.
+    fn items(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether an item looks the same every time.
+    fn is_fixed(&self) -> bool {
+        false
+    }
+
+    /// The items of these numbers, for pictures at sides up to `side`; none in the place of one that cannot
+    /// be used. Of data without numbers there are none.
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    fn numbered(&self, _: Range<usize>, _: u32) -> Result<Vec<Option<Embeddable>>, DataError> {
+        Ok(Vec::new())
+    }
+
+    /// The numbers of the items of a step, pictures unseen; those that are not `usable` are replaced, as
+    /// [`batch`](Self::batch) replaces them.
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    fn numbers(
+        &self,
+        _step: u64,
+        _n: usize,
+        _usable: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<Vec<Numbered>, DataError> {
+        Ok(Vec::new())
+    }
 
     /// Captions from which a vocabulary is learned.
     fn captions(&self) -> Box<dyn Iterator<Item = String> + Send + '_>;

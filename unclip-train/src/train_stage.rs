@@ -5,6 +5,8 @@
 pub enum TrainStage {
     /// Both towers of CLIP, and the vocabulary.
     Clip,
+    /// What CLIP says of the data, computed once; needs CLIP.
+    Embeddings,
     /// The diffusion prior; needs CLIP.
     Prior,
     /// The autoregressive prior; needs CLIP.
@@ -22,6 +24,7 @@ impl TrainStage {
     pub fn name(self) -> String {
         match self {
             Self::Clip => "clip".into(),
+            Self::Embeddings => "embeddings".into(),
             Self::Prior => "prior".into(),
             Self::ArPrior => "ar_prior".into(),
             Self::Noised => "noised_image_encoder".into(),

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::ModuleOptimizer;
 use burn::tensor::Tensor;
 use serde::Serialize;
 
-use crate::checkpoint::{Place, Pointer, Progress, read_checkpoint, write_checkpoint};
+use crate::checkpoint::{Changes, Place, Pointer, Progress, read_checkpoint, write_checkpoint};
 use crate::ema::{update_average, warmed_decay};
-use crate::{TrainError, TrainSettings, gradients};
+use crate::gradients::{self, Learned};
+use crate::optimizer::optimizer;
+use crate::{TrainError, TrainSettings};
 
 /// Steps in a row without a finite loss after which training gives up.
 const MAX_SKIPPED_IN_A_ROW: u64 = 50;
@@ -56,27 +58,31 @@ impl<M: Module> Trainer<M> {
     /// # Errors
     /// Settings that cannot be used, or a checkpoint that cannot be read, belongs to other sizes or
     /// settings, or is beyond the steps asked for.
-    pub fn new(model: M, settings: TrainSettings, folder: &Path) -> Result<Self, TrainError> {
+    pub fn new(
+        model: M,
+        settings: TrainSettings,
+        folder: &Path,
+        changes: Changes,
+    ) -> Result<Self, TrainError> {
         settings.validate()?;
-        let optimizer = AdamWConfig::new()
-            .with_epsilon(1e-8)
-            .with_weight_decay(settings.weight_decay as f32)
-            .init();
+        let model_in_training = model.clone().train();
         let mut trainer = Self {
-            average: model.clone(),
-            model: model.train(),
-            optimizer,
+            optimizer: optimizer(&settings, &model_in_training),
+            average: model,
+            model: model_in_training,
             settings,
             folder: folder.into(),
             progress: Progress::default(),
             constrain: |model| model,
             plateau: None,
         };
-        if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings)? {
+        if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings, changes)? {
             trainer.progress = saved.place.progress.clone();
             trainer.plateau = saved.plateau.clone();
             trainer.model = saved.load("model", trainer.model)?;
             trainer.average = saved.load("average", trainer.average)?;
+            // which weights decay goes by names that come with the weights
+            trainer.optimizer = optimizer(&trainer.settings, &trainer.model);
             trainer.optimizer = saved.load_optimizer(trainer.optimizer)?;
         }
         Ok(trainer)
@@ -99,20 +105,20 @@ impl<M: Module> Trainer<M> {
     }
 
     /// Trains until all steps are done or the observer stops it, writing a checkpoint every
-    /// `interval` and at the end. `loss` gets the model and the step, from which it draws its
-    /// batch.
+    /// `interval` and at the end. `learn` gets the model and the step, from which it draws its
+    /// batch, and gives the loss and its gradients.
     ///
     /// # Errors
-    /// Those of `loss`, a checkpoint that cannot be written, or [`TrainError::Diverged`].
+    /// Those of `learn`, a checkpoint that cannot be written, or [`TrainError::Diverged`].
     pub fn run(
         &mut self,
         interval: Duration,
-        mut loss: impl FnMut(&M, u64) -> Result<Tensor<1>, TrainError>,
+        mut learn: impl FnMut(&M, u64) -> Result<Learned, TrainError>,
         mut observer: impl FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let mut saved = Instant::now();
         while self.progress.step < self.settings.steps {
-            let report = self.take_step(&mut loss)?;
+            let report = self.take_step(&mut learn)?;
             if observer(&report).is_break() {
                 break;
             }
@@ -145,17 +151,15 @@ impl<M: Module> Trainer<M> {
 
     fn take_step(
         &mut self,
-        loss: &mut impl FnMut(&M, u64) -> Result<Tensor<1>, TrainError>,
+        learn: &mut impl FnMut(&M, u64) -> Result<Learned, TrainError>,
     ) -> Result<StepReport, TrainError> {
         let start = Instant::now();
         let step = self.progress.step;
         let learning_rate = self.settings.learning_rate_at(step);
-        let loss = loss(&self.model, step)?;
-        let value = loss.clone().inner();
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
+        let Learned { loss, gradients } = learn(&self.model, step)?;
         let norm = gradients::global_norm(&self.model, &gradients)
-            .unwrap_or_else(|| value.clone().zeros_like());
-        let read = Tensor::cat(vec![value, norm], 0).into_data();
+            .unwrap_or_else(|| loss.clone().zeros_like());
+        let read = Tensor::cat(vec![loss, norm], 0).into_data();
         let read: Vec<f64> = read.iter::<f64>().collect();
         let (value, norm) = (read[0], read[1]);
         if value.is_finite() && norm.is_finite() {
@@ -175,7 +179,7 @@ impl<M: Module> Trainer<M> {
         })
     }
 
-    fn apply(&mut self, gradients: GradientsParams, norm: f64, learning_rate: f64) {
+    fn apply(&mut self, gradients: burn::optim::GradientsParams, norm: f64, learning_rate: f64) {
         let gradients = if norm > self.settings.max_norm {
             gradients::scale(&self.model, gradients, self.settings.max_norm / norm)
         } else {

@@ -3,6 +3,8 @@
 
 /// Folders and shards of captioned pictures.
 mod dataset;
+/// What CLIP says of the data, computed once.
+mod embeddings;
 /// Loop, clipping, averaging, skipping, and going on after an interruption.
 mod training;
 /// The vocabulary of a model that is trained from nothing.

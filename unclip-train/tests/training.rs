@@ -7,12 +7,15 @@ use std::time::Duration;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
-use unclip_core::{InvalidSetting, VarianceType};
+use unclip_core::{InvalidSetting, VarianceType, Weighting};
 use unclip_nn::UNetConfig;
 use unclip_shapes::ShapesWorld;
 use unclip_train::Draws;
 use unclip_train::objective::{ClipTowers, Objective, Source, UpsamplerObjective};
-use unclip_train::{StepReport, TrainError, TrainSettings, Trainer, recipe, update_average};
+use unclip_train::{
+    Adam, Changes, Learned, Schedule, StepReport, TrainError, TrainSettings, Trainer, recipe,
+    update_average,
+};
 use unclip_upsample::UpsamplerConfig;
 
 const NEVER: Duration = Duration::from_secs(3600);
@@ -24,11 +27,11 @@ fn settings(steps: u64) -> TrainSettings {
         learning_rate: 0.05,
         warmup: 3,
         cooldown: steps / 2,
-        weight_decay: 0.0,
+        weight_decay: 0.1,
         max_norm: 1.0,
         ema_decay: 0.9,
         seed: 5,
-        rests_on: String::new(),
+        ..TrainSettings::default()
     }
 }
 
@@ -42,11 +45,11 @@ fn line() -> Linear {
 }
 
 /// y = x_0 − 2·x_1, from draws that depend on the step alone.
-fn loss(model: &Linear, step: u64) -> Result<Tensor<1>, TrainError> {
+fn loss(model: &Linear, step: u64) -> Tensor<1> {
     let x = Tensor::<2>::from_data(Draws::new(9, step).normal([8, 2]), &Device::flex());
     let y = x.clone().matmul(Tensor::from_floats([[1.0], [-2.0]], &Device::flex()));
     let error = model.forward(x) - y;
-    Ok((error.clone() * error).mean())
+    (error.clone() * error).mean()
 }
 
 fn run(trainer: &mut Trainer<Linear>, stop_after: u64) -> Vec<StepReport> {
@@ -55,7 +58,8 @@ fn run(trainer: &mut Trainer<Linear>, stop_after: u64) -> Vec<StepReport> {
         reports.push(StepReport { seconds: 0.0, ..*report });
         if report.step >= stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    trainer.run(NEVER, loss, observer).unwrap();
+    let learn = |model: &Linear, step| Ok(Learned::of(model, loss(model, step)));
+    trainer.run(NEVER, learn, observer).unwrap();
     reports
 }
 
@@ -66,7 +70,7 @@ fn weights(model: &Linear) -> Vec<f32> {
 #[test]
 fn the_line_is_found() {
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(line(), settings(400), folder.path()).unwrap();
+    let mut trainer = Trainer::new(line(), settings(400), folder.path(), Changes::Refused).unwrap();
     let reports = run(&mut trainer, u64::MAX);
     assert_eq!(trainer.step(), 400);
     assert!(reports[399].loss < 1e-3, "{}", reports[399].loss);
@@ -78,11 +82,13 @@ fn the_line_is_found() {
 fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let start = line();
-    let mut whole = Trainer::new(start.clone(), settings(20), folders[0].path()).unwrap();
+    let mut whole =
+        Trainer::new(start.clone(), settings(20), folders[0].path(), Changes::Refused).unwrap();
     let expected = run(&mut whole, u64::MAX);
     let mut reports = Vec::new();
     for stop in [1, 7, 8, 20] {
-        let mut trainer = Trainer::new(start.clone(), settings(20), folders[1].path()).unwrap();
+        let mut trainer =
+            Trainer::new(start.clone(), settings(20), folders[1].path(), Changes::Refused).unwrap();
         reports.extend(run(&mut trainer, stop));
         if stop == 20 {
             assert_eq!(weights(trainer.average()), weights(whole.average()));
@@ -94,28 +100,36 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
 #[test]
 fn other_settings_are_refused_and_more_steps_are_not() {
     let folder = tempfile::tempdir().unwrap();
-    run(&mut Trainer::new(line(), settings(3), folder.path()).unwrap(), u64::MAX);
+    run(&mut Trainer::new(line(), settings(3), folder.path(), Changes::Refused).unwrap(), u64::MAX);
     let other = TrainSettings { learning_rate: 0.01, ..settings(3) };
-    let error = Trainer::new(line(), other, folder.path()).err().unwrap().to_string();
-    assert!(error.contains("other settings"), "{error}");
-    let mut longer = Trainer::new(line(), settings(5), folder.path()).unwrap();
+    let error = Trainer::new(line(), other.clone(), folder.path(), Changes::Refused).err().unwrap();
+    let error = error.to_string();
+    assert!(error.contains("other settings: learning_rate was 0.05, is 0.01;"), "{error}");
+    let accepted = Trainer::new(line(), other, folder.path(), Changes::Accepted).unwrap();
+    assert_eq!(accepted.step(), 3);
+    let mut longer = Trainer::new(line(), settings(5), folder.path(), Changes::Refused).unwrap();
     // from step 2, where the learning rate had begun to fall
     assert_eq!(run(&mut longer, u64::MAX).len(), 3);
-    let error = Trainer::new(line(), settings(4), folder.path()).err().unwrap().to_string();
+    let error = Trainer::new(line(), settings(4), folder.path(), Changes::Refused)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("is at step 5, beyond the 4 that are asked for"), "{error}");
     let other = TrainSettings { rests_on: "another CLIP".into(), ..settings(5) };
-    let error = Trainer::new(line(), other, folder.path()).err().unwrap().to_string();
-    assert!(error.contains("other settings"), "{error}");
+    let error = Trainer::new(line(), other, folder.path(), Changes::Accepted).err().unwrap();
+    let error = error.to_string();
+    let expected = "made with nothing else, and what is given is another CLIP";
+    assert!(error.contains(expected), "{error}");
 }
 
 #[test]
 fn a_step_that_is_not_finite_is_skipped_and_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(line(), settings(3), folder.path()).unwrap();
+    let mut trainer = Trainer::new(line(), settings(3), folder.path(), Changes::Refused).unwrap();
     let before = weights(trainer.average());
     let spoilt = |model: &Linear, step: u64| match step {
-        0 => Ok(loss(model, step)? * f64::NAN),
-        _ => loss(model, step),
+        0 => Ok(Learned::of(model, loss(model, step) * f64::NAN)),
+        _ => Ok(Learned::of(model, loss(model, step))),
     };
     let mut skipped = Vec::new();
     let stop = |report: &StepReport| match report.step {
@@ -137,9 +151,10 @@ fn a_step_that_is_not_finite_is_skipped_and_counted() {
 #[test]
 fn a_run_that_diverges_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(line(), settings(1000), folder.path()).unwrap();
-    let result =
-        trainer.run(NEVER, |m, s| Ok(loss(m, s)? * f64::NAN), |_| ControlFlow::Continue(()));
+    let mut trainer =
+        Trainer::new(line(), settings(1000), folder.path(), Changes::Refused).unwrap();
+    let spoilt = |model: &Linear, step| Ok(Learned::of(model, loss(model, step) * f64::NAN));
+    let result = trainer.run(NEVER, spoilt, |_| ControlFlow::Continue(()));
     assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
 }
 
@@ -154,9 +169,21 @@ fn impossible_settings_are_refused() {
         (TrainSettings { max_norm: 0.0, ..settings(1) }, "largest gradient norm is 0"),
         (TrainSettings { weight_decay: -0.1, ..settings(1) }, "weight decay is -0.1"),
         (TrainSettings { cooldown: 4, ..settings(4) }, "cooldown is 4, expected less than the 4"),
+        (
+            TrainSettings { accumulate: 3, ..settings(4) },
+            "accumulate is 3, expected a divisor of the 8",
+        ),
+        (TrainSettings { schedule: Schedule::Cosine, ..settings(4) }, "cooldown is 2, expected 0"),
+        (
+            TrainSettings { adam: Adam { beta_2: 1.0, ..Adam::default() }, ..settings(4) },
+            "adam.beta_2 is 1",
+        ),
     ];
     for (settings, words) in cases {
-        let error = Trainer::new(line(), settings, folder.path()).err().unwrap().to_string();
+        let error = Trainer::new(line(), settings, folder.path(), Changes::Refused)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.starts_with(words), "{error}");
     }
 }
@@ -172,15 +199,30 @@ fn the_learning_rate_rises_stays_and_falls() {
     assert!((rates[99] - 0.05 / 21.0).abs() < 1e-9);
 }
 
+#[test]
+fn the_learning_rate_falls_as_half_a_cosine() {
+    let settings =
+        TrainSettings { warmup: 10, cooldown: 0, schedule: Schedule::Cosine, ..settings(110) };
+    let rate = |step| settings.learning_rate_at(step) / 0.05;
+    assert!((rate(9) - 1.0).abs() < 1e-9 && (rate(10) - 1.0).abs() < 1e-9);
+    assert!((rate(60) - (0.02 + 0.98 * 0.5)).abs() < 1e-9, "{}", rate(60));
+    assert!((rate(110) - 0.02).abs() < 1e-9);
+}
+
 /// A finished run of 8 steps, of which the last 4 cool down, is made 12 steps long.
 #[test]
 fn a_longer_run_goes_on_from_where_the_learning_rate_began_to_fall() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let start = line();
-    let mut whole = Trainer::new(start.clone(), settings(12), folders[0].path()).unwrap();
+    let mut whole =
+        Trainer::new(start.clone(), settings(12), folders[0].path(), Changes::Refused).unwrap();
     let expected = run(&mut whole, u64::MAX);
-    run(&mut Trainer::new(start.clone(), settings(8), folders[1].path()).unwrap(), u64::MAX);
-    let mut longer = Trainer::new(start, settings(12), folders[1].path()).unwrap();
+    run(
+        &mut Trainer::new(start.clone(), settings(8), folders[1].path(), Changes::Refused).unwrap(),
+        u64::MAX,
+    );
+    let mut longer =
+        Trainer::new(start, settings(12), folders[1].path(), Changes::Refused).unwrap();
     assert_eq!(longer.step(), 4);
     assert_eq!(run(&mut longer, u64::MAX), expected[4..]);
     assert_eq!(weights(longer.average()), weights(whole.average()));
@@ -191,15 +233,22 @@ fn a_longer_run_goes_on_from_where_the_learning_rate_began_to_fall() {
 fn an_interrupted_cooldown_can_still_be_made_longer() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let start = line();
-    let mut whole = Trainer::new(start.clone(), settings(12), folders[0].path()).unwrap();
+    let mut whole =
+        Trainer::new(start.clone(), settings(12), folders[0].path(), Changes::Refused).unwrap();
     let expected = run(&mut whole, u64::MAX);
     for stop in [2, 6, 7] {
-        run(&mut Trainer::new(start.clone(), settings(8), folders[1].path()).unwrap(), stop);
+        run(
+            &mut Trainer::new(start.clone(), settings(8), folders[1].path(), Changes::Refused)
+                .unwrap(),
+            stop,
+        );
     }
-    let mut longer = Trainer::new(start.clone(), settings(12), folders[1].path()).unwrap();
+    let mut longer =
+        Trainer::new(start.clone(), settings(12), folders[1].path(), Changes::Refused).unwrap();
     assert_eq!(longer.step(), 4);
     assert_eq!(run(&mut longer, 5), expected[4..5]);
-    let mut longer = Trainer::new(start, settings(12), folders[1].path()).unwrap();
+    let mut longer =
+        Trainer::new(start, settings(12), folders[1].path(), Changes::Refused).unwrap();
     assert_eq!(run(&mut longer, u64::MAX), expected[5..]);
     assert_eq!(weights(longer.average()), weights(whole.average()));
 }
@@ -209,9 +258,18 @@ fn an_interrupted_cooldown_can_still_be_made_longer() {
 fn a_run_made_shorter_falls_from_where_it_is_and_can_be_made_longer_again() {
     let folder = tempfile::tempdir().unwrap();
     let start = line();
-    run(&mut Trainer::new(start.clone(), settings(12), folder.path()).unwrap(), 5);
-    run(&mut Trainer::new(start.clone(), settings(8), folder.path()).unwrap(), u64::MAX);
-    assert_eq!(Trainer::new(start, settings(12), folder.path()).unwrap().step(), 5);
+    run(
+        &mut Trainer::new(start.clone(), settings(12), folder.path(), Changes::Refused).unwrap(),
+        5,
+    );
+    run(
+        &mut Trainer::new(start.clone(), settings(8), folder.path(), Changes::Refused).unwrap(),
+        u64::MAX,
+    );
+    assert_eq!(
+        Trainer::new(start, settings(12), folder.path(), Changes::Refused).unwrap().step(),
+        5
+    );
 }
 
 #[test]
@@ -237,7 +295,7 @@ fn upsampler(
     config.validate().unwrap();
     let source =
         Source { data: Arc::new(ShapesWorld::new(1)), batch: 2, seed: 3, device: Device::flex() };
-    Ok((UpsamplerObjective::new(source, config.clone(), 32, 8)?, config))
+    Ok((UpsamplerObjective::new(source, config.clone(), [32, 8], Weighting::Even)?, config))
 }
 
 #[test]

@@ -213,6 +213,21 @@ impl Weights {
             None => Ok(None),
         }
     }
+
+    /// Some rows of a tensor as its file has it, as [`read`](Self::read) gives all of them. `None` also
+    /// if there are not so many rows.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn read_rows(&self, key: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>, LoadError> {
+        let Some(entry) = self.tensors.get(key) else { return Ok(None) };
+        let [all, rest @ ..] = entry.shape.as_slice() else { return Ok(None) };
+        if entry.part != Part::default() || rows.start > rows.end || rows.end > *all {
+            return Ok(None);
+        }
+        let row: usize = rest.iter().product();
+        entry.file.read(&entry.key, &[rows.start * row..rows.end * row])
+    }
 }
 
 impl Entry {

@@ -7,7 +7,7 @@ use unclip_shapes::Region;
 
 use super::order::lot;
 use crate::data::fill;
-use crate::shown::Shown;
+use crate::shown::{Numbered, Shown};
 
 /// Which part of a picture is its square.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ impl Default for Fitting {
 pub struct Square {
     /// Its name in the data set.
     pub name: String,
+    /// Its number there, and that of the caption.
+    pub number: Numbered,
     /// One of its captions.
     pub caption: String,
     /// Its pixels.
@@ -95,6 +97,10 @@ fn says_side(caption: &str) -> bool {
 impl Shown for Square {
     fn caption(&self) -> &str {
         &self.caption
+    }
+
+    fn number(&self) -> Option<Numbered> {
+        Some(self.number)
     }
 
     fn draw(&self, part: Region, out: &mut [f32]) {
@@ -153,7 +159,9 @@ mod tests {
 
     #[test]
     fn parts_are_those_of_the_whole() {
-        let square = Square { name: "a".into(), caption: "b".into(), picture: picture(32, 32) };
+        let number = Numbered { item: 0, caption: 0 };
+        let square =
+            Square { name: "a".into(), number, caption: "b".into(), picture: picture(32, 32) };
         let mut out = vec![0.0; 3 * 4 * 4];
         square.draw(Region { side: 32, x: 3, y: 5, width: 4, height: 4 }, &mut out);
         assert_eq!(out[0], 3.0 / 127.5 - 1.0);

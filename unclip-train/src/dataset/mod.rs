@@ -16,6 +16,7 @@ mod shard;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +32,7 @@ pub use order::Shuffle;
 
 use complaint::Complaints;
 
-use crate::shown::{Data, Items, Lesson, Shown};
+use crate::shown::{Data, Embeddable, Items, Lesson, Numbered, Shown};
 
 /// Turns the bytes of a picture's file into pixels. The error says what is wrong with them.
 pub type Decode = dyn Fn(&[u8]) -> Result<RgbImage, String> + Send + Sync;
@@ -99,7 +100,9 @@ impl Dataset {
     ) -> Result<Self, DataError> {
         InvalidSetting::check_range("share of bad items", options.max_bad, 0.0, 1.0)?;
         if options.paths.is_empty() {
-            return Err(InvalidSetting::new("data", "no path", "a folder or a tar file").into());
+            return Err(
+                InvalidSetting::new("data.paths", "no path", "a folder or a tar file").into()
+            );
         }
         let complaints = Complaints::new(complain);
         let mut items = Vec::new();
@@ -167,28 +170,47 @@ impl Dataset {
     }
 
     fn sample(&self, place: u64, side: u32) -> Result<Square, DataError> {
-        let n = self.items.len() as u64;
-        let (epoch, within) = (place / n, place % n);
-        let shuffle = Shuffle::new(n, self.seed, epoch);
-        for substitute in 0..SUBSTITUTES.min(n) {
-            // another place of the same walk: the same one, whenever the run comes here
-            let number = shuffle.at((within + substitute) % n) as usize;
+        for number in self.candidates(place) {
             match self.square(number, place, side) {
                 Ok(square) => return Ok(square),
-                Err(reason) => self.left_out(number, reason)?,
+                Err(reason) => self.left_out(number.item, reason)?,
             }
         }
         Err(self.complaints.too_many(self.items.len()))
     }
 
+    /// The item at a place of the walk, then those that stand in for it if it cannot be used: others of the
+    /// same pass, and the same ones whenever the run comes here.
+    fn candidates(&self, place: u64) -> impl Iterator<Item = Numbered> + '_ {
+        let n = self.items.len() as u64;
+        let (epoch, within) = (place / n, place % n);
+        let shuffle = Shuffle::new(n, self.seed, epoch);
+        (0..SUBSTITUTES.min(n)).map(move |substitute| {
+            let item = shuffle.at((within + substitute) % n) as usize;
+            let caption = order::choice(self.items[item].captions.len(), self.seed, place);
+            Numbered { item, caption }
+        })
+    }
+
     /// An item as it is shown at a place of the walk.
-    fn square(&self, number: usize, place: u64, side: u32) -> Result<Square, Reason> {
-        let item = &self.items[number];
-        let picture = self.picture(number)?;
-        let caption = &item.captions[order::choice(item.captions.len(), self.seed, place)];
+    fn square(&self, number: Numbered, place: u64, side: u32) -> Result<Square, Reason> {
+        let item = &self.items[number.item];
+        let picture = self.picture(number.item)?;
+        let caption = &item.captions[number.caption];
         let chances = (caption.as_str(), self.seed, place);
         let picture = self.fitting.square(&picture, side, chances).map_err(Reason::Picture)?;
-        Ok(Square { name: item.name.clone(), caption: caption.clone(), picture })
+        Ok(Square { name: item.name.clone(), number, caption: caption.clone(), picture })
+    }
+
+    /// An item with all its captions.
+    fn embeddable(&self, item: usize, side: u32) -> Result<Option<Embeddable>, DataError> {
+        match self.square(Numbered { item, caption: 0 }, 0, side) {
+            Ok(square) => {
+                let captions = self.items[item].captions.clone();
+                Ok(Some(Embeddable { picture: Box::new(square), captions }))
+            }
+            Err(reason) => self.left_out(item, reason).map(|()| None),
+        }
     }
 
     /// The picture of an item.
@@ -224,6 +246,35 @@ impl Data for Dataset {
         let first = chunk * n as u64;
         let left = STATISTICS_ITEMS.min(self.len() as u64).saturating_sub(first);
         Ok(boxed(self.samples(first, left.min(n as u64) as usize, side)?))
+    }
+
+    fn items(&self) -> Option<usize> {
+        Some(self.len())
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.fitting.crop != Crop::Random && !self.fitting.flip
+    }
+
+    fn numbered(
+        &self,
+        items: Range<usize>,
+        side: u32,
+    ) -> Result<Vec<Option<Embeddable>>, DataError> {
+        items.into_par_iter().map(|item| self.embeddable(item, side)).collect()
+    }
+
+    fn numbers(
+        &self,
+        step: u64,
+        n: usize,
+        usable: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<Vec<Numbered>, DataError> {
+        let first = step * n as u64;
+        let found = (first..first + n as u64)
+            .map(|place| self.candidates(place).find(|number| usable(number.item)));
+        let found: Option<Vec<Numbered>> = found.collect();
+        found.ok_or_else(|| self.complaints.too_many(self.items.len()))
     }
 
     fn captions(&self) -> Box<dyn Iterator<Item = String> + Send + '_> {

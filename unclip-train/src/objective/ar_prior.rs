@@ -1,17 +1,14 @@
 //! The autoregressive prior.
 
-use burn::tensor::{Tensor, TensorData};
-use unclip_clip::Tokens;
+use burn::tensor::{Device, Tensor, TensorData};
 use unclip_prior::ArPrior;
 
-use super::frozen::FrozenClip;
-use super::source::{Objective, Source, captions};
+use super::frozen::{Captions, FrozenClip, Heard, Views};
+use super::source::{Batch, Objective, Source};
 use crate::TrainError;
-use crate::data::whole_pictures;
-use crate::shown::Lesson;
 
-/// Training of the autoregressive prior. 10 % of the captions are dropped (paper, section 2.2), and
-/// with them the similarity; it is also not told for 10 % of the others, so that guidance may lead
+/// Training of the autoregressive prior. Some of the captions are dropped (paper, section 2.2: 10 %), and
+/// with them the similarity; it is also not told for as many of the others, so that guidance may lead
 /// away from any caption.
 #[derive(Debug)]
 pub struct ArPriorObjective {
@@ -19,15 +16,27 @@ pub struct ArPriorObjective {
     pub source: Source,
     /// What it learns from.
     pub clip: FrozenClip,
+    /// The share of captions that are dropped.
+    pub drop_caption: f64,
 }
 
 /// Captions, some of them dropped, and pictures to embed.
 #[derive(Debug)]
 pub struct ArPriorBatch {
-    tokens: Tokens,
-    images: TensorData,
+    views: Views,
+    captions: Captions,
     /// 1 in the rows whose similarity is not told.
     unknown: TensorData,
+}
+
+impl Batch for ArPriorBatch {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Self {
+            views: self.views.narrow(start, len),
+            captions: self.captions.narrow(start, len),
+            unknown: Batch::narrow(&self.unknown, start, len),
+        }
+    }
 }
 
 impl Objective for ArPriorObjective {
@@ -35,23 +44,23 @@ impl Objective for ArPriorObjective {
     type Batch = ArPriorBatch;
 
     fn batch(&self, step: u64) -> Result<ArPriorBatch, TrainError> {
-        const DROPPED: f64 = 0.1;
-        let (items, mut draws) = self.source.step(step, self.clip.side(), Lesson::Mixed)?;
-        let dropped = draws.chances(items.len(), DROPPED);
-        let untold = draws.chances(items.len(), DROPPED);
+        let (heard, mut draws) = self.clip.hear(&self.source, step, self.drop_caption)?;
+        let Heard { views, captions, dropped } = heard;
+        let untold = draws.chances(dropped.len(), self.drop_caption);
         let unknown: Vec<i32> =
             dropped.iter().zip(untold).map(|(a, b)| i32::from(*a || b)).collect();
-        Ok(ArPriorBatch {
-            tokens: self.clip.tokenizer.encode(&captions(&items, &dropped)),
-            images: whole_pictures(&items, self.clip.side()),
-            unknown: TensorData::new(unknown, [items.len()]),
-        })
+        let n = unknown.len();
+        Ok(ArPriorBatch { views, captions, unknown: TensorData::new(unknown, [n]) })
     }
 
     fn loss(&self, prior: &ArPrior, batch: ArPriorBatch) -> Tensor<1> {
-        let image = self.clip.embed_images(batch.images);
-        let text = self.clip.embed_captions(&batch.tokens);
+        let image = self.clip.image(batch.views);
+        let text = self.clip.text(batch.captions);
         let unknown = Tensor::from_data(batch.unknown, &self.source.device);
         prior.loss(&text, &image, unknown).mean()
+    }
+
+    fn on(&self, device: &Device) -> Self {
+        Self { source: self.source.on(device), clip: self.clip.on(device), ..*self }
     }
 }

@@ -8,7 +8,8 @@ use unclip_clip::{
     standardize,
 };
 
-use super::source::{Objective, Source};
+use super::pairs::{Among, Pairs};
+use super::source::{Batch, Objective, Source};
 use crate::shown::Lesson;
 use crate::{TrainError, worn_pictures};
 
@@ -64,6 +65,23 @@ pub struct ClipBatch {
     images: TensorData,
 }
 
+impl Batch for ClipBatch {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Self {
+            tokens: self.tokens.narrow(start, len),
+            images: Batch::narrow(&self.images, start, len),
+        }
+    }
+}
+
+impl ClipObjective {
+    fn embed(&self, towers: &ClipTowers, batch: ClipBatch) -> Pairs {
+        let text = towers.text.forward(&batch.tokens, &self.source.device).pooled;
+        let images = standardize(&self.image, self.source.tensor(batch.images));
+        Pairs { text, image: towers.image.forward(images).0 }
+    }
+}
+
 impl Objective for ClipObjective {
     type Network = ClipTowers;
     type Batch = ClipBatch;
@@ -79,9 +97,25 @@ impl Objective for ClipObjective {
     }
 
     fn loss(&self, towers: &ClipTowers, batch: ClipBatch) -> Tensor<1> {
-        let text = towers.text.forward(&batch.tokens, &self.source.device);
-        let images = standardize(&self.image, self.source.tensor(batch.images));
-        let image = towers.image.forward(images);
-        contrastive_loss(image.0, text.pooled, towers.logit_scale.val())
+        let Pairs { text, image } = self.embed(towers, batch);
+        contrastive_loss(image, text, towers.logit_scale.val())
+    }
+
+    fn on(&self, device: &Device) -> Self {
+        let (tokenizer, image) = (self.tokenizer.clone(), self.image.clone());
+        Self { source: self.source.on(device), tokenizer, image, ..*self }
+    }
+
+    fn pairs(&self, towers: &ClipTowers, part: ClipBatch) -> Option<Pairs> {
+        Some(self.embed(towers, part))
+    }
+
+    fn loss_among(&self, towers: &ClipTowers, part: ClipBatch, among: &Among) -> Tensor<1> {
+        let Pairs { text, image } = self.embed(towers, part);
+        let (text, image) = among.joined(text, image);
+        let own = towers.logit_scale.val();
+        // all parts have it in common
+        let logit_scale = if among.is_first() { own } else { own.detach() };
+        among.share(contrastive_loss(image, text, logit_scale))
     }
 }

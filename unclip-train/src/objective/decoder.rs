@@ -1,31 +1,75 @@
 //! The decoder.
 
-use std::ops::Range;
-
-use burn::tensor::{Tensor, TensorData};
-use unclip_clip::Tokens;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 use unclip_core::loss::training_loss;
-use unclip_core::{InvalidSetting, NoiseSchedule};
+use unclip_core::{InvalidSetting, NoiseSchedule, Weighting};
 use unclip_decoder::{CaptionKind, Condition, Decoder, DecoderConfig};
 
-use super::frozen::FrozenClip;
-use super::source::{Noise, Objective, Source, captions};
+use super::frozen::{Captions, FrozenClip, Views};
+use super::source::{Batch, Noise, Objective, Source};
 use crate::data::{kept, whole_pictures};
 use crate::shown::Lesson;
 use crate::{TrainError, worn_pictures};
 
-/// Training of the decoder. Each of its two inputs is dropped from some rows, so that it learns to
-/// draw from both, from either, and from none: a tenth has neither, a tenth the caption alone, 45 %
-/// the embedding alone, as in variations. (The paper, section 2.1, drops 10 % of the embeddings and
-/// 50 % of the captions: also 45 % with the embedding alone, and a twentieth with the caption
-/// alone.) The embeddings are of pictures of which half are worn.
+/// The shares of rows from which what a decoder reads is dropped, so that it learns to draw from both,
+/// from either, and from none. The paper (section 2.1) drops 10 % of the embeddings and 50 % of the
+/// captions, each for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    /// Rows without embedding and caption.
+    pub both: f64,
+    /// Rows with the caption alone.
+    pub image: f64,
+    /// Rows with the embedding alone, as in variations.
+    pub caption: f64,
+}
+
+impl Dropped {
+    /// The paper's shares.
+    pub const PAPER: Self = Self { both: 0.05, image: 0.05, caption: 0.45 };
+
+    /// Checks that they are shares, and together no more than all.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let Self { both, image, caption } = *self;
+        for (name, share) in [("both", both), ("image", image), ("caption", caption)] {
+            InvalidSetting::check_range(name, share, 0.0, 1.0)?;
+        }
+        InvalidSetting::check_range("both + image + caption", both + image + caption, 0.0, 1.0)
+    }
+
+    /// What is dropped of a row by a lot from 0 to 1: embedding, caption.
+    fn of(&self, lot: f32) -> [bool; 2] {
+        let [image, both, caption] =
+            [self.image, self.image + self.both, self.image + self.both + self.caption]
+                .map(|end| end as f32);
+        [lot < both, (image..caption).contains(&lot)]
+    }
+}
+
+/// Training of the decoder.
 #[derive(Debug)]
 pub struct DecoderObjective {
     source: Source,
     clip: FrozenClip,
     config: DecoderConfig,
     schedule: NoiseSchedule,
-    worn: f64,
+    options: DecoderOptions,
+}
+
+/// What a decoder is trained on beside pictures.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DecoderOptions {
+    /// The share of pictures that are worn before they are embedded.
+    pub worn: f64,
+    /// What is dropped.
+    pub dropped: Dropped,
+    /// How much rows count.
+    pub weighting: Weighting,
 }
 
 /// Pictures, and what they are drawn from.
@@ -33,16 +77,27 @@ pub struct DecoderObjective {
 pub struct DecoderBatch {
     images: TensorData,
     /// The pictures whose embeddings the decoder gets.
-    worn: TensorData,
+    views: Views,
     /// 0 in the rows whose embedding is dropped.
     kept: TensorData,
-    tokens: Tokens,
+    captions: Captions,
     noise: Noise,
 }
 
+impl Batch for DecoderBatch {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Self {
+            images: Batch::narrow(&self.images, start, len),
+            views: self.views.narrow(start, len),
+            kept: Batch::narrow(&self.kept, start, len),
+            captions: self.captions.narrow(start, len),
+            noise: self.noise.narrow(start, len),
+        }
+    }
+}
+
 impl DecoderObjective {
-    /// The objective of these data, this CLIP and these sizes, with the share of pictures that are worn
-    /// before they are embedded.
+    /// The objective of these data, this CLIP and these sizes.
     ///
     /// # Errors
     /// A schedule that cannot be built; a decoder of another kind than the paper's.
@@ -50,14 +105,14 @@ impl DecoderObjective {
         source: Source,
         clip: FrozenClip,
         config: DecoderConfig,
-        worn: f64,
+        options: DecoderOptions,
     ) -> Result<Self, InvalidSetting> {
         if config.captions != CaptionKind::Masked {
             let (found, expected) = (config.captions, "masked: no other kind is trained here");
             return Err(InvalidSetting::new("captions", format!("{found:?}"), expected));
         }
         let schedule = config.diffusion.training_schedule()?;
-        Ok(Self { source, clip, config, schedule, worn })
+        Ok(Self { source, clip, config, schedule, options })
     }
 }
 
@@ -70,26 +125,66 @@ impl Objective for DecoderObjective {
         let largest = self.clip.side().max(side as u32);
         let (items, mut draws) = self.source.step(step, largest, Lesson::Mixed)?;
         let lots: Vec<f32> = items.iter().map(|_| draws.within(0.0..1.0)).collect();
-        let dropped = |range: Range<f32>| lots.iter().map(|lot| range.contains(lot)).collect();
-        let no_image: Vec<bool> = dropped(0.0..0.2);
-        let no_caption: Vec<bool> = dropped(0.1..0.65);
-        let worn = worn_pictures(&items, self.clip.side(), self.worn, &mut draws);
+        let dropped = lots.iter().map(|lot| self.options.dropped.of(*lot));
+        let (no_image, no_caption): (Vec<bool>, Vec<bool>) = dropped.map(<_>::into).unzip();
+        // draws of its own: the noise does not depend on what wears
+        let mut wear = draws.split(1).swap_remove(0);
+        let views = match self.clip.kept_views(&items)? {
+            Some(kept) => kept,
+            None => {
+                let worn = self.options.worn;
+                Views::Pictures(worn_pictures(&items, self.clip.side(), worn, &mut wear))
+            }
+        };
         let shape = [items.len(), self.config.channels, side, side];
         Ok(DecoderBatch {
             images: whole_pictures(&items, side as u32),
-            worn,
+            views,
             kept: kept(&no_image),
-            tokens: self.clip.tokenizer.encode(&captions(&items, &no_caption)),
+            captions: self.clip.captions(&items, &no_caption)?,
             noise: Noise::draw(shape, self.schedule.len(), &mut draws),
         })
     }
 
     fn loss(&self, decoder: &Decoder, batch: DecoderBatch) -> Tensor<1> {
-        const MAX_SNR: f64 = 5.0;
-        let image = self.clip.embed_images(batch.worn);
+        let (config, schedule) = (&self.config, &self.schedule);
+        let image = self.clip.image(batch.views);
         let image = decoder.drop_images(&image, self.source.tensor(batch.kept));
-        let condition = Condition::new(image, self.clip.embed_captions(&batch.tokens));
-        let noised = batch.noise.mixed(&self.schedule, self.source.tensor::<4>(batch.images));
-        training_loss(&self.config, decoder, &condition, &self.schedule, &noised, MAX_SNR).mean()
+        let condition = Condition::new(image, self.clip.text(batch.captions));
+        let noised = batch.noise.mixed(schedule, self.source.tensor::<4>(batch.images));
+        let weighting = self.options.weighting;
+        training_loss(config, decoder, &condition, schedule, &noised, weighting).mean()
+    }
+
+    fn on(&self, device: &Device) -> Self {
+        Self {
+            source: self.source.on(device),
+            clip: self.clip.on(device),
+            config: self.config.clone(),
+            schedule: self.schedule.clone(),
+            ..*self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_dropped_as_they_say() {
+        let of = |dropped: Dropped| {
+            let mut counts = [0; 4];
+            for lot in 0..1000 {
+                let [image, caption] = dropped.of((lot as f32 + 0.5) / 1000.0);
+                counts[usize::from(image) + 2 * usize::from(caption)] += 1;
+            }
+            counts
+        };
+        assert_eq!(of(Dropped::PAPER), [450, 50, 450, 50]);
+        assert_eq!(of(Dropped { both: 0.1, image: 0.1, caption: 0.45 }), [350, 100, 450, 100]);
+        let too_many = Dropped { both: 0.5, image: 0.5, caption: 0.5 };
+        let error = too_many.validate().expect_err("more than all").to_string();
+        assert!(error.contains("both + image + caption is 1.5"), "{error}");
     }
 }

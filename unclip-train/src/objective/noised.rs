@@ -1,12 +1,13 @@
 //! CLIP's image tower for noised pictures.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
+use unclip_clip::NoisedImageEncoder;
 use unclip_clip::loss::odds_loss;
-use unclip_clip::{NoisedImageEncoder, Tokens};
 use unclip_core::NoiseSchedule;
 
-use super::frozen::FrozenClip;
-use super::source::{Noise, Objective, Source, captions};
+use super::frozen::{Captions, FrozenClip};
+use super::pairs::{Among, Pairs};
+use super::source::{Batch, Noise, Objective, Source};
 use crate::TrainError;
 use crate::data::whole_pictures;
 use crate::shown::Lesson;
@@ -28,9 +29,30 @@ pub struct NoisedObjective {
 /// Captions, and their pictures under noise.
 #[derive(Debug)]
 pub struct NoisedBatch {
-    tokens: Tokens,
+    captions: Captions,
     images: TensorData,
     noise: Noise,
+}
+
+impl Batch for NoisedBatch {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Self {
+            captions: self.captions.narrow(start, len),
+            images: Batch::narrow(&self.images, start, len),
+            noise: self.noise.narrow(start, len),
+        }
+    }
+}
+
+impl NoisedObjective {
+    fn embed(&self, encoder: &NoisedImageEncoder, batch: NoisedBatch) -> Pairs {
+        let text = self.clip.text(batch.captions).pooled;
+        let images: Tensor<4> = self.source.tensor(batch.images);
+        let noised = batch.noise.mixed(&self.schedule, images);
+        let device = noised.x_t.device();
+        let timesteps = self.schedule.gather(&noised.indices, &device, |step| step.timestep as f64);
+        Pairs { text, image: encoder.forward(noised.x_t, timesteps).0 }
+    }
 }
 
 impl Objective for NoisedObjective {
@@ -40,24 +62,36 @@ impl Objective for NoisedObjective {
     fn batch(&self, step: u64) -> Result<NoisedBatch, TrainError> {
         let (items, mut draws) = self.source.step(step, self.side as u32, Lesson::Mixed)?;
         let all = vec![false; items.len()];
+        let shape = [items.len(), 3, self.side, self.side];
         Ok(NoisedBatch {
-            tokens: self.clip.tokenizer.encode(&captions(&items, &all)),
+            captions: self.clip.captions(&items, &all)?,
             images: whole_pictures(&items, self.side as u32),
-            noise: Noise::draw(
-                [items.len(), 3, self.side, self.side],
-                self.schedule.len(),
-                &mut draws,
-            ),
+            noise: Noise::draw(shape, self.schedule.len(), &mut draws),
         })
     }
 
     fn loss(&self, encoder: &NoisedImageEncoder, batch: NoisedBatch) -> Tensor<1> {
-        let text = self.clip.embed_captions(&batch.tokens);
-        let images: Tensor<4> = self.source.tensor(batch.images);
-        let noised = batch.noise.mixed(&self.schedule, images);
-        let device = noised.x_t.device();
-        let timesteps = self.schedule.gather(&noised.indices, &device, |step| step.timestep as f64);
-        let image = encoder.forward(noised.x_t, timesteps);
-        odds_loss(image.0, text.pooled)
+        let Pairs { text, image } = self.embed(encoder, batch);
+        odds_loss(image, text)
+    }
+
+    fn on(&self, device: &Device) -> Self {
+        let (source, clip) = (self.source.on(device), self.clip.on(device));
+        Self { source, clip, schedule: self.schedule.clone(), ..*self }
+    }
+
+    fn pairs(&self, encoder: &NoisedImageEncoder, batch: NoisedBatch) -> Option<Pairs> {
+        Some(self.embed(encoder, batch))
+    }
+
+    fn loss_among(
+        &self,
+        encoder: &NoisedImageEncoder,
+        part: NoisedBatch,
+        among: &Among,
+    ) -> Tensor<1> {
+        let Pairs { text, image } = self.embed(encoder, part);
+        let (text, image) = among.joined(text, image);
+        among.share(odds_loss(image, text))
     }
 }

@@ -1,36 +1,46 @@
 //! The diffusion prior.
 
-use burn::tensor::{Tensor, TensorData};
-use unclip_clip::Tokens;
+use burn::tensor::{Device, Tensor};
 use unclip_core::loss::training_loss;
-use unclip_core::{InvalidSetting, NoiseSchedule, Stage};
+use unclip_core::{InvalidSetting, NoiseSchedule, Stage, Weighting};
 use unclip_prior::{DiffusionPrior, DiffusionPriorConfig};
 
-use super::frozen::FrozenClip;
-use super::source::{Noise, Objective, Source, captions};
+use super::frozen::{Captions, FrozenClip, Heard, Views};
+use super::source::{Batch, Noise, Objective, Source};
 use crate::TrainError;
-use crate::data::whole_pictures;
-use crate::shown::Lesson;
 
-/// Training of the diffusion prior, with 10 % of the captions dropped (paper, section 2.2).
+/// Training of the diffusion prior, with some of the captions dropped (paper, section 2.2: 10 %).
 #[derive(Debug)]
 pub struct PriorObjective {
     source: Source,
     clip: FrozenClip,
     config: DiffusionPriorConfig,
+    drop_caption: f64,
+    weighting: Weighting,
     schedule: NoiseSchedule,
 }
 
 /// Captions, some of them dropped, and pictures to embed.
 #[derive(Debug)]
 pub struct PriorBatch {
-    tokens: Tokens,
-    images: TensorData,
+    views: Views,
+    captions: Captions,
     noise: Noise,
 }
 
+impl Batch for PriorBatch {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Self {
+            views: self.views.narrow(start, len),
+            captions: self.captions.narrow(start, len),
+            noise: self.noise.narrow(start, len),
+        }
+    }
+}
+
 impl PriorObjective {
-    /// The objective of these data, this CLIP and these sizes.
+    /// The objective of these data, this CLIP and these sizes, with the share of captions that are
+    /// dropped.
     ///
     /// # Errors
     /// A schedule that cannot be built; a prior of DALLE2-pytorch, which learns otherwise what stands for
@@ -39,13 +49,14 @@ impl PriorObjective {
         source: Source,
         clip: FrozenClip,
         config: DiffusionPriorConfig,
+        (drop_caption, weighting): (f64, Weighting),
     ) -> Result<Self, InvalidSetting> {
         if config.laion.is_some() {
             let expected = "absent: a prior of DALLE2-pytorch is not trained here";
             return Err(InvalidSetting::new("laion", "given", expected));
         }
         let schedule = config.diffusion.training_schedule()?;
-        Ok(Self { source, clip, config, schedule })
+        Ok(Self { source, clip, config, drop_caption, weighting, schedule })
     }
 }
 
@@ -54,21 +65,28 @@ impl Objective for PriorObjective {
     type Batch = PriorBatch;
 
     fn batch(&self, step: u64) -> Result<PriorBatch, TrainError> {
-        const DROP_CAPTION: f64 = 0.1;
-        let (items, mut draws) = self.source.step(step, self.clip.side(), Lesson::Mixed)?;
-        let dropped = draws.chances(items.len(), DROP_CAPTION);
-        let shape = [items.len(), self.config.d_embedding];
-        Ok(PriorBatch {
-            tokens: self.clip.tokenizer.encode(&captions(&items, &dropped)),
-            images: whole_pictures(&items, self.clip.side()),
-            noise: Noise::draw(shape, self.schedule.len(), &mut draws),
-        })
+        let (heard, mut draws) = self.clip.hear(&self.source, step, self.drop_caption)?;
+        let Heard { views, captions, dropped } = heard;
+        let shape = [dropped.len(), self.config.d_embedding];
+        let noise = Noise::draw(shape, self.schedule.len(), &mut draws);
+        Ok(PriorBatch { views, captions, noise })
     }
 
     fn loss(&self, prior: &DiffusionPrior, batch: PriorBatch) -> Tensor<1> {
-        let image = self.clip.embed_images(batch.images);
-        let text = self.clip.embed_captions(&batch.tokens);
-        let noised = batch.noise.mixed(&self.schedule, self.config.sample_of(prior, &image));
-        training_loss(&self.config, prior, &text, &self.schedule, &noised, f64::INFINITY).mean()
+        let (config, schedule) = (&self.config, &self.schedule);
+        let image = self.clip.image(batch.views);
+        let text = self.clip.text(batch.captions);
+        let noised = batch.noise.mixed(schedule, config.sample_of(prior, &image));
+        training_loss(config, prior, &text, schedule, &noised, self.weighting).mean()
+    }
+
+    fn on(&self, device: &Device) -> Self {
+        Self {
+            source: self.source.on(device),
+            clip: self.clip.on(device),
+            config: self.config.clone(),
+            schedule: self.schedule.clone(),
+            ..*self
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! An upsampler.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use unclip_core::loss::training_loss;
-use unclip_core::{InvalidSetting, NoiseSchedule};
+use unclip_core::{InvalidSetting, NoiseSchedule, Weighting};
 use unclip_shapes::Region;
 use unclip_upsample::degrade::gaussian_blur;
 use unclip_upsample::{Upsampler, UpsamplerConfig};
 
-use super::source::{Noise, Objective, Source};
+use super::source::{Batch, Noise, Objective, Source};
 use crate::TrainError;
 use crate::data::{kept, pictures};
 use crate::shown::Lesson;
@@ -23,6 +23,7 @@ pub struct UpsamplerObjective {
     schedule: NoiseSchedule,
     low_side: u32,
     low_crop: u32,
+    weighting: Weighting,
 }
 
 /// Crops of small pictures as a decoder makes them, and the same crops large.
@@ -38,6 +39,20 @@ pub struct UpsamplerBatch {
     noise: Noise,
 }
 
+impl Batch for UpsamplerBatch {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        let rows = |data: &TensorData| Batch::narrow(data, start, len);
+        Self {
+            images: rows(&self.images),
+            low_res: rows(&self.low_res),
+            sharp: rows(&self.sharp),
+            loudness: rows(&self.loudness),
+            grain: rows(&self.grain),
+            noise: self.noise.narrow(start, len),
+        }
+    }
+}
+
 impl UpsamplerObjective {
     /// `low_side` is the side of whole small pictures, `low_crop` that of the crops.
     ///
@@ -48,8 +63,8 @@ impl UpsamplerObjective {
     pub fn new(
         source: Source,
         config: UpsamplerConfig,
-        low_side: u32,
-        low_crop: u32,
+        [low_side, low_crop]: [u32; 2],
+        weighting: Weighting,
     ) -> Result<Self, InvalidSetting> {
         if low_crop < 2 || low_crop > low_side {
             return Err(InvalidSetting::new("crop", low_crop, format!("2 to {low_side}")));
@@ -65,7 +80,7 @@ impl UpsamplerObjective {
             return Err(InvalidSetting::new("d_text, classes or kept", "given", expected));
         }
         let schedule = config.diffusion.training_schedule()?;
-        Ok(Self { source, config, schedule, low_side, low_crop })
+        Ok(Self { source, config, schedule, low_side, low_crop, weighting })
     }
 
     fn region(&self, [x, y]: [u32; 2], scale: u32) -> Region {
@@ -119,6 +134,11 @@ impl Objective for UpsamplerObjective {
         let low_res = low_res + source.tensor::<4>(batch.grain) * rows(batch.loudness);
         let noised = batch.noise.mixed(schedule, source.tensor::<4>(batch.images));
         let low_res = low_res.into();
-        training_loss(&self.config, upsampler, &low_res, schedule, &noised, f64::INFINITY).mean()
+        training_loss(&self.config, upsampler, &low_res, schedule, &noised, self.weighting).mean()
+    }
+
+    fn on(&self, device: &Device) -> Self {
+        let (config, schedule) = (self.config.clone(), self.schedule.clone());
+        Self { source: self.source.on(device), config, schedule, ..*self }
     }
 }

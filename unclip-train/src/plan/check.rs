@@ -1,8 +1,10 @@
 //! Whether the stages of a plan go together.
 
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Weighting};
 
-use super::fields::{Plan, StagePlan, UpsamplerPlan};
+use super::fields::{Plan, PriorPlan, StagePlan, UpsamplerPlan};
+use crate::TrainStage;
+use crate::dataset::Crop;
 
 impl Plan {
     /// Checks every field, and those of several stages against each other.
@@ -22,11 +24,20 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
     }
     clip(plan)?;
     let Plan { prior, ar_prior, noised_image_encoder, decoder, .. } = plan;
-    if let Some(StagePlan { config, .. }) = prior {
+    embeddings(plan)?;
+    if let Some(PriorPlan { config, drop_caption, weighting, .. }) = prior {
+        InvalidSetting::check_range("prior.drop_caption", *drop_caption, 0.0, 1.0)?;
+        weighting.validate().map_err(|error| error.within("prior"))?;
         config.validate().map_err(|error| error.within("prior.config"))?;
         reads(plan, "prior", config.d_embedding, (config.d_text, config.context_length))?;
     }
-    if let Some(StagePlan { config, .. }) = ar_prior {
+    if let Some(PriorPlan { config, drop_caption, weighting, .. }) = ar_prior {
+        InvalidSetting::check_range("ar_prior.drop_caption", *drop_caption, 0.0, 1.0)?;
+        if *weighting != Weighting::Even {
+            let found = format!("{weighting:?}");
+            let expected = "even: nothing is noised in an autoregressive prior";
+            return Err(InvalidSetting::new("ar_prior.weighting", found, expected));
+        }
         config.validate().map_err(|error| error.within("ar_prior.config"))?;
         reads(plan, "ar_prior", config.d_embedding, (config.d_text, config.context_length))?;
     }
@@ -38,13 +49,17 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
         same(&field, config.image_size, side, "decoder.config.unet.image_size")?;
     }
     decoder.config.validate().map_err(|error| error.within("decoder.config"))?;
+    InvalidSetting::check_range("decoder.worn", decoder.worn, 0.0, 1.0)?;
+    decoder.dropped.validate().map_err(|error| error.within("decoder.dropped"))?;
+    decoder.weighting.validate().map_err(|error| error.within("decoder"))?;
     same_width(plan, "decoder.config.d_embedding", decoder.config.d_embedding)?;
     if let Some(d_text) = decoder.config.d_text {
         let width = plan.clip.text.transformer.d_model;
         same("decoder.config.d_text", d_text, width, "clip.text.transformer.d_model")?;
     }
     plan.upsampler.iter().enumerate().try_for_each(|(place, it)| upsampler(plan, place, it))?;
-    plan.stages().into_iter().try_for_each(|stage| {
+    let trained = plan.stages().into_iter().filter(|stage| *stage != TrainStage::Embeddings);
+    trained.into_iter().try_for_each(|stage| {
         let settings = plan.settings(stage)?;
         settings.validate().map_err(|error| error.within(&stage.name()))
     })
@@ -61,6 +76,29 @@ fn clip(plan: &Plan) -> Result<(), InvalidSetting> {
     text.validate().map_err(|error| error.within("clip.text"))?;
     clip.image.validate().map_err(|error| error.within("clip.image"))?;
     same_width(plan, "clip.image.d_embedding", clip.image.d_embedding)
+}
+
+/// Embeddings that are computed once are of what every pass shows.
+fn embeddings(plan: &Plan) -> Result<(), InvalidSetting> {
+    if !plan.embeddings.enabled {
+        return Ok(());
+    }
+    let without = "or compute them anew for every step (embeddings.enabled=false)";
+    let fitting = plan.data.fitting;
+    if plan.data.shapes {
+        let expected = format!("false beside embeddings of the data, which never end; {without}");
+        return Err(InvalidSetting::new("data.shapes", true, expected));
+    }
+    if fitting.crop == Crop::Random || fitting.flip {
+        let found = format!("crop {:?}, flip {}", fitting.crop, fitting.flip);
+        let expected = format!("no chance beside embeddings that are computed once; {without}");
+        return Err(InvalidSetting::new("data.fitting", found, expected));
+    }
+    if plan.decoder.worn > 0.0 {
+        let expected = format!("0 beside embeddings that are computed once; {without}");
+        return Err(InvalidSetting::new("decoder.worn", plan.decoder.worn, expected));
+    }
+    Ok(())
 }
 
 /// A stage that reads captions.
@@ -93,6 +131,7 @@ fn same(field: &str, found: usize, expected: usize, of: &str) -> Result<(), Inva
 fn upsampler(plan: &Plan, place: usize, own: &UpsamplerPlan) -> Result<(), InvalidSetting> {
     let within = format!("upsampler.{place}");
     own.config.validate().map_err(|error| error.within(&format!("{within}.config")))?;
+    own.weighting.validate().map_err(|error| error.within(&within))?;
     let side = plan.low_side(place);
     if own.crop < 2 || own.crop > side {
         let expected = format!("2 to {side}, the side of what it enlarges");

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use unclip_clip::{ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Weighting};
 use unclip_decoder::DecoderConfig;
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_shapes::ShapesWorld;
 use unclip_upsample::UpsamplerConfig;
 
 use crate::dataset::{Complaint, DataError, Dataset, DatasetOptions, Decode, Fitting};
-use crate::{Data, TrainSettings, TrainStage};
+use crate::embeddings::EmbeddingsOptions;
+use crate::objective::Dropped;
+use crate::{Adam, Data, Schedule, TrainSettings, TrainStage};
 
 /// What is trained, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,17 +28,19 @@ pub struct Plan {
     pub vocabulary: VocabularyPlan,
     /// CLIP.
     pub clip: ClipPlan,
+    /// What CLIP says of the data, computed once.
+    pub embeddings: EmbeddingsPlan,
     /// The diffusion prior, if there is to be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prior: Option<StagePlan<DiffusionPriorConfig>>,
+    pub prior: Option<PriorPlan<DiffusionPriorConfig>>,
     /// The autoregressive prior, if there is to be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ar_prior: Option<StagePlan<ArPriorConfig>>,
+    pub ar_prior: Option<PriorPlan<ArPriorConfig>>,
     /// CLIP's image tower for noised pictures, if there is to be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noised_image_encoder: Option<StagePlan<NoisedImageEncoderConfig>>,
     /// The decoder.
-    pub decoder: StagePlan<DecoderConfig>,
+    pub decoder: DecoderPlan,
     /// The upsamplers, that of the smallest pictures first.
     #[serde(default)]
     pub upsampler: Vec<UpsamplerPlan>,
@@ -130,6 +134,58 @@ pub struct StagePlan<T> {
     pub train: StageTraining,
 }
 
+/// What CLIP says of the data, computed once for prior and decoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmbeddingsPlan {
+    /// Whether it is; only of pictures that look the same every time.
+    pub enabled: bool,
+    /// Folder of the embeddings; `embeddings` in that of the run, if nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Items of a file.
+    pub per_shard: usize,
+}
+
+impl Default for EmbeddingsPlan {
+    fn default() -> Self {
+        Self { enabled: false, path: None, per_shard: 4096 }
+    }
+}
+
+/// A prior: its sizes, and how it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriorPlan<T> {
+    /// Its sizes, and how it denoises.
+    pub config: T,
+    /// The share of captions that are dropped, so that it can be guided.
+    pub drop_caption: f64,
+    /// How much rows count; of the diffusion prior alone.
+    #[serde(default)]
+    pub weighting: Weighting,
+    /// How it is trained.
+    pub train: StageTraining,
+}
+
+/// The decoder: its sizes, and how it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderPlan {
+    /// Its sizes, and how it denoises.
+    pub config: DecoderConfig,
+    /// The share of pictures that are worn (blurred, grainy, off in color) before CLIP embeds them for
+    /// the decoder; none where embeddings are computed once.
+    pub worn: f64,
+    /// The shares of rows from which embedding and caption are dropped.
+    pub dropped: Dropped,
+    /// How much rows count.
+    #[serde(default)]
+    pub weighting: Weighting,
+    /// How it is trained.
+    pub train: StageTraining,
+}
+
 /// An upsampler: its sizes, and how it is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,6 +194,9 @@ pub struct UpsamplerPlan {
     pub config: UpsamplerConfig,
     /// Side of the small crops that it is trained on.
     pub crop: u32,
+    /// How much rows count.
+    #[serde(default)]
+    pub weighting: Weighting,
     /// How it is trained.
     pub train: StageTraining,
 }
@@ -150,15 +209,24 @@ pub struct StageTraining {
     pub steps: u64,
     /// Items of a step.
     pub batch: usize,
+    /// Parts in which the items of a step go through the network, one after another.
+    #[serde(default = "one")]
+    pub accumulate: usize,
     /// Peak learning rate of AdamW.
     pub learning_rate: f64,
+    /// What the learning rate does after its rise: constant or cosine.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// Steps over which the learning rate rises; a tenth of all, at most 100, if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<u64>,
-    /// Steps at the end over which it falls; a fifth of all, if nothing is said.
+    /// Steps at the end over which a constant one falls; a fifth of all, if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cooldown: Option<u64>,
-    /// Decoupled weight decay.
+    /// AdamW's constants.
+    #[serde(default)]
+    pub adam: Adam,
+    /// Decoupled weight decay of matrices and kernels.
     pub weight_decay: f64,
     /// Largest norm of all gradients together.
     pub max_norm: f64,
@@ -195,6 +263,7 @@ impl Plan {
     /// The stages that it trains, in an order in which they can be.
     pub fn stages(&self) -> Vec<TrainStage> {
         let optional = [
+            (self.embeddings.enabled, TrainStage::Embeddings),
             (self.prior.is_some(), TrainStage::Prior),
             (self.ar_prior.is_some(), TrainStage::ArPrior),
             (self.noised_image_encoder.is_some(), TrainStage::Noised),
@@ -215,6 +284,7 @@ impl Plan {
     /// A stage that is not in the plan.
     pub fn settings(&self, stage: TrainStage) -> Result<TrainSettings, InvalidSetting> {
         let train = match stage {
+            TrainStage::Embeddings => None,
             TrainStage::Clip => Some(&self.clip.train),
             TrainStage::Prior => self.prior.as_ref().map(|it| &it.train),
             TrainStage::ArPrior => self.ar_prior.as_ref().map(|it| &it.train),
@@ -229,6 +299,13 @@ impl Plan {
     /// Folder of the bundle.
     pub fn model(&self) -> PathBuf {
         self.run.model.clone().unwrap_or_else(|| self.run.out.join("bundle"))
+    }
+
+    /// Where embeddings are, and who makes which of them.
+    pub fn embeddings(&self, share: (usize, usize)) -> EmbeddingsOptions {
+        let EmbeddingsPlan { path, per_shard, .. } = &self.embeddings;
+        let folder = path.clone().unwrap_or_else(|| self.run.out.join("embeddings"));
+        EmbeddingsOptions { folder, per_shard: *per_shard, share }
     }
 
     /// Side of the small pictures that an upsampler reads.
@@ -251,12 +328,22 @@ impl StageTraining {
             batch: self.batch,
             learning_rate: self.learning_rate,
             warmup: self.warmup.unwrap_or((self.steps / 10).clamp(1, 100)),
-            cooldown: self.cooldown.unwrap_or(self.steps / 5),
+            cooldown: self.cooldown.unwrap_or(match self.schedule {
+                Schedule::Constant => self.steps / 5,
+                Schedule::Cosine => 0,
+            }),
+            accumulate: self.accumulate,
+            schedule: self.schedule,
+            adam: self.adam,
             weight_decay: self.weight_decay,
             max_norm: self.max_norm,
             ema_decay: self.ema_decay,
             seed,
-            rests_on: String::new(),
+            ..TrainSettings::default()
         }
     }
+}
+
+fn one() -> usize {
+    1
 }

@@ -3,13 +3,22 @@
 use std::fmt;
 use std::str::FromStr;
 
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Weighting};
 use unclip_nn::{AnyUNetConfig, AttentionKind, ResampleKind, TransformerConfig, UNetConfig};
 
 use super::fields::{
-    ClipPlan, DataPlan, Plan, RunPlan, StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
+    ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, Plan, PriorPlan, RunPlan, StagePlan,
+    StageTraining, UpsamplerPlan, VocabularyPlan,
 };
-use crate::recipe;
+use crate::objective::Dropped;
+use crate::{Adam, Schedule, recipe};
+
+/// The share of captions that a prior is trained without (paper, section 2.2).
+const DROP_CAPTION: f64 = 0.1;
+
+/// What a small decoder is trained without: more often nothing at all than the paper's, which takes far
+/// longer to learn what pictures look like on their own.
+const DROPPED: Dropped = Dropped { both: 0.1, image: 0.1, caption: 0.45 };
 
 /// A plan to start from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,8 +77,11 @@ fn training(steps: u64, batch: usize, learning_rate: f64) -> StageTraining {
         steps,
         batch,
         learning_rate,
+        accumulate: 1,
+        schedule: Schedule::Constant,
         warmup: None,
         cooldown: None,
+        adam: Adam::default(),
         weight_decay: 0.01,
         max_norm: 1.0,
         ema_decay: 0.999,
@@ -89,29 +101,38 @@ fn shapes() -> Plan {
             worn: recipe::WORN,
             train: clip,
         },
-        prior: Some(StagePlan {
+        embeddings: EmbeddingsPlan::default(),
+        prior: Some(PriorPlan {
             config: recipe::prior(),
+            drop_caption: DROP_CAPTION,
+            weighting: Weighting::Even,
             train: training(recipe::PRIOR_STEPS, 128, 1e-3),
         }),
-        ar_prior: Some(StagePlan {
+        ar_prior: Some(PriorPlan {
             config: recipe::ar_prior(),
+            drop_caption: DROP_CAPTION,
+            weighting: Weighting::Even,
             train: training(recipe::AR_PRIOR_STEPS, 128, 2e-3),
         }),
         noised_image_encoder: Some(StagePlan {
             config: recipe::noised_image_encoder(),
             train: training(recipe::NOISED_STEPS, 128, 1e-3),
         }),
-        decoder: StagePlan {
+        decoder: DecoderPlan {
             config: recipe::decoder(),
+            worn: recipe::WORN,
+            dropped: DROPPED,
+            weighting: Weighting::MaxSnr(5.0),
             train: training(recipe::DECODER_STEPS, 32, 2e-3),
         },
-        upsampler: recipe::upsamplers().map(upsampler).to_vec(),
+        upsampler: recipe::upsamplers()
+            .map(|config| upsampler(config, training(recipe::UPSAMPLER_STEPS, 16, 1e-3)))
+            .to_vec(),
     }
 }
 
-fn upsampler(config: unclip_upsample::UpsamplerConfig) -> UpsamplerPlan {
-    let train = training(recipe::UPSAMPLER_STEPS, 16, 1e-3);
-    UpsamplerPlan { config, crop: recipe::LOW_CROP, train }
+fn upsampler(config: unclip_upsample::UpsamplerConfig, train: StageTraining) -> UpsamplerPlan {
+    UpsamplerPlan { config, crop: recipe::LOW_CROP, weighting: Weighting::Even, train }
 }
 
 /// Sizes of a plan for one's own pictures.
@@ -200,7 +221,7 @@ impl Sizes {
         training(self.steps[stage], self.batches[stage], self.learning_rate)
     }
 
-    fn prior(&self) -> StagePlan<unclip_prior::DiffusionPriorConfig> {
+    fn prior(&self) -> PriorPlan<unclip_prior::DiffusionPriorConfig> {
         let [d_model, n_layers] = self.prior;
         let own = recipe::prior();
         let transformer = TransformerConfig {
@@ -218,10 +239,11 @@ impl Sizes {
             transformer,
             ..own
         };
-        StagePlan { config, train: self.training(1) }
+        let (drop_caption, weighting) = (DROP_CAPTION, Weighting::Even);
+        PriorPlan { config, drop_caption, weighting, train: self.training(1) }
     }
 
-    fn decoder(&self) -> StagePlan<unclip_decoder::DecoderConfig> {
+    fn decoder(&self) -> DecoderPlan {
         let own = recipe::decoder();
         let unet = UNetConfig {
             image_size: self.sides[0],
@@ -250,7 +272,8 @@ impl Sizes {
             unet: unet.into(),
             ..own
         };
-        StagePlan { config, train: self.training(2) }
+        let (dropped, weighting) = (DROPPED, Weighting::MaxSnr(5.0));
+        DecoderPlan { config, worn: 0.0, dropped, weighting, train: self.training(2) }
     }
 
     fn upsampler(&self) -> UpsamplerPlan {
@@ -262,7 +285,7 @@ impl Sizes {
             ..unet
         };
         let config = unclip_upsample::UpsamplerConfig { unet: unet.into(), ..own };
-        UpsamplerPlan { config, crop: recipe::LOW_CROP, train: self.training(3) }
+        upsampler(config, self.training(3))
     }
 
     fn plan(&self) -> Plan {
@@ -271,6 +294,7 @@ impl Sizes {
             run: RunPlan::default(),
             vocabulary: VocabularyPlan::default(),
             clip: self.clip(),
+            embeddings: EmbeddingsPlan { enabled: true, ..EmbeddingsPlan::default() },
             prior: Some(self.prior()),
             ar_prior: None,
             noised_image_encoder: None,

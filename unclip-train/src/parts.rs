@@ -1,0 +1,241 @@
+//! A batch in parts: one after another on a device, and on several devices at once.
+
+use burn::module::Module;
+use burn::tensor::Device;
+use unclip_core::InvalidSetting;
+
+use crate::Learned;
+use crate::objective::{Among, Batch, Objective, Pairs};
+
+/// An objective on each of some devices, and how many parts each of them gets of a batch.
+pub(crate) struct Parts<O> {
+    objectives: Vec<(Device, O)>,
+    accumulate: usize,
+    /// Items of a part.
+    len: usize,
+}
+
+impl<O: Objective> Parts<O> {
+    /// An objective that is on the first of the devices already.
+    ///
+    /// # Errors
+    /// A batch that cannot be cut into so many parts of one size.
+    pub(crate) fn new(
+        objective: O,
+        devices: &[Device],
+        (batch, accumulate): (usize, usize),
+    ) -> Result<Self, InvalidSetting> {
+        let parts = devices.len() * accumulate;
+        if parts == 0 || !batch.is_multiple_of(parts) {
+            let expected = format!(
+                "a multiple of {parts}: {} devices, {accumulate} parts each",
+                devices.len()
+            );
+            return Err(InvalidSetting::new("batch", batch, expected));
+        }
+        let mut objectives: Vec<(Device, O)> = Vec::new();
+        for device in &devices[1..] {
+            objectives.push((device.clone(), objective.on(device)));
+        }
+        objectives.insert(0, (devices[0].clone(), objective));
+        Ok(Self { objectives, accumulate, len: batch / parts })
+    }
+
+    /// The objective on the first device.
+    pub(crate) fn first(&self) -> &O {
+        &self.objectives[0].1
+    }
+
+    /// What a batch has to teach. The gradients are where the network is.
+    pub(crate) fn learn(&self, network: &O::Network, batch: O::Batch) -> Learned {
+        if let ([(_, only)], 1) = (self.objectives.as_slice(), self.accumulate) {
+            return Learned::of(network, only.loss(network, batch));
+        }
+        let plain = network.valid();
+        let pairs: Option<Vec<Pairs>> = self
+            .on_devices(&plain, &batch, |(_, objective), network, (_, part)| {
+                objective.pairs(network, part)
+            })
+            .into_iter()
+            .collect();
+        let device = &self.objectives[0].0;
+        let share = 1.0 / (self.objectives.len() * self.accumulate) as f64;
+        let learned =
+            self.on_devices(network, &batch, |(own, objective), network, (place, part)| {
+                let loss = match &pairs {
+                    None => objective.loss(network, part) * share,
+                    Some(pairs) => {
+                        let among = Among::seen_from(pairs, place, own);
+                        objective.loss_among(network, part, &among)
+                    }
+                };
+                Learned::of(network, loss).on(device, network)
+            });
+        let sum = |sum: Learned, part| sum.plus(network, part);
+        learned.into_iter().reduce(sum).unwrap_or_else(|| unreachable!("there is a part"))
+    }
+
+    /// Does something with every part, on the device whose turn it is; the answers come in the order
+    /// of the parts.
+    fn on_devices<T: Send>(
+        &self,
+        network: &O::Network,
+        batch: &O::Batch,
+        each: impl Fn(&(Device, O), &O::Network, (usize, O::Batch)) -> T + Sync,
+    ) -> Vec<T> {
+        let own = |at: usize, objective: &(Device, O), network: &O::Network| -> Vec<T> {
+            let places = at * self.accumulate..(at + 1) * self.accumulate;
+            let part = |place| (place, batch.narrow(place * self.len, self.len));
+            places.map(|place| each(objective, network, part(place))).collect()
+        };
+        if let [only] = self.objectives.as_slice() {
+            return own(0, only, network);
+        }
+        std::thread::scope(|scope| {
+            let started = self.objectives.iter().enumerate().map(|(at, objective)| {
+                let network = network.clone().fork(&objective.0);
+                let own = &own;
+                scope.spawn(move || own(at, objective, &network))
+            });
+            let started: Vec<_> = started.collect();
+            let joined = started.into_iter().flat_map(|thread| match thread.join() {
+                Ok(answers) => answers,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            joined.collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::module::ModuleVisitor;
+    use burn::module::Param;
+    use burn::tensor::Tensor;
+    use unclip_core::Weighting;
+    use unclip_nn::UNetConfig;
+    use unclip_shapes::ShapesWorld;
+
+    use super::*;
+    use crate::objective::{
+        ClipObjective, ClipTowers, NoisedObjective, Source, UpsamplerObjective,
+    };
+    use crate::{TrainSettings, recipe, train_vocabulary};
+
+    fn source() -> Source {
+        let data = Arc::new(ShapesWorld::new(1));
+        Source { data, batch: 12, seed: 3, device: Device::flex() }
+    }
+
+    struct Values<'a>(&'a Learned, Vec<f32>);
+
+    impl ModuleVisitor for Values<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.gradients.get::<D>(param.id) {
+                self.1.extend(gradient.into_data().iter::<f32>());
+            }
+        }
+    }
+
+    /// Loss, and every gradient.
+    fn learned<O: Objective>(
+        objective: O,
+        network: &O::Network,
+        devices: usize,
+        accumulate: usize,
+    ) -> (f32, Vec<f32>) {
+        let batch = objective.batch(5).expect("a batch");
+        let devices = vec![Device::flex(); devices];
+        let parts = Parts::new(objective, &devices, (12, accumulate)).expect("12 can be cut");
+        let learned = parts.learn(network, batch);
+        let mut values = Values(&learned, Vec::new());
+        network.visit(&mut values);
+        (learned.loss.clone().into_scalar::<f32>(), values.1)
+    }
+
+    fn compare<O: Objective>(make: impl Fn() -> O, network: O::Network) {
+        let network = network.train();
+        let (loss, whole) = learned(make(), &network, 1, 1);
+        let scale = whole.iter().fold(0f32, |most, it| most.max(it.abs()));
+        assert!(scale > 0.0);
+        for (devices, accumulate) in [(1, 3), (2, 1), (3, 2)] {
+            let (found, parts) = learned(make(), &network, devices, accumulate);
+            assert!((found - loss).abs() < 1e-5 * loss.abs(), "{found} and {loss}");
+            assert_eq!(parts.len(), whole.len());
+            let far = parts.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(far < 2e-5 * scale, "{devices} x {accumulate}: {far} of {scale}");
+        }
+    }
+
+    fn tokenizer() -> unclip_clip::Tokenizer {
+        let folder = tempfile::tempdir().expect("a folder");
+        let captions = ["a red circle", "two large blue squares"].map(String::from);
+        train_vocabulary(folder.path(), 20, captions.into_iter()).expect("a vocabulary");
+        let options = unclip_clip::TokenizerOptions {
+            context_length: recipe::text_encoder(0).context_length,
+            ..Default::default()
+        };
+        unclip_clip::Tokenizer::from_folder(folder.path(), options).expect("a tokenizer")
+    }
+
+    #[test]
+    fn the_parts_of_a_batch_teach_what_the_whole_teaches() {
+        let mut config = recipe::upsamplers()[0].clone();
+        let own = config.unet.adm().expect("ADM's").clone();
+        config.unet = UNetConfig { block_out_channels: vec![4, 4], ..own }.into();
+        let make = || {
+            let even = Weighting::MinSnr(5.0);
+            UpsamplerObjective::new(source(), config.clone(), [32, 8], even).expect("an objective")
+        };
+        compare(make, config.init(&Device::flex()));
+    }
+
+    #[test]
+    fn items_that_are_held_against_all_others_learn_from_all_others() {
+        let tokenizer = tokenizer();
+        let (device, image) = (Device::flex(), recipe::image_encoder());
+        let text = recipe::text_encoder(tokenizer.vocab_size());
+        let make = || ClipObjective {
+            source: source(),
+            tokenizer: tokenizer.clone(),
+            image: image.clone(),
+            worn: 0.5,
+        };
+        let towers = ClipTowers::new(&text, &image, &device);
+        compare(make, towers.clone());
+        let clip = crate::objective::FrozenClip {
+            tokenizer: tokenizer.clone(),
+            text: towers.text,
+            image: towers.image,
+            image_config: image.clone(),
+            device: device.clone(),
+            kept: None,
+        };
+        let noised = recipe::noised_image_encoder();
+        let schedule = recipe::decoder().diffusion.training_schedule().expect("a schedule");
+        let make = || NoisedObjective {
+            source: source(),
+            clip: clip.clone(),
+            schedule: schedule.clone(),
+            side: noised.image_size,
+        };
+        compare(make, noised.init(&device));
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_cut_is_refused() {
+        let config = recipe::upsamplers()[0].clone();
+        let objective = UpsamplerObjective::new(source(), config, [32, 8], Weighting::Even);
+        let devices = vec![Device::flex(); 5];
+        let refused = Parts::new(objective.expect("an objective"), &devices, (12, 2));
+        let error = refused.err().expect("12 by 10").to_string();
+        assert!(error.contains("batch is 12, expected a multiple of 10: 5 devices"), "{error}");
+        assert!(
+            TrainSettings { batch: 12, accumulate: 5, ..TrainSettings::default() }
+                .validate()
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! What each stage of a plan takes.
+
+use std::ops::ControlFlow;
+
+use unclip_clip::{ImageEncoderConfig, TextEncoderConfig};
+use unclip_core::{ImageEmbedding, InvalidSetting};
+use unclip_nn::Whitening;
+
+use super::Training;
+use crate::objective::{
+    ArPriorObjective, ClipObjective, ClipTowers, DecoderObjective, DecoderOptions, FrozenClip,
+    NoisedObjective, PriorObjective, UpsamplerObjective,
+};
+use crate::plan::{ClipPlan, absent};
+use crate::train_stage::TrainStage;
+use crate::typical::{fingerprint, typical_embeddings, typical_pairs, with_longer_embeddings};
+use crate::{StepReport, TrainError, TrainSettings, silenced, whitening_towards};
+
+impl Training {
+    pub(super) fn train_clip(
+        &self,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let source = self.source(&settings);
+        self.prepare_vocabulary(source.data.as_ref())?;
+        let tokenizer = self.tokenizer()?;
+        let ClipPlan { text, image, worn, .. } = self.plan.clip.clone();
+        let text = TextEncoderConfig { vocab_size: tokenizer.vocab_size(), ..text };
+        self.device().seed(settings.seed);
+        let fresh = ClipTowers::new(&text, &image, self.device());
+        let towers = ClipTowers {
+            text: self.first("text_encoder", None, &text, fresh.text)?,
+            image: self.first("image_encoder", None, &image, fresh.image)?,
+            logit_scale: fresh.logit_scale,
+        };
+        let objective = ClipObjective { source, tokenizer, image: image.clone(), worn };
+        let bounds: fn(ClipTowers) -> ClipTowers = ClipTowers::within_bounds;
+        let stage = (TrainStage::Clip, "");
+        let trainer = self.run(stage, settings, (towers, bounds), observer, objective)?;
+        let towers = trainer.average().clone();
+        let logit_scale = f64::from(towers.logit_scale.val().into_scalar::<f32>()).exp();
+        let text = TextEncoderConfig { logit_scale, ..text };
+        self.save_clip(towers, &text, &image)
+    }
+
+    /// Writes both towers, scaled so that the embeddings of pictures have variance 1: contrastive
+    /// training leaves their length open, and the networks that read them prefer it so.
+    fn save_clip(
+        &self,
+        towers: ClipTowers,
+        text: &TextEncoderConfig,
+        image: &ImageEncoderConfig,
+    ) -> Result<(), TrainError> {
+        let mut clip = FrozenClip {
+            tokenizer: self.tokenizer()?,
+            text: towers.text,
+            image: towers.image,
+            image_config: image.clone(),
+            device: self.device().clone(),
+            kept: None,
+        };
+        let std = typical_embeddings(&clip, self.data.as_ref())?
+            .var(0)
+            .mean()
+            .into_scalar::<f32>()
+            .sqrt();
+        let factor = 1.0 / f64::from(std.max(1e-6));
+        clip.text = with_longer_embeddings(clip.text, factor);
+        clip.image = with_longer_embeddings(clip.image, factor);
+        let space = fingerprint(&clip);
+        self.save("text_encoder", &space, text, &clip.text)?;
+        self.save("image_encoder", &space, image, &clip.image)
+    }
+
+    pub(super) fn train_prior(
+        &self,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let (clip, space) = self.clip_with_embeddings()?;
+        let plan = of(self.plan.prior.as_ref(), TrainStage::Prior)?;
+        let config = plan.config;
+        self.device().seed(settings.seed);
+        let whitening = Whitening::of(typical_embeddings(&clip, self.data.as_ref())?);
+        let fresh = config.init(self.device()).with_whitening(whitening);
+        let prior = self.first("prior", Some(&space), &config, fresh)?;
+        let objective = PriorObjective::new(
+            self.source(&settings),
+            clip,
+            config.clone(),
+            (plan.drop_caption, plan.weighting),
+        )?;
+        let stage = (TrainStage::Prior, space.as_str());
+        let trainer = self.run(stage, settings, (prior, free), observer, objective)?;
+        self.save("prior", &space, &config, trainer.average())
+    }
+
+    pub(super) fn train_ar_prior(
+        &self,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let (clip, space) = self.clip_with_embeddings()?;
+        let plan = of(self.plan.ar_prior.as_ref(), TrainStage::ArPrior)?;
+        let config = plan.config;
+        self.device().seed(settings.seed);
+        let fresh = config.init(self.device());
+        let (image, text) = typical_pairs(&clip, self.data.as_ref())?;
+        let whitening = Whitening::of(image.0.clone());
+        let codebook = fresh.codebook().clone().of(whitening, &image, &text);
+        let prior = self.first("ar_prior", Some(&space), &config, fresh.with_codebook(codebook))?;
+        let (source, drop_caption) = (self.source(&settings), plan.drop_caption);
+        let objective = ArPriorObjective { source, clip, drop_caption };
+        let stage = (TrainStage::ArPrior, space.as_str());
+        let trainer = self.run(stage, settings, (prior, free), observer, objective)?;
+        self.save("ar_prior", &space, &config, trainer.average())
+    }
+
+    pub(super) fn train_noised(
+        &self,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let (clip, space) = self.clip_with_embeddings()?;
+        let config = of(self.plan.noised_image_encoder.as_ref(), TrainStage::Noised)?.config;
+        self.device().seed(settings.seed);
+        let name = TrainStage::Noised.name();
+        let encoder = self.first(&name, Some(&space), &config, config.init(self.device()))?;
+        let schedule = self.plan.decoder.config.diffusion.training_schedule()?;
+        let source = self.source(&settings);
+        let objective = NoisedObjective { source, clip, schedule, side: config.image_size };
+        let stage = (TrainStage::Noised, space.as_str());
+        let trainer = self.run(stage, settings, (encoder, free), observer, objective)?;
+        self.save(&name, &space, &config, trainer.average())
+    }
+
+    pub(super) fn train_decoder(
+        &self,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let (clip, space) = self.clip_with_embeddings()?;
+        let config = self.plan.decoder.config.clone();
+        self.device().seed(settings.seed);
+        let embeddings = typical_embeddings(&clip, self.data.as_ref())?;
+        let whitening = Whitening::of(embeddings.clone());
+        let fresh = silenced(config.init(self.device())).with_whitening(whitening);
+        let first = self.first("decoder", None, &config, fresh)?;
+        let decoder = match self.other_clip(&space)? {
+            Some(other) => {
+                let places = first
+                    .whitened(&ImageEmbedding(typical_embeddings(&other, self.data.as_ref())?));
+                first.with_whitening(whitening_towards(places, embeddings))
+            }
+            None => first,
+        };
+        let source = self.source(&settings);
+        let plan = &self.plan.decoder;
+        let options =
+            DecoderOptions { worn: plan.worn, dropped: plan.dropped, weighting: plan.weighting };
+        let objective = DecoderObjective::new(source, clip, config.clone(), options)?;
+        let stage = (TrainStage::Decoder, space.as_str());
+        let trainer = self.run(stage, settings, (decoder, free), observer, objective)?;
+        self.save("decoder", &space, &config, trainer.average())
+    }
+
+    pub(super) fn train_upsampler(
+        &self,
+        place: usize,
+        settings: TrainSettings,
+        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let stage = TrainStage::Upsampler(place);
+        let plan = self.plan.upsampler.get(place).ok_or_else(|| absent(stage))?;
+        let (config, low_side) = (plan.config.clone(), self.plan.low_side(place));
+        self.device().seed(settings.seed);
+        let fresh = silenced(config.init(self.device()));
+        let upsampler = self.first(&stage.name(), None, &config, fresh)?;
+        let source = self.source(&settings);
+        let objective =
+            UpsamplerObjective::new(source, config.clone(), [low_side, plan.crop], plan.weighting)?;
+        let trainer = self.run((stage, ""), settings, (upsampler, free), observer, objective)?;
+        self.save(&stage.name(), "", &config, trainer.average())
+    }
+}
+
+/// The plan of a stage that there may not be.
+fn of<T: Clone>(plan: Option<&T>, stage: TrainStage) -> Result<T, InvalidSetting> {
+    plan.cloned().ok_or_else(|| absent(stage))
+}
+
+/// Weights that may be anything.
+fn free<M>(model: M) -> M {
+    model
+}
