@@ -25,6 +25,10 @@ fmt:
 fixtures *args:
     python3 tools/reference/make_fixtures.py {{args}}
 
+# test the converter of pickles (needs torch, safetensors, numpy, packaging)
+converter:
+    python3 tools/test_convert_pickle.py
+
 # train the shapes model
 train *args:
     cargo run --release --features train --example train -- --preset shapes {{args}}

@@ -218,7 +218,7 @@ impl Bundle {
         if !is_plain || !asked.is_guided() {
             return Ok(());
         }
-        let expected = "1: the prior of this model has learned nothing that stands for no caption";
+        let expected = "1: the prior of this model was not trained for guidance";
         Err(InvalidSetting::new("prior guidance", asked.guidance_scale, expected))
     }
 

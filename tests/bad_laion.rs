@@ -44,7 +44,8 @@ fn priors_that_are_not_built_are_refused() {
             ("beta_schedule", json!("jsd"), "prior.beta_schedule is jsd, expected cosine"),
             ("sample_timesteps", json!(1001), "sample_timesteps is 1001, expected at most 1000"),
             ("sample_timesteps", json!(1), "prior.sample_timesteps is 1, expected at least 2"),
-            ("timesteps", json!(0), "at most 0"),
+            ("timesteps", json!(0), "prior.timesteps is 0, expected at least 1"),
+            ("cond_drop_prob", json!("often"), "prior.cond_drop_prob is \"often\""),
             ("predict_x_start", json!(false), "prior.sample_timesteps is 5, expected 1000"),
             ("image_embed_dim", json!(63), "prior.image_embed_dim is 63, expected 64"),
             ("image_embed_scale", json!(0), "prior.image_embed_scale is 0"),
@@ -77,9 +78,10 @@ fn decoders_that_are_not_built_are_refused() {
             ("beta_schedule", json!("jsd"), "decoder.beta_schedule is jsd, expected cosine"),
             ("sample_timesteps", json!([2]), "decoder.sample_timesteps is a list of 1"),
             ("predict_x_start", json!([true]), "decoder.predict_x_start is a list of 1"),
-            ("predict_x_start", json!([0, true]), "one value, or a list of such"),
+            ("predict_x_start", json!([0, true]), "one value of the right type, or a list of such"),
+            ("ddim_sampling_eta", json!(2), "decoder.ddim_sampling_eta is 2"),
             ("use_noise_for_lowres_cond", json!([true]), "use_noise_for_lowres_cond"),
-            ("timesteps", json!(0), "decoder.timesteps is 0"),
+            ("timesteps", json!(0), "decoder.timesteps is 0, expected at least 1"),
         ],
     );
 }
@@ -97,6 +99,7 @@ fn unets_that_are_not_built_are_refused() {
             ("unets/0/resnet_groups", json!([8, 4]), "unets.0.resnet_groups is [8, 4]"),
             ("unets/0/init_dim", json!(32), "decoder.unets.0.init_dim is 32, expected 16"),
             ("unets/0/self_attn", json!([true]), "unets.0.self_attn is a list of 1"),
+            ("unets/0/self_attn", json!([2, 0]), "unets.0.self_attn is 2, expected true or false"),
             ("unets/0/attn_heads", json!(0), "unets.0.attn_heads is 0"),
             ("unets/1/final_conv_kernel_size", json!(4), "unets.1.final_conv_kernel_size is 4"),
             ("unets/1/cond_on_text_encodings", json!(true), "unets.1.text_embed_dim is absent"),
@@ -163,9 +166,13 @@ fn weights_that_say_otherwise_are_refused() {
     let cosine: Vec<f32> = betas.iter().map(|&beta| beta as f32).collect();
     let of_prior = "noise_scheduler.betas";
     assert!(opened("prior", &[(of_prior, cosine)], Some("1.15.6")).is_ok());
-    assert!(opened("prior", &[], Some("1.0.3")).is_ok());
-    let expected = ["prior.beta_schedule is SquaredCosine", "noise_scheduler.betas"];
+    let early = ["release of DALLE2-pytorch is 1.0.3", "net.null_text_embed is absent"];
+    refused(opened("prior", &[], Some("1.0.3")), &early);
+    assert!(opened("decoder", &[], Some("1.10.0")).is_ok());
+    let expected = ["prior.beta_schedule is cosine, expected linear", "noise_scheduler.betas"];
     refused(opened("prior", &[(of_prior, linear)], None), &expected);
+    let odd = ["prior.beta_schedule is cosine", "none of those known"];
+    refused(opened("prior", &[(of_prior, vec![0.5; 1000])], None), &odd);
     let few = ["prior.timesteps is 1000, expected 3", "noise_scheduler.betas"];
     refused(opened("prior", &[(of_prior, vec![0.1; 3])], None), &few);
     let of_unet = "noise_schedulers.1.betas";
@@ -176,7 +183,62 @@ fn weights_that_say_otherwise_are_refused() {
         refused(opened("decoder", &[(name, vec![0.0])], None), &expected);
     }
     for stage in ["prior", "decoder"] {
-        let expected = ["release of DALLE2-pytorch is 1.4.6", "up to 1.1"];
-        refused(opened(stage, &[], Some("1.4.6")), &expected);
+        for release in ["1.4.6", "1.2", "0.23.2", "0.22.3"] {
+            let said = format!("release of DALLE2-pytorch is {release}");
+            let expected = [said.as_str(), "0.23.3 to 1.1"];
+            refused(opened(stage, &[], Some(release)), &expected);
+        }
     }
+}
+
+/// A file has one release: what it notes decides where its tensors say nothing, and may not contradict them.
+#[test]
+fn a_file_is_of_one_release() {
+    let opened = |model: TempDir, note: &str| {
+        with_more(&model.path().join("decoder/latest.safetensors"), &[], Some(note));
+        Bundle::open(model.path())
+    };
+    assert!(opened(folder("early"), "0.23.3").is_ok());
+    let expected = ["release of DALLE2-pytorch is 1.15.6", "a kernel of 4 pixels"];
+    refused(opened(folder("early"), "1.15.6"), &expected);
+    // DDIM of the early releases alone is random
+    let eta = |model: &TempDir| {
+        let path = model.path().join("decoder/decoder_config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let decoder = &mut config["decoder"];
+        decoder["ddim_sampling_eta"] = json!(0.5);
+        decoder["sample_timesteps"] = json!([2, 2]);
+        fs::write(path, config.to_string()).unwrap();
+    };
+    let early = folder("early");
+    eta(&early);
+    assert!(opened(early, "1.0.3").is_ok());
+    let late = folder("micro");
+    eta(&late);
+    refused(Bundle::open(late.path()), &["ddim_sampling_eta is 0.5, expected 0"]);
+}
+
+/// The trainers of DALLE2-pytorch keep a configuration in which this field has numbers.
+#[test]
+fn configurations_of_checkpoints_are_read() {
+    let model = folder("micro");
+    let path = model.path().join("decoder/decoder_config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    let before = Bundle::open(model.path()).unwrap().decoder.config().clone();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    for unet in config["decoder"]["unets"].as_array_mut().unwrap() {
+        let number = |it: &Value| json!(u8::from(it.as_bool().unwrap()));
+        let numbers = match &unet["self_attn"] {
+            Value::Array(levels) => Value::Array(levels.iter().map(number).collect()),
+            Value::Null => continue,
+            one => number(one),
+        };
+        unet["self_attn"] = numbers;
+    }
+    assert!(
+        config.to_string().contains("\"self_attn\":[0")
+            || config.to_string().contains("\"self_attn\":[1")
+    );
+    fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(*Bundle::open(model.path()).unwrap().decoder.config(), before);
 }

@@ -32,6 +32,9 @@ MODELS = ("ema_model", "state_dict", "model", "module")
 #: Where checkpoints keep the decoder's averages, and what they know of themselves.
 OTHERS = ("ema", "config", "version")
 
+#: Dictionaries in dictionaries down to which a model is looked for.
+DEPTH = 8
+
 #: Bytes up to which a tensor may repeat what is stored once.
 REPEATED = 64 << 20
 
@@ -144,17 +147,17 @@ def averaged_parts(checkpoint):
     return parts
 
 
-def tensors(checkpoint):
+def tensors(checkpoint, depth=DEPTH):
     """The dictionary of tensors, wherever the checkpoint keeps it, and the names of what else is there."""
     if isinstance(checkpoint, (tuple, list)) and len(checkpoint) == 2:  # Karlo's statistics of CLIP
         checkpoint = dict(zip(("mean", "std"), checkpoint))
-    if not isinstance(checkpoint, dict):
+    if not isinstance(checkpoint, dict) or depth == 0:
         return {}, []
     average = checkpoint.get("ema")
     parts = averaged_parts(average) if isinstance(average, dict) else {}
     for key in MODELS:
         if isinstance(checkpoint.get(key), dict):
-            found, left = tensors(checkpoint[key])
+            found, left = tensors(checkpoint[key], depth - 1)
             known = {key, *OTHERS}
             return {**found, **parts}, [str(name) for name in checkpoint if name not in known] + left
     found = {**checkpoint, **parts}
@@ -197,25 +200,29 @@ def plain(value):
 
 def configuration(checkpoint):
     """The name and the text of a checkpoint's own configuration, if it has one of a kind that this project reads."""
-    config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
-    if not isinstance(config, dict):
+    if not isinstance(checkpoint, dict) or checkpoint.get("config") is None:
         return None
+    config = checkpoint["config"] if isinstance(checkpoint["config"], dict) else {}
     found = [name for name in ("prior", "decoder") if name in config]
     try:
         if len(found) == 1 and plain(config):
             return f"{found[0]}_config.json", json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (ValueError, RecursionError):
         pass
-    print("left out: the configuration in the checkpoint, which is not one prior's or decoder's, or no JSON file can hold")
+    print("left out: the configuration in the checkpoint, which is not that of one prior or decoder, or is not valid JSON")
     return None
 
 
 def notes(checkpoint):
     """What is noted in the file: the release of DALLE2-pytorch, if the checkpoint says so."""
     version = checkpoint.get("version") if isinstance(checkpoint, dict) else None
-    version = str(version) if isinstance(version, (str, Version)) else ""
-    is_release = re.fullmatch(r"\d+(\.\d+)*", version)
-    return {"format": "pt", **({"dalle2_pytorch": version} if is_release else {})}
+    if version is None:
+        return {"format": "pt"}
+    release = re.match(r"\d+(\.\d+)*", str(version) if isinstance(version, (str, Version)) else "")
+    if release is None:
+        print("left out: the release in the checkpoint, which is no version")
+        return {"format": "pt"}
+    return {"format": "pt", "dalle2_pytorch": release[0]}
 
 
 def place(source, path):
@@ -224,7 +231,7 @@ def place(source, path):
     if not path.parent.is_dir():
         raise SystemExit(f"{path.parent}: no such folder")
     if path.exists() and not path.is_file():
-        raise SystemExit(f"{path}: there is something that is no file")
+        raise SystemExit(f"{path}: exists and is not a regular file")
     if path == Path(source).resolve():
         raise SystemExit(f"{path}: that is the pickle itself")
     return path
@@ -245,7 +252,10 @@ def main():
         others = f"; there are {', '.join(left[:20])}" if left else ""
         raise SystemExit(f"{arguments.pickle}: no tensor{beginning}, and no model in it{others}")
     config = configuration(checkpoint)
-    save_file(found, path, metadata=notes(checkpoint))
+    try:
+        save_file(found, path, metadata=notes(checkpoint))
+    except Exception as error:  # of the file system, by the library's own type
+        raise SystemExit(f"{path}: cannot be written: {error}") from None
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)

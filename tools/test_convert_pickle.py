@@ -69,6 +69,10 @@ class Converter(unittest.TestCase):
         for saved in (version.parse("1.0.3"), "1.0.3"):
             self.convert({"model": {"w": torch.ones(1)}, "version": saved})
             self.assertEqual(self.read()[1]["dalle2_pytorch"], "1.0.3")
+        self.convert({"model": {"w": torch.ones(1)}, "version": "1.4.6.post1"})
+        self.assertEqual(self.read()[1]["dalle2_pytorch"], "1.4.6")
+        run = self.convert({"model": {"w": torch.ones(1)}, "version": "new"})
+        self.assertIn("left out: the release", run.stdout)
 
     def test_the_release_of_older_libraries_is_read(self):
         # {"_version": _Version(0, (1, 0, 3), None, None, None, None)}, as packaging up to 25 has it
@@ -102,6 +106,10 @@ class Converter(unittest.TestCase):
             self.assertIn("left out: the configuration", run.stdout)
             self.assertFalse((self.folder / "prior_config.json").exists())
 
+    def test_a_configuration_of_another_kind_is_named(self):
+        run = self.convert({"model": {"w": torch.ones(1)}, "config": [1, 2]})
+        self.assertIn("left out: the configuration", run.stdout)
+
     def test_other_names(self):
         run = self.convert({"a.w": torch.ones(1), "b": torch.ones(1), 3: torch.ones(1)}, "--strip", "a.")
         self.assertEqual(run.returncode, 0, run.stderr)
@@ -119,7 +127,12 @@ class Converter(unittest.TestCase):
         self.refused({"w": torch.ones(1).expand(1 << 40)}, "w:", "bytes")
         self.refused({"w": one}, "no such folder", out="none/out.safetensors")
         self.refused({"w": one}, "the pickle itself", out="in.pth")
-        self.refused({"w": one}, "no file", out=".")
+        self.refused({"w": one}, "not a regular file", out=".")
+        around = {}
+        around["model"] = around
+        self.refused(around, "no tensor")
+        os.mkfifo(self.folder / "pipe")
+        self.refused({"w": one}, "not a regular file", out="pipe")
 
     def test_the_file_is_as_readable_as_others(self):
         self.convert({"w": torch.ones(1)})

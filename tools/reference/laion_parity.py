@@ -11,6 +11,7 @@ of DALLE2-pytorch (`laion_reference.py` says how to have it be one up to 1.1).
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -41,13 +42,24 @@ RELEASE = "1.0.3" if EARLY else "1.15.6"
 CONVERTER = Path(__file__).resolve().parents[1] / "convert_pickle.py"
 
 
+def trainers(path):
+    """A configuration as the trainers keep it: attention of levels as numbers."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for unet in config.get("decoder", {}).get("unets", []):
+        found = unet.get("self_attn", False)
+        unet["self_attn"] = [int(it) for it in found] if isinstance(found, list) else int(found)
+    return config
+
+
 def through_pickles(folder):
     """Replaces a folder's weights by what the converter makes of checkpoints as DALLE2-pytorch's trainers write them:
     with weights that are not averaged, and objects that are no tensors."""
     for path in folder.glob("*/latest.safetensors"):
         state = load_file(path)
         trained = {key: torch.zeros_like(value) for key, value in state.items()}
-        saved = {"model": trained, "version": Version(RELEASE), "optimizer": {"state": {}}}
+        config = next(path.parent.glob("*_config.json"))
+        saved = {"model": trained, "version": Version(RELEASE), "optimizer": {"state": {}}, "config": trainers(config)}
+        config.unlink()
         if path.parent.name == "prior":
             saved |= {"ema_model": state, "ema": {"step": torch.tensor(1)}}
         else:

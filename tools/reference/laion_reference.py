@@ -4,8 +4,8 @@
     python laion_reference.py --size tiny --out DIR      writes a folder
 
 The folder has random weights (`hashed.py`), LAION's configurations, and a tokenizer of a small vocabulary. Sizes
-are those of `laion_sizes.py`; `full` has the published ones. Those that begin with `early` are of the releases up to
-1.2 and need one of them: the folder that it was installed in (`pip install --no-deps --target DIR dalle2-pytorch==1.0.3`)
+are those of `laion_sizes.py`; `full` has the published ones. Those that begin with `early` are of the releases from
+0.23.3 to 1.1 and need one of them: the folder that it was installed in (`pip install --no-deps --target DIR dalle2-pytorch==1.0.3`)
 stands in the environment variable `DALLE2_PYTORCH`, and nothing else can be compared by that run.
 
 Networks, schedules and sampling loops are DALLE2-pytorch's own, CLIP's towers those of transformers. What LAION's
@@ -49,6 +49,12 @@ CLIP_FILE = "ViT-L-14.safetensors"
 EARLIER = os.environ.get("DALLE2_PYTORCH")
 
 
+def is_read(version):
+    """Whether the library reads files of this release."""
+    numbers = [int(part) for part in version.split(".")[:3]]
+    return [0, 23, 3] <= numbers < [1, 2] or numbers >= [1, 10]
+
+
 def dalle2_pytorch():
     """The module of the networks, without the parts of the package that train, and what these ask for."""
     if EARLIER is None:
@@ -56,8 +62,13 @@ def dalle2_pytorch():
         places = [] if spec is None else list(spec.submodule_search_locations)
     else:
         places = [f"{EARLIER}/dalle2_pytorch"]
+    if EARLIER is not None and not Path(places[0], "dalle2_pytorch.py").is_file():
+        sys.exit(f"DALLE2_PYTORCH: no dalle2_pytorch in {EARLIER}: pip install --no-deps --target {EARLIER} dalle2-pytorch==1.0.3")
     if not places or not Path(places[0], "dalle2_pytorch.py").is_file():
         sys.exit("dalle2_pytorch is not installed: pip install --no-deps -r requirements-laion.txt")
+    version = Path(places[0], "version.py").read_text(encoding="utf-8").split("'")[1]
+    if not is_read(version):
+        sys.exit(f"dalle2_pytorch {version}: expected 0.23.3 to 1.1, or 1.10 to 1.15; the others compute in another way")
 
     def stub(name, **members):
         module = types.ModuleType(name)

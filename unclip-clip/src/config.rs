@@ -73,8 +73,8 @@ pub struct TextEncoderConfig {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unit_length: bool,
     /// Which token pads its captions, where it is not that of
-    /// [`TokenizerOptions::PADDING`](crate::TokenizerOptions::PADDING) and there is a choice. It is for who
-    /// opens the tokenizer.
+    /// [`TokenizerOptions::PADDING`](crate::TokenizerOptions::PADDING) and there is a choice. Used when the
+    /// tokenizer is opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub padding: Option<Padding>,
 }

@@ -93,6 +93,7 @@ impl DiffusionConfig {
         if let Some(uncertainty) = &self.uncertainty {
             uncertainty.validate()?;
         }
+        self.sampler.validate()?;
         self.sampler.suits(&self.variances())?;
         InvalidSetting::check_range("temperature", self.temperature, 1e-6, 1e6)?;
         match self.clamp {

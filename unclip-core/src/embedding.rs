@@ -7,7 +7,8 @@ use crate::InvalidSetting;
 /// CLIP's view of a batch of captions.
 #[derive(Debug, Clone)]
 pub struct TextEmbedding {
-    /// The captions as points of CLIP's space: `[batch, d_embedding]`, not normalized but by towers of unit length.
+    /// The captions as points of CLIP's space: `[batch, d_embedding]`, not normalized, unless the
+    /// tower's `unit_length` is set.
     pub pooled: Tensor<2>,
     /// The text tower's final state of every token: `[batch, seq, d_model]`.
     pub tokens: Tensor<3>,

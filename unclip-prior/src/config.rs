@@ -53,9 +53,9 @@ impl DiffusionPriorConfig {
         self.laion.is_some()
     }
 
-    /// Whether it can be led away from no caption. Early priors of DALLE2-pytorch cannot.
+    /// Whether it can be led away from no caption. Priors of DALLE2-pytorch that have never missed one cannot.
     pub fn can_be_guided(&self) -> bool {
-        self.laion.as_ref().is_none_or(|it| it.release == LaionRelease::V1_15)
+        self.laion.as_ref().is_none_or(|it| !it.unguided)
     }
 
     fn check_transformer(&self) -> Result<(), InvalidSetting> {
@@ -78,10 +78,13 @@ impl DiffusionPriorConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaionPriorConfig {
-    /// Of which releases of DALLE2-pytorch it is. Of the earlier ones, nothing is learned that stands for
-    /// no caption, and there is no guidance.
+    /// Of which releases of DALLE2-pytorch it is.
     #[serde(default, skip_serializing_if = "LaionRelease::is_late")]
     pub release: LaionRelease,
+    /// Whether it cannot be guided: it has never missed a caption in training. Those of the earlier releases
+    /// cannot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unguided: bool,
     /// Width of a head.
     pub d_head: usize,
     /// Positions of the caption in the sequence; a caption that is shorter is filled up by learned
@@ -136,7 +139,7 @@ impl LaionPriorConfig {
         check::equal("d_embedding", of.d_embedding, width)?;
         check::equal("d_text", of.d_text, width)?;
         if !of.can_be_guided() && of.diffusion.guidance_scale != 1.0 {
-            let expected = "1: a prior of these releases knows no guidance";
+            let expected = "1: this prior was not trained for guidance";
             let found = of.diffusion.guidance_scale;
             return Err(InvalidSetting::new("diffusion.guidance_scale", found, expected));
         }

@@ -228,7 +228,7 @@ impl Cascade {
         let mut fields = configuration(folder, DECODER_CONFIG)?.object("decoder")?;
         let clip = clip_of(&mut fields)?;
         let weights = stage_weights(folder)?;
-        let unets = unets::unets(fields, |place| release::of_unet(&weights, place))?;
+        let unets = unets::unets(fields, release::of_decoder(&weights)?)?;
         let path = folder.join(DECODER_CONFIG);
         names::check_unets(&weights, unets.len(), &path)?;
         for (place, unet) in unets.iter().enumerate() {
@@ -257,8 +257,7 @@ impl Cascade {
         let path = self.path();
         if let Some(above) = above {
             if self.sides.len() < 2 {
-                let expected =
-                    "one U-Net that is not read, as if it drew, and those that enlarge after it";
+                let expected = "at least two U-Nets; the first of an upsampler's file is ignored";
                 return Err(refused(&path, "decoder.unets", "a list of one", expected).into());
             }
             if self.sides[0] != above {

@@ -125,7 +125,7 @@ pub(super) fn check_unets(weights: &Weights, n: usize, path: &Path) -> Result<()
         None => Ok(()),
         Some(key) => {
             let found = format!("a list of {n}");
-            let expected = format!("one for every U-Net of the weights, in which {key} stands");
+            let expected = format!("as many U-Nets as the weights have; they contain {key}");
             Err(refused(path, "decoder.unets", found, expected))
         }
     }

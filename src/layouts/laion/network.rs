@@ -11,7 +11,7 @@ use crate::layouts::diffusers::fields::Fields;
 
 /// A value for all U-Nets, or one for each.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "one value, or a list of such")]
+#[serde(untagged, expecting = "one value of the right type, or a list of such")]
 pub(super) enum Each<T> {
     Same(T),
     Own(Vec<T>),
@@ -103,8 +103,23 @@ fn of_levels<T: Clone + DeserializeOwned>(
     Ok((0..levels).filter_map(|level| each.at(level)).collect())
 }
 
+/// Whether something is so. Configurations in checkpoints of DALLE2-pytorch's trainers have numbers here,
+/// because that is the type which the trainers give the field.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "true or false, or 1 or 0, or a list of such")]
+enum Flag {
+    Word(bool),
+    Number(u8),
+}
+
 fn attention(fields: &mut Fields, levels: usize) -> Result<Vec<LevelAttention>, LoadError> {
-    let full = of_levels(fields, "self_attn", false, levels)?;
+    let full = of_levels(fields, "self_attn", Flag::Word(false), levels)?;
+    let read = |flag: Flag| match flag {
+        Flag::Word(is_full) => Ok(is_full),
+        Flag::Number(number @ (0 | 1)) => Ok(number == 1),
+        Flag::Number(found) => Err(fields.error("self_attn", found, "true or false, or 1 or 0")),
+    };
+    let full = full.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let sparse = fields.take_or("sparse_attn", false)?;
     let kind = |is_full| match (is_full, sparse) {
         (true, _) => LevelAttention::Full,

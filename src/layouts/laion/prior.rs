@@ -10,13 +10,12 @@ use super::schedules::{betas, prediction};
 use crate::layouts::diffusers::fields::Fields;
 
 /// Fields of ours, and theirs.
-pub(super) const NAMES: [(&str, &str); 15] = [
+pub(super) const NAMES: [(&str, &str); 14] = [
     ("d_text", "prior.net.dim"),
     ("text_tokens", "prior.net.num_text_embeds"),
     ("time_tokens", "prior.net.num_time_embeds"),
     ("image_tokens", "prior.net.num_image_embeds"),
     ("scale", "image_embed_scale"),
-    ("guidance_scale", "cond_drop_prob"),
     ("d_model", "prior.net.dim"),
     ("n_layers", "prior.net.depth"),
     ("n_heads", "prior.net.heads"),
@@ -56,14 +55,14 @@ pub(super) fn config(
         let expected = format!("{d_embedding}, which is net.dim");
         return Err(fields.error("image_embed_dim", width, &expected));
     }
-    // how often training left the condition out says nothing of the prior but whether it can be guided
-    fields.ignore(&["cond_drop_prob", "text_cond_drop_prob", "image_cond_drop_prob"]);
+    let unguided = !drops_conditions(&mut fields)? || release == LaionRelease::V1_0;
     let diffusion = diffusion(&mut fields, release)?;
     let reads_tokens = fields.take_or("condition_on_text_encodings", true)?;
     let scale = fields.take_or("image_embed_scale", (d_embedding as f64).sqrt())?;
     let transformer = transformer(&mut net, d_embedding)?;
     let laion = LaionPriorConfig {
         release,
+        unguided,
         reads_tokens,
         scale,
         ..network(&mut net, diffusion.num_train_timesteps)?
@@ -78,6 +77,15 @@ pub(super) fn config(
         laion: Some(laion),
         diffusion,
     })
+}
+
+/// Whether training left captions out, and embeddings too: a prior that has never missed them cannot be led
+/// away from missing them.
+fn drops_conditions(fields: &mut Fields) -> Result<bool, LoadError> {
+    let both: f64 = fields.take_or("cond_drop_prob", 0.0)?;
+    let text: Option<f64> = fields.take_optional("text_cond_drop_prob")?;
+    let image: Option<f64> = fields.take_optional("image_cond_drop_prob")?;
+    Ok(text.unwrap_or(both) > 0.0 && image.unwrap_or(both) > 0.0)
 }
 
 fn transformer(net: &mut Fields, d_model: usize) -> Result<TransformerConfig, LoadError> {
@@ -103,6 +111,7 @@ fn network(net: &mut Fields, timesteps: usize) -> Result<LaionPriorConfig, LoadE
     }
     let config = LaionPriorConfig {
         release: LaionRelease::default(),
+        unguided: false,
         d_head: net.take_or("dim_head", 64)?,
         text_positions: net.take("max_text_len")?,
         reads_tokens: true,
@@ -123,6 +132,9 @@ fn network(net: &mut Fields, timesteps: usize) -> Result<LaionPriorConfig, LoadE
 
 fn diffusion(fields: &mut Fields, release: LaionRelease) -> Result<DiffusionConfig, LoadError> {
     let timesteps: usize = fields.take_or("timesteps", 1000)?;
+    if timesteps == 0 {
+        return Err(fields.error("timesteps", 0, "at least 1"));
+    }
     let schedule: String = fields.take_or("beta_schedule", "cosine".into())?;
     let of_x_start = fields.take_or("predict_x_start", true)?;
     let of_v = fields.take_or("predict_v", false)?;
@@ -143,7 +155,7 @@ fn diffusion(fields: &mut Fields, release: LaionRelease) -> Result<DiffusionConf
             (EarlyDdim { eta: 1.0 }.into(), steps, Spacing::Between { with_first })
         }
         Some(more) if more > timesteps => {
-            let expected = format!("at most {timesteps}");
+            let expected = format!("at most {timesteps}, which is timesteps");
             return Err(fields.error("sample_timesteps", more, &expected));
         }
         _ => (Ddpm.into(), timesteps, Spacing::Even),

@@ -13,8 +13,7 @@ pub(super) fn betas(
     name: &str,
     timesteps: usize,
 ) -> Result<BetaSchedule, LoadError> {
-    let scale = 1000.0 / timesteps.max(1) as f64;
-    let (start, end) = (scale * 0.0001, scale * 0.02);
+    let (start, end) = bounds(timesteps);
     match name {
         "cosine" => Ok(BetaSchedule::SquaredCosine),
         "linear" | "quadratic" if end >= 1.0 => {
@@ -26,6 +25,12 @@ pub(super) fn betas(
         "quadratic" => Ok(BetaSchedule::ScaledLinear { start, end }),
         other => Err(fields.error("beta_schedule", other, "cosine, linear or quadratic")),
     }
+}
+
+/// β of the first and the last of so many timesteps.
+fn bounds(timesteps: usize) -> (f64, f64) {
+    let scale = 1000.0 / timesteps.max(1) as f64;
+    (scale * 0.0001, scale * 0.02)
 }
 
 /// Farthest that β of a file may be from the schedule's: files in 16 bits round it.
@@ -54,21 +59,42 @@ pub(super) fn check(
         let expected = format!("{stored}, as many as {key} of the weights has");
         return Err(refused("timesteps", n.to_string(), expected));
     }
-    let own = diffusion.beta_schedule.betas(n).map_err(|source| {
-        let source = source.within(within.trim_end_matches('.'));
-        LoadError::Config { path: path.into(), source }
-    })?;
+    let betas = |schedule: BetaSchedule| {
+        schedule.betas(n).map_err(|source| {
+            let source = source.within(within.trim_end_matches('.'));
+            LoadError::Config { path: path.into(), source }
+        })
+    };
     let found = weights.read(key)?.unwrap_or_default();
-    let is_far = |(own, found): (&f64, &f32)| (own - f64::from(*found)).abs() > TOLERANCE * own;
-    match own.iter().zip(&found).position(is_far) {
-        None => Ok(()),
-        Some(place) => {
-            let (kind, own) = (diffusion.beta_schedule, own[place]);
-            let expected =
-                format!("the one of {key} in the weights, which is {} there", found[place]);
-            let found = format!("{kind:?}, which is {own:.6} at timestep {place}");
-            Err(refused("beta_schedule", found, expected))
-        }
+    let is_near = |own: &[f64]| own.iter().zip(&found).all(is_near);
+    if is_near(&betas(diffusion.beta_schedule)?) {
+        return Ok(());
+    }
+    let (start, end) = bounds(n);
+    let others = [
+        BetaSchedule::SquaredCosine,
+        BetaSchedule::Linear { start, end },
+        BetaSchedule::ScaledLinear { start, end },
+    ];
+    let fits = others.into_iter().find(|it| it.betas(n).is_ok_and(|own| is_near(&own)));
+    let expected = match fits {
+        Some(schedule) => format!("{}, by {key} of the weights", name(schedule)),
+        None => format!("the schedule of {key} of the weights, which is none of those known"),
+    };
+    Err(refused("beta_schedule", name(diffusion.beta_schedule).into(), expected))
+}
+
+/// Whether β of a file is the schedule's.
+fn is_near((own, found): (&f64, &f32)) -> bool {
+    (own - f64::from(*found)).abs() <= TOLERANCE * own
+}
+
+/// A schedule as the configurations call it.
+fn name(schedule: BetaSchedule) -> &'static str {
+    match schedule {
+        BetaSchedule::Linear { .. } => "linear",
+        BetaSchedule::ScaledLinear { .. } => "quadratic",
+        BetaSchedule::SquaredCosine => "cosine",
     }
 }
 

@@ -144,11 +144,8 @@ impl Unet {
     }
 }
 
-/// The U-Nets of the object `decoder` without its CLIP, the smallest pictures first, each of a release.
-pub(super) fn unets(
-    mut fields: Fields,
-    release: impl Fn(usize) -> Result<LaionRelease, LoadError>,
-) -> Result<Vec<Unet>, LoadError> {
+/// The U-Nets of the object `decoder` without its CLIP, the smallest pictures first, all of one release.
+pub(super) fn unets(mut fields: Fields, release: LaionRelease) -> Result<Vec<Unet>, LoadError> {
     fields.ignore(&TRAINING);
     fields.expect_all([
         ("channels", json!(PICTURE_CHANNELS)),
@@ -172,7 +169,6 @@ pub(super) fn unets(
     let schedules = Schedules::read(&mut fields, own.len())?;
     fields.rest_is_empty()?;
     let of = |(place, (mut own, side)): (usize, (Fields, usize))| {
-        let release = release(place)?;
         let diffusion = schedules.at(place, release, &fields)?;
         let unet = unet(&mut own, side, (diffusion, release))?;
         Ok(Unet { guidance, within: format!("decoder.unets.{place}."), ..unet })
@@ -223,7 +219,7 @@ impl Schedules {
             learned: fields.take_or("learned_variance", Each::Same(true))?,
             x_start: Each::of(fields, "predict_x_start", n)?.unwrap_or(Each::Same(false)),
             v: Each::of(fields, "predict_v", n)?.unwrap_or(Each::Same(false)),
-            eta: fields.take_optional("ddim_sampling_eta")?,
+            eta: eta(fields)?,
         })
     }
 
@@ -234,11 +230,14 @@ impl Schedules {
         fields: &Fields,
     ) -> Result<DiffusionConfig, LoadError> {
         let timesteps = self.timesteps;
+        if timesteps == 0 {
+            return Err(fields.error("timesteps", 0, "at least 1"));
+        }
         let asked = self.steps.as_ref().and_then(|it| it.at(place)).flatten();
         let (sampler, steps, spacing): (SamplerKind, usize, Spacing) = match asked {
             Some(0) => return Err(fields.error("sample_timesteps", 0, "at least 1")),
             Some(steps) if steps > timesteps => {
-                let expected = format!("at most {timesteps}");
+                let expected = format!("at most {timesteps}, which is timesteps");
                 return Err(fields.error("sample_timesteps", steps, &expected));
             }
             Some(steps) if steps < timesteps => {
@@ -277,7 +276,7 @@ impl Schedules {
             (LaionRelease::V1_0, eta) => Ok(EarlyDdim { eta: eta.unwrap_or(1.0) }.into()),
             (LaionRelease::V1_15, None | Some(0.0)) => Ok(Ddim { eta: 0.0 }.into()),
             (LaionRelease::V1_15, Some(eta)) => {
-                let expected = "0: the last step of another is not that of DDIM";
+                let expected = "0; other values are not supported for releases from 1.10 on";
                 Err(fields.error("ddim_sampling_eta", eta, expected))
             }
         }
@@ -291,6 +290,14 @@ impl Schedules {
             None => "cosine".into(),
         };
         betas(fields, &name, self.timesteps)
+    }
+}
+
+fn eta(fields: &mut Fields) -> Result<Option<f64>, LoadError> {
+    let eta: Option<f64> = fields.take_optional("ddim_sampling_eta")?;
+    match eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
+        Some(eta) => Err(fields.error("ddim_sampling_eta", eta, "0 to 1")),
+        None => Ok(eta),
     }
 }
 

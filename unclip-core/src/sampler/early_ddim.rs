@@ -43,7 +43,7 @@ impl SamplingMethod for EarlyDdim {
         self.eta != 0.0
     }
 
-    /// A step does not end where noise could take it back from.
+    /// A step ends off the training schedule, so that adding noise cannot undo it.
     fn remembers_steps(&self) -> bool {
         true
     }

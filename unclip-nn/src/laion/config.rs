@@ -12,7 +12,7 @@ const MAX_KERNEL: usize = 63;
 /// Of which releases of DALLE2-pytorch a network is: they compute differently with the same sizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LaionRelease {
-    /// Up to 1.1 (July 2022): pictures are halved by convolutions of two pixels' step, attention compares
+    /// From 0.23.3 to 1.1 (July 2022): pictures are halved by convolutions of two pixels' step, attention compares
     /// by products, linear attention takes values as they are.
     #[serde(rename = "1.0")]
     V1_0,

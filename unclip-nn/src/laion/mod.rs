@@ -1,8 +1,9 @@
 //! The U-Net of DALLE2-pytorch, by which LAION's decoders and upsamplers draw.
 //!
 //! It differs from ADM's in all but the idea: the timestep is context tokens as well, pixels attend to
-//! the context inside of residual blocks, pictures are halved and doubled by moving pixels into
-//! channels and back, and the caption is read in the middle alone.
+//! the context inside of residual blocks, and the caption is read in the middle alone. Pictures are halved
+//! by moving pixels into channels, or by strided convolutions in the early releases, and doubled by moving
+//! channels into pixels or by repeating pixels.
 
 mod attention;
 mod blocks;

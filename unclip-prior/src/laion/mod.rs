@@ -17,9 +17,9 @@ use transformer::{Cache, CosineTransformer};
 /// Predicts the clean image embedding, of the length `scale`, from a noised one and its caption.
 ///
 /// The sequence is \[text tokens, pooled text, timestep, noised embedding, learned query\] under a
-/// causal mask; the answer is read at the query. What stands for padding, for no caption and for no
-/// embedding is learned: guidance leads away from all of these at once, the noised embedding among
-/// them.
+/// causal mask; the answer is read at the query. What stands for padding is learned, and in the later
+/// releases what stands for no caption and for no embedding too: guidance leads away from all of these
+/// at once, the noised embedding among them.
 ///
 /// Source: DALLE2-pytorch 1.0.3 and 1.15.6.
 #[derive(Module, Debug)]
