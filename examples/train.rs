@@ -9,6 +9,8 @@
 
 #[path = "shared/console.rs"]
 mod console;
+#[path = "shared/memory.rs"]
+mod memory;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,15 +21,18 @@ use std::time::Duration;
 
 use clap::Parser;
 use console::AnyError;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use unclip::picture_from_bytes;
 use unclip::train::dataset::Complaint;
 use unclip::train::plan::{Plan, Preset};
-use unclip::train::{Changes, StepReport, TrainStage, Training};
+use unclip::train::{Changes, StepReport, TrainSettings, TrainStage, Training};
 use unclip::unclip_nn::checkpoint::write_whole;
 
 /// Number of scenes on which a CLIP of the shapes world is tested.
 const SCENES: usize = 500;
+
+/// Steps after which the time of a step says what the others take.
+const SEEN: u32 = 4;
 
 /// Trains any stage of a model, or all of them.
 #[derive(Debug, Parser)]
@@ -105,13 +110,13 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     }
     let limit = |minutes: f64| Duration::try_from_secs_f64(minutes * 60.0);
     let time_limit = arguments.minutes.map(limit).transpose()?;
-    let data = plan.data.open(plan.run.seed, Arc::new(decode), Arc::new(complain))?;
+    let (data, held_out) = plan.open(Arc::new(decode), Arc::new(complain))?;
     if !arguments.measure_uncertainty {
         keep_plan(&plan, arguments.resume)?;
     }
     let from = arguments.from.clone();
     let changes = if arguments.resume { Changes::Accepted } else { Changes::Refused };
-    let training = Training { plan, data, from, devices, changes, time_limit };
+    let training = Training { plan, data, held_out, from, devices, changes, time_limit };
     if arguments.measure_uncertainty {
         let table = training.measure_uncertainty()?;
         console::say(format_args!("uncertainty, from clean to noisy: {table}"));
@@ -254,14 +259,33 @@ fn go_on(stopped: &AtomicBool) -> ControlFlow<()> {
     }
 }
 
+/// What lies ahead: known after the first steps.
+fn tell(stage: TrainStage, settings: &TrainSettings, report: &StepReport) {
+    let left = (settings.steps - report.step) as f64 * report.seconds;
+    let memory = memory::peak_resident_bytes()
+        .map_or(String::new(), |bytes| format!(", {:.1} GB of memory so far", bytes as f64 / 1e9));
+    console::note(format_args!(
+        "{}: {:.2} s a step of {} items, {} steps left: about {}{memory}",
+        stage.name(),
+        report.seconds,
+        settings.batch,
+        settings.steps - report.step,
+        HumanDuration(Duration::from_secs_f64(left)),
+    ));
+}
+
 fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result<(), AnyError> {
     let settings = training.plan.settings(stage)?;
     let style = "{prefix:12} {wide_bar} {pos}/{len} {msg} {per_sec} eta {eta}";
     let bar = ProgressBar::new(settings.steps)
         .with_style(ProgressStyle::with_template(style)?)
         .with_prefix(stage.name());
-    let mut average = None;
+    let (mut average, mut seen) = (None, 0u32);
     let mut observer = |report: &StepReport| {
+        seen += 1;
+        if seen == SEEN && report.step < settings.steps {
+            bar.suspend(|| tell(stage, &settings, report));
+        }
         let smooth = average.map_or(report.loss, |a: f64| a * 0.98 + report.loss * 0.02);
         average = Some(smooth);
         bar.set_position(report.step);

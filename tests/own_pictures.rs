@@ -49,9 +49,17 @@ fn plan(data: &Path, out: &Path, steps: u64) -> Plan {
 
 fn training(plan: Plan) -> Training {
     let decode = |bytes: &[u8]| picture_from_bytes(bytes).map_err(|error| error.to_string());
-    let data = plan.data.open(plan.run.seed, Arc::new(decode), Arc::new(|_: &_| {})).unwrap();
+    let (data, held_out) = plan.open(Arc::new(decode), Arc::new(|_: &_| {})).unwrap();
     let devices = vec![device("flex").unwrap()];
-    Training { plan, data, from: None, devices, changes: Changes::Refused, time_limit: None }
+    Training {
+        plan,
+        data,
+        held_out,
+        from: None,
+        devices,
+        changes: Changes::Refused,
+        time_limit: None,
+    }
 }
 
 /// Trains every stage, stopping each after every `pause` steps.
@@ -89,6 +97,70 @@ fn a_folder_becomes_a_model() {
     let options = GenerateOptions::default().with_prior(few()).with_decoder(few());
     let made = unclip.text_to_image("color number 3", &options).unwrap();
     assert_eq!(made.images()[0].dimensions(), (128, 128));
+}
+
+/// Numbers of a line of JSON.
+fn number(line: &str, name: &str) -> f64 {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    line[name].as_f64().unwrap_or_else(|| panic!("{name} in {line}"))
+}
+
+#[test]
+fn a_run_is_watched() {
+    let (data, other, out) = (pictures(), pictures(), TempDir::new().unwrap());
+    let mut plan = plan(data.path(), out.path(), 4);
+    plan.run.keep_checkpoints = 2;
+    plan.evaluation.paths = vec![other.path().into()];
+    plan.evaluation.every = 2;
+    plan.evaluation.shown = 3;
+    plan.evaluation.captions = vec!["color number 3".into()];
+    plan.evaluation.tensorboard = true;
+    plan.evaluation.use_best = true;
+    plan.decoder.config.diffusion.steps = 2;
+    train(&plan, 3);
+    for (stage, measures) in [
+        ("clip", vec!["loss", "caption_of_picture_top_1", "picture_of_caption_top_5"]),
+        ("prior", vec!["loss", "loss_0", "loss_9", "cosine", "picture_of_caption_top_1"]),
+        ("decoder", vec!["loss", "loss_0", "loss_9"]),
+        ("upsampler.0", vec!["loss", "loss_0", "loss_9"]),
+    ] {
+        let folder = out.path().join(stage);
+        let lines = fs::read_to_string(folder.join("evaluation.jsonl")).unwrap();
+        let lines: Vec<&str> = lines.lines().collect();
+        let steps: Vec<f64> = lines.iter().map(|line| number(line, "step")).collect();
+        assert_eq!(steps, [2.0, 4.0], "{stage}");
+        for measure in measures {
+            assert!(lines.iter().all(|line| number(line, measure).is_finite()), "{stage}");
+        }
+        let losses = lines.iter().map(|line| number(line, "loss"));
+        let best = fs::read_to_string(folder.join("best.json")).unwrap();
+        assert_eq!(number(&best, "loss"), losses.fold(f64::INFINITY, f64::min), "{stage}");
+        let events = fs::read_dir(folder.join("events")).unwrap().count();
+        assert!(events >= 1, "{stage}");
+        let kept = fs::read_dir(&folder).unwrap().flatten();
+        let kept = kept.filter(|it| it.file_name().to_string_lossy().starts_with("step-"));
+        assert!(kept.count() >= 2, "{stage}");
+    }
+    // pictures, what is drawn of them, and what prior and decoder draw
+    for (stage, size) in [("decoder", (3 * 34 - 2, 3 * 34 - 2)), ("upsampler.0", (388, 388))] {
+        let shown = image::open(out.path().join(stage).join("samples/step-00000004.png")).unwrap();
+        assert_eq!((shown.width(), shown.height()), size, "{stage}");
+    }
+}
+
+#[test]
+fn a_share_of_the_data_is_held_out() {
+    let (data, out) = (pictures(), TempDir::new().unwrap());
+    let mut plan = plan(data.path(), out.path(), 2);
+    plan.evaluation.held_out = 0.3;
+    let opened = |plan: &Plan| {
+        let own = training(plan.clone());
+        (own.data.items().unwrap(), own.held_out.map_or(0, |it| it.items().unwrap()))
+    };
+    let (own, held_out) = opened(&plan);
+    assert!(own + held_out == 12 && held_out > 0 && own > 0, "{own} and {held_out}");
+    plan.evaluation.held_out = 0.0;
+    assert_eq!(opened(&plan), (12, 0));
 }
 
 #[test]

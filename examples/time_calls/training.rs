@@ -93,15 +93,16 @@ where
     let folder = tempfile::tempdir()?;
     let mut trainer = Trainer::new(network, settings(batch), folder.path(), Changes::Refused)?;
     let mut failed = None;
-    let observe =
-        |report: &StepReport| match answer_call(report.seconds).and_then(|()| wait_for_line()) {
+    let observe = |report: &StepReport, _: &_| {
+        Ok(match answer_call(report.seconds).and_then(|()| wait_for_line()) {
             Ok(true) => ControlFlow::Continue(()),
             Ok(false) => ControlFlow::Break(()),
             Err(error) => {
                 failed = Some(error);
                 ControlFlow::Break(())
             }
-        };
+        })
+    };
     let learn = |network: &_, _| Ok(Learned::of(network, loss(network)));
     trainer.run(Duration::MAX, learn, observe)?;
     failed.map_or(Ok(()), Err)

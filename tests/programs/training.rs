@@ -8,7 +8,10 @@ use crate::own_pictures::pictures;
 use crate::programs::Place;
 
 /// Small networks and a few steps of every stage, with a checkpoint after each.
-const SMALL: [&str; 16] = [
+const SMALL: [&str; 19] = [
+    "evaluation.every=4",
+    "evaluation.held_out=0.2",
+    "decoder.config.diffusion.steps=2",
     "clip.text.transformer.n_layers=1",
     "clip.image.transformer.n_layers=1",
     "prior.config.transformer.n_layers=1",
@@ -69,6 +72,56 @@ fn a_run_that_is_killed_ends_as_one_that_is_not() {
     assert_eq!(whole.len(), parts.len());
     let made = place.run("text_to_image", &["color number 3", "--model", "parts/bundle"]);
     assert_eq!(made.code, 0, "{:?}", made.err);
+}
+
+/// Waits until a file has so many lines.
+#[cfg(unix)]
+fn wait_for_lines(path: &Path, lines: usize) {
+    for _ in 0..600 {
+        if fs::read_to_string(path).is_ok_and(|text| text.lines().count() >= lines) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{} does not grow", path.display());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_asked_to_stop_saves_first() {
+    let (place, data) = (Place::new(), pictures());
+    let data = data.path().to_str().unwrap();
+    let more = |out| {
+        let own = ["--stage", "upsampler.0", "--set", "upsampler.0.train.steps=60"];
+        arguments(data, out, &[&own[..], &["--set", "run.checkpoint_seconds=3600"]].concat())
+            .into_iter()
+            .map(String::from)
+            .collect::<Vec<String>>()
+    };
+    let texts = |all: &'static str| more(all);
+    let whole = texts("whole");
+    let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
+    assert_eq!(place.run("train", &whole).code, 0);
+    let parts = texts("parts");
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let run = place.command("train", &parts).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    wait_for_lines(&place.path("parts/upsampler.0/loss.jsonl"), 3);
+    let asked = std::process::Command::new("kill").args(["-INT", &run.id().to_string()]).status();
+    assert!(asked.unwrap().success());
+    let stopped = run.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert_eq!(stopped.status.code(), Some(1), "{said}");
+    assert!(said.contains("stopped in upsampler.0; what was done is saved"), "{said}");
+    assert!(place.path("parts/upsampler.0/checkpoint.json").exists());
+    assert_eq!(place.run("train", &parts).code, 0);
+    let read = |run: &str| fs::read(place.path(run).join("bundle/upsampler.0/model.safetensors"));
+    assert!(read("whole").unwrap() == read("parts").unwrap());
+    let curve = |run: &str| {
+        let text = fs::read_to_string(place.path(run).join("upsampler.0/loss.jsonl")).unwrap();
+        let own = text.lines().map(|line| line.split(",\"seconds\"").next().unwrap().to_string());
+        own.collect::<Vec<String>>()
+    };
+    assert_eq!(curve("whole"), curve("parts"));
 }
 
 #[test]

@@ -146,7 +146,7 @@ pub(crate) fn write_checkpoint<M: Module>(
     folder: &Path,
     pointer: &Pointer,
     modules: [(&str, &M); 2],
-    optimizer: &ModuleOptimizer,
+    (optimizer, kept): (&ModuleOptimizer, usize),
 ) -> Result<(), TrainError> {
     let target = folder.join(&pointer.place.folder);
     std::fs::create_dir_all(&target)
@@ -163,18 +163,24 @@ pub(crate) fn write_checkpoint<M: Module>(
     optimizer.save(&path).map_err(|error| failed(&path, &error))?;
     save_config(&folder.join(POINTER), pointer)?;
     let counts = std::iter::once(&pointer.place).chain(&pointer.plateau);
-    remove_others(folder, &counts.map(|place| place.folder.as_str()).collect::<Vec<_>>());
+    remove_others(folder, &counts.map(|place| place.folder.as_str()).collect::<Vec<_>>(), kept);
     Ok(())
 }
 
-/// Removes older checkpoints. One that cannot be removed costs only space.
-fn remove_others(folder: &Path, keep: &[&str]) {
+/// Removes older checkpoints, but for the last ones. One that cannot be removed costs only space.
+fn remove_others(folder: &Path, keep: &[&str], last: usize) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let old = name.starts_with("step-") && !keep.contains(&name.as_str());
-        if old && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "an old checkpoint stays");
+    let step = |path: &Path| -> Option<u64> {
+        let name = path.file_name()?.to_str()?.strip_prefix("step-")?;
+        name.split('.').next()?.parse().ok()
+    };
+    let mut found: Vec<(u64, PathBuf)> =
+        entries.flatten().filter_map(|it| Some((step(&it.path())?, it.path()))).collect();
+    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    for (_, path) in found.into_iter().skip(last) {
+        let is_kept = keep.iter().any(|name| path.ends_with(name));
+        if !is_kept && let Err(error) = std::fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "an old checkpoint stays");
         }
     }
 }

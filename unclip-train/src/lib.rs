@@ -5,6 +5,7 @@
 //! on them ([`plan`]), and the recipe of the bundled model ([`recipe`]).
 
 mod ahead;
+mod best;
 mod checkpoint;
 mod clip_score;
 pub mod data;
@@ -13,6 +14,7 @@ mod draws;
 mod ema;
 pub mod embeddings;
 mod error;
+pub mod evaluation;
 mod gradients;
 mod loss_curve;
 pub mod objective;

@@ -9,6 +9,7 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::Tensor;
 use serde::Serialize;
 
+use crate::best::{keep_if_best, read_best};
 use crate::checkpoint::{Changes, Place, Pointer, Progress, read_checkpoint, write_checkpoint};
 use crate::ema::{update_average, warmed_decay};
 use crate::gradients::{self, Learned};
@@ -47,6 +48,8 @@ pub struct Trainer<M: Module> {
     constrain: fn(M) -> M,
     /// The checkpoint from which the learning rate fell, if it has.
     plateau: Option<Place>,
+    /// How many checkpoints stay.
+    kept: usize,
 }
 
 impl<M: Module> Trainer<M> {
@@ -75,6 +78,7 @@ impl<M: Module> Trainer<M> {
             progress: Progress::default(),
             constrain: |model| model,
             plateau: None,
+            kept: 1,
         };
         if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings, changes)? {
             trainer.progress = saved.place.progress.clone();
@@ -94,9 +98,38 @@ impl<M: Module> Trainer<M> {
         Self { constrain, ..self }
     }
 
+    /// Lets so many checkpoints stay, the last ones.
+    #[must_use]
+    pub fn keeping(self, checkpoints: usize) -> Self {
+        Self { kept: checkpoints, ..self }
+    }
+
     /// Steps done so far, those of earlier runs included.
     pub fn step(&self) -> u64 {
         self.progress.step
+    }
+
+    /// How it trains.
+    pub fn settings(&self) -> &TrainSettings {
+        &self.settings
+    }
+
+    /// Keeps the averaged weights if no others had a lower loss, in the folder `best` beside the
+    /// checkpoints.
+    ///
+    /// # Errors
+    /// Files that cannot be written; what was best before then stays.
+    pub fn keep_if_best(&self, loss: f64) -> Result<(), TrainError> {
+        keep_if_best(&self.folder, (self.progress.step, loss), &self.average)
+    }
+
+    /// The same with the weights of the lowest loss as its average, if any were kept.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn with_best(mut self) -> Result<Self, TrainError> {
+        self.average = read_best(&self.folder, self.average)?;
+        Ok(self)
     }
 
     /// The averaged weights, on a plain device: the model to use.
@@ -104,22 +137,23 @@ impl<M: Module> Trainer<M> {
         &self.average
     }
 
-    /// Trains until all steps are done or the observer stops it, writing a checkpoint every
+    /// Trains until all steps are done or the observer, which gets the report of every step and the
+    /// trainer, stops it, writing a checkpoint every
     /// `interval` and at the end. `learn` gets the model and the step, from which it draws its
     /// batch, and gives the loss and its gradients.
     ///
     /// # Errors
-    /// Those of `learn`, a checkpoint that cannot be written, or [`TrainError::Diverged`].
+    /// Those of `learn` and of the observer, a checkpoint that cannot be written, or [`TrainError::Diverged`].
     pub fn run(
         &mut self,
         interval: Duration,
         mut learn: impl FnMut(&M, u64) -> Result<Learned, TrainError>,
-        mut observer: impl FnMut(&StepReport) -> ControlFlow<()>,
+        mut observer: impl FnMut(&StepReport, &Self) -> Result<ControlFlow<()>, TrainError>,
     ) -> Result<(), TrainError> {
         let mut saved = Instant::now();
         while self.progress.step < self.settings.steps {
             let report = self.take_step(&mut learn)?;
-            if observer(&report).is_break() {
+            if observer(&report, self)?.is_break() {
                 break;
             }
             if self.plateau_ends() || saved.elapsed() >= interval {
@@ -142,7 +176,7 @@ impl<M: Module> Trainer<M> {
         }
         let pointer =
             Pointer { place, settings: self.settings.clone(), plateau: self.plateau.clone() };
-        write_checkpoint(&self.folder, &pointer, modules, &self.optimizer)
+        write_checkpoint(&self.folder, &pointer, modules, (&self.optimizer, self.kept))
     }
 
     fn plateau_ends(&self) -> bool {

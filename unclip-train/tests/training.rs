@@ -54,9 +54,13 @@ fn loss(model: &Linear, step: u64) -> Tensor<1> {
 
 fn run(trainer: &mut Trainer<Linear>, stop_after: u64) -> Vec<StepReport> {
     let mut reports = Vec::new();
-    let observer = |report: &StepReport| {
+    let observer = |report: &StepReport, _: &Trainer<Linear>| {
         reports.push(StepReport { seconds: 0.0, ..*report });
-        if report.step >= stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        Ok(if report.step >= stop_after {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     };
     let learn = |model: &Linear, step| Ok(Learned::of(model, loss(model, step)));
     trainer.run(NEVER, learn, observer).unwrap();
@@ -132,15 +136,15 @@ fn a_step_that_is_not_finite_is_skipped_and_counted() {
         _ => Ok(Learned::of(model, loss(model, step))),
     };
     let mut skipped = Vec::new();
-    let stop = |report: &StepReport| match report.step {
-        1 => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
+    let stop = |report: &StepReport, _: &Trainer<Linear>| match report.step {
+        1 => Ok(ControlFlow::Break(())),
+        _ => Ok(ControlFlow::Continue(())),
     };
     trainer.run(NEVER, spoilt, stop).unwrap();
     assert_eq!(weights(trainer.average()), before, "the step is skipped");
-    let observer = |report: &StepReport| {
+    let observer = |report: &StepReport, _: &Trainer<Linear>| {
         skipped.push(report.skipped);
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     };
     trainer.run(NEVER, spoilt, observer).unwrap();
     assert_eq!(skipped, [1, 1]);
@@ -154,7 +158,7 @@ fn a_run_that_diverges_says_so() {
     let mut trainer =
         Trainer::new(line(), settings(1000), folder.path(), Changes::Refused).unwrap();
     let spoilt = |model: &Linear, step| Ok(Learned::of(model, loss(model, step) * f64::NAN));
-    let result = trainer.run(NEVER, spoilt, |_| ControlFlow::Continue(()));
+    let result = trainer.run(NEVER, spoilt, |_, _| Ok(ControlFlow::Continue(())));
     assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
 }
 

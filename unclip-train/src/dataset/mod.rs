@@ -37,6 +37,9 @@ use crate::shown::{Data, Embeddable, Items, Lesson, Numbered, Shown};
 /// Turns the bytes of a picture's file into pixels. The error says what is wrong with them.
 pub type Decode = dyn Fn(&[u8]) -> Result<RgbImage, String> + Send + Sync;
 
+/// Hears of everything that is left out.
+pub type Complain = dyn Fn(&Complaint) + Send + Sync;
+
 /// How many other items are tried in the place of one that cannot be used.
 const SUBSTITUTES: u64 = 100;
 
@@ -96,7 +99,7 @@ impl Dataset {
     pub fn open(
         options: &DatasetOptions,
         decode: Arc<Decode>,
-        complain: Arc<dyn Fn(&Complaint) + Send + Sync>,
+        complain: Arc<Complain>,
     ) -> Result<Self, DataError> {
         InvalidSetting::check_range("share of bad items", options.max_bad, 0.0, 1.0)?;
         if options.paths.is_empty() {
@@ -132,6 +135,24 @@ impl Dataset {
             max_bad: options.max_bad,
             unusable: Arc::default(),
         })
+    }
+
+    /// Takes out a share of the items, from 0 to 1, chosen by their names alone, so that more items do not
+    /// change the choice: what is left, and what is taken, if that is anything. Something is always left.
+    #[must_use]
+    pub fn split(self, share: f64) -> (Self, Option<Self>) {
+        let is_taken = |item: &&Item| order::lot_of(&item.name) < share;
+        let taken: Vec<Item> = self.items.iter().filter(is_taken).cloned().collect();
+        if taken.is_empty() || taken.len() == self.items.len() {
+            return (self, None);
+        }
+        let left = self.items.iter().filter(|item| !is_taken(item)).cloned().collect();
+        let with = |items: Vec<Item>| Self {
+            items: Arc::new(items),
+            unusable: Arc::default(),
+            ..self.clone()
+        };
+        (with(left), Some(with(taken)))
     }
 
     /// Number of items.

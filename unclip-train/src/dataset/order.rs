@@ -61,6 +61,12 @@ pub(super) fn lot(seed: u64, place: u64, which: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// A number from 0 to 1 that follows from a name.
+pub(super) fn lot_of(name: &str) -> f64 {
+    let mixed_in = |hash: u64, byte: u8| mixed(hash ^ u64::from(byte));
+    (name.bytes().fold(0, mixed_in) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// SplitMix64's mixing of a number.
 fn mixed(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);

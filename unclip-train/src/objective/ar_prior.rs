@@ -3,9 +3,12 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use unclip_prior::ArPrior;
 
+use super::batch::Batch;
+use super::contract::Objective;
 use super::frozen::{Captions, FrozenClip, Heard, Views};
-use super::source::{Batch, Objective, Source};
+use super::source::Source;
 use crate::TrainError;
+use crate::evaluation::{Evaluation, HeldOut, mean_loss};
 
 /// Training of the autoregressive prior. Some of the captions are dropped (paper, section 2.2: 10 %), and
 /// with them the similarity; it is also not told for as many of the others, so that guidance may lead
@@ -58,6 +61,11 @@ impl Objective for ArPriorObjective {
         let text = self.clip.text(batch.captions);
         let unknown = Tensor::from_data(batch.unknown, &self.source.device);
         prior.loss(&text, &image, unknown).mean()
+    }
+
+    fn evaluate(&self, prior: &ArPrior, held_out: &HeldOut) -> Result<Evaluation, TrainError> {
+        let own = Self { source: held_out.source.clone(), clip: self.clip.asked(), ..*self };
+        mean_loss(&own, prior, held_out)
     }
 
     fn on(&self, device: &Device) -> Self {

@@ -8,8 +8,11 @@ use unclip_clip::{
     standardize,
 };
 
+use super::batch::Batch;
+use super::contract::Objective;
 use super::pairs::{Among, Pairs};
-use super::source::{Batch, Objective, Source};
+use super::source::Source;
+use crate::evaluation::{Evaluation, HeldOut, mean_loss, retrieval};
 use crate::shown::Lesson;
 use crate::{TrainError, worn_pictures};
 
@@ -75,6 +78,11 @@ impl Batch for ClipBatch {
 }
 
 impl ClipObjective {
+    fn with(&self, source: Source) -> Self {
+        let (tokenizer, image) = (self.tokenizer.clone(), self.image.clone());
+        Self { source, tokenizer, image, ..*self }
+    }
+
     fn embed(&self, towers: &ClipTowers, batch: ClipBatch) -> Pairs {
         let text = towers.text.forward(&batch.tokens, &self.source.device).pooled;
         let images = standardize(&self.image, self.source.tensor(batch.images));
@@ -101,9 +109,21 @@ impl Objective for ClipObjective {
         contrastive_loss(image, text, towers.logit_scale.val())
     }
 
+    fn evaluate(&self, towers: &ClipTowers, held_out: &HeldOut) -> Result<Evaluation, TrainError> {
+        // as they are, not worn
+        let own = Self { worn: 0.0, ..self.with(held_out.source.clone()) };
+        let (mut text, mut image) = (Vec::new(), Vec::new());
+        for step in held_out.steps() {
+            let pairs = own.embed(towers, own.batch(step)?);
+            text.push(pairs.text);
+            image.push(pairs.image);
+        }
+        let evaluation = mean_loss(&own, towers, held_out)?;
+        Ok(retrieval(evaluation, Tensor::cat(text, 0), Tensor::cat(image, 0)))
+    }
+
     fn on(&self, device: &Device) -> Self {
-        let (tokenizer, image) = (self.tokenizer.clone(), self.image.clone());
-        Self { source: self.source.on(device), tokenizer, image, ..*self }
+        self.with(self.source.on(device))
     }
 
     fn pairs(&self, towers: &ClipTowers, part: ClipBatch) -> Option<Pairs> {

@@ -1,14 +1,19 @@
 //! The decoder.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use image::RgbImage;
 use serde::{Deserialize, Serialize};
+use unclip_core::image::to_rgb;
 use unclip_core::loss::training_loss;
 use unclip_core::{InvalidSetting, NoiseSchedule, Weighting};
-use unclip_decoder::{CaptionKind, Condition, Decoder, DecoderConfig};
+use unclip_decoder::{CaptionKind, Condition, Decoder, DecoderConfig, Null};
 
+use super::batch::Batch;
+use super::contract::Objective;
 use super::frozen::{Captions, FrozenClip, Views};
-use super::source::{Batch, Noise, Objective, Source};
+use super::source::{Noise, Source};
 use crate::data::{kept, whole_pictures};
+use crate::evaluation::{Evaluation, HeldOut, Levels, drawn, loss_of, stacked};
 use crate::shown::Lesson;
 use crate::{TrainError, worn_pictures};
 
@@ -116,6 +121,58 @@ impl DecoderObjective {
     }
 }
 
+impl DecoderObjective {
+    fn with(&self, source: Source) -> Self {
+        Self {
+            source,
+            clip: self.clip.clone(),
+            config: self.config.clone(),
+            schedule: self.schedule.clone(),
+            ..*self
+        }
+    }
+
+    fn levels(&self, decoder: &Decoder, batch: DecoderBatch) -> Levels {
+        let (config, schedule) = (&self.config, &self.schedule);
+        let image = self.clip.image(batch.views);
+        let image = decoder.drop_images(&image, self.source.tensor(batch.kept));
+        let condition = Condition::new(image, self.clip.text(batch.captions));
+        let noised = batch.noise.mixed(schedule, self.source.tensor::<4>(batch.images));
+        let weighting = self.options.weighting;
+        let losses = training_loss(config, decoder, &condition, schedule, &noised, weighting);
+        Levels { losses, indices: noised.indices, timesteps: schedule.len() }
+    }
+
+    /// Pictures that are held out, what is drawn from their embeddings and captions, and what the prior and
+    /// the decoder draw from captions, below each other.
+    fn shown(&self, decoder: &Decoder, held_out: &HeldOut) -> Result<Option<RgbImage>, TrainError> {
+        if held_out.shown == 0 {
+            return Ok(None);
+        }
+        let (clip, side) = (&self.clip, self.config.unet.image_size() as u32);
+        let items = held_out.shown(clip.side().max(side))?;
+        let own: Vec<&str> = items.iter().map(|item| item.caption()).collect();
+        let text = |captions: &[&str]| clip.embed_captions(&clip.tokenizer.encode(captions));
+        let draw = |image, captions: &[&str]| -> Result<Vec<RgbImage>, TrainError> {
+            let condition = Condition::new(image, text(captions));
+            let null = Null::from(text(&vec![""; captions.len()]));
+            let made = drawn(&self.config, decoder, &condition, (Some(&null), &clip.device))?;
+            Ok(to_rgb(made))
+        };
+        let truth = Tensor::from_data(whole_pictures(&items, side), &clip.device);
+        let mut rows = vec![to_rgb(truth), draw(clip.embed_items(&items), &own)?];
+        if let Some((config, prior)) = &held_out.prior {
+            let captions = held_out.captions_of(&items);
+            let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+            let null = text(&vec![""; captions.len()]);
+            let condition = text(&captions);
+            let image = drawn(config, prior, &condition, (Some(&null), &clip.device))?;
+            rows.push(draw(image, &captions)?);
+        }
+        Ok(stacked(&rows))
+    }
+}
+
 impl Objective for DecoderObjective {
     type Network = Decoder;
     type Batch = DecoderBatch;
@@ -147,23 +204,17 @@ impl Objective for DecoderObjective {
     }
 
     fn loss(&self, decoder: &Decoder, batch: DecoderBatch) -> Tensor<1> {
-        let (config, schedule) = (&self.config, &self.schedule);
-        let image = self.clip.image(batch.views);
-        let image = decoder.drop_images(&image, self.source.tensor(batch.kept));
-        let condition = Condition::new(image, self.clip.text(batch.captions));
-        let noised = batch.noise.mixed(schedule, self.source.tensor::<4>(batch.images));
-        let weighting = self.options.weighting;
-        training_loss(config, decoder, &condition, schedule, &noised, weighting).mean()
+        self.levels(decoder, batch).losses.mean()
+    }
+
+    fn evaluate(&self, decoder: &Decoder, held_out: &HeldOut) -> Result<Evaluation, TrainError> {
+        let own = Self { clip: self.clip.asked(), ..self.with(held_out.source.clone()) };
+        let evaluation = loss_of(&own, decoder, held_out, Self::levels)?;
+        Ok(Evaluation { pictures: self.shown(decoder, held_out)?, ..evaluation })
     }
 
     fn on(&self, device: &Device) -> Self {
-        Self {
-            source: self.source.on(device),
-            clip: self.clip.on(device),
-            config: self.config.clone(),
-            schedule: self.schedule.clone(),
-            ..*self
-        }
+        Self { clip: self.clip.on(device), ..self.with(self.source.on(device)) }
     }
 }
 

@@ -8,7 +8,8 @@ use unclip_clip::{ImageEncoder, ImageEncoderConfig, TextEncoder, Tokenizer, Toke
 use unclip_core::{ImageEmbedding, TextEmbedding};
 use unclip_shapes::{Region, Scene, ShapesWorld};
 
-use super::source::{Batch, Source};
+use super::batch::Batch;
+use super::source::Source;
 use crate::data::{pictures, scenes, whole_pictures};
 use crate::draws::Draws;
 use crate::embeddings::{Embeddings, KeptCaptions};
@@ -165,6 +166,11 @@ impl FrozenClip {
             Captions::Tokens(tokens) => self.embed_captions(&tokens),
             Captions::Kept(kept) => kept.on(&self.device),
         }
+    }
+
+    /// The same, which is asked again whatever it has said.
+    pub(super) fn asked(&self) -> Self {
+        Self { kept: None, ..self.clone() }
     }
 
     /// The same on another device.

@@ -5,11 +5,14 @@ use unclip_clip::NoisedImageEncoder;
 use unclip_clip::loss::odds_loss;
 use unclip_core::NoiseSchedule;
 
+use super::batch::Batch;
+use super::contract::Objective;
 use super::frozen::{Captions, FrozenClip};
 use super::pairs::{Among, Pairs};
-use super::source::{Batch, Noise, Objective, Source};
+use super::source::{Noise, Source};
 use crate::TrainError;
 use crate::data::whole_pictures;
+use crate::evaluation::{Evaluation, HeldOut, mean_loss};
 use crate::shown::Lesson;
 
 /// Training of an image tower that reads noised pictures, against the text tower of a CLIP that is
@@ -73,6 +76,16 @@ impl Objective for NoisedObjective {
     fn loss(&self, encoder: &NoisedImageEncoder, batch: NoisedBatch) -> Tensor<1> {
         let Pairs { text, image } = self.embed(encoder, batch);
         odds_loss(image, text)
+    }
+
+    fn evaluate(
+        &self,
+        encoder: &NoisedImageEncoder,
+        held_out: &HeldOut,
+    ) -> Result<Evaluation, TrainError> {
+        let (source, clip) = (held_out.source.clone(), self.clip.asked());
+        let own = Self { source, clip, schedule: self.schedule.clone(), ..*self };
+        mean_loss(&own, encoder, held_out)
     }
 
     fn on(&self, device: &Device) -> Self {

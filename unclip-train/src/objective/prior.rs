@@ -2,12 +2,16 @@
 
 use burn::tensor::{Device, Tensor};
 use unclip_core::loss::training_loss;
-use unclip_core::{InvalidSetting, NoiseSchedule, Stage, Weighting};
+use unclip_core::{InvalidSetting, NoiseSchedule, Stage, Weighting, normalize};
 use unclip_prior::{DiffusionPrior, DiffusionPriorConfig};
 
+use super::batch::Batch;
+use super::contract::Objective;
 use super::frozen::{Captions, FrozenClip, Heard, Views};
-use super::source::{Batch, Noise, Objective, Source};
+use super::source::{Noise, Source};
 use crate::TrainError;
+use crate::evaluation::{Evaluation, HeldOut, Levels, drawn, loss_of, retrieval};
+use crate::shown::Lesson;
 
 /// Training of the diffusion prior, with some of the captions dropped (paper, section 2.2: 10 %).
 #[derive(Debug)]
@@ -60,6 +64,27 @@ impl PriorObjective {
     }
 }
 
+impl PriorObjective {
+    fn with(&self, source: Source) -> Self {
+        Self {
+            source,
+            clip: self.clip.clone(),
+            config: self.config.clone(),
+            schedule: self.schedule.clone(),
+            ..*self
+        }
+    }
+
+    fn levels(&self, prior: &DiffusionPrior, batch: PriorBatch) -> Levels {
+        let (config, schedule) = (&self.config, &self.schedule);
+        let image = self.clip.image(batch.views);
+        let text = self.clip.text(batch.captions);
+        let noised = batch.noise.mixed(schedule, config.sample_of(prior, &image));
+        let losses = training_loss(config, prior, &text, schedule, &noised, self.weighting);
+        Levels { losses, indices: noised.indices, timesteps: schedule.len() }
+    }
+}
+
 impl Objective for PriorObjective {
     type Network = DiffusionPrior;
     type Batch = PriorBatch;
@@ -73,20 +98,27 @@ impl Objective for PriorObjective {
     }
 
     fn loss(&self, prior: &DiffusionPrior, batch: PriorBatch) -> Tensor<1> {
-        let (config, schedule) = (&self.config, &self.schedule);
-        let image = self.clip.image(batch.views);
-        let text = self.clip.text(batch.captions);
-        let noised = batch.noise.mixed(schedule, config.sample_of(prior, &image));
-        training_loss(config, prior, &text, schedule, &noised, self.weighting).mean()
+        self.levels(prior, batch).losses.mean()
+    }
+
+    fn evaluate(
+        &self,
+        prior: &DiffusionPrior,
+        held_out: &HeldOut,
+    ) -> Result<Evaluation, TrainError> {
+        let own = Self { clip: self.clip.asked(), ..self.with(held_out.source.clone()) };
+        let evaluation = loss_of(&own, prior, held_out, Self::levels)?;
+        let (items, _) = held_out.source.step(0, self.clip.side(), Lesson::Mixed)?;
+        let captions: Vec<&str> = items.iter().map(|item| item.caption()).collect();
+        let text = self.clip.embed_captions(&self.clip.tokenizer.encode(&captions));
+        let image = self.clip.embed_items(&items).0;
+        let found = drawn(&self.config, prior, &text, (None, &self.clip.device))?.0;
+        let cosine = (normalize(found.clone()) * normalize(image.clone())).sum_dim(1).mean();
+        let evaluation = evaluation.with("cosine", cosine.into_scalar::<f64>());
+        Ok(retrieval(evaluation, found, image))
     }
 
     fn on(&self, device: &Device) -> Self {
-        Self {
-            source: self.source.on(device),
-            clip: self.clip.on(device),
-            config: self.config.clone(),
-            schedule: self.schedule.clone(),
-            ..*self
-        }
+        Self { clip: self.clip.on(device), ..self.with(self.source.on(device)) }
     }
 }

@@ -1,74 +1,15 @@
-//! What an objective is, and what all of them share: where data and draws come from.
+//! Where data and draws come from, and noise.
 
 use std::sync::Arc;
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use unclip_clip::Tokens;
 use unclip_core::NoiseSchedule;
 use unclip_core::loss::Noised;
 
-use super::pairs::{Among, Pairs};
+use super::batch::Batch;
 use crate::TrainError;
 use crate::draws::Draws;
 use crate::shown::{Data, Items, Lesson};
-
-/// What a network is trained to do.
-pub trait Objective: Send + Sync + Sized {
-    /// The network.
-    type Network: Module;
-    /// The data and draws of a step, in the host's memory.
-    type Batch: Batch;
-
-    /// The data and draws of a step, which follow from its number alone. Another thread may prepare
-    /// them while the device works on the step before.
-    ///
-    /// # Errors
-    /// Data that cannot be read.
-    fn batch(&self, step: u64) -> Result<Self::Batch, TrainError>;
-
-    /// The loss of a step, `[1]`.
-    fn loss(&self, network: &Self::Network, batch: Self::Batch) -> Tensor<1>;
-
-    /// The same objective on another device.
-    #[must_use]
-    fn on(&self, device: &Device) -> Self;
-
-    /// Where the loss of a batch is not the mean of the losses of its items because each of them is
-    /// held against all others: what the other parts of a batch have to know of this one.
-    fn pairs(&self, _network: &Self::Network, _part: Self::Batch) -> Option<Pairs> {
-        None
-    }
-
-    /// The loss of a part of a batch, `[1]`, whose gradient reaches the weights through this part
-    /// alone. Only asked for where there are [`pairs`](Self::pairs).
-    fn loss_among(&self, network: &Self::Network, part: Self::Batch, _among: &Among) -> Tensor<1> {
-        self.loss(network, part)
-    }
-}
-
-/// A batch that can be cut into parts.
-pub trait Batch: Send + Sync + Sized {
-    /// The items `start .. start + len`.
-    #[must_use]
-    fn narrow(&self, start: usize, len: usize) -> Self;
-}
-
-impl Batch for Tokens {
-    fn narrow(&self, start: usize, len: usize) -> Self {
-        Self::narrow(self, start, len)
-    }
-}
-
-impl Batch for TensorData {
-    fn narrow(&self, start: usize, len: usize) -> Self {
-        let mut shape: Vec<usize> = self.shape().to_vec();
-        let row = self.as_bytes().len() / shape[0].max(1);
-        shape[0] = len;
-        let bytes = self.as_bytes()[start * row..(start + len) * row].to_vec();
-        Self::from_bytes_vec(bytes, shape, self.dtype())
-    }
-}
 
 /// Where a step's data and draws come from.
 #[derive(Debug, Clone)]
@@ -134,20 +75,5 @@ impl Noise {
     ) -> Noised<D> {
         let epsilon = Tensor::from_data(self.epsilon, &x_0.device());
         Noised::new(schedule, x_0, epsilon, self.indices)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_rows() {
-        let data = TensorData::new((0..24).map(|it| it as f32).collect(), [4, 2, 3]);
-        let part = Batch::narrow(&data, 1, 2);
-        assert_eq!(part.shape().to_vec(), [2, 2, 3]);
-        assert!(part.iter::<f32>().eq((6..18).map(|it| it as f32)));
-        let whole = TensorData::new(vec![1, 2, 3i32], [3]);
-        assert!(Batch::narrow(&whole, 2, 1).iter::<i32>().eq([3]));
     }
 }

@@ -1,16 +1,25 @@
 //! An upsampler.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use image::RgbImage;
+use unclip_core::image::to_rgb;
 use unclip_core::loss::training_loss;
+use unclip_core::resize::bicubic_8bit;
 use unclip_core::{InvalidSetting, NoiseSchedule, Weighting};
 use unclip_shapes::Region;
 use unclip_upsample::degrade::gaussian_blur;
 use unclip_upsample::{Upsampler, UpsamplerConfig};
 
-use super::source::{Batch, Noise, Objective, Source};
+use super::batch::Batch;
+use super::contract::Objective;
+use super::source::{Noise, Source};
 use crate::TrainError;
 use crate::data::{kept, pictures};
+use crate::evaluation::{Evaluation, HeldOut, Levels, drawn, loss_of, stacked};
 use crate::shown::Lesson;
+
+/// Largest side of the small pictures that are shown.
+const SHOWN: u32 = 64;
 
 /// Standard deviation of the strongest grain of the small pictures.
 const GRAIN: f32 = 0.06;
@@ -126,6 +135,57 @@ impl Objective for UpsamplerObjective {
     }
 
     fn loss(&self, upsampler: &Upsampler, batch: UpsamplerBatch) -> Tensor<1> {
+        self.levels(upsampler, batch).losses.mean()
+    }
+
+    fn evaluate(
+        &self,
+        upsampler: &Upsampler,
+        held_out: &HeldOut,
+    ) -> Result<Evaluation, TrainError> {
+        let own = self.with(held_out.source.clone());
+        let evaluation = loss_of(&own, upsampler, held_out, Self::levels)?;
+        Ok(Evaluation { pictures: self.shown(upsampler, held_out)?, ..evaluation })
+    }
+
+    fn on(&self, device: &Device) -> Self {
+        self.with(self.source.on(device))
+    }
+}
+
+impl UpsamplerObjective {
+    fn with(&self, source: Source) -> Self {
+        Self { source, config: self.config.clone(), schedule: self.schedule.clone(), ..*self }
+    }
+
+    /// Small pictures that are held out, enlarged by rule, enlarged by the network, and as they are.
+    fn shown(
+        &self,
+        upsampler: &Upsampler,
+        held_out: &HeldOut,
+    ) -> Result<Option<RgbImage>, TrainError> {
+        if held_out.shown == 0 {
+            return Ok(None);
+        }
+        let factor = self.config.factor as u32;
+        let (side, low) = (self.low_side * factor, self.low_side.min(SHOWN));
+        let items = held_out.shown(side)?;
+        let middle = |scale: u32| {
+            let (whole, part) = (self.low_side * scale, low * scale);
+            let corner = (self.low_side - low) / 2 * scale;
+            let region = Region { side: whole, x: corner, y: corner, width: part, height: part };
+            let parts: Vec<_> = items.iter().map(|item| (item.as_ref(), region)).collect();
+            self.source.tensor::<4>(pictures(&parts))
+        };
+        let (small, large) = (middle(1), middle(factor));
+        let device = &self.source.device;
+        let made = drawn(&self.config, upsampler, &small.clone().into(), (None, device))?;
+        let plain = to_rgb(small).into_iter();
+        let plain = plain.map(|it| bicubic_8bit(&it, low * factor, low * factor)).collect();
+        Ok(stacked(&[plain, to_rgb(made), to_rgb(large)]))
+    }
+
+    fn levels(&self, upsampler: &Upsampler, batch: UpsamplerBatch) -> Levels {
         let (source, schedule) = (&self.source, &self.schedule);
         let rows = |values| source.tensor::<2>(values).unsqueeze_dims::<4>(&[-1, -1]);
         let sharp: Tensor<4> = source.tensor(batch.low_res);
@@ -133,12 +193,8 @@ impl Objective for UpsamplerObjective {
         let low_res = blurred.clone() + (sharp - blurred) * rows(batch.sharp);
         let low_res = low_res + source.tensor::<4>(batch.grain) * rows(batch.loudness);
         let noised = batch.noise.mixed(schedule, source.tensor::<4>(batch.images));
-        let low_res = low_res.into();
-        training_loss(&self.config, upsampler, &low_res, schedule, &noised, self.weighting).mean()
-    }
-
-    fn on(&self, device: &Device) -> Self {
-        let (config, schedule) = (self.config.clone(), self.schedule.clone());
-        Self { source: self.source.on(device), config, schedule, ..*self }
+        let (low_res, weighting) = (low_res.into(), self.weighting);
+        let losses = training_loss(&self.config, upsampler, &low_res, schedule, &noised, weighting);
+        Levels { losses, indices: noised.indices, timesteps: schedule.len() }
     }
 }

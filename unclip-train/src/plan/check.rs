@@ -22,6 +22,14 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
         let expected = "1 to 100000";
         return Err(InvalidSetting::new("vocabulary.merges", plan.vocabulary.merges, expected));
     }
+    let evaluation = &plan.evaluation;
+    InvalidSetting::check_range("evaluation.held_out", evaluation.held_out, 0.0, 0.5)?;
+    if evaluation.items == 0 {
+        return Err(InvalidSetting::new("evaluation.items", 0, "at least 1"));
+    }
+    if plan.run.keep_checkpoints == 0 {
+        return Err(InvalidSetting::new("run.keep_checkpoints", 0, "at least 1"));
+    }
     clip(plan)?;
     let Plan { prior, ar_prior, noised_image_encoder, decoder, .. } = plan;
     embeddings(plan)?;

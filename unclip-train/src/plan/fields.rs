@@ -11,7 +11,7 @@ use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_shapes::ShapesWorld;
 use unclip_upsample::UpsamplerConfig;
 
-use crate::dataset::{Complaint, DataError, Dataset, DatasetOptions, Decode, Fitting};
+use crate::dataset::{Complain, DataError, Dataset, DatasetOptions, Decode, Fitting};
 use crate::embeddings::EmbeddingsOptions;
 use crate::objective::Dropped;
 use crate::{Adam, Data, Schedule, TrainSettings, TrainStage};
@@ -24,6 +24,8 @@ pub struct Plan {
     pub data: DataPlan,
     /// Where things go, and what holds for all stages.
     pub run: RunPlan,
+    /// What the networks are measured on.
+    pub evaluation: EvaluationPlan,
     /// The vocabulary.
     pub vocabulary: VocabularyPlan,
     /// CLIP.
@@ -82,6 +84,8 @@ pub struct RunPlan {
     pub device: String,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: u64,
+    /// Checkpoints that are kept, the last ones.
+    pub keep_checkpoints: usize,
 }
 
 impl Default for RunPlan {
@@ -92,6 +96,44 @@ impl Default for RunPlan {
             seed: 0,
             device: "cpu".into(),
             checkpoint_seconds: 120,
+            keep_checkpoints: 1,
+        }
+    }
+}
+
+/// What the networks are measured on, and how often.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationPlan {
+    /// Folders of captioned pictures and shards that nothing is trained on.
+    pub paths: Vec<PathBuf>,
+    /// The share of the data that is held out where there are no such paths, from 0 to 1.
+    pub held_out: f64,
+    /// Steps between two evaluations; 0 for none.
+    pub every: u64,
+    /// Items that are measured, at most.
+    pub items: usize,
+    /// Pictures that are drawn; 0 for none.
+    pub shown: usize,
+    /// Captions that are drawn by prior and decoder; those of the pictures, if there are none.
+    pub captions: Vec<String>,
+    /// Whether the weights of the lowest loss are the ones that are kept in the end.
+    pub use_best: bool,
+    /// Whether TensorBoard's event files are written.
+    pub tensorboard: bool,
+}
+
+impl Default for EvaluationPlan {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            held_out: 0.0,
+            every: 0,
+            items: 256,
+            shown: 8,
+            captions: Vec::new(),
+            use_best: false,
+            tensorboard: false,
         }
     }
 }
@@ -235,31 +277,50 @@ pub struct StageTraining {
 }
 
 impl DataPlan {
-    /// Opens the data, for a run of this seed. `decode` turns a picture's file into pixels; `complain` hears
-    /// of everything that is left out.
-    ///
-    /// # Errors
-    /// No data, or both kinds; data that cannot be read; more unusable items than there may be.
-    pub fn open(
+    fn dataset(
         &self,
+        paths: &[PathBuf],
         seed: u64,
-        decode: Arc<Decode>,
-        complain: Arc<dyn Fn(&Complaint) + Send + Sync>,
-    ) -> Result<Arc<dyn Data>, DataError> {
-        if self.shapes {
-            if let Some(path) = self.paths.first() {
-                let expected = "absent beside data.shapes";
-                return Err(InvalidSetting::new("data.paths", path.display(), expected).into());
-            }
-            return Ok(Arc::new(ShapesWorld::new(seed)));
-        }
-        let Self { paths, max_bad, fitting, .. } = self.clone();
-        let options = DatasetOptions { paths, max_bad, fitting, seed };
-        Ok(Arc::new(Dataset::open(&options, decode, complain)?))
+        (decode, complain): (Arc<Decode>, Arc<Complain>),
+    ) -> Result<Dataset, DataError> {
+        let Self { max_bad, fitting, .. } = *self;
+        let options = DatasetOptions { paths: paths.to_vec(), max_bad, fitting, seed };
+        Dataset::open(&options, decode, complain)
     }
 }
 
+/// What a model is trained on, and what it is measured on.
+pub type Opened = (Arc<dyn Data>, Option<Arc<dyn Data>>);
+
 impl Plan {
+    /// Opens the data that are trained on, and those that are held out, if there are any. `decode` turns a
+    /// picture's file into pixels; `complain` hears of everything that is left out.
+    ///
+    /// # Errors
+    /// No data, or both kinds; data that cannot be read; more unusable items than there may be.
+    pub fn open(&self, decode: Arc<Decode>, complain: Arc<Complain>) -> Result<Opened, DataError> {
+        let (data, seed, evaluation) = (&self.data, self.run.seed, &self.evaluation);
+        let hears = || (decode.clone(), complain.clone());
+        let other = match evaluation.paths.as_slice() {
+            [] => None,
+            paths => Some(data.dataset(paths, seed, hears())?),
+        };
+        if data.shapes {
+            if let Some(path) = data.paths.first() {
+                let expected = "absent beside data.shapes";
+                return Err(InvalidSetting::new("data.paths", path.display(), expected).into());
+            }
+            let other: Option<Arc<dyn Data>> = other.map(|it| Arc::new(it) as _);
+            return Ok((Arc::new(ShapesWorld::new(seed)), other));
+        }
+        let own = data.dataset(&data.paths, seed, hears())?;
+        let (own, held_out) = match other {
+            Some(other) => (own, Some(other)),
+            None => own.split(evaluation.held_out),
+        };
+        Ok((Arc::new(own), held_out.map(|it| Arc::new(it) as _)))
+    }
+
     /// The stages that it trains, in an order in which they can be.
     pub fn stages(&self) -> Vec<TrainStage> {
         let optional = [

@@ -10,7 +10,7 @@ mod presets;
 
 pub(crate) use fields::absent;
 pub use fields::{
-    ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, Plan, PriorPlan, RunPlan, StagePlan,
-    StageTraining, UpsamplerPlan, VocabularyPlan,
+    ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, EvaluationPlan, Opened, Plan, PriorPlan,
+    RunPlan, StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
 };
 pub use presets::Preset;

@@ -7,8 +7,8 @@ use unclip_core::{InvalidSetting, Weighting};
 use unclip_nn::{AnyUNetConfig, AttentionKind, ResampleKind, TransformerConfig, UNetConfig};
 
 use super::fields::{
-    ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, Plan, PriorPlan, RunPlan, StagePlan,
-    StageTraining, UpsamplerPlan, VocabularyPlan,
+    ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, EvaluationPlan, Plan, PriorPlan, RunPlan,
+    StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
 };
 use crate::objective::Dropped;
 use crate::{Adam, Schedule, recipe};
@@ -94,6 +94,7 @@ fn shapes() -> Plan {
     Plan {
         data: DataPlan { shapes: true, ..DataPlan::default() },
         run: RunPlan { out: "out/shapes".into(), ..RunPlan::default() },
+        evaluation: EvaluationPlan::default(),
         vocabulary: VocabularyPlan::default(),
         clip: ClipPlan {
             text: recipe::text_encoder(0),
@@ -292,6 +293,7 @@ impl Sizes {
         Plan {
             data: DataPlan::default(),
             run: RunPlan::default(),
+            evaluation: EvaluationPlan { held_out: 0.02, every: 1000, ..EvaluationPlan::default() },
             vocabulary: VocabularyPlan::default(),
             clip: self.clip(),
             embeddings: EmbeddingsPlan { enabled: true, ..EmbeddingsPlan::default() },

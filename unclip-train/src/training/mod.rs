@@ -2,6 +2,7 @@
 
 mod stages;
 mod start;
+mod watch;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use unclip_shapes::ShapesWorld;
 
 use crate::ahead::Ahead;
 use crate::embeddings::{Embeddings, make_embeddings};
-use crate::loss_curve::LossCurve;
+use crate::loss_curve::Curve;
 use crate::objective::{FrozenClip, Objective, Source};
 use crate::parts::Parts;
 use crate::plan::Plan;
@@ -35,6 +36,8 @@ pub struct Training {
     pub plan: Plan,
     /// The pictures and captions.
     pub data: Arc<dyn Data>,
+    /// Pictures and captions that it is measured on, if there are any.
+    pub held_out: Option<Arc<dyn Data>>,
     /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. A decoder
     /// may have been trained with another CLIP: the embeddings of this one are then turned to where
     /// it knew them. CLIP's temperature is not part of a bundle and starts fresh.
@@ -142,16 +145,19 @@ impl Training {
         let settings = TrainSettings { data, rests_on, ..settings };
         let parts = Parts::new(objective, &self.devices, (settings.batch, settings.accumulate))?;
         let trainer = Trainer::new(model, settings, &folder, self.changes)?;
-        let mut trainer = trainer.with_constraint(constrain);
-        let mut curve = LossCurve::open(&folder, trainer.step())?;
+        let kept = self.plan.run.keep_checkpoints;
+        let mut trainer = trainer.with_constraint(constrain).keeping(kept);
+        let mut curve = Curve::open(&folder.join("loss.jsonl"), trainer.step())?;
+        let mut watch = self.watch(stage, trainer.step())?;
         let start = Instant::now();
         let interval = Duration::from_secs(self.plan.run.checkpoint_seconds);
-        let observer = |report: &StepReport| {
+        let observer = |report: &StepReport, trainer: &Trainer<O::Network>| {
             curve.push(report);
+            watch.after(report, trainer, parts.first())?;
             if self.time_limit.is_some_and(|limit| start.elapsed() >= limit) {
-                return ControlFlow::Break(());
+                return Ok(ControlFlow::Break(()));
             }
-            observer(report)
+            Ok(observer(report))
         };
         let make = |step| parts.first().batch(step);
         std::thread::scope(|scope| {
@@ -164,7 +170,7 @@ impl Training {
             let learn = |model: &O::Network, step| Ok(parts.learn(model, batches.next(step)?));
             trainer.run(interval, learn, observer)
         })?;
-        Ok(trainer)
+        if self.plan.evaluation.use_best { trainer.with_best() } else { Ok(trainer) }
     }
 
     fn save<T: StageConfig>(

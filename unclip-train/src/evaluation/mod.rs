@@ -1,0 +1,15 @@
+//! What a network in training is worth on data that it is not trained on.
+
+mod draw;
+mod held_out;
+mod levels;
+mod log;
+mod retrieval;
+mod tensorboard;
+
+pub use held_out::{Evaluation, HeldOut};
+
+pub(crate) use draw::{drawn, stacked};
+pub(crate) use levels::{Levels, loss_of, mean_loss};
+pub(crate) use log::EvaluationLog;
+pub(crate) use retrieval::retrieval;
