@@ -24,6 +24,7 @@ import fixtures_decoder  # noqa: E402
 import fixtures_nn  # noqa: E402
 import fixtures_pictures  # noqa: E402
 import fixtures_prior  # noqa: E402
+import fixtures_train  # noqa: E402
 import fixtures_upsample  # noqa: E402
 
 MODULES = (
@@ -35,6 +36,7 @@ MODULES = (
     fixtures_decoder,
     fixtures_upsample,
     fixtures_autoencoder,
+    fixtures_train,
 )
 
 

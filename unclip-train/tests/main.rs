@@ -5,6 +5,12 @@
 mod dataset;
 /// What CLIP says of the data, computed once.
 mod embeddings;
+// opens fixtures and compares with them
+#[path = "../../unclip-nn/tests/fixture.rs"]
+#[allow(dead_code, reason = "each crate uses a part of it")]
+mod fixture;
+/// Steps of every stage against PyTorch.
+mod steps;
 /// Loop, clipping, averaging, skipping, and going on after an interruption.
 mod training;
 /// The vocabulary of a model that is trained from nothing.
