@@ -22,11 +22,11 @@ use std::time::Duration;
 use clap::Parser;
 use console::AnyError;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use unclip::picture_from_bytes;
 use unclip::train::dataset::Complaint;
 use unclip::train::plan::{Plan, Preset};
 use unclip::train::{Changes, StepReport, TrainSettings, TrainStage, Training};
 use unclip::unclip_nn::checkpoint::write_whole;
+use unclip::{Bundle, Precision, picture_from_bytes};
 
 /// Number of scenes on which a CLIP of the shapes world is tested.
 const SCENES: usize = 500;
@@ -96,7 +96,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), AnyError> {
-    let plan = plan(arguments)?;
+    let mut plan = plan(arguments)?;
+    let taken = match &plan.clip.from {
+        Some(folder) => Some(Bundle::open(folder)?),
+        None => None,
+    };
+    if let Some(model) = &taken {
+        let (text, image) = (model.clip_text()?, model.image_encoder()?);
+        plan = plan.with_clip(text.encoder.config().clone(), image.config().clone());
+    }
     plan.validate()?;
     if arguments.print_config {
         console::say(plan.to_toml().trim_end());
@@ -113,6 +121,11 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let (data, held_out) = plan.open(Arc::new(decode), Arc::new(complain))?;
     if !arguments.measure_uncertainty {
         keep_plan(&plan, arguments.resume)?;
+    }
+    if let Some(model) = &taken
+        && !plan.model().exists()
+    {
+        model.save_clip(plan.model(), Precision::F32, &unclip::device("flex")?)?;
     }
     let from = arguments.from.clone();
     let changes = if arguments.resume { Changes::Accepted } else { Changes::Refused };
@@ -212,6 +225,13 @@ fn keep_plan(plan: &Plan, resume: bool) -> Result<(), AnyError> {
         let before = Plan::of_toml(&text, None, &[])
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let changed = plan.changes(&before);
+        if let Some(other) = changed.iter().find(|change| change.starts_with("clip.from ")) {
+            let path = path.display();
+            return Err(format!(
+                "{path}: {other}: nothing of that run is of use; give another --out"
+            )
+            .into());
+        }
         if !changed.is_empty() && !resume {
             return Err(format!(
                 "{}: the run there has another configuration: {}; give --resume to go on with this one, or \

@@ -9,8 +9,9 @@ use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 use unclip::train::plan::Plan;
 use unclip::train::{Changes, StepReport, TrainError, TrainStage, Training};
+use unclip::unclip_nn::AnyUNetConfig;
 use unclip::{
-    Bundle, GenerateOptions, Residency, StageOptions, UnClip, device, picture_from_bytes,
+    Bundle, GenerateOptions, Precision, Residency, StageOptions, UnClip, device, picture_from_bytes,
 };
 
 use crate::support::refused;
@@ -146,6 +147,42 @@ fn a_run_is_watched() {
         let shown = image::open(out.path().join(stage).join("samples/step-00000004.png")).unwrap();
         assert_eq!((shown.width(), shown.height()), size, "{stage}");
     }
+}
+
+/// Prior and decoder learn from the CLIP of a published layout, which stays as it is.
+#[test]
+fn a_clip_of_another_model_is_taken_over() {
+    let (data, out) = (pictures(), TempDir::new().unwrap());
+    let published = Bundle::open(crate::karlo::fixture("variation")).unwrap();
+    let mut plan = plan(data.path(), out.path(), 2);
+    plan.clip.from = Some(crate::karlo::fixture("variation"));
+    let (text, image) = (published.clip_text().unwrap(), published.image_encoder().unwrap());
+    let text = text.encoder.config().clone();
+    let (d_embedding, d_text) = (text.d_embedding, text.transformer.d_model);
+    let context_length = text.context_length;
+    let mut plan = plan.with_clip(text, image.config().clone());
+    let refused = plan.validate().unwrap_err().to_string();
+    assert!(refused.contains("prior.config.d_embedding is 128"), "{refused}");
+    let prior = &mut plan.prior.as_mut().unwrap().config;
+    (prior.d_embedding, prior.d_text, prior.context_length) = (d_embedding, d_text, context_length);
+    let decoder = &mut plan.decoder.config;
+    (decoder.d_embedding, decoder.d_text) = (d_embedding, Some(d_text));
+    let AnyUNetConfig::Adm(unet) = &mut decoder.unet else { panic!("ADM's") };
+    unet.d_context = Some(16);
+    let flex = device("flex").unwrap();
+    published.save_clip(plan.model(), Precision::F32, &flex).unwrap();
+    train(&plan, 9);
+    assert!(!out.path().join("clip").exists(), "CLIP is not trained");
+    let bundle = Bundle::open(plan.model()).unwrap();
+    let own = |bundle: &Bundle| bundle.image_encoder().unwrap().fingerprint().unwrap().to_string();
+    assert_eq!(own(&bundle), own(&published));
+    let space = bundle.image_encoder().unwrap().embedding_space().to_string();
+    assert!(space.starts_with("clip-"), "{space}");
+    assert_eq!(bundle.prior().unwrap().embedding_space(), space);
+    let unclip = UnClip::new(bundle, &flex, Residency::OneByOne).unwrap();
+    let few = || StageOptions::default().with_steps(2);
+    let options = GenerateOptions::default().with_prior(few()).with_decoder(few());
+    assert_eq!(unclip.text_to_image("a cat", &options).unwrap().images().len(), 1);
 }
 
 #[test]

@@ -203,6 +203,23 @@ impl Bundle {
         let write = known.writer(self, format)?;
         write_folder(folder.as_ref(), |folder| write(&Target { folder, format, device }))
     }
+
+    /// Writes the model's CLIP alone as a new folder of this crate's own layout: both towers and the
+    /// tokenizer, for training other stages on it.
+    ///
+    /// # Errors
+    /// A model without one of the towers, or whose captions are not read by CLIP's; the bundled model; and
+    /// as [`save`](Self::save).
+    pub fn save_clip(
+        &self,
+        folder: impl AsRef<Path>,
+        format: Precision,
+        device: &Device,
+    ) -> Result<(), Error> {
+        native::check_origin(self)?;
+        let write = native::clip_writer(self)?;
+        write_folder(folder.as_ref(), |folder| write(&Target { folder, format, device }))
+    }
 }
 
 /// The error for a path that should be a prior's folder and is not.

@@ -83,11 +83,7 @@ impl Layout for Native {
     }
 
     fn writer<'a>(&self, bundle: &'a Bundle, _: Precision) -> Result<Writer<'a>, Error> {
-        if !bundle.origin.is_dir() {
-            let expected = "a model from a folder, whose tokenizer's files can be copied";
-            let found = bundle.origin.display();
-            return Err(InvalidSetting::new("model to write", found, expected).into());
-        }
+        check_origin(bundle)?;
         Ok(Box::new(|target| {
             for (text, words) in
                 [(&bundle.text, "tokenizer"), (&bundle.prior_text, "prior_tokenizer")]
@@ -111,23 +107,61 @@ impl Layout for Native {
     }
 }
 
+/// Refuses a model whose tokenizer is no file.
+pub(super) fn check_origin(bundle: &Bundle) -> Result<(), Error> {
+    if bundle.origin.is_dir() {
+        return Ok(());
+    }
+    let expected = "a model from a folder, whose tokenizer's files can be copied";
+    Err(InvalidSetting::new("model to write", bundle.origin.display(), expected).into())
+}
+
+/// What writes a model's CLIP alone. Its space has a name by its weights, where the layout gave it none.
+pub(super) fn clip_writer(bundle: &Bundle) -> Result<Writer<'_>, Error> {
+    let text = bundle.clip_text()?;
+    let image = bundle.image_encoder()?;
+    let space = match image.embedding_space() {
+        "" => format!("clip-{}", image.fingerprint()?),
+        named => named.to_string(),
+    };
+    Ok(Box::new(move |target| {
+        target.copy_words(&text.words, "tokenizer")?;
+        let own = (StageId::TextEncoder, space.as_str());
+        write_in(&text.encoder, &padded(text), own, target)?;
+        write_in(image, image.config(), (StageId::ImageEncoder, &space), target)
+    }))
+}
+
 fn write<T: StageConfig>(stage: &Slot<T>, target: &Target<'_>) -> Result<(), Error> {
     write_as(stage, stage.config(), target)
 }
 
 /// A text tower, with how its tokenizer pads.
 fn write_text(text: &TextReader, target: &Target<'_>) -> Result<(), Error> {
+    write_as(&text.encoder, &padded(text), target)
+}
+
+/// A text tower's configuration with how its tokenizer pads, where that is a choice.
+fn padded(text: &TextReader) -> TextEncoderConfig {
     let padding = text.tokenizer.padding();
     let is_said = padding.is_choice() && padding != TokenizerOptions::PADDING;
     let padding = is_said.then_some(padding);
-    let config = TextEncoderConfig { padding, ..text.encoder.config().clone() };
-    write_as(&text.encoder, &config, target)
+    TextEncoderConfig { padding, ..text.encoder.config().clone() }
 }
 
 fn write_as<T: StageConfig>(stage: &Slot<T>, config: &T, target: &Target<'_>) -> Result<(), Error> {
+    write_in(stage, config, (stage.id(), stage.embedding_space()), target)
+}
+
+fn write_in<T: StageConfig>(
+    stage: &Slot<T>,
+    config: &T,
+    (id, space): (StageId, &str),
+    target: &Target<'_>,
+) -> Result<(), Error> {
     let network = stage.load(target.device)?;
-    let folder = target.folder.join(stage.id().to_string());
-    Ok(save_stage(&folder, stage.embedding_space(), config, &network, target.format)?)
+    let folder = target.folder.join(id.to_string());
+    Ok(save_stage(&folder, space, config, &network, target.format)?)
 }
 
 /// Names what is missing of a folder in one of diffusers' layouts: this layout has no such parts.

@@ -76,11 +76,12 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
 fn clip(plan: &Plan) -> Result<(), InvalidSetting> {
     let clip = &plan.clip;
     InvalidSetting::check_range("clip.worn", clip.worn, 0.0, 1.0)?;
-    if clip.text.vocab_size != 0 {
+    if clip.from.is_none() && clip.text.vocab_size != 0 {
         let expected = "0: it is the number of tokens that are learned (vocabulary.merges)";
         return Err(InvalidSetting::new("clip.text.vocab_size", clip.text.vocab_size, expected));
     }
-    let text = unclip_clip::TextEncoderConfig { vocab_size: 1, ..clip.text.clone() };
+    let vocab_size = clip.text.vocab_size.max(1);
+    let text = unclip_clip::TextEncoderConfig { vocab_size, ..clip.text.clone() };
     text.validate().map_err(|error| error.within("clip.text"))?;
     clip.image.validate().map_err(|error| error.within("clip.image"))?;
     same_width(plan, "clip.image.d_embedding", clip.image.d_embedding)

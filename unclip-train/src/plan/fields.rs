@@ -156,6 +156,9 @@ impl Default for VocabularyPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClipPlan {
+    /// Folder of a model whose CLIP is taken over and not trained; sizes and vocabulary are its own then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// The text tower; the size of its vocabulary is that which is learned.
     pub text: TextEncoderConfig,
     /// The image tower.
@@ -331,12 +334,14 @@ impl Plan {
         ];
         let upsamplers = (0..self.upsampler.len()).map(TrainStage::Upsampler);
         let optional = optional.into_iter().filter_map(|(there, stage)| there.then_some(stage));
-        [TrainStage::Clip]
-            .into_iter()
-            .chain(optional)
-            .chain([TrainStage::Decoder])
-            .chain(upsamplers)
-            .collect()
+        let clip = self.clip.from.is_none().then_some(TrainStage::Clip);
+        clip.into_iter().chain(optional).chain([TrainStage::Decoder]).chain(upsamplers).collect()
+    }
+
+    /// The plan with a CLIP of these sizes, as it is found in the folder that it is taken from.
+    #[must_use]
+    pub fn with_clip(self, text: TextEncoderConfig, image: ImageEncoderConfig) -> Self {
+        Self { clip: ClipPlan { text, image, ..self.clip }, ..self }
     }
 
     /// How a stage is trained.

@@ -97,6 +97,7 @@ fn shapes() -> Plan {
         evaluation: EvaluationPlan::default(),
         vocabulary: VocabularyPlan::default(),
         clip: ClipPlan {
+            from: None,
             text: recipe::text_encoder(0),
             image: recipe::image_encoder(),
             worn: recipe::WORN,
@@ -200,6 +201,7 @@ impl Sizes {
         let text = recipe::text_encoder(0);
         let image = recipe::image_encoder();
         ClipPlan {
+            from: None,
             text: unclip_clip::TextEncoderConfig {
                 context_length,
                 d_embedding,

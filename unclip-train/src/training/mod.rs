@@ -202,15 +202,7 @@ impl Training {
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
-        self.tokenizer_of(&self.bundle())
-    }
-
-    fn tokenizer_of(&self, bundle: &Path) -> Result<Tokenizer, TrainError> {
-        let options = TokenizerOptions {
-            context_length: self.plan.clip.text.context_length,
-            ..TokenizerOptions::default()
-        };
-        Ok(Tokenizer::from_folder(&bundle.join("tokenizer"), options)?)
+        tokenizer_of(&self.bundle(), &self.plan.clip.text)
     }
 
     /// The CLIP of the bundle, and the name of its space.
@@ -240,7 +232,7 @@ impl Training {
         let text = StageFiles::<TextEncoderConfig>::open(&open("text_encoder"))?;
         let image = StageFiles::<ImageEncoderConfig>::open(&open("image_encoder"))?;
         let clip = FrozenClip {
-            tokenizer: self.tokenizer_of(bundle)?,
+            tokenizer: tokenizer_of(bundle, &text.manifest.config)?,
             text: text.load(self.device())?,
             image: image.load(self.device())?,
             image_config: image.manifest.config.clone(),
@@ -249,4 +241,10 @@ impl Training {
         };
         Ok((clip, image.manifest.embedding_space))
     }
+}
+
+/// The tokenizer of a bundle, as its text tower reads captions.
+fn tokenizer_of(bundle: &Path, text: &TextEncoderConfig) -> Result<Tokenizer, TrainError> {
+    let options = TokenizerOptions { context_length: text.context_length, padding: text.padding };
+    Ok(Tokenizer::from_folder(&bundle.join("tokenizer"), options)?)
 }
