@@ -49,6 +49,16 @@ impl Draws {
         numbers
     }
 
+    /// A whole number from `least` to `most`, both included.
+    pub fn between(&mut self, least: usize, most: usize) -> usize {
+        self.0.random_range(least..=most)
+    }
+
+    /// Puts things into a random order.
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        things.shuffle(&mut self.0);
+    }
+
     /// One true with the given probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         self.0.random_bool(probability)

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod best;
+mod bsr;
 mod checkpoint;
 mod clip_score;
 pub mod data;
@@ -34,6 +35,7 @@ mod uncertainty;
 mod vocabulary;
 mod wear;
 
+pub use bsr::Degradation;
 pub use checkpoint::Changes;
 pub use clip_score::ClipScore;
 pub use draws::Draws;

@@ -122,7 +122,7 @@ mod tests {
     use crate::objective::{
         ClipObjective, ClipTowers, NoisedObjective, Source, UpsamplerObjective,
     };
-    use crate::{TrainSettings, recipe, train_vocabulary};
+    use crate::{Degradation, TrainSettings, recipe, train_vocabulary};
 
     fn source() -> Source {
         let data = Arc::new(ShapesWorld::new(1));
@@ -186,7 +186,7 @@ mod tests {
         let own = config.unet.adm().expect("ADM's").clone();
         config.unet = UNetConfig { block_out_channels: vec![4, 4], ..own }.into();
         let make = || {
-            let even = Weighting::MinSnr(5.0);
+            let even = (Degradation::Bsr, Weighting::MinSnr(5.0));
             UpsamplerObjective::new(source(), config.clone(), [32, 8], even).expect("an objective")
         };
         compare(make, config.init(&Device::flex()));
@@ -227,7 +227,12 @@ mod tests {
     #[test]
     fn a_batch_that_cannot_be_cut_is_refused() {
         let config = recipe::upsamplers()[0].clone();
-        let objective = UpsamplerObjective::new(source(), config, [32, 8], Weighting::Even);
+        let objective = UpsamplerObjective::new(
+            source(),
+            config,
+            [32, 8],
+            (Degradation::Blur, Weighting::Even),
+        );
         let devices = vec![Device::flex(); 5];
         let refused = Parts::new(objective.expect("an objective"), &devices, (12, 2));
         let error = refused.err().expect("12 by 10").to_string();

@@ -57,7 +57,7 @@ fn wear(picture: &mut [f32], side: usize, draws: &mut Draws) {
     }
     if draws.chance(JPEG) {
         let quality = draws.within(30.0..95.0) as u8;
-        compress(picture, side, quality);
+        compress(picture, [side, side], quality);
     }
 }
 
@@ -80,12 +80,13 @@ fn soften(plane: &mut [f32], side: usize, by: f32) {
     }
 }
 
-/// Saves a picture as JPEG and opens it again. One that JPEG cannot hold stays as it is.
-fn compress(picture: &mut [f32], side: usize, quality: u8) {
-    let plane = side * side;
+/// Saves a picture of this width and height as JPEG and opens it again. One that JPEG cannot hold stays as
+/// it is.
+pub(crate) fn compress(picture: &mut [f32], [width, height]: [usize; 2], quality: u8) {
+    let plane = width * height;
     let byte = |value: f32| ((value + 1.0) * 127.5).round() as u8;
-    let image = RgbImage::from_fn(side as u32, side as u32, |x, y| {
-        let at = y as usize * side + x as usize;
+    let image = RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        let at = y as usize * width + x as usize;
         image::Rgb([0, 1, 2].map(|channel| byte(picture[channel * plane + at])))
     });
     let mut file = Vec::new();

@@ -13,8 +13,8 @@ use unclip_shapes::ShapesWorld;
 use unclip_train::Draws;
 use unclip_train::objective::{ClipTowers, Objective, Source, UpsamplerObjective};
 use unclip_train::{
-    Adam, Changes, Learned, Schedule, StepReport, TrainError, TrainSettings, Trainer, recipe,
-    update_average,
+    Adam, Changes, Degradation, Learned, Schedule, StepReport, TrainError, TrainSettings, Trainer,
+    recipe, update_average,
 };
 use unclip_upsample::UpsamplerConfig;
 
@@ -299,7 +299,15 @@ fn upsampler(
     config.validate().unwrap();
     let source =
         Source { data: Arc::new(ShapesWorld::new(1)), batch: 2, seed: 3, device: Device::flex() };
-    Ok((UpsamplerObjective::new(source, config.clone(), [32, 8], Weighting::Even)?, config))
+    Ok((
+        UpsamplerObjective::new(
+            source,
+            config.clone(),
+            [32, 8],
+            (Degradation::Blur, Weighting::Even),
+        )?,
+        config,
+    ))
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
+use rayon::prelude::*;
 use unclip_core::image::to_rgb;
 use unclip_core::loss::training_loss;
 use unclip_core::resize::bicubic_8bit;
@@ -13,10 +14,12 @@ use unclip_upsample::{Upsampler, UpsamplerConfig};
 use super::batch::Batch;
 use super::contract::Objective;
 use super::source::{Noise, Source};
-use crate::TrainError;
+use crate::bsr::Planes;
 use crate::data::{kept, pictures};
+use crate::draws::Draws;
 use crate::evaluation::{Evaluation, HeldOut, Levels, drawn, loss_of, stacked};
 use crate::shown::Lesson;
+use crate::{Degradation, TrainError};
 
 /// Largest side of the small pictures that are shown.
 const SHOWN: u32 = 64;
@@ -24,7 +27,8 @@ const SHOWN: u32 = 64;
 /// Standard deviation of the strongest grain of the small pictures.
 const GRAIN: f32 = 0.06;
 
-/// Training of an upsampler on crops, of which half are blurred (paper, section 2.3) and most have a grain: what comes out is sharp and clean.
+/// Training of an upsampler on crops that are degraded (paper, section 2.3): what comes out is sharp and
+/// clean.
 #[derive(Debug)]
 pub struct UpsamplerObjective {
     source: Source,
@@ -32,6 +36,7 @@ pub struct UpsamplerObjective {
     schedule: NoiseSchedule,
     low_side: u32,
     low_crop: u32,
+    degrade: Degradation,
     weighting: Weighting,
 }
 
@@ -73,7 +78,7 @@ impl UpsamplerObjective {
         source: Source,
         config: UpsamplerConfig,
         [low_side, low_crop]: [u32; 2],
-        weighting: Weighting,
+        (degrade, weighting): (Degradation, Weighting),
     ) -> Result<Self, InvalidSetting> {
         if low_crop < 2 || low_crop > low_side {
             return Err(InvalidSetting::new("crop", low_crop, format!("2 to {low_side}")));
@@ -89,7 +94,22 @@ impl UpsamplerObjective {
             return Err(InvalidSetting::new("d_text, classes or kept", "given", expected));
         }
         let schedule = config.diffusion.training_schedule()?;
-        Ok(Self { source, config, schedule, low_side, low_crop, weighting })
+        Ok(Self { source, config, schedule, low_side, low_crop, degrade, weighting })
+    }
+
+    /// Large crops as small ones, as a degradation of large pictures makes them.
+    fn degraded(&self, images: &TensorData, draws: &mut Draws) -> Option<TensorData> {
+        let (n, side) = (images.shape()[0], images.shape()[3]);
+        let values: Vec<f32> = images.iter::<f32>().collect();
+        let large: Vec<_> = values.chunks(values.len() / n).zip(draws.split(n)).collect();
+        let small = large.into_par_iter().map(|(values, mut draws)| {
+            let large = Planes::of([side, side], values.to_vec());
+            self.degrade.of(large, self.config.factor, &mut draws)
+        });
+        let small: Option<Vec<Planes>> = small.collect();
+        let low = self.low_crop as usize;
+        let values = small?.iter().flat_map(Planes::values).copied().collect::<Vec<f32>>();
+        Some(TensorData::new(values, [n, 3, low, low]))
     }
 
     fn region(&self, [x, y]: [u32; 2], scale: u32) -> Region {
@@ -121,13 +141,18 @@ impl Objective for UpsamplerObjective {
         };
         let shape = |side: usize| [n, UpsamplerConfig::CHANNELS, side, side];
         let (low, high) = (self.low_crop as usize, self.low_crop as usize * self.config.factor);
-        let sharp = kept(&draws.chances(n, 0.5));
+        let blurred = draws.chances(n, 0.5);
         let loudness: Vec<f32> =
             (0..n).map(|_| draws.within(-GRAIN / 3.0..GRAIN).max(0.0)).collect();
+        let images = crops(self.config.factor as u32);
+        let (low_res, blurred, loudness) = match self.degraded(&images, &mut draws) {
+            Some(low_res) => (low_res, vec![false; n], vec![0.0; n]),
+            None => (crops(1), blurred, loudness),
+        };
         Ok(UpsamplerBatch {
-            images: crops(self.config.factor as u32),
-            low_res: crops(1),
-            sharp,
+            images,
+            low_res,
+            sharp: kept(&blurred),
             loudness: TensorData::new(loudness, [n, 1]),
             grain: draws.normal(shape(low)),
             noise: Noise::draw(shape(high), self.schedule.len(), &mut draws),

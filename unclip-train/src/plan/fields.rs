@@ -14,7 +14,7 @@ use unclip_upsample::UpsamplerConfig;
 use crate::dataset::{Complain, DataError, Dataset, DatasetOptions, Decode, Fitting};
 use crate::embeddings::EmbeddingsOptions;
 use crate::objective::Dropped;
-use crate::{Adam, Data, Schedule, TrainSettings, TrainStage};
+use crate::{Adam, Data, Degradation, Schedule, TrainSettings, TrainStage};
 
 /// What is trained, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -239,6 +239,9 @@ pub struct UpsamplerPlan {
     pub config: UpsamplerConfig,
     /// Side of the small crops that it is trained on.
     pub crop: u32,
+    /// How the small crops are degraded: blur, bsr or bsr_light.
+    #[serde(default)]
+    pub degrade: Degradation,
     /// How much rows count.
     #[serde(default)]
     pub weighting: Weighting,

@@ -11,7 +11,7 @@ use super::fields::{
     StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
 };
 use crate::objective::Dropped;
-use crate::{Adam, Schedule, recipe};
+use crate::{Adam, Degradation, Schedule, recipe};
 
 /// The share of captions that a prior is trained without (paper, section 2.2).
 const DROP_CAPTION: f64 = 0.1;
@@ -134,7 +134,13 @@ fn shapes() -> Plan {
 }
 
 fn upsampler(config: unclip_upsample::UpsamplerConfig, train: StageTraining) -> UpsamplerPlan {
-    UpsamplerPlan { config, crop: recipe::LOW_CROP, weighting: Weighting::Even, train }
+    UpsamplerPlan {
+        config,
+        crop: recipe::LOW_CROP,
+        degrade: Degradation::Blur,
+        weighting: Weighting::Even,
+        train,
+    }
 }
 
 /// Sizes of a plan for one's own pictures.

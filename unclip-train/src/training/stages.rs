@@ -178,8 +178,12 @@ impl Training {
         let fresh = silenced(config.init(self.device()));
         let upsampler = self.first(&stage.name(), None, &config, fresh)?;
         let source = self.source(&settings);
-        let objective =
-            UpsamplerObjective::new(source, config.clone(), [low_side, plan.crop], plan.weighting)?;
+        let objective = UpsamplerObjective::new(
+            source,
+            config.clone(),
+            [low_side, plan.crop],
+            (plan.degrade, plan.weighting),
+        )?;
         let trainer = self.run((stage, ""), settings, (upsampler, free), observer, objective)?;
         self.save(&stage.name(), "", &config, trainer.average())
     }
