@@ -44,7 +44,7 @@ struct Arguments {
     /// TOML file that says what is trained, on what, and how; docs/training.md describes it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Sizes and settings to start from: tiny, small or shapes [default: the configuration's, or tiny]
+    /// Sizes and settings to start from: tiny, small, karlo, paper or shapes [default: the configuration's, or tiny]
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
     /// Changes a field of the configuration, as in prior.train.steps=20000; may be given several times

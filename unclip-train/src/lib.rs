@@ -18,6 +18,7 @@ mod error;
 pub mod evaluation;
 mod gradients;
 mod loss_curve;
+mod mixed;
 pub mod objective;
 mod optimizer;
 mod parts;

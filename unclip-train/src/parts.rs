@@ -4,7 +4,10 @@ use burn::module::Module;
 use burn::tensor::Device;
 use unclip_core::InvalidSetting;
 
+use unclip_nn::Precision;
+
 use crate::Learned;
+use crate::mixed::viewed;
 use crate::objective::{Among, Batch, Objective, Pairs};
 
 /// An objective on each of some devices, and how many parts each of them gets of a batch.
@@ -13,6 +16,8 @@ pub(crate) struct Parts<O> {
     accumulate: usize,
     /// Items of a part.
     len: usize,
+    /// In which format products work.
+    precision: Precision,
 }
 
 impl<O: Objective> Parts<O> {
@@ -38,7 +43,13 @@ impl<O: Objective> Parts<O> {
             objectives.push((device.clone(), objective.on(device)));
         }
         objectives.insert(0, (devices[0].clone(), objective));
-        Ok(Self { objectives, accumulate, len: batch / parts })
+        let (len, precision) = (batch / parts, Precision::F32);
+        Ok(Self { objectives, accumulate, len, precision })
+    }
+
+    /// The same with products in a format, and weights in theirs.
+    pub(crate) fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The objective on the first device.
@@ -49,9 +60,9 @@ impl<O: Objective> Parts<O> {
     /// What a batch has to teach. The gradients are where the network is.
     pub(crate) fn learn(&self, network: &O::Network, batch: O::Batch) -> Learned {
         if let ([(_, only)], 1) = (self.objectives.as_slice(), self.accumulate) {
-            return Learned::of(network, only.loss(network, batch));
+            return Learned::of(network, only.loss(&viewed(network, self.precision), batch));
         }
-        let plain = network.valid();
+        let plain = viewed(&network.valid(), self.precision);
         let pairs: Option<Vec<Pairs>> = self
             .on_devices(&plain, &batch, |(_, objective), network, (_, part)| {
                 objective.pairs(network, part)
@@ -62,11 +73,12 @@ impl<O: Objective> Parts<O> {
         let share = 1.0 / (self.objectives.len() * self.accumulate) as f64;
         let learned =
             self.on_devices(network, &batch, |(own, objective), network, (place, part)| {
+                let view = viewed(network, self.precision);
                 let loss = match &pairs {
-                    None => objective.loss(network, part) * share,
+                    None => objective.loss(&view, part) * share,
                     Some(pairs) => {
                         let among = Among::seen_from(pairs, place, own);
-                        objective.loss_among(network, part, &among)
+                        objective.loss_among(&view, part, &among)
                     }
                 };
                 Learned::of(network, loss).on(device, network)
@@ -222,6 +234,54 @@ mod tests {
             side: noised.image_size,
         };
         compare(make, noised.init(&device));
+    }
+
+    fn small() -> unclip_upsample::UpsamplerConfig {
+        let mut config = recipe::upsamplers()[0].clone();
+        let own = config.unet.adm().expect("ADM's").clone();
+        config.unet = UNetConfig { block_out_channels: vec![8, 16], ..own }.into();
+        config
+    }
+
+    fn upsampling(config: &unclip_upsample::UpsamplerConfig) -> UpsamplerObjective {
+        let plain = (Degradation::Blur, Weighting::Even);
+        UpsamplerObjective::new(source(), config.clone(), [32, 8], plain).expect("an objective")
+    }
+
+    /// The gradients of products in 16 bits lead where those in 32 lead, and are of weights in 32.
+    #[test]
+    fn sixteen_bits_teach_nearly_the_same() {
+        let config = small();
+        let network = config.init(&Device::flex()).train();
+        let gradients = |precision| {
+            let objective = upsampling(&config);
+            let batch = objective.batch(1).expect("a batch");
+            let parts = Parts::new(objective, &[Device::flex()], (12, 1)).expect("one part");
+            let learned = parts.in_precision(precision).learn(&network, batch);
+            let mut values = Values(&learned, Vec::new());
+            network.visit(&mut values);
+            values.1
+        };
+        let (exact, mixed) = (gradients(Precision::F32), gradients(Precision::BF16));
+        assert_eq!(exact.len(), mixed.len());
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let cosine = dot(&exact, &mixed) / (dot(&exact, &exact) * dot(&mixed, &mixed)).sqrt();
+        assert!(cosine > 0.999 && cosine < 0.999_999_9, "{cosine}");
+    }
+
+    #[test]
+    fn what_is_computed_again_is_the_same() {
+        let config = small();
+        let fresh = config.init(&Device::flex());
+        // drawn now, so that both have the same
+        let _ = fresh.num_params();
+        let plain = learned(upsampling(&config), &fresh.clone().train(), 1, 1);
+        let again = learned(upsampling(&config), &crate::mixed::checkpointed(fresh), 1, 1);
+        assert_eq!(plain.0, again.0);
+        let far = plain.1.iter().zip(&again.1).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(plain.1.len() == again.1.len() && far < 1e-6, "{far}");
     }
 
     #[test]

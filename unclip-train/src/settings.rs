@@ -43,6 +43,8 @@ pub struct TrainSettings {
     /// Decay of the averaged weights, which are the ones that are kept. It begins lower, as
     /// (1 + step)/(10 + step), so that the average forgets the fresh weights.
     pub ema_decay: f64,
+    /// Whether what takes more memory than time is computed again on the way back; the steps are the same.
+    pub gradient_checkpointing: bool,
     /// Seed of weights, data and noise.
     pub seed: u64,
     /// The data, in words.
@@ -85,6 +87,7 @@ impl Default for TrainSettings {
             weight_decay: 0.01,
             max_norm: 1.0,
             ema_decay: 0.999,
+            gradient_checkpointing: false,
             seed: 0,
             data: String::new(),
             rests_on: String::new(),

@@ -13,6 +13,7 @@ use crate::best::{keep_if_best, read_best};
 use crate::checkpoint::{Changes, Place, Pointer, Progress, read_checkpoint, write_checkpoint};
 use crate::ema::{update_average, warmed_decay};
 use crate::gradients::{self, Learned};
+use crate::mixed::checkpointed;
 use crate::optimizer::optimizer;
 use crate::{TrainError, TrainSettings};
 
@@ -68,7 +69,11 @@ impl<M: Module> Trainer<M> {
         changes: Changes,
     ) -> Result<Self, TrainError> {
         settings.validate()?;
-        let model_in_training = model.clone().train();
+        let model_in_training = if settings.gradient_checkpointing {
+            checkpointed(model.clone())
+        } else {
+            model.clone().train()
+        };
         let mut trainer = Self {
             optimizer: optimizer(&settings, &model_in_training),
             average: model,

@@ -2,6 +2,8 @@
 
 use unclip_core::{InvalidSetting, Weighting};
 
+use unclip_nn::Precision;
+
 use super::fields::{Plan, PriorPlan, StagePlan, UpsamplerPlan};
 use crate::TrainStage;
 use crate::dataset::Crop;
@@ -26,6 +28,11 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
     InvalidSetting::check_range("evaluation.held_out", evaluation.held_out, 0.0, 0.5)?;
     if evaluation.items == 0 {
         return Err(InvalidSetting::new("evaluation.items", 0, "at least 1"));
+    }
+    if plan.run.precision == Precision::F16 {
+        let expected =
+            "f32 or bf16: gradients in f16 vanish without a scale that is found step by step";
+        return Err(InvalidSetting::new("run.precision", Precision::F16, expected));
     }
     if plan.run.keep_checkpoints == 0 {
         return Err(InvalidSetting::new("run.keep_checkpoints", 0, "at least 1"));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use unclip_clip::{ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
 use unclip_core::{InvalidSetting, Weighting};
 use unclip_decoder::DecoderConfig;
+use unclip_nn::Precision;
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_shapes::ShapesWorld;
 use unclip_upsample::UpsamplerConfig;
@@ -82,6 +83,11 @@ pub struct RunPlan {
     pub seed: u64,
     /// The device, as `--device` of other programs spells it.
     pub device: String,
+    /// The number format in which products are computed: f32, or bf16 with weights in f32, on a GPU that
+    /// has it.
+    pub precision: Precision,
+    /// Whether what takes more memory than time is computed again on the way back.
+    pub gradient_checkpointing: bool,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: u64,
     /// Checkpoints that are kept, the last ones.
@@ -95,6 +101,8 @@ impl Default for RunPlan {
             model: None,
             seed: 0,
             device: "cpu".into(),
+            precision: Precision::F32,
+            gradient_checkpointing: false,
             checkpoint_seconds: 120,
             keep_checkpoints: 1,
         }
@@ -362,7 +370,8 @@ impl Plan {
             TrainStage::Upsampler(place) => self.upsampler.get(place).map(|it| &it.train),
         };
         let train = train.ok_or_else(|| absent(stage))?;
-        Ok(train.settings(self.run.seed))
+        let gradient_checkpointing = self.run.gradient_checkpointing;
+        Ok(TrainSettings { gradient_checkpointing, ..train.settings(self.run.seed) })
     }
 
     /// Folder of the bundle.

@@ -5,6 +5,7 @@
 
 mod check;
 mod fields;
+mod large;
 mod overlay;
 mod presets;
 

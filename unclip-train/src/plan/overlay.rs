@@ -12,6 +12,9 @@ use super::presets::Preset;
 /// The name of the field that says what a file is laid over.
 const PRESET: &str = "preset";
 
+/// What stands there in a file that says everything itself.
+const WHOLE: &str = "none";
+
 /// Fields that say where things are, and how often they are saved.
 const PLACES: [&str; 4] = ["run.out", "run.model", "run.device", "run.checkpoint_seconds"];
 
@@ -36,15 +39,18 @@ impl Plan {
         };
         let mut file: Table = text.parse().map_err(|error: toml::de::Error| refused(&error))?;
         let own = match file.remove(PRESET) {
-            None => Preset::default(),
-            Some(Value::String(name)) => name.parse()?,
+            None => Some(Preset::default()),
+            Some(Value::String(name)) if name == WHOLE => None,
+            Some(Value::String(name)) => Some(name.parse()?),
             Some(other) => {
                 let expected = "the name of a preset";
                 return Err(InvalidSetting::new(PRESET, other.to_string(), expected));
             }
         };
-        let plan = preset.unwrap_or(own).plan();
-        let mut all = Table::try_from(&plan).map_err(|error| refused(&error))?;
+        let mut all = match preset.or(own) {
+            Some(preset) => Table::try_from(preset.plan()).map_err(|error| refused(&error))?,
+            None => Table::new(),
+        };
         lay(&mut all, file);
         for setting in settings {
             set(&mut all, setting)?;
@@ -59,9 +65,9 @@ impl Plan {
         })
     }
 
-    /// All of it as TOML.
+    /// All of it as TOML, which says so: it is laid over no preset when it is read.
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).unwrap_or_default()
+        format!("{PRESET} = \"{WHOLE}\"\n\n{}", toml::to_string_pretty(self).unwrap_or_default())
     }
 
     /// What is other than in another plan: fields, with both values. Where things are is not compared.
@@ -185,7 +191,7 @@ mod tests {
     #[test]
     fn what_is_no_plan_is_refused() {
         refused("preset = 3", &[], &["preset is 3"]);
-        refused("preset = \"x\"", &[], &["preset is \"x\"", "tiny, small, shapes"]);
+        refused("preset = \"x\"", &[], &["preset is \"x\"", "tiny, small, karlo, paper, shapes"]);
         refused("[data", &[], &["run is"]);
         refused("[dota]\npaths = []", &[], &["dota"]);
         refused("[prior.train]\nstep = 7", &[], &["step"]);

@@ -10,6 +10,7 @@ use super::fields::{
     ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, EvaluationPlan, Plan, PriorPlan, RunPlan,
     StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
 };
+use super::large;
 use crate::objective::Dropped;
 use crate::{Adam, Degradation, Schedule, recipe};
 
@@ -28,18 +29,24 @@ pub enum Preset {
     Tiny,
     /// For one's own pictures on a GPU: a decoder of 64 pixels, enlarged to 256.
     Small,
+    /// Karlo's sizes, with the paper's settings.
+    Karlo,
+    /// The paper's sizes and settings.
+    Paper,
     /// The bundled shapes model.
     Shapes,
 }
 
 impl Preset {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tiny, Self::Small, Self::Shapes];
+    pub const ALL: [Self; 5] = [Self::Tiny, Self::Small, Self::Karlo, Self::Paper, Self::Shapes];
 
     fn name(self) -> &'static str {
         match self {
             Self::Tiny => "tiny",
             Self::Small => "small",
+            Self::Karlo => "karlo",
+            Self::Paper => "paper",
             Self::Shapes => "shapes",
         }
     }
@@ -49,6 +56,8 @@ impl Preset {
         match self {
             Self::Tiny => TINY.plan(),
             Self::Small => SMALL.plan(),
+            Self::Karlo => large::karlo(),
+            Self::Paper => large::paper(),
             Self::Shapes => shapes(),
         }
     }

@@ -66,6 +66,11 @@ impl Training {
         if self.devices.is_empty() {
             return Err(InvalidSetting::new("devices", "none", "at least one").into());
         }
+        let precision = self.plan.run.precision;
+        if let Some(device) = self.devices.iter().find(|it| !precision.is_supported(it)) {
+            let expected = format!("one that {device:?} computes in");
+            return Err(InvalidSetting::new("run.precision", precision, expected).into());
+        }
         if stage == TrainStage::Embeddings {
             return self.embed((0, 1), &mut |_, _| ControlFlow::Continue(()));
         }
@@ -143,7 +148,8 @@ impl Training {
         let rests_on: Vec<String> = clip.into_iter().chain(from).collect();
         let (data, rests_on) = (self.data.name(), rests_on.join(", "));
         let settings = TrainSettings { data, rests_on, ..settings };
-        let parts = Parts::new(objective, &self.devices, (settings.batch, settings.accumulate))?;
+        let parts = Parts::new(objective, &self.devices, (settings.batch, settings.accumulate))?
+            .in_precision(self.plan.run.precision);
         let trainer = Trainer::new(model, settings, &folder, self.changes)?;
         let kept = self.plan.run.keep_checkpoints;
         let mut trainer = trainer.with_constraint(constrain).keeping(kept);
