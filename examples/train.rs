@@ -273,10 +273,7 @@ fn embed(training: &Training, share: (usize, usize), stopped: &AtomicBool) -> Re
 }
 
 fn go_on(stopped: &AtomicBool) -> ControlFlow<()> {
-    match stopped.load(Ordering::Relaxed) {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    }
+    if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// What lies ahead: known after the first steps.

@@ -226,7 +226,8 @@ impl Weights {
             return Ok(None);
         }
         let row: usize = rest.iter().product();
-        entry.file.read(&entry.key, &[rows.start * row..rows.end * row])
+        let values = rows.start * row..rows.end * row;
+        entry.file.read(&entry.key, std::slice::from_ref(&values))
     }
 }
 

@@ -208,10 +208,10 @@ mod tests {
     /// A picture with edges and a slope.
     fn picture(side: usize) -> Planes {
         let value = |x: usize, y: usize, channel: usize| {
-            let edge = if (x / 32 + y / 32) % 2 == 0 { 0.6 } else { -0.6 };
+            let edge = if (x / 32 + y / 32).is_multiple_of(2) { 0.6 } else { -0.6 };
             edge + 0.3 * (channel as f32 - 1.0) * x as f32 / side as f32
         };
-        Planes::new([side, side], |x, y, channel| value(x, y, channel))
+        Planes::new([side, side], value)
     }
 
     fn mean(picture: &Planes) -> f32 {

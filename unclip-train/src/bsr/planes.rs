@@ -125,9 +125,10 @@ impl Interpolation {
         let reach = if matches!(self, Self::Linear | Self::Area) { 1.0 } else { 2.0 } * stretch;
         let line = |at: usize| {
             if self == Self::Area {
-                return match scale > 1.0 {
-                    true => covered(at as f32 * scale, (at + 1) as f32 * scale, from),
-                    false => enlarged(at as f32, scale, from),
+                return if scale > 1.0 {
+                    covered(at as f32 * scale, (at + 1) as f32 * scale, from)
+                } else {
+                    enlarged(at as f32, scale, from)
                 };
             }
             let middle = (at as f32 + 0.5) * scale - 0.5;

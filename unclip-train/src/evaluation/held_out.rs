@@ -70,9 +70,10 @@ impl HeldOut {
     /// The captions of what is shown.
     pub(crate) fn captions_of(&self, items: &Items) -> Vec<String> {
         let own = items.iter().map(|item| item.caption().to_string());
-        match self.captions.is_empty() {
-            true => own.collect(),
-            false => self.captions.iter().cycle().take(items.len()).cloned().collect(),
+        if self.captions.is_empty() {
+            own.collect()
+        } else {
+            self.captions.iter().cycle().take(items.len()).cloned().collect()
         }
     }
 }

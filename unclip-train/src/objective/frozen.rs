@@ -44,7 +44,7 @@ pub(super) enum Views {
 #[derive(Debug)]
 pub(super) enum Captions {
     Tokens(Tokens),
-    Kept(KeptCaptions),
+    Kept(Box<KeptCaptions>),
 }
 
 impl Batch for Views {
@@ -60,7 +60,7 @@ impl Batch for Captions {
     fn narrow(&self, start: usize, len: usize) -> Self {
         match self {
             Self::Tokens(tokens) => Self::Tokens(tokens.narrow(start, len)),
-            Self::Kept(kept) => Self::Kept(kept.narrow(start, len)),
+            Self::Kept(kept) => Self::Kept(Box::new(kept.narrow(start, len))),
         }
     }
 }
@@ -125,7 +125,7 @@ impl FrozenClip {
         let numbers = source.data.numbers(step, source.batch, &usable)?;
         let mut draws = Draws::new(source.seed, step);
         let dropped = draws.chances(numbers.len(), drop_caption);
-        let captions = Captions::Kept(kept.captions(&numbers, &dropped)?);
+        let captions = Captions::Kept(Box::new(kept.captions(&numbers, &dropped)?));
         let views = Views::Kept(kept.images(&numbers)?);
         Ok((Heard { views, captions, dropped }, draws))
     }
@@ -133,7 +133,7 @@ impl FrozenClip {
     /// What it says of the captions of items, of empty ones where they are dropped.
     pub(super) fn captions(&self, items: &Items, dropped: &[bool]) -> Result<Captions, TrainError> {
         if let Some((kept, numbers)) = self.kept_of(items) {
-            return Ok(Captions::Kept(kept.captions(&numbers, dropped)?));
+            return Ok(Captions::Kept(Box::new(kept.captions(&numbers, dropped)?)));
         }
         let said = items.iter().map(|item| item.caption()).zip(dropped);
         let said: Vec<&str> =

@@ -144,7 +144,7 @@ fn clip(
             patch_size,
             d_embedding,
             mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+            std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
             transformer: transformer(image, Activation::QuickGelu),
             ..recipe::image_encoder()
         },

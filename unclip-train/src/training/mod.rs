@@ -29,6 +29,9 @@ use crate::typical::typical_pairs;
 use crate::uncertainty::uncertainty;
 use crate::{Changes, ClipScore, StepReport, TrainError, TrainSettings, Trainer};
 
+/// What keeps weights where they may be, after each step.
+type Constraint<M> = fn(M) -> M;
+
 /// A plan in training.
 #[derive(Debug, Clone)]
 pub struct Training {
@@ -138,7 +141,7 @@ impl Training {
         &self,
         (stage, space): (TrainStage, &str),
         settings: TrainSettings,
-        (model, constrain): (O::Network, fn(O::Network) -> O::Network),
+        (model, constrain): (O::Network, Constraint<O::Network>),
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
         objective: O,
     ) -> Result<Trainer<O::Network>, TrainError> {
