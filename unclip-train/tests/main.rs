@@ -7,7 +7,6 @@ mod dataset;
 mod embeddings;
 // opens fixtures and compares with them
 #[path = "../../unclip-nn/tests/fixture.rs"]
-#[allow(dead_code, reason = "each crate uses a part of it")]
 mod fixture;
 /// Steps of every stage against PyTorch.
 mod steps;
