@@ -22,10 +22,11 @@ use std::time::Duration;
 use clap::Parser;
 use console::AnyError;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use unclip::clip::ImageEncoderConfig;
 use unclip::train::dataset::Complaint;
 use unclip::train::plan::{Plan, Preset};
 use unclip::train::{Changes, StepReport, TrainSettings, TrainStage, Training};
-use unclip::unclip_nn::checkpoint::write_whole;
+use unclip::unclip_nn::checkpoint::{StageFiles, write_whole};
 use unclip::{Bundle, Precision, picture_from_bytes};
 
 /// Number of scenes on which a CLIP of the shapes world is tested.
@@ -116,16 +117,22 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     if arguments.shard.is_some() && stages != [TrainStage::Embeddings] {
         return Err("--shard divides the stage embeddings: give --stage embeddings with it".into());
     }
-    let limit = |minutes: f64| Duration::try_from_secs_f64(minutes * 60.0);
+    let limit = |minutes: f64| {
+        let limit = Duration::try_from_secs_f64(minutes * 60.0);
+        limit.map_err(|_| format!("--minutes is {minutes}, expected a number of minutes from 0"))
+    };
     let time_limit = arguments.minutes.map(limit).transpose()?;
     let (data, held_out) = plan.open(Arc::new(decode), Arc::new(complain))?;
     if !arguments.measure_uncertainty {
         keep_plan(&plan, arguments.resume)?;
     }
-    if let Some(model) = &taken
-        && !plan.model().exists()
-    {
-        model.save_clip(plan.model(), Precision::F32, &unclip::device("flex")?)?;
+    if let Some(model) = &taken {
+        take_clip(model, &plan)?;
+    }
+    if held_out.is_none() && plan.evaluation.every > 0 {
+        console::note(
+            "nothing is held out, so nothing is measured (evaluation.held_out, evaluation.paths)",
+        );
     }
     let from = arguments.from.clone();
     let changes = if arguments.resume { Changes::Accepted } else { Changes::Refused };
@@ -137,11 +144,12 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     }
     let stopped = stop_on_signals()?;
     for stage in stages {
-        if stage == TrainStage::Embeddings {
+        let is_done = if stage == TrainStage::Embeddings {
             embed(&training, arguments.shard.unwrap_or((0, 1)), &stopped)?;
+            true
         } else {
-            train(&training, stage, &stopped)?;
-        }
+            train(&training, stage, &stopped)?
+        };
         if stopped.load(Ordering::Relaxed) {
             return Err(format!(
                 "stopped in {}; what was done is saved, and the same command goes on from there",
@@ -149,8 +157,34 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
             )
             .into());
         }
+        if !is_done && arguments.stage == "all" {
+            console::note(format_args!(
+                "{} is not done after {} minutes; the same command goes on with it",
+                stage.name(),
+                arguments.minutes.unwrap_or(0.0)
+            ));
+            break;
+        }
     }
     console::say(training.plan.model().display());
+    Ok(())
+}
+
+/// Takes over the CLIP of a model, unless it is there already.
+fn take_clip(model: &Bundle, plan: &Plan) -> Result<(), AnyError> {
+    let bundle = plan.model();
+    if !bundle.exists() {
+        return Ok(model.save_clip(bundle, Precision::F32, &unclip::device("flex")?)?);
+    }
+    let files = StageFiles::<ImageEncoderConfig>::open(&bundle.join("image_encoder"))?;
+    let (found, expected) = (files.manifest.embedding_space, model.clip_name()?);
+    if found != expected {
+        return Err(format!(
+            "{}: its CLIP is {found}, expected {expected}, that of clip.from; give another --out or run.model",
+            bundle.display()
+        )
+        .into());
+    }
     Ok(())
 }
 
@@ -221,7 +255,15 @@ fn stages(plan: &Plan, asked: &str) -> Result<Vec<TrainStage>, AnyError> {
 /// if that is what is asked for.
 fn keep_plan(plan: &Plan, resume: bool) -> Result<(), AnyError> {
     let path = plan.run.out.join("run.toml");
-    if let Ok(text) = std::fs::read_to_string(&path) {
+    let unreadable = |error: std::io::Error| {
+        format!("{}: {error}; move it away to start the run anew", path.display())
+    };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(unreadable(error).into()),
+    };
+    if let Some(text) = text {
         let before = Plan::of_toml(&text, None, &[])
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let changed = plan.changes(&before);
@@ -291,7 +333,7 @@ fn tell(stage: TrainStage, settings: &TrainSettings, report: &StepReport) {
     ));
 }
 
-fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result<(), AnyError> {
+fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result<bool, AnyError> {
     let settings = training.plan.settings(stage)?;
     let style = "{prefix:12} {wide_bar} {pos}/{len} {msg} {per_sec} eta {eta}";
     let bar = ProgressBar::new(settings.steps)
@@ -309,7 +351,7 @@ fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result
         bar.set_message(format!("loss {smooth:.4}"));
         go_on(stopped)
     };
-    training.train(stage, &mut observer)?;
+    let is_done = training.train(stage, &mut observer)?;
     bar.finish();
     if stage == TrainStage::Clip && training.plan.data.shapes {
         console::say(format_args!(
@@ -317,5 +359,5 @@ fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result
         ));
         console::say(training.clip_score(SCENES)?);
     }
-    Ok(())
+    Ok(is_done)
 }

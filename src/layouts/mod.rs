@@ -204,6 +204,14 @@ impl Bundle {
         write_folder(folder.as_ref(), |folder| write(&Target { folder, format, device }))
     }
 
+    /// The name of the model's CLIP space: that of its files, or one by the weights of the image tower.
+    ///
+    /// # Errors
+    /// A model without an image tower; weights that cannot be read.
+    pub fn clip_name(&self) -> Result<String, Error> {
+        native::clip_space(self)
+    }
+
     /// Writes the model's CLIP alone as a new folder of this crate's own layout: both towers and the
     /// tokenizer, for training other stages on it.
     ///

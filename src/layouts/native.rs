@@ -116,14 +116,20 @@ pub(super) fn check_origin(bundle: &Bundle) -> Result<(), Error> {
     Err(InvalidSetting::new("model to write", bundle.origin.display(), expected).into())
 }
 
+/// The name of a CLIP's space where it is written alone.
+pub(super) fn clip_space(bundle: &Bundle) -> Result<String, Error> {
+    let image = bundle.image_encoder()?;
+    Ok(match image.embedding_space() {
+        "" => format!("clip-{}", image.fingerprint()?),
+        named => named.to_string(),
+    })
+}
+
 /// What writes a model's CLIP alone. Its space has a name by its weights, where the layout gave it none.
 pub(super) fn clip_writer(bundle: &Bundle) -> Result<Writer<'_>, Error> {
     let text = bundle.clip_text()?;
     let image = bundle.image_encoder()?;
-    let space = match image.embedding_space() {
-        "" => format!("clip-{}", image.fingerprint()?),
-        named => named.to_string(),
-    };
+    let space = clip_space(bundle)?;
     Ok(Box::new(move |target| {
         target.copy_words(&text.words, "tokenizer")?;
         let own = (StageId::TextEncoder, space.as_str());

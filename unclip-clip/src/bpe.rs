@@ -8,7 +8,10 @@ use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, SplitDelimiterBehavior,
+};
 
 use crate::error::TokenizerError;
 use crate::tokenizer_json::WORDS;
@@ -35,17 +38,8 @@ pub(crate) fn assemble(
         .end_of_word_suffix("</w>".into())
         .build()?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
-    let spaces = tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into());
-    tokenizer.with_normalizer(Some(Normalizers::new(vec![
-        NFC.into(),
-        Replace::new(spaces, " ")?.into(),
-        Lowercase.into(),
-    ])))?;
-    let words = SplitPattern::Regex(WORDS.into());
-    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![
-        Split::new(words, SplitDelimiterBehavior::Removed, true)?.into(),
-        ByteLevel::new(false, true, true).into(),
-    ])));
+    tokenizer.with_normalizer(Some(normalizer()?))?;
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer()?));
     let mut special = vec![START, END];
     if marks_exclamation {
         special.push(EXCLAMATION);
@@ -53,6 +47,52 @@ pub(crate) fn assemble(
     let special = special.into_iter().map(|token| AddedToken::from(token, true));
     tokenizer.add_special_tokens(special.collect::<Vec<_>>())?;
     Ok(tokenizer)
+}
+
+fn normalizer() -> tokenizers::Result<Normalizers> {
+    let spaces = tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into());
+    Ok(Normalizers::new(vec![NFC.into(), Replace::new(spaces, " ")?.into(), Lowercase.into()]))
+}
+
+fn pre_tokenizer() -> tokenizers::Result<PreTokenizers> {
+    let words = SplitPattern::Regex(WORDS.into());
+    Ok(PreTokenizers::new(vec![
+        Split::new(words, SplitDelimiterBehavior::Removed, true)?.into(),
+        ByteLevel::new(false, true, true).into(),
+    ]))
+}
+
+/// What CLIP's tokenizer merges tokens in: the words of a caption, in small letters, each byte as its
+/// printable stand-in.
+pub struct CaptionWords {
+    normalizer: Normalizers,
+    pre_tokenizer: PreTokenizers,
+}
+
+impl CaptionWords {
+    /// The words as the tokenizer finds them.
+    ///
+    /// # Errors
+    /// None in practice; the library's patterns are parsed here.
+    pub fn new() -> Result<Self, String> {
+        let made = || -> tokenizers::Result<Self> {
+            Ok(Self { normalizer: normalizer()?, pre_tokenizer: pre_tokenizer()? })
+        };
+        made().map_err(|error| error.to_string())
+    }
+
+    /// The words of a caption, in their order.
+    pub fn of(&self, caption: &str) -> Vec<String> {
+        let split = || -> tokenizers::Result<Vec<String>> {
+            let mut normalized = NormalizedString::from(caption);
+            self.normalizer.normalize(&mut normalized)?;
+            let mut words = PreTokenizedString::from(normalized);
+            self.pre_tokenizer.pre_tokenize(&mut words)?;
+            let splits = words.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+            Ok(splits.into_iter().map(|(word, ..)| word.to_string()).collect())
+        };
+        split().unwrap_or_default()
+    }
 }
 
 /// The vocabulary, with ids that are unique and without gaps.

@@ -29,6 +29,7 @@ mod tokens;
 mod unigram;
 mod vision;
 
+pub use bpe::CaptionWords;
 pub use config::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
 pub use error::TokenizerError;
 pub use glide::GlideText;

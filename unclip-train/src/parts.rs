@@ -1,10 +1,12 @@
 //! A batch in parts: one after another on a device, and on several devices at once.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::Device;
 use unclip_core::InvalidSetting;
 
-use unclip_nn::Precision;
+use unclip_nn::{Precision, is_cpu};
 
 use crate::Learned;
 use crate::mixed::viewed;
@@ -62,56 +64,73 @@ impl<O: Objective> Parts<O> {
         if let ([(_, only)], 1) = (self.objectives.as_slice(), self.accumulate) {
             return Learned::of(network, only.loss(&viewed(network, self.precision), batch));
         }
-        let plain = viewed(&network.valid(), self.precision);
-        let pairs: Option<Vec<Pairs>> = self
-            .on_devices(&plain, &batch, |(_, objective), network, (_, part)| {
-                objective.pairs(network, part)
-            })
-            .into_iter()
-            .collect();
-        let device = &self.objectives[0].0;
+        let pairs = O::CONTRASTS.then(|| self.pairs(network, &batch));
         let share = 1.0 / (self.objectives.len() * self.accumulate) as f64;
-        let learned =
-            self.on_devices(network, &batch, |(own, objective), network, (place, part)| {
+        let learned = self.on_devices(network, |at, (device, objective), network| {
+            let learn = |place: usize| {
+                let part = batch.narrow(place * self.len, self.len);
                 let view = viewed(network, self.precision);
                 let loss = match &pairs {
                     None => objective.loss(&view, part) * share,
                     Some(pairs) => {
-                        let among = Among::seen_from(pairs, place, own);
+                        let among = Among::seen_from(pairs, place, device);
                         objective.loss_among(&view, part, &among)
                     }
                 };
-                Learned::of(network, loss).on(device, network)
-            });
-        let sum = |sum: Learned, part| sum.plus(network, part);
-        learned.into_iter().reduce(sum).unwrap_or_else(|| unreachable!("there is a part"))
+                Learned::of(network, loss)
+            };
+            // one after another, so that no more than two parts' gradients are in memory
+            let parts = self.places(at).map(learn);
+            parts.reduce(|sum, part| sum.plus(network, part))
+        });
+        let device = &self.objectives[0].0;
+        let learned = learned.into_iter().flatten().map(|it| it.on(device, network));
+        let sum = learned.reduce(|sum, part| sum.plus(network, part));
+        sum.unwrap_or_else(|| unreachable!("there is a part"))
     }
 
-    /// Does something with every part, on the device whose turn it is; the answers come in the order
-    /// of the parts.
+    /// What every part says.
+    fn pairs(&self, network: &O::Network, batch: &O::Batch) -> Vec<Pairs> {
+        let said = self.on_devices(&network.valid(), |at, (_, objective), network| {
+            let view = viewed(network, self.precision);
+            let part = |place: usize| batch.narrow(place * self.len, self.len);
+            let said = self.places(at).map(|place| objective.pairs(&view, part(place)));
+            said.collect::<Vec<_>>()
+        });
+        said.into_iter().flatten().flatten().collect()
+    }
+
+    /// The parts of a device.
+    fn places(&self, device: usize) -> Range<usize> {
+        device * self.accumulate..(device + 1) * self.accumulate
+    }
+
+    /// Does something on every device at once, each with the network there; the answers come in the order
+    /// of the devices.
     fn on_devices<T: Send>(
         &self,
         network: &O::Network,
-        batch: &O::Batch,
-        each: impl Fn(&(Device, O), &O::Network, (usize, O::Batch)) -> T + Sync,
+        each: impl Fn(usize, &(Device, O), &O::Network) -> T + Sync,
     ) -> Vec<T> {
-        let own = |at: usize, objective: &(Device, O), network: &O::Network| -> Vec<T> {
-            let places = at * self.accumulate..(at + 1) * self.accumulate;
-            let part = |place| (place, batch.narrow(place * self.len, self.len));
-            places.map(|place| each(objective, network, part(place))).collect()
-        };
         if let [only] = self.objectives.as_slice() {
-            return own(0, only, network);
+            return vec![each(0, only, network)];
+        }
+        if self.objectives.iter().all(|(device, _)| is_cpu(device)) {
+            // all of them are the same pool of threads, one of which waits here
+            let own = |(at, objective): (usize, &(Device, O))| {
+                each(at, objective, &network.clone().fork(&objective.0))
+            };
+            return self.objectives.iter().enumerate().map(own).collect();
         }
         std::thread::scope(|scope| {
             let started = self.objectives.iter().enumerate().map(|(at, objective)| {
                 let network = network.clone().fork(&objective.0);
-                let own = &own;
-                scope.spawn(move || own(at, objective, &network))
+                let each = &each;
+                scope.spawn(move || each(at, objective, &network))
             });
             let started: Vec<_> = started.collect();
-            let joined = started.into_iter().flat_map(|thread| match thread.join() {
-                Ok(answers) => answers,
+            let joined = started.into_iter().map(|thread| match thread.join() {
+                Ok(answer) => answer,
                 Err(panic) => std::panic::resume_unwind(panic),
             });
             joined.collect()
@@ -282,6 +301,31 @@ mod tests {
         assert_eq!(plain.0, again.0);
         let far = plain.1.iter().zip(&again.1).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         assert!(plain.1.len() == again.1.len() && far < 1e-6, "{far}");
+    }
+
+    /// Of CLIP, whose temperature is brought back into its bounds between two steps.
+    #[test]
+    fn contrast_is_computed_again_as_well() {
+        let tokenizer = tokenizer();
+        let (device, image) = (Device::flex(), recipe::image_encoder());
+        let text = recipe::text_encoder(tokenizer.vocab_size());
+        let make = || ClipObjective {
+            source: source(),
+            tokenizer: tokenizer.clone(),
+            image: image.clone(),
+            worn: 0.5,
+        };
+        let towers = ClipTowers::new(&text, &image, &device);
+        let _ = towers.num_params();
+        let again = crate::mixed::checkpointed(towers.clone()).within_bounds();
+        let strategy = again.logit_scale.val().gradient_checkpointing_strategy();
+        let usual = towers.clone().train().logit_scale.val().gradient_checkpointing_strategy();
+        assert!(strategy.is_some() && strategy != usual, "it is on");
+        let plain = learned(make(), &towers.train().within_bounds(), 1, 1);
+        for (devices, accumulate) in [(1, 1), (1, 3), (2, 2)] {
+            let found = learned(make(), &again, devices, accumulate);
+            assert!((found.0 - plain.0).abs() < 1e-5 * plain.0, "{} and {}", found.0, plain.0);
+        }
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl<M: Module> Trainer<M> {
         self.progress.step
     }
 
+    /// Whether all steps are done.
+    pub fn is_done(&self) -> bool {
+        self.progress.step >= self.settings.steps
+    }
+
     /// How it trains.
     pub fn settings(&self) -> &TrainSettings {
         &self.settings

@@ -5,12 +5,15 @@ use std::hash::{DefaultHasher, Hasher};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
-use unclip_core::{ImageEmbedding, TextEmbedding};
+use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
 use unclip_shapes::ShapesWorld;
 
 use crate::TrainError;
 use crate::objective::FrozenClip;
 use crate::shown::{Data, Items, Shown};
+
+/// The least variance of embeddings, as a share of their mean square.
+const LEAST_SPREAD: f64 = 1e-9;
 
 /// Items that are embedded at once.
 const CHUNK: usize = 256;
@@ -23,7 +26,15 @@ pub(crate) fn typical_embeddings(
 ) -> Result<Tensor<2>, TrainError> {
     let mut all = Vec::new();
     each_chunk(clip, data, |items| all.push(clip.embed_items(items).0))?;
-    Ok(Tensor::cat(all, 0))
+    let all: Tensor<2> = Tensor::cat(all, 0);
+    let mean = |x: Tensor<2>| x.mean().into_scalar::<f64>();
+    let centered = all.clone() - all.clone().mean_dim(0);
+    let (spread, size) = (mean(centered.clone() * centered), mean(all.clone() * all.clone()));
+    if spread > LEAST_SPREAD * size {
+        return Ok(all);
+    }
+    let expected = "pictures that differ: there is nothing to learn from one alone";
+    Err(InvalidSetting::new("data", "pictures that all look the same to CLIP", expected).into())
 }
 
 /// The same, and the embeddings of the captions.

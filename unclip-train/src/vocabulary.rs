@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::{Model, Trainer};
+use unclip_clip::CaptionWords;
 use unclip_core::InvalidSetting;
 use unclip_nn::checkpoint::{LoadError, read_file, write_whole};
 
@@ -79,7 +80,8 @@ fn learn_merges(
         .vocab_size(256 + most)
         .end_of_word_suffix("</w>".into())
         .build();
-    let words = |caption: &str| Ok(caption.split_whitespace().map(String::from).collect());
+    let reader = CaptionWords::new()?;
+    let words = |caption: &str| Ok(reader.of(caption));
     trainer.feed(captions, words)?;
     let mut model = BPE::default();
     trainer.train(&mut model)?;

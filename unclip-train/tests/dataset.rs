@@ -152,6 +152,67 @@ fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// As webdataset reads them: what follows the first dot is the ending.
+#[test]
+fn names_with_several_dots_hide_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (own, mask) = (jpeg(40, 20, 20), jpeg(0, 20, 20));
+    let entries: [(&str, &[u8]); 7] = [
+        ("0001.jpg", &own),
+        ("0001.txt", b"forty"),
+        ("0001.mask.png", &mask),
+        ("photo.2021.jpg", &own),
+        ("photo.2021.txt", b"a photo"),
+        ("twice.jpg", &own),
+        ("twice.png", &mask),
+    ];
+    let path = folder.path().join("shard.tar");
+    fs::write(&path, tar(&entries)).unwrap();
+    let (data, heard) = open(&options(&path, 1.0));
+    let data = data.unwrap();
+    assert_eq!(captions(&data), of(&[("shard.tar/0001", &["forty"])]));
+    assert_eq!(data.picture(0).unwrap().get_pixel(1, 1).0[0], 40);
+    let heard: Vec<String> = heard.lock().unwrap().iter().map(|it| it.to_string()).collect();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(heard[0].contains("photo") && heard[0].contains("2021.jpg"), "{heard:?}");
+    assert!(heard[1].contains("twice") && heard[1].contains("second picture"), "{heard:?}");
+}
+
+/// What a list says of a picture is all that counts, and is counted once.
+#[test]
+fn a_list_is_complained_of_once() {
+    let folder = folder(3);
+    let list = "{\"file_name\": \"p0.jpg\", \"text\": \"\"}\n{\"file_name\": \"p1.jpg\", \"text\": \"one\"}\n";
+    fs::write(folder.path().join("metadata.jsonl"), list).unwrap();
+    let (data, heard) = open(&options(folder.path(), 1.0));
+    let expected = of(&[("p1.jpg", &["one"]), ("p2.jpg", &["number 2"])]);
+    assert_eq!(captions(&data.unwrap()), expected);
+    assert_eq!(heard.lock().unwrap().len(), 1);
+}
+
+/// The folder of a run may lie in that of its data.
+#[test]
+fn what_a_run_writes_is_no_data() {
+    let folder = folder(3);
+    let run = folder.path().join("out/run");
+    fs::create_dir_all(run.join("samples")).unwrap();
+    fs::write(run.join("samples/step-1.jpg"), jpeg(1, 20, 20)).unwrap();
+    let (data, heard) = open(&DatasetOptions { except: vec![run], ..options(folder.path(), 0.0) });
+    assert_eq!(data.unwrap().len(), 3);
+    assert!(heard.lock().unwrap().is_empty());
+}
+
+/// Pictures that were made anew are other data, under whatever names.
+#[test]
+fn pictures_of_other_lengths_are_other_data() {
+    let folder = folder(3);
+    let name = || open(&options(folder.path(), 0.0)).0.unwrap().fingerprint();
+    let before = name();
+    assert_eq!(before, name());
+    fs::write(folder.path().join("p1.jpg"), jpeg(11, 44, 40)).unwrap();
+    assert_ne!(before, name());
+}
+
 #[test]
 fn shards_are_read_and_their_ends_too() {
     let folder = TempDir::new().unwrap();
@@ -240,7 +301,7 @@ fn what_is_unusable_is_named_counted_and_replaced() {
     // more than there may be, from the beginning and on the way
     refused(open(&options(folder.path(), 0.05)).0.unwrap_err(), &["3 of 45 items", "max_bad"]);
     let (data, _) = open(&options(folder.path(), 0.1));
-    refused(data.unwrap().samples(0, 84, 16).unwrap_err(), &["5 of 42 items", "at most 4"]);
+    refused(data.unwrap().samples(0, 84, 16).unwrap_err(), &["5 of 45 items", "at most 4"]);
 }
 
 #[test]

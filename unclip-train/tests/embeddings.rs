@@ -155,6 +155,21 @@ fn machines_share_the_work_and_an_interrupted_one_goes_on() {
     }
 }
 
+/// A file may have no item that can be used.
+#[test]
+fn a_file_of_nothing_is_a_file() {
+    let ((_folder, data), kept) = (data(), TempDir::new().unwrap());
+    let clip = clip(data.as_ref());
+    let alone = |share| EmbeddingsOptions { per_shard: 10, ..options(kept.path(), share) };
+    make_embeddings(&alone((0, 1)), (&clip, "space"), data.as_ref(), &mut |_, _| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let empty = clip.embed_captions(&clip.tokenizer.encode(&[""]));
+    let opened = Embeddings::open(&alone((0, 1)), (data.as_ref(), "space"), &empty).unwrap();
+    assert!(opened.is_usable(9) && !opened.is_usable(10));
+}
+
 #[test]
 fn embeddings_of_something_else_are_refused() {
     let ((folder, data), kept) = (data(), TempDir::new().unwrap());

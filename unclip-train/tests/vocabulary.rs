@@ -35,6 +35,21 @@ fn any_text_can_be_read() {
     assert_eq!(tokens.len(1), 2);
 }
 
+/// Words of any script, as often as they come, are tokens of their own; so are those in capitals and before
+/// a comma.
+#[test]
+fn captions_of_any_script_teach_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let captions = ["It’s a Dog, a café… кошка 猫", "the dog’s кошка, café"];
+    let repeated = captions.iter().cycle().take(40).map(|it| it.to_string());
+    train_vocabulary(folder.path(), 500, repeated).unwrap();
+    let tokenizer = Tokenizer::from_folder(folder.path(), TokenizerOptions::default()).unwrap();
+    for word in ["dog", "Dog", "café", "кошка", "猫"] {
+        let tokens = tokenizer.encode(&[word]);
+        assert_eq!(tokens.len(0), 3, "{word} is one token between the marks");
+    }
+}
+
 #[test]
 fn the_same_captions_give_the_same_files() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -145,10 +145,7 @@ impl Strength {
             let size = picture.size().map(|side| ((side as f32 / by) as usize).max(1));
             return picture.resized(size, any(draws)).clamped();
         }
-        const SIZE: usize = 25;
-        let width = draws.within(0.1..0.6 * factor as f32);
-        let shift = 0.5 * (factor as f32 - SIZE as f32 % 2.0);
-        Kernel::round(SIZE, width).shifted(shift).over(&picture).every(factor)
+        middles(&picture, factor, draws.within(0.1..0.6 * factor as f32))
     }
 
     /// Noise in color, in gray, or of any correlation of the channels.
@@ -175,6 +172,14 @@ impl Strength {
         compress(picture.values_mut(), [width, height], quality);
         picture
     }
+}
+
+/// A picture under a Gaussian of this width, in the middle of every block of pixels.
+fn middles(picture: &Planes, factor: usize, width: f32) -> Planes {
+    const SIZE: usize = 25;
+    let shift = 0.5 * (factor as f32 - 1.0);
+    // a kernel that lies to the left brings what lies to the right
+    Kernel::round(SIZE, width).shifted(-shift).over(picture).every(factor)
 }
 
 /// A root of a random covariance of three channels, whose eigenvalues are up to the square of a level.
@@ -256,6 +261,18 @@ mod tests {
             first.insert(format!("{:?}", order[0]));
         }
         assert!(first.len() >= 4, "{first:?}");
+    }
+
+    #[test]
+    fn what_is_shrunk_stays_where_it_is() {
+        let slope = Planes::new([64, 64], |x, y, _| (x as f32 + 2.0 * y as f32) / 200.0 - 0.5);
+        let small = middles(&slope, 4, 1.5);
+        let expected = slope.clone().resized([16, 16], Interpolation::Area);
+        for (x, y) in [(5, 5), (8, 10), (10, 6)] {
+            let at = |picture: &Planes| picture.values()[y * 16 + x];
+            let far = (at(&small) - at(&expected)).abs();
+            assert!(far < 1e-3, "{x} {y}: {} and {}", at(&small), at(&expected));
+        }
     }
 
     #[test]

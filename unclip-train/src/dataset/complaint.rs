@@ -70,7 +70,7 @@ pub enum DataError {
     /// More unusable items than there may be.
     #[error(
         "{found} of {all} items of the data cannot be used, expected at most {most}: {first}; \
-         repair them, or allow more (max_bad)"
+         repair them, or allow more (data.max_bad)"
     )]
     TooMany {
         /// How many.

@@ -31,22 +31,23 @@ struct Found {
 /// The items of a folder and of the folders in it, in the order of their names.
 ///
 /// # Errors
-/// A folder or a list that cannot be read; captions in both ways.
-pub(super) fn items(folder: &Path, complaints: &Complaints) -> Result<Vec<Item>, DataError> {
+/// A folder or a list that cannot be read. A picture that a list names has its captions from there alone.
+pub(super) fn items(
+    folder: &Path,
+    (complaints, except): (&Complaints, &[PathBuf]),
+) -> Result<Vec<Item>, DataError> {
     let mut found = Found::default();
-    collect(folder, &mut found)?;
+    collect(folder, except, &mut found)?;
     let mut items = Vec::new();
     for shard in &found.shards {
         items.extend(shard::items(shard, complaints)?);
     }
     for list in &found.lists {
-        let listed = metadata::items(folder, list, complaints)?;
-        // what is listed is not looked for once more
-        for item in &listed {
-            if let Place::File(path) = &item.place {
-                found.pictures.remove(&path.with_extension(""));
-                found.captions.remove(&path.with_extension(""));
-            }
+        let (listed, named) = metadata::items(folder, list, complaints)?;
+        // what is listed is not looked for once more, whatever was said of it
+        for path in named {
+            found.pictures.remove(&path.with_extension(""));
+            found.captions.remove(&path.with_extension(""));
         }
         items.extend(listed);
     }
@@ -56,7 +57,7 @@ pub(super) fn items(folder: &Path, complaints: &Complaints) -> Result<Vec<Item>,
 }
 
 /// Sorts the files of a folder, and of those in it, by what they are. Hidden ones are left alone.
-fn collect(folder: &Path, found: &mut Found) -> Result<(), LoadError> {
+fn collect(folder: &Path, except: &[PathBuf], found: &mut Found) -> Result<(), LoadError> {
     let io = |source| LoadError::Io { path: folder.into(), source };
     let mut entries =
         std::fs::read_dir(folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
@@ -69,7 +70,10 @@ fn collect(folder: &Path, found: &mut Found) -> Result<(), LoadError> {
         }
         // a link to a folder may lead back here
         if entry.file_type().map_err(io)?.is_dir() {
-            collect(&path, found)?;
+            let is_data = path.canonicalize().is_ok_and(|it| !except.contains(&it));
+            if is_data {
+                collect(&path, except, found)?;
+            }
             continue;
         }
         let ending = path.extension().map(|it| it.to_string_lossy().to_ascii_lowercase());

@@ -96,9 +96,15 @@ pub(super) fn fingerprint(items: &[Item]) -> u64 {
     for item in items {
         add(item.name.as_bytes());
         item.captions.iter().for_each(|caption| add(caption.as_bytes()));
-        if let Place::Entry { offset, len, .. } = &item.place {
-            add(&offset.to_le_bytes());
-            add(&len.to_le_bytes());
+        match &item.place {
+            Place::Entry { offset, len, .. } => {
+                add(&offset.to_le_bytes());
+                add(&len.to_le_bytes());
+            }
+            Place::File(path) => {
+                let len = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+                add(&len.to_le_bytes());
+            }
         }
     }
     hash

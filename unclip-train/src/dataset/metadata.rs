@@ -19,20 +19,21 @@ const PICTURE: &str = "file_name";
 /// No list is larger.
 const MAX_LIST: u64 = 4 << 30;
 
-/// The items of a list, whose pictures lie in its folder or below.
+/// The items of a list, whose pictures lie in its folder or below, and every picture that it names.
 ///
 /// # Errors
-/// A list that cannot be read, or names a picture elsewhere or twice.
+/// A list that cannot be read, or names a picture elsewhere. One that is named twice has both captions.
 pub(super) fn items(
     folder: &Path,
     list: &Path,
     complaints: &Complaints,
-) -> Result<Vec<Item>, DataError> {
+) -> Result<(Vec<Item>, Vec<PathBuf>), DataError> {
     let text = read_text(list, MAX_LIST)?;
     let is_table = list.file_name().is_some_and(|name| name == TABLE);
     let rows = if is_table { of_table(list, &text)? } else { of_lines(list, &text)? };
     let own = list.parent().unwrap_or(folder);
     let mut items = Vec::with_capacity(rows.len());
+    let mut named = Vec::with_capacity(rows.len());
     for (line, row) in rows {
         let error = |found: String, expected: &str| invalid(list, line, PICTURE, found, expected);
         let Some(name) = row.get(PICTURE).and_then(Value::as_str) else {
@@ -46,6 +47,7 @@ pub(super) fn items(
         }
         let picture = own.join(relative);
         let name = name_in(folder, &picture);
+        named.push(picture.clone());
         let said = captions::FIELDS.iter().find_map(|field| row.get(*field));
         match said.map_or(Err(Reason::NoCaption), captions::of_value) {
             Err(reason) => complaints.add(name, reason),
@@ -53,7 +55,7 @@ pub(super) fn items(
             Ok(captions) => items.push(Item { name, captions, place: Place::File(picture) }),
         }
     }
-    Ok(joined(items))
+    Ok((joined(items), named))
 }
 
 /// Items with all the captions that several rows give them.

@@ -53,6 +53,8 @@ pub struct DatasetOptions {
     pub max_bad: f64,
     /// How pictures become squares.
     pub fitting: Fitting,
+    /// Folders in these that are no data, such as that of the run.
+    pub except: Vec<PathBuf>,
     /// Seed of the order, of crops, and of which caption is taken.
     pub seed: u64,
 }
@@ -67,6 +69,7 @@ impl DatasetOptions {
             paths: vec![path.into()],
             max_bad: Self::MAX_BAD,
             fitting: Fitting::default(),
+            except: Vec::new(),
             seed: 0,
         }
     }
@@ -81,6 +84,9 @@ pub struct Dataset {
     seed: u64,
     fitting: Fitting,
     max_bad: f64,
+    /// Number of items of the whole set, of which this may be a part, and of those that were left out.
+    whole: usize,
+    fingerprint: u64,
     /// Numbers of the items whose pictures turned out to be unusable.
     unusable: Arc<Mutex<BTreeSet<usize>>>,
 }
@@ -109,11 +115,13 @@ impl Dataset {
         }
         let complaints = Complaints::new(complain);
         let mut items = Vec::new();
+        let except: Vec<PathBuf> =
+            options.except.iter().filter_map(|path| path.canonicalize().ok()).collect();
         for path in &options.paths {
             let metadata = std::fs::metadata(path)
                 .map_err(|source| LoadError::Io { path: path.clone(), source })?;
             if metadata.is_dir() {
-                items.extend(folder::items(path, &complaints)?);
+                items.extend(folder::items(path, (&complaints, &except))?);
             } else {
                 items.extend(shard::items(path, &complaints)?);
             }
@@ -127,6 +135,8 @@ impl Dataset {
             return Err(InvalidSetting::new("data", found, folder::EXPECTED).into());
         }
         Ok(Self {
+            fingerprint: item::fingerprint(&items),
+            whole: all,
             items: Arc::new(items),
             complaints,
             decode,
@@ -148,6 +158,7 @@ impl Dataset {
         }
         let left = self.items.iter().filter(|item| !is_taken(item)).cloned().collect();
         let with = |items: Vec<Item>| Self {
+            fingerprint: item::fingerprint(&items),
             items: Arc::new(items),
             unusable: Arc::default(),
             ..self.clone()
@@ -170,9 +181,9 @@ impl Dataset {
         &self.items
     }
 
-    /// A number that names the index: other names, captions or sizes give another.
+    /// A number that names the index: other names, captions or lengths of files give another.
     pub fn fingerprint(&self) -> u64 {
-        item::fingerprint(&self.items)
+        self.fingerprint
     }
 
     /// What was left out so far.
@@ -251,7 +262,7 @@ impl Dataset {
         if unusable.insert(number) {
             self.complaints.add(&self.items[number].name, reason);
         }
-        self.complaints.check(self.max_bad, self.items.len())
+        self.complaints.check(self.max_bad, self.whole)
     }
 }
 

@@ -19,6 +19,8 @@ struct Group {
     key: String,
     picture: Option<Picture>,
     captions: Option<Result<Vec<String>, Reason>>,
+    /// What is wrong with it as a whole.
+    wrong: Option<Reason>,
 }
 
 /// A picture's entry.
@@ -89,7 +91,8 @@ impl Shard {
                     group.hear(read(&bytes));
                 }
                 "txt" | "json" => group.hear(Err(Reason::Caption(format!("{len} bytes")))),
-                ending if is_picture(ending) => group.picture = Some(Picture { offset, len }),
+                ending if is_picture(ending) => group.see(Picture { offset, len }),
+                other if other.rsplit('.').next().is_some_and(is_picture) => group.odd(other),
                 _ => {}
             }
         }
@@ -97,11 +100,15 @@ impl Shard {
     }
 
     fn item(&self, group: Group, complaints: &Complaints) -> Option<Item> {
-        let Group { key, picture, captions } = group;
+        let Group { key, picture, captions, wrong } = group;
         if key.is_empty() {
             return None;
         }
         let name = format!("{}/{key}", self.name);
+        if let Some(reason) = wrong.filter(|it| picture.is_none() || *it == second()) {
+            complaints.add(name, reason);
+            return None;
+        }
         let reason = match (picture, captions) {
             (Some(Picture { len, .. }), _) if len > MAX_BYTES => {
                 Reason::Picture(format!("{len} bytes, expected at most {MAX_BYTES}"))
@@ -121,7 +128,25 @@ impl Shard {
     }
 }
 
+/// Why an item with two pictures cannot be used.
+fn second() -> Reason {
+    Reason::Picture("a second picture has the same name up to its first dot".into())
+}
+
 impl Group {
+    /// Takes the picture.
+    fn see(&mut self, picture: Picture) {
+        if self.picture.replace(picture).is_some() {
+            self.wrong = Some(second());
+        }
+    }
+
+    /// Notes what is a picture by its last ending alone.
+    fn odd(&mut self, ending: &str) {
+        let found = format!("the name goes on after its first dot ({ending}), expected name.jpg");
+        self.wrong.get_or_insert(Reason::Picture(found));
+    }
+
     /// Takes captions; those of a text file before those of a description.
     fn hear(&mut self, said: Result<Vec<String>, Reason>) {
         if !matches!(self.captions, Some(Ok(_))) {
@@ -130,10 +155,10 @@ impl Group {
     }
 }
 
-/// A name's item and its ending: up to the first dot of its last part, and after the last.
+/// A name's item and its ending, as webdataset has them: up to the first dot of its last part, and what
+/// comes after.
 fn split(name: &str) -> Option<(&str, &str)> {
     let last = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = last + name[last..].find('.')?;
-    let ending = &name[name.rfind('.')? + 1..];
-    (dot > last).then_some((&name[..dot], ending))
+    (dot > last).then_some((&name[..dot], &name[dot + 1..]))
 }

@@ -32,6 +32,7 @@ pub fn make_embeddings(
     let own = options.places(data)?.into_iter().filter(|(index, _)| index % machines == machine);
     let own: Vec<(usize, usize)> = own.collect();
     let all: u64 = own.iter().map(|place| options.items_of(place.0, data).len() as u64).sum();
+    let d_text = clip.embed_captions(&clip.tokenizer.encode(&[""])).tokens.dims()[2];
     let mut done = 0;
     for place in own {
         let origin = Origin { space: space.into(), data: data.name(), place };
@@ -51,7 +52,7 @@ pub fn make_embeddings(
                 return Ok(());
             }
         }
-        collected.write(folder, &origin, clip.d_embedding())?;
+        collected.write(folder, &origin, [clip.d_embedding(), d_text])?;
     }
     Ok(())
 }

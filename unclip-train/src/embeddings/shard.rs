@@ -55,8 +55,6 @@ impl Origin {
 pub(crate) struct CaptionRow {
     pub(crate) pooled: Vec<f32>,
     pub(crate) tokens: Vec<f32>,
-    /// Width of a token.
-    pub(crate) width: usize,
 }
 
 /// Captions as rows of their own.
@@ -73,11 +71,13 @@ pub(super) fn caption_rows(text: &TextEmbedding) -> Vec<CaptionRow> {
         CaptionRow {
             pooled: pooled[row * d..(row + 1) * d].to_vec(),
             tokens: tokens[start..start + real * width].to_vec(),
-            width,
         }
     };
     (0..batch).map(row).collect()
 }
+
+/// Whole numbers up to which f32 has all.
+const EXACT: usize = 1 << 24;
 
 /// The embeddings of a shard's items, as they are collected.
 #[derive(Debug, Default)]
@@ -87,10 +87,8 @@ pub(super) struct Collected {
     tokens: Vec<f32>,
     /// The first caption of each item, and the end.
     captions: Vec<f32>,
-    /// The first token of each caption, and the end.
-    starts: Vec<f32>,
-    /// Width of a token.
-    width: usize,
+    /// The first value of the tokens of each caption.
+    starts: Vec<usize>,
 }
 
 impl Collected {
@@ -99,8 +97,7 @@ impl Collected {
         self.captions.push(self.starts.len() as f32);
         self.image.extend(image);
         for caption in captions {
-            self.width = caption.width;
-            self.starts.push(self.tokens.len() as f32);
+            self.starts.push(self.tokens.len());
             self.pooled.extend(&caption.pooled);
             self.tokens.extend(&caption.tokens);
         }
@@ -116,36 +113,48 @@ impl Collected {
         mut self,
         folder: &Path,
         origin: &Origin,
-        d: usize,
+        [d, width]: [usize; 2],
     ) -> Result<(), LoadError> {
-        let width = self.width.max(1);
         let (items, captions) = (self.captions.len(), self.starts.len());
         self.captions.push(captions as f32);
-        self.starts.iter_mut().for_each(|start| *start /= width as f32);
         let tokens = self.tokens.len() / width;
-        self.starts.push(tokens as f32);
+        if tokens > EXACT {
+            let found = format!("{tokens} tokens in {}", origin.path(folder).display());
+            let expected = format!("at most {EXACT}: put fewer items into a file");
+            let source = InvalidSetting::new("embeddings.per_shard", found, expected);
+            return Err(LoadError::Config { path: origin.path(folder), source });
+        }
+        let starts = self.starts.into_iter().map(|start| (start / width) as f32);
+        let starts: Vec<f32> = starts.chain([tokens as f32]).collect();
         let tensors = [
             ("image".into(), vec![items, d], self.image),
             ("pooled".into(), vec![captions, d], self.pooled),
             ("tokens".into(), vec![tokens, width], self.tokens),
             ("captions".into(), vec![items + 1], self.captions),
-            ("starts".into(), vec![captions + 1], self.starts),
+            ("starts".into(), vec![captions + 1], starts),
         ];
         save_tensors(&origin.path(folder), &tensors, &origin.notes())
     }
 }
 
-/// A shard that is open.
+/// Shards whose files stay open.
+const OPEN: usize = 256;
+
+/// A shard whose indices are in memory.
 #[derive(Debug)]
 pub(super) struct Shard {
-    file: Weights,
+    path: PathBuf,
+    /// The open file, of the first shards alone: a process may not have any number of open files.
+    file: Option<Weights>,
+    widths: [usize; 2],
     captions: Vec<usize>,
     starts: Vec<usize>,
 }
 
 impl Shard {
     pub(super) fn open(folder: &Path, origin: &Origin) -> Result<Self, LoadError> {
-        let file = Weights::open(&origin.path(folder))?;
+        let path = origin.path(folder);
+        let file = Weights::open(&path)?;
         origin.check(&file)?;
         let index = |name: &str| -> Result<Vec<usize>, LoadError> {
             let values = file.read(name)?.unwrap_or_default();
@@ -165,7 +174,10 @@ impl Shard {
         if !fits("tokens", starts.last()) {
             return Err(damaged(&file, "starts"));
         }
-        Ok(Self { file, captions, starts })
+        let width = |name: &str| file.shape(name).and_then(|shape| shape.last().copied());
+        let widths = ["image", "tokens"].map(|name| width(name).unwrap_or(0));
+        let file = (origin.place.0 < OPEN).then_some(file);
+        Ok(Self { path, file, widths, captions, starts })
     }
 
     /// Number of items.
@@ -187,18 +199,21 @@ impl Shard {
         Ok(CaptionRow {
             pooled: self.rows("pooled", row..row + 1)?,
             tokens: self.rows("tokens", self.starts[row]..self.starts[row + 1])?,
-            width: self.widths()[1],
         })
     }
 
     fn rows(&self, name: &str, rows: std::ops::Range<usize>) -> Result<Vec<f32>, LoadError> {
-        self.file.read_rows(name, rows)?.ok_or_else(|| damaged(&self.file, name))
+        let read =
+            |file: &Weights| file.read_rows(name, rows.clone())?.ok_or_else(|| damaged(file, name));
+        match &self.file {
+            Some(file) => read(file),
+            None => read(&Weights::open(&self.path)?),
+        }
     }
 
     /// Widths of embeddings and of tokens.
     pub(super) fn widths(&self) -> [usize; 2] {
-        ["image", "tokens"]
-            .map(|name| self.file.shape(name).map_or(0, |shape| shape[shape.len() - 1]))
+        self.widths
     }
 }
 

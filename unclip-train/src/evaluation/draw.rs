@@ -5,8 +5,8 @@ use image::{RgbImage, imageops};
 use unclip_core::sampler::sample;
 use unclip_core::{Draw, Guide, InvalidSetting, NoiseSource, SeededNoise, Stage, Steering};
 
-/// What a stage makes of a condition by its own settings, without guidance, from the noise of the seeds 0, 1
-/// and so on.
+/// What a stage makes of a condition by its own settings, guided away from `null` if there is one, from the
+/// noise of the seeds 0, 1 and so on.
 ///
 /// # Errors
 /// A schedule that cannot be built.

@@ -53,7 +53,10 @@ impl HeldOut {
     /// Of so many items, of which some are shown.
     pub fn new(source: Source, items: usize, shown: usize) -> Self {
         let items = source.data.items().map_or(items, |all| all.min(items)).max(1);
-        let source = Source { batch: items.min(BATCH), ..source };
+        // whole batches: the largest that divides them, if it is not too small
+        let divides = (BATCH / 4..=BATCH).rev().find(|batch| items.is_multiple_of(*batch));
+        let batch = if items <= BATCH { items } else { divides.unwrap_or(BATCH) };
+        let source = Source { batch, ..source };
         Self { source, items, shown, captions: Vec::new(), prior: None }
     }
 
@@ -70,10 +73,6 @@ impl HeldOut {
     /// The captions of what is shown.
     pub(crate) fn captions_of(&self, items: &Items) -> Vec<String> {
         let own = items.iter().map(|item| item.caption().to_string());
-        if self.captions.is_empty() {
-            own.collect()
-        } else {
-            self.captions.iter().cycle().take(items.len()).cloned().collect()
-        }
+        if self.captions.is_empty() { own.collect() } else { self.captions.clone() }
     }
 }

@@ -41,7 +41,12 @@ impl ClipTowers {
     #[must_use]
     pub fn within_bounds(self) -> Self {
         let clamp = |scale: Tensor<1>| {
+            let strategy = scale.gradient_checkpointing_strategy();
             let scale = Tensor::from_inner(scale.inner().clamp(0.0, MAX_LOGIT_SCALE));
+            let scale = match strategy {
+                Some(strategy) => scale.with_gradient_checkpointing_strategy(strategy),
+                None => scale,
+            };
             scale.require_grad()
         };
         Self { logit_scale: self.logit_scale.map(clamp), ..self }
@@ -125,6 +130,8 @@ impl Objective for ClipObjective {
     fn on(&self, device: &Device) -> Self {
         self.with(self.source.on(device))
     }
+
+    const CONTRASTS: bool = true;
 
     fn pairs(&self, towers: &ClipTowers, part: ClipBatch) -> Option<Pairs> {
         Some(self.embed(towers, part))

@@ -40,8 +40,11 @@ pub trait Objective: Send + Sync + Sized {
         held_out: &HeldOut,
     ) -> Result<Evaluation, TrainError>;
 
-    /// Where the loss of a batch is not the mean of the losses of its items because each of them is
-    /// held against all others: what the other parts of a batch have to know of this one.
+    /// Whether the loss of a batch is not the mean of the losses of its items because each of them is held
+    /// against all others.
+    const CONTRASTS: bool = false;
+
+    /// Where it [`CONTRASTS`](Self::CONTRASTS): what the other parts of a batch have to know of this one.
     fn pairs(&self, _network: &Self::Network, _part: Self::Batch) -> Option<Pairs> {
         None
     }

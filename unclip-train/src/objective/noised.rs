@@ -93,6 +93,8 @@ impl Objective for NoisedObjective {
         Self { source, clip, schedule: self.schedule.clone(), ..*self }
     }
 
+    const CONTRASTS: bool = true;
+
     fn pairs(&self, encoder: &NoisedImageEncoder, batch: NoisedBatch) -> Option<Pairs> {
         Some(self.embed(encoder, batch))
     }

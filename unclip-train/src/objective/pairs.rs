@@ -42,8 +42,14 @@ impl Among {
     /// The embeddings of the whole batch, texts and images, with a part's own in its place.
     pub(super) fn joined(&self, text: Tensor<2>, image: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let whole = |own: Tensor<2>, of: fn(&Pairs) -> &Tensor<2>| {
+            // tensors of other strategies do not go together
+            let strategy = own.gradient_checkpointing_strategy();
+            let other = |it: Tensor<2>| match strategy {
+                Some(own) => Tensor::from_inner(it).with_gradient_checkpointing_strategy(own),
+                None => it,
+            };
             let parts = self.all.iter().enumerate().map(|(place, it)| {
-                if place == self.place { own.clone() } else { Tensor::from_inner(of(it).clone()) }
+                if place == self.place { own.clone() } else { other(of(it).clone()) }
             });
             Tensor::cat(parts.collect(), 0)
         };

@@ -108,11 +108,15 @@ impl Objective for PriorObjective {
     ) -> Result<Evaluation, TrainError> {
         let own = Self { clip: self.clip.asked(), ..self.with(held_out.source.clone()) };
         let evaluation = loss_of(&own, prior, held_out, Self::levels)?;
-        let (items, _) = held_out.source.step(0, self.clip.side(), Lesson::Mixed)?;
-        let captions: Vec<&str> = items.iter().map(|item| item.caption()).collect();
-        let text = self.clip.embed_captions(&self.clip.tokenizer.encode(&captions));
-        let image = self.clip.embed_items(&items).0;
-        let found = drawn(&self.config, prior, &text, (None, &self.clip.device))?.0;
+        let (mut found, mut images) = (Vec::new(), Vec::new());
+        for step in held_out.steps() {
+            let (items, _) = held_out.source.step(step, self.clip.side(), Lesson::Mixed)?;
+            let captions: Vec<&str> = items.iter().map(|item| item.caption()).collect();
+            let text = self.clip.embed_captions(&self.clip.tokenizer.encode(&captions));
+            images.push(self.clip.embed_items(&items).0);
+            found.push(drawn(&self.config, prior, &text, (None, &self.clip.device))?.0);
+        }
+        let (found, image) = (Tensor::cat(found, 0), Tensor::cat(images, 0));
         let cosine = (normalize(found.clone()) * normalize(image.clone())).sum_dim(1).mean();
         let evaluation = evaluation.with("cosine", cosine.into_scalar::<f64>());
         Ok(retrieval(evaluation, found, image))

@@ -68,6 +68,21 @@ impl Batch for UpsamplerBatch {
 }
 
 impl UpsamplerObjective {
+    /// Whether an upsampler of these sizes can be trained.
+    pub(crate) fn check(config: &UpsamplerConfig) -> Result<(), InvalidSetting> {
+        if config.last_step_network {
+            let expected = "false: the network of the last step is trained with an adversarial \
+                            loss, which is not here; train an upsampler without one";
+            return Err(InvalidSetting::new("last_step_network", true, expected));
+        }
+        if config.d_text.is_some() || config.classes.is_some() || config.kept {
+            let expected = "absent: crops have no captions here, and nothing is kept of them; train \
+                            an upsampler of small pictures alone";
+            return Err(InvalidSetting::new("d_text, classes or kept", "given", expected));
+        }
+        Ok(())
+    }
+
     /// `low_side` is the side of whole small pictures, `low_crop` that of the crops.
     ///
     /// # Errors
@@ -83,16 +98,7 @@ impl UpsamplerObjective {
         if low_crop < 2 || low_crop > low_side {
             return Err(InvalidSetting::new("crop", low_crop, format!("2 to {low_side}")));
         }
-        if config.last_step_network {
-            let expected = "false: the network of the last step is trained with an adversarial \
-                            loss, which is not here; train an upsampler without one";
-            return Err(InvalidSetting::new("last_step_network", true, expected));
-        }
-        if config.d_text.is_some() || config.classes.is_some() || config.kept {
-            let expected = "absent: crops have no captions here, and nothing is kept of them; train \
-                            an upsampler of small pictures alone";
-            return Err(InvalidSetting::new("d_text, classes or kept", "given", expected));
-        }
+        Self::check(&config)?;
         let schedule = config.diffusion.training_schedule()?;
         Ok(Self { source, config, schedule, low_side, low_crop, degrade, weighting })
     }

@@ -1,12 +1,14 @@
 //! Whether the stages of a plan go together.
 
-use unclip_core::{InvalidSetting, Weighting};
+use unclip_core::{DiffusionConfig, InvalidSetting, VarianceType, Weighting};
+use unclip_decoder::CaptionKind;
 
 use unclip_nn::Precision;
 
 use super::fields::{Plan, PriorPlan, StagePlan, UpsamplerPlan};
 use crate::TrainStage;
 use crate::dataset::Crop;
+use crate::objective::UpsamplerObjective;
 
 impl Plan {
     /// Checks every field, and those of several stages against each other.
@@ -34,6 +36,15 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
             "f32 or bf16: gradients in f16 vanish without a scale that is found step by step";
         return Err(InvalidSetting::new("run.precision", Precision::F16, expected));
     }
+    if plan.run.seed > i64::MAX as u64 {
+        let expected = format!("at most {}, which TOML can hold", i64::MAX);
+        return Err(InvalidSetting::new("run.seed", plan.run.seed, expected));
+    }
+    let paths = plan.data.paths.iter().chain(&plan.evaluation.paths).chain([&plan.run.out]);
+    if let Some(path) = paths.into_iter().find(|path| path.to_str().is_none()) {
+        let expected = "a path of Unicode, which the configuration of the run can hold";
+        return Err(InvalidSetting::new("path", path.display(), expected));
+    }
     if plan.run.keep_checkpoints == 0 {
         return Err(InvalidSetting::new("run.keep_checkpoints", 0, "at least 1"));
     }
@@ -44,6 +55,11 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
         InvalidSetting::check_range("prior.drop_caption", *drop_caption, 0.0, 1.0)?;
         weighting.validate().map_err(|error| error.within("prior"))?;
         config.validate().map_err(|error| error.within("prior.config"))?;
+        is_trained("prior", &config.diffusion)?;
+        if config.laion.is_some() {
+            let expected = "absent: a prior of DALLE2-pytorch is not trained here";
+            return Err(InvalidSetting::new("prior.config.laion", "given", expected));
+        }
         reads(plan, "prior", config.d_embedding, (config.d_text, config.context_length))?;
     }
     if let Some(PriorPlan { config, drop_caption, weighting, .. }) = ar_prior {
@@ -64,6 +80,7 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
         same(&field, config.image_size, side, "decoder.config.unet.image_size")?;
     }
     decoder.config.validate().map_err(|error| error.within("decoder.config"))?;
+    decoder_can_be_trained(plan)?;
     InvalidSetting::check_range("decoder.worn", decoder.worn, 0.0, 1.0)?;
     decoder.dropped.validate().map_err(|error| error.within("decoder.dropped"))?;
     decoder.weighting.validate().map_err(|error| error.within("decoder"))?;
@@ -76,7 +93,15 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
     let trained = plan.stages().into_iter().filter(|stage| *stage != TrainStage::Embeddings);
     trained.into_iter().try_for_each(|stage| {
         let settings = plan.settings(stage)?;
-        settings.validate().map_err(|error| error.within(&stage.name()))
+        settings.validate().map_err(|error| error.within(&stage.name()))?;
+        let devices = plan.run.device.split(',').count();
+        let parts = devices * settings.accumulate;
+        if !settings.batch.is_multiple_of(parts) {
+            let field = format!("{}.train.batch", stage.name());
+            let expected = format!("a multiple of {parts}: {devices} devices times accumulate");
+            return Err(InvalidSetting::new(field, settings.batch, expected));
+        }
+        Ok(())
     })
 }
 
@@ -94,10 +119,40 @@ fn clip(plan: &Plan) -> Result<(), InvalidSetting> {
     same_width(plan, "clip.image.d_embedding", clip.image.d_embedding)
 }
 
+/// What the objective of a decoder asks for, before earlier stages have taken days.
+fn decoder_can_be_trained(plan: &Plan) -> Result<(), InvalidSetting> {
+    let config = &plan.decoder.config;
+    let refused = |field: &str, found: String, expected: &str| {
+        Err(InvalidSetting::new(format!("decoder.config.{field}"), found, expected))
+    };
+    if config.captions != CaptionKind::Masked {
+        let found = format!("{:?}", config.captions);
+        return refused("captions", found, "masked: no other kind is trained here");
+    }
+    if config.channels != 3 {
+        return refused("channels", config.channels.to_string(), "3: pictures, not latents");
+    }
+    is_trained("decoder", &config.diffusion)
+}
+
+/// Refuses a variance that no loss is for.
+fn is_trained(stage: &str, diffusion: &DiffusionConfig) -> Result<(), InvalidSetting> {
+    if diffusion.variance != VarianceType::Learned {
+        return Ok(());
+    }
+    let expected = "learned_range, or a fixed one: no other learned variance is trained";
+    Err(InvalidSetting::new(format!("{stage}.config.diffusion.variance"), "learned", expected))
+}
+
 /// Embeddings that are computed once are of what every pass shows.
 fn embeddings(plan: &Plan) -> Result<(), InvalidSetting> {
     if !plan.embeddings.enabled {
         return Ok(());
+    }
+    if !(1..=1 << 20).contains(&plan.embeddings.per_shard) {
+        let expected = format!("1 to {}", 1 << 20);
+        let found = plan.embeddings.per_shard;
+        return Err(InvalidSetting::new("embeddings.per_shard", found, expected));
     }
     let without = "or compute them anew for every step (embeddings.enabled=false)";
     let fitting = plan.data.fitting;
@@ -148,6 +203,9 @@ fn upsampler(plan: &Plan, place: usize, own: &UpsamplerPlan) -> Result<(), Inval
     let within = format!("upsampler.{place}");
     own.config.validate().map_err(|error| error.within(&format!("{within}.config")))?;
     own.weighting.validate().map_err(|error| error.within(&within))?;
+    is_trained(&within, &own.config.diffusion)?;
+    UpsamplerObjective::check(&own.config)
+        .map_err(|error| error.within(&format!("{within}.config")))?;
     let side = plan.low_side(place);
     if own.crop < 2 || own.crop > side {
         let expected = format!("2 to {side}, the side of what it enlarges");

@@ -293,12 +293,12 @@ pub struct StageTraining {
 impl DataPlan {
     fn dataset(
         &self,
-        paths: &[PathBuf],
+        (paths, except): (&[PathBuf], Vec<PathBuf>),
         seed: u64,
         (decode, complain): (Arc<Decode>, Arc<Complain>),
     ) -> Result<Dataset, DataError> {
         let Self { max_bad, fitting, .. } = *self;
-        let options = DatasetOptions { paths: paths.to_vec(), max_bad, fitting, seed };
+        let options = DatasetOptions { paths: paths.to_vec(), max_bad, fitting, except, seed };
         Dataset::open(&options, decode, complain)
     }
 }
@@ -315,9 +315,10 @@ impl Plan {
     pub fn open(&self, decode: Arc<Decode>, complain: Arc<Complain>) -> Result<Opened, DataError> {
         let (data, seed, evaluation) = (&self.data, self.run.seed, &self.evaluation);
         let hears = || (decode.clone(), complain.clone());
+        let own_places = || vec![self.run.out.clone(), self.model()];
         let other = match evaluation.paths.as_slice() {
             [] => None,
-            paths => Some(data.dataset(paths, seed, hears())?),
+            paths => Some(data.dataset((paths, own_places()), seed, hears())?),
         };
         if data.shapes {
             if let Some(path) = data.paths.first() {
@@ -327,7 +328,7 @@ impl Plan {
             let other: Option<Arc<dyn Data>> = other.map(|it| Arc::new(it) as _);
             return Ok((Arc::new(ShapesWorld::new(seed)), other));
         }
-        let own = data.dataset(&data.paths, seed, hears())?;
+        let own = data.dataset((&data.paths, own_places()), seed, hears())?;
         let (own, held_out) = match other {
             Some(other) => (own, Some(other)),
             None => own.split(evaluation.held_out),

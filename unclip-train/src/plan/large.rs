@@ -1,10 +1,12 @@
 //! Plans of published sizes.
 //!
 //! How each stage is trained is what the paper's table 3 says of it, for batches and numbers of steps that
-//! take many GPUs; `docs/scale.md` says how many.
+//! take many GPUs.
 
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig};
-use unclip_core::{Ddim, Ddpm, DiffusionConfig, Parameterization, VarianceType, Weighting};
+use unclip_core::{
+    BetaSchedule, Ddim, Ddpm, DiffusionConfig, Parameterization, VarianceType, Weighting,
+};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::{Activation, AttentionKind, ResampleKind, TransformerConfig, UNetConfig};
 use unclip_prior::DiffusionPriorConfig;
@@ -49,7 +51,8 @@ pub(super) fn karlo() -> Plan {
 }
 
 /// The paper's sizes (tables 2 and 3): prior 1 billion weights, decoder 3.5, upsamplers 0.7 and 0.3, on
-/// ViT-H/16. Its prior and its decoder read captions by transformers of their own; here they read CLIP's.
+/// ViT-H/16. Its prior and its decoder read captions by transformers of their own; here they read CLIP's. Its
+/// decoder and its first upsampler have dropout; networks here have none.
 pub(super) fn paper() -> Plan {
     Model {
         clip: vit_h_16(),
@@ -238,13 +241,17 @@ impl Model {
     ) -> UpsamplerPlan {
         let [own, _] = recipe::upsamplers();
         let unet = UNetConfig { scale_shift: false, ..sizes.unet(256 << (2 * place), [6, 3]) };
-        let steps = if place == 0 { 27 } else { 15 };
+        let (steps, beta_schedule) = match place {
+            0 => (27, BetaSchedule::SquaredCosine),
+            _ => (15, BetaSchedule::Linear { start: 1e-4, end: 0.02 }),
+        };
         UpsamplerPlan {
             config: UpsamplerConfig {
                 residual: false,
                 unet: unet.into(),
                 diffusion: DiffusionConfig {
                     sampler: Ddim { eta: 0.0 }.into(),
+                    beta_schedule,
                     steps,
                     ..DiffusionConfig::cosine(Parameterization::Epsilon)
                 },

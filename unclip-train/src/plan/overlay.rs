@@ -15,8 +15,15 @@ const PRESET: &str = "preset";
 /// What stands there in a file that says everything itself.
 const WHOLE: &str = "none";
 
-/// Fields that say where things are, and how often they are saved.
-const PLACES: [&str; 4] = ["run.out", "run.model", "run.device", "run.checkpoint_seconds"];
+/// Fields that say where things are, how often they are saved, and what is left out.
+const PLACES: [&str; 6] = [
+    "run.out",
+    "run.model",
+    "run.device",
+    "run.checkpoint_seconds",
+    "run.keep_checkpoints",
+    "data.max_bad",
+];
 
 impl Plan {
     /// The plan of a TOML file, with settings such as `prior.train.steps=20000` laid over it. A preset that is
@@ -51,6 +58,7 @@ impl Plan {
             Some(preset) => Table::try_from(preset.plan()).map_err(|error| refused(&error))?,
             None => Table::new(),
         };
+        own_clip(&file, settings, preset.or(own).is_none())?;
         lay(&mut all, file);
         for setting in settings {
             set(&mut all, setting)?;
@@ -77,7 +85,10 @@ impl Plan {
             if let Ok(table) = Table::try_from(plan) {
                 flatten("", &Value::Table(table), &mut fields);
             }
-            PLACES.iter().for_each(|place| drop(fields.remove(*place)));
+            // what changes no weight
+            fields.retain(|name, _| {
+                !PLACES.contains(&name.as_str()) && !name.starts_with("evaluation.")
+            });
             fields
         });
         let names: BTreeSet<&String> = own.keys().chain(before.keys()).collect();
@@ -88,6 +99,24 @@ impl Plan {
         changed
             .map(|name| format!("{name} was {}, is {}", of(&before, name), of(&own, name)))
             .collect()
+    }
+}
+
+/// Refuses sizes of a CLIP that is taken over: they are its own. A file that says everything has them.
+fn own_clip(file: &Table, settings: &[String], says_all: bool) -> Result<(), InvalidSetting> {
+    let clip = file.get("clip").and_then(Value::as_table);
+    let is_taken = clip.is_some_and(|clip| clip.contains_key("from"))
+        || settings.iter().any(|setting| setting.starts_with("clip.from="));
+    let in_file = clip.filter(|_| !says_all).into_iter().flat_map(|clip| clip.keys());
+    let in_file = in_file.map(|name| format!("clip.{name}"));
+    let names = in_file.chain(settings.iter().map(|it| it.split('=').next().unwrap_or("").into()));
+    let is_size = |name: &String| name.starts_with("clip.text") || name.starts_with("clip.image");
+    match names.into_iter().find(is_size).filter(|_| is_taken) {
+        None => Ok(()),
+        Some(name) => {
+            let expected = "absent beside clip.from, whose CLIP has sizes of its own";
+            Err(InvalidSetting::new(name, "given", expected))
+        }
     }
 }
 
@@ -109,7 +138,10 @@ fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
 fn lay(below: &mut Table, above: Table) {
     for (name, value) in above {
         match (below.get_mut(&name), value) {
-            (Some(Value::Table(below)), Value::Table(above)) => lay(below, above),
+            // one of several things, not fields beside each other
+            (Some(Value::Table(below)), Value::Table(above)) if name != "weighting" => {
+                lay(below, above);
+            }
             (_, value) => drop(below.insert(name, value)),
         }
     }
@@ -149,6 +181,8 @@ fn inner<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Value> {
 
 #[cfg(test)]
 mod tests {
+    use unclip_core::Weighting;
+
     use super::*;
 
     fn refused(text: &str, settings: &[&str], expected: &[&str]) {
@@ -180,6 +214,23 @@ mod tests {
     }
 
     #[test]
+    fn weightings_take_the_place_of_others() {
+        for (text, expected) in [
+            ("\"even\"", Weighting::Even),
+            ("{ max_snr = 3.0 }", Weighting::MaxSnr(3.0)),
+            ("{ min_snr = 5.0 }", Weighting::MinSnr(5.0)),
+            ("{ p2 = { k = 1.0, gamma = 0.5 } }", Weighting::P2 { k: 1.0, gamma: 0.5 }),
+        ] {
+            let file = format!("[decoder]\nweighting = {text}\n");
+            let plan = Plan::of_toml(&file, None, &[]).expect("a weighting");
+            assert_eq!(plan.decoder.weighting, expected);
+            let setting = format!("decoder.weighting={text}");
+            let plan = Plan::of_toml("", None, &[setting]).expect("a weighting");
+            assert_eq!(plan.decoder.weighting, expected);
+        }
+    }
+
+    #[test]
     fn changes_are_named() {
         let settings = ["prior.train.steps=9", "run.out=there", "upsampler.0.crop=8"];
         let plan = Plan::of_toml("", None, &settings.map(String::from)).expect("a plan");
@@ -202,6 +253,9 @@ mod tests {
         refused("", &["prior.train.step=3"], &["step"]);
         refused("", &["priar.train.steps=3"], &["setting is priar.train.steps"]);
         refused("", &["upsampler.3.crop=3"], &["setting is upsampler.3.crop"]);
+        let sizes = &["clip.from=x", "clip.text.d_embedding=3"];
+        refused("", sizes, &["clip.text.d_embedding is given, expected absent beside clip.from"]);
+        refused("[clip]\nfrom = \"x\"\nimage.d_embedding = 3", &[], &["clip.image is given"]);
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub struct Training {
 
 impl Training {
     /// Trains a stage to the end, or until the observer or the time limit stops it, and writes what
-    /// it has learned into the bundle. An interrupted run goes on where it was.
+    /// it has learned into the bundle. An interrupted run goes on where it was. The result is whether
+    /// the end was reached.
     ///
     /// # Errors
     /// Files that cannot be read or written, a stage that is needed and missing, divergence.
@@ -64,7 +65,7 @@ impl Training {
         &self,
         stage: TrainStage,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<bool, TrainError> {
         self.plan.validate()?;
         if self.devices.is_empty() {
             return Err(InvalidSetting::new("devices", "none", "at least one").into());
@@ -75,11 +76,12 @@ impl Training {
             return Err(InvalidSetting::new("run.precision", precision, expected).into());
         }
         if stage == TrainStage::Embeddings {
-            return self.embed((0, 1), &mut |_, _| ControlFlow::Continue(()));
+            self.embed((0, 1), &mut |_, _| ControlFlow::Continue(()))?;
+            return Ok(true);
         }
         let settings = self.plan.settings(stage)?;
         match stage {
-            TrainStage::Embeddings => Ok(()),
+            TrainStage::Embeddings => Ok(true),
             TrainStage::Clip => self.train_clip(settings, observer),
             TrainStage::Prior => self.train_prior(settings, observer),
             TrainStage::ArPrior => self.train_ar_prior(settings, observer),

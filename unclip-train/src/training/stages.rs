@@ -1,10 +1,12 @@
 //! What each stage of a plan takes.
 
+use std::fs;
 use std::ops::ControlFlow;
 
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig};
 use unclip_core::{ImageEmbedding, InvalidSetting};
 use unclip_nn::Whitening;
+use unclip_nn::checkpoint::write_whole;
 
 use super::Training;
 use crate::objective::{
@@ -16,13 +18,20 @@ use crate::train_stage::TrainStage;
 use crate::typical::{fingerprint, typical_embeddings, typical_pairs, with_longer_embeddings};
 use crate::{StepReport, TrainError, TrainSettings, silenced, whitening_towards};
 
+/// The file that says after which step CLIP was written into the bundle.
+const WRITTEN: &str = "written";
+
 impl Training {
     pub(super) fn train_clip(
         &self,
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<bool, TrainError> {
         let source = self.source(&settings);
+        if source.data.items() == Some(1) {
+            let expected = "at least two pictures: CLIP learns by telling them apart";
+            return Err(InvalidSetting::new("data", "one picture", expected).into());
+        }
         self.prepare_vocabulary(source.data.as_ref())?;
         let tokenizer = self.tokenizer()?;
         let ClipPlan { text, image, worn, .. } = self.plan.clip.clone();
@@ -38,10 +47,19 @@ impl Training {
         let bounds: fn(ClipTowers) -> ClipTowers = ClipTowers::within_bounds;
         let stage = (TrainStage::Clip, "");
         let trainer = self.run(stage, settings, (towers, bounds), observer, objective)?;
+        let written = self.plan.run.out.join(stage.0.name()).join(WRITTEN);
+        let step = trainer.step().to_string();
+        // towers that are written again would be scaled by other data, and their space have another name
+        let is_written = fs::read_to_string(&written).is_ok_and(|it| it == step);
+        if is_written && self.bundle().join("image_encoder").is_dir() {
+            return Ok(trainer.is_done());
+        }
         let towers = trainer.average().clone();
         let logit_scale = f64::from(towers.logit_scale.val().into_scalar::<f32>()).exp();
         let text = TextEncoderConfig { logit_scale, ..text };
-        self.save_clip(towers, &text, &image)
+        self.save_clip(towers, &text, &image)?;
+        write_whole(&written, step.as_bytes())?;
+        Ok(trainer.is_done())
     }
 
     /// Writes both towers, scaled so that the embeddings of pictures have variance 1: contrastive
@@ -77,7 +95,7 @@ impl Training {
         &self,
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<bool, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let plan = of(self.plan.prior.as_ref(), TrainStage::Prior)?;
         let config = plan.config;
@@ -93,14 +111,15 @@ impl Training {
         )?;
         let stage = (TrainStage::Prior, space.as_str());
         let trainer = self.run(stage, settings, (prior, free), observer, objective)?;
-        self.save("prior", &space, &config, trainer.average())
+        self.save("prior", &space, &config, trainer.average())?;
+        Ok(trainer.is_done())
     }
 
     pub(super) fn train_ar_prior(
         &self,
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<bool, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let plan = of(self.plan.ar_prior.as_ref(), TrainStage::ArPrior)?;
         let config = plan.config;
@@ -114,14 +133,15 @@ impl Training {
         let objective = ArPriorObjective { source, clip, drop_caption };
         let stage = (TrainStage::ArPrior, space.as_str());
         let trainer = self.run(stage, settings, (prior, free), observer, objective)?;
-        self.save("ar_prior", &space, &config, trainer.average())
+        self.save("ar_prior", &space, &config, trainer.average())?;
+        Ok(trainer.is_done())
     }
 
     pub(super) fn train_noised(
         &self,
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<bool, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let config = of(self.plan.noised_image_encoder.as_ref(), TrainStage::Noised)?.config;
         self.device().seed(settings.seed);
@@ -132,14 +152,15 @@ impl Training {
         let objective = NoisedObjective { source, clip, schedule, side: config.image_size };
         let stage = (TrainStage::Noised, space.as_str());
         let trainer = self.run(stage, settings, (encoder, free), observer, objective)?;
-        self.save(&name, &space, &config, trainer.average())
+        self.save(&name, &space, &config, trainer.average())?;
+        Ok(trainer.is_done())
     }
 
     pub(super) fn train_decoder(
         &self,
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<bool, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let config = self.plan.decoder.config.clone();
         self.device().seed(settings.seed);
@@ -162,7 +183,8 @@ impl Training {
         let objective = DecoderObjective::new(source, clip, config.clone(), options)?;
         let stage = (TrainStage::Decoder, space.as_str());
         let trainer = self.run(stage, settings, (decoder, free), observer, objective)?;
-        self.save("decoder", &space, &config, trainer.average())
+        self.save("decoder", &space, &config, trainer.average())?;
+        Ok(trainer.is_done())
     }
 
     pub(super) fn train_upsampler(
@@ -170,7 +192,7 @@ impl Training {
         place: usize,
         settings: TrainSettings,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<bool, TrainError> {
         let stage = TrainStage::Upsampler(place);
         let plan = self.plan.upsampler.get(place).ok_or_else(|| absent(stage))?;
         let (config, low_side) = (plan.config.clone(), self.plan.low_side(place));
@@ -185,7 +207,8 @@ impl Training {
             (plan.degrade, plan.weighting),
         )?;
         let trainer = self.run((stage, ""), settings, (upsampler, free), observer, objective)?;
-        self.save(&stage.name(), "", &config, trainer.average())
+        self.save(&stage.name(), "", &config, trainer.average())?;
+        Ok(trainer.is_done())
     }
 }
 
