@@ -13,7 +13,7 @@ mod console;
 mod memory;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ use console::AnyError;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use unclip::clip::ImageEncoderConfig;
 use unclip::train::dataset::Complaint;
-use unclip::train::plan::{Plan, Preset};
+use unclip::train::plan::{Plan, Preset, RunPlan};
 use unclip::train::{Changes, StepReport, TrainSettings, TrainStage, Training};
 use unclip::unclip_nn::checkpoint::{StageFiles, write_whole};
 use unclip::{Bundle, Precision, picture_from_bytes};
@@ -51,7 +51,7 @@ struct Arguments {
     /// Changes a field of the configuration, as in prior.train.steps=20000; may be given several times
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
-    /// clip, prior, ar_prior, noised_image_encoder, decoder, upsampler.0 and so on, or all of the
+    /// clip, embeddings, prior, ar_prior, noised_image_encoder, decoder, upsampler.0 and so on, or all of the
     /// configuration
     #[arg(long, default_value = "all")]
     stage: String,
@@ -66,7 +66,8 @@ struct Arguments {
     /// Seed for weights, data and noise: run.seed of the configuration
     #[arg(long)]
     seed: Option<u64>,
-    /// Go on with a run whose configuration was another, and say what has changed
+    /// Go on with a run although something is other than before, and say what: what the command line does
+    /// not say stays as it was in the run's own configuration
     #[arg(long)]
     resume: bool,
     /// With --stage embeddings: the share of this machine, as in 0/8 for the first of eight, which need not
@@ -128,6 +129,13 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     }
     if let Some(model) = &taken {
         take_clip(model, &plan)?;
+    }
+    let batch = plan.clip.train.batch;
+    if let Some(items) = data.items().filter(|items| *items < batch && plan.clip.from.is_none()) {
+        console::note(format_args!(
+            "clip: {batch} items a step, more than the {items} that there are: the same picture stands beside \
+             itself; clip.train.batch={items} or less avoids that"
+        ));
     }
     if held_out.is_none() && plan.evaluation.every > 0 {
         console::note(
@@ -212,7 +220,8 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, AnyError> {
 
 /// The configuration, with what the command line changes.
 fn plan(arguments: &Arguments) -> Result<Plan, AnyError> {
-    let text = match &arguments.config {
+    let path = arguments.config.clone().or_else(|| own_configuration(arguments));
+    let text = match &path {
         Some(path) => {
             let read = std::fs::read_to_string(path);
             read.map_err(|error| format!("{}: {error}", path.display()))?
@@ -222,18 +231,30 @@ fn plan(arguments: &Arguments) -> Result<Plan, AnyError> {
     let mut plan = match Plan::of_toml(&text, arguments.preset, &arguments.set) {
         Ok(plan) => plan,
         Err(error) => {
-            let path = arguments.config.as_deref().unwrap_or(Path::new("configuration"));
-            return Err(format!("{}: {error}", path.display()).into());
+            let path = path.map_or("--set".into(), |path| path.display().to_string());
+            return Err(format!("{path}: {error}").into());
         }
     };
     if !arguments.paths.is_empty() {
-        plan.data.paths.clone_from(&arguments.paths);
+        // without what means nothing, such as a slash at the end
+        let plain = arguments.paths.iter().map(|path| path.components().collect());
+        plan.data.paths = plain.collect();
     }
     let run = &mut plan.run;
     run.out = arguments.out.clone().unwrap_or_else(|| run.out.clone());
     run.device = arguments.device.clone().unwrap_or_else(|| run.device.clone());
     run.seed = arguments.seed.unwrap_or(run.seed);
     Ok(plan)
+}
+
+/// The configuration that a run was made with, if it is to go on and no other is given: what the command
+/// line does not say then stays as it was.
+fn own_configuration(arguments: &Arguments) -> Option<PathBuf> {
+    if !arguments.resume || arguments.preset.is_some() {
+        return None;
+    }
+    let out = arguments.out.clone().unwrap_or_else(|| RunPlan::default().out);
+    Some(out.join("run.toml")).filter(|path| path.exists())
 }
 
 fn stages(plan: &Plan, asked: &str) -> Result<Vec<TrainStage>, AnyError> {

@@ -158,15 +158,17 @@ fn a_clip_of_another_model_is_taken_over() {
     plan.clip.from = Some(crate::karlo::fixture("variation"));
     let (text, image) = (published.clip_text().unwrap(), published.image_encoder().unwrap());
     let text = text.encoder.config().clone();
-    let (d_embedding, d_text) = (text.d_embedding, text.transformer.d_model);
-    let context_length = text.context_length;
-    let mut plan = plan.with_clip(text, image.config().clone());
-    let refused = plan.validate().unwrap_err().to_string();
-    assert!(refused.contains("prior.config.d_embedding is 128"), "{refused}");
-    let prior = &mut plan.prior.as_mut().unwrap().config;
-    (prior.d_embedding, prior.d_text, prior.context_length) = (d_embedding, d_text, context_length);
+    let mut own = plan.with_clip(text.clone(), image.config().clone());
+    own.validate().unwrap();
+    let sizes = own.prior.as_ref().map(|it| (it.config.d_embedding, it.config.context_length));
+    assert_eq!(sizes, Some((text.d_embedding, text.context_length)));
+    // what was said otherwise is not taken over
+    own.prior.as_mut().unwrap().config.d_embedding = 99;
+    let refused = own.validate().unwrap_err().to_string();
+    assert!(refused.contains("prior.config.d_embedding is 99, expected 16"), "{refused}");
+    own.prior.as_mut().unwrap().config.d_embedding = text.d_embedding;
+    let mut plan = own;
     let decoder = &mut plan.decoder.config;
-    (decoder.d_embedding, decoder.d_text) = (d_embedding, Some(d_text));
     let AnyUNetConfig::Adm(unet) = &mut decoder.unet else { panic!("ADM's") };
     unet.d_context = Some(16);
     let flex = device("flex").unwrap();

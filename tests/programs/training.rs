@@ -142,6 +142,13 @@ fn other_configurations_are_refused_or_named() {
     assert_eq!(resumed.code, 0, "{:?}", resumed.err);
     let said = resumed.err;
     assert!(said.contains("changed: upsampler.0.train.steps was 2, is 3"), "{said}");
+    // what is not said stays as it was
+    let setting = "upsampler.0.train.steps=4";
+    let more = ["--out", "run", "--resume", "--stage", "upsampler.0", "--set", setting];
+    let resumed = place.run("train", &more);
+    assert_eq!(resumed.code, 0, "{:?}", resumed.err);
+    let changes: Vec<&str> = resumed.err.lines().filter(|line| line.contains("changed")).collect();
+    assert_eq!(changes, ["note: changed: upsampler.0.train.steps was 3, is 4"]);
     for (arguments, expected) in [
         (vec!["--out", "x"], "data.paths is no path"),
         (vec!["nothing", "--out", "x"], "nothing"),

@@ -105,7 +105,8 @@ pub(crate) fn read_checkpoint(
     let before = &pointer.settings;
     if settings.rests_on != before.rests_on {
         return refused(format!(
-            "made with {}, and what is given is {}; use that, or another folder",
+            "made with {}, and what is given is {}; use that, remove the folder of this file to train the \
+             stage anew, or use another folder for the run",
             shown(&before.rests_on),
             shown(&settings.rests_on)
         ));

@@ -1,7 +1,6 @@
 //! What a plan consists of.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use unclip_clip::{ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
@@ -9,13 +8,12 @@ use unclip_core::{InvalidSetting, Weighting};
 use unclip_decoder::DecoderConfig;
 use unclip_nn::Precision;
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
-use unclip_shapes::ShapesWorld;
 use unclip_upsample::UpsamplerConfig;
 
-use crate::dataset::{Complain, DataError, Dataset, DatasetOptions, Decode, Fitting};
+use crate::dataset::{DatasetOptions, Fitting};
 use crate::embeddings::EmbeddingsOptions;
 use crate::objective::Dropped;
-use crate::{Adam, Data, Degradation, Schedule, TrainSettings, TrainStage};
+use crate::{Adam, Degradation, Schedule, TrainSettings, TrainStage};
 
 /// What is trained, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -290,52 +288,7 @@ pub struct StageTraining {
     pub ema_decay: f64,
 }
 
-impl DataPlan {
-    fn dataset(
-        &self,
-        (paths, except): (&[PathBuf], Vec<PathBuf>),
-        seed: u64,
-        (decode, complain): (Arc<Decode>, Arc<Complain>),
-    ) -> Result<Dataset, DataError> {
-        let Self { max_bad, fitting, .. } = *self;
-        let options = DatasetOptions { paths: paths.to_vec(), max_bad, fitting, except, seed };
-        Dataset::open(&options, decode, complain)
-    }
-}
-
-/// What a model is trained on, and what it is measured on.
-pub type Opened = (Arc<dyn Data>, Option<Arc<dyn Data>>);
-
 impl Plan {
-    /// Opens the data that are trained on, and those that are held out, if there are any. `decode` turns a
-    /// picture's file into pixels; `complain` hears of everything that is left out.
-    ///
-    /// # Errors
-    /// No data, or both kinds; data that cannot be read; more unusable items than there may be.
-    pub fn open(&self, decode: Arc<Decode>, complain: Arc<Complain>) -> Result<Opened, DataError> {
-        let (data, seed, evaluation) = (&self.data, self.run.seed, &self.evaluation);
-        let hears = || (decode.clone(), complain.clone());
-        let own_places = || vec![self.run.out.clone(), self.model()];
-        let other = match evaluation.paths.as_slice() {
-            [] => None,
-            paths => Some(data.dataset((paths, own_places()), seed, hears())?),
-        };
-        if data.shapes {
-            if let Some(path) = data.paths.first() {
-                let expected = "absent beside data.shapes";
-                return Err(InvalidSetting::new("data.paths", path.display(), expected).into());
-            }
-            let other: Option<Arc<dyn Data>> = other.map(|it| Arc::new(it) as _);
-            return Ok((Arc::new(ShapesWorld::new(seed)), other));
-        }
-        let own = data.dataset((&data.paths, own_places()), seed, hears())?;
-        let (own, held_out) = match other {
-            Some(other) => (own, Some(other)),
-            None => own.split(evaluation.held_out),
-        };
-        Ok((Arc::new(own), held_out.map(|it| Arc::new(it) as _)))
-    }
-
     /// The stages that it trains, in an order in which they can be.
     pub fn stages(&self) -> Vec<TrainStage> {
         let optional = [
@@ -348,12 +301,6 @@ impl Plan {
         let optional = optional.into_iter().filter_map(|(there, stage)| there.then_some(stage));
         let clip = self.clip.from.is_none().then_some(TrainStage::Clip);
         clip.into_iter().chain(optional).chain([TrainStage::Decoder]).chain(upsamplers).collect()
-    }
-
-    /// The plan with a CLIP of these sizes, as it is found in the folder that it is taken from.
-    #[must_use]
-    pub fn with_clip(self, text: TextEncoderConfig, image: ImageEncoderConfig) -> Self {
-        Self { clip: ClipPlan { text, image, ..self.clip }, ..self }
     }
 
     /// How a stage is trained.

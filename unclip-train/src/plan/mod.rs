@@ -6,12 +6,14 @@
 mod check;
 mod fields;
 mod large;
+mod open;
 mod overlay;
 mod presets;
 
 pub(crate) use fields::absent;
 pub use fields::{
-    ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, EvaluationPlan, Opened, Plan, PriorPlan,
-    RunPlan, StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
+    ClipPlan, DataPlan, DecoderPlan, EmbeddingsPlan, EvaluationPlan, Plan, PriorPlan, RunPlan,
+    StagePlan, StageTraining, UpsamplerPlan, VocabularyPlan,
 };
+pub use open::Opened;
 pub use presets::Preset;

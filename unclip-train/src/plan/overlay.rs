@@ -38,11 +38,8 @@ impl Plan {
         settings: &[String],
     ) -> Result<Self, InvalidSetting> {
         let refused = |error: &dyn std::fmt::Display| {
-            InvalidSetting::new(
-                "run",
-                error.to_string(),
-                "a TOML file as docs/training.md describes it",
-            )
+            let found = format!("no TOML ({})", error.to_string().trim_end());
+            InvalidSetting::new("configuration", found, "what docs/training.md describes")
         };
         let mut file: Table = text.parse().map_err(|error: toml::de::Error| refused(&error))?;
         let own = match file.remove(PRESET) {
@@ -68,14 +65,18 @@ impl Plan {
 
     fn of_table(all: Table) -> Result<Self, InvalidSetting> {
         Self::deserialize(Value::Table(all)).map_err(|error| {
-            let found = error.to_string().trim_end().to_string();
-            InvalidSetting::new("run", found, "fields as docs/training.md describes them")
+            let found = format!("wrong ({})", error.to_string().trim_end().replace('\n', " "));
+            InvalidSetting::new("configuration", found, "fields as docs/training.md describes them")
         })
     }
 
     /// All of it as TOML, which says so: it is laid over no preset when it is read.
     pub fn to_toml(&self) -> String {
-        format!("{PRESET} = \"{WHOLE}\"\n\n{}", toml::to_string_pretty(self).unwrap_or_default())
+        let says = "# everything is said here, and nothing laid underneath";
+        format!(
+            "{says}\n{PRESET} = \"{WHOLE}\"\n\n{}",
+            toml::to_string_pretty(self).unwrap_or_default()
+        )
     }
 
     /// What is other than in another plan: fields, with both values. Where things are is not compared.
@@ -138,11 +139,28 @@ fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
 fn lay(below: &mut Table, above: Table) {
     for (name, value) in above {
         match (below.get_mut(&name), value) {
+            (Some(Value::Array(below)), Value::Array(above))
+                if above.iter().all(Value::is_table) =>
+            {
+                lay_each(below, above);
+            }
             // one of several things, not fields beside each other
             (Some(Value::Table(below)), Value::Table(above)) if name != "weighting" => {
                 lay(below, above);
             }
             (_, value) => drop(below.insert(name, value)),
+        }
+    }
+}
+
+/// Lays the tables of a list over those at their places; there are as many as the upper list has.
+fn lay_each(below: &mut Vec<Value>, above: Vec<Value>) {
+    below.truncate(above.len());
+    for (place, value) in above.into_iter().enumerate() {
+        match (below.get_mut(place), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => lay(below, above),
+            (Some(there), value) => *there = value,
+            (None, value) => below.push(value),
         }
     }
 }
@@ -203,13 +221,14 @@ mod tests {
             let again = Plan::of_toml(&plan.to_toml(), None, &[]).expect("it can be read again");
             assert_eq!(again, plan);
         }
-        let file = "[data]\npaths = [\"a\"]\n[prior.train]\nsteps = 7\n";
+        let file = "[data]\npaths = [\"a\"]\n[prior.train]\nsteps = 7\n[[upsampler]]\n[upsampler.train]\nbatch = 2\n";
         let settings = ["prior.train.batch=3", "run.out=some/where", "upsampler.0.crop=8"];
         let plan = Plan::of_toml(file, None, &settings.map(String::from)).expect("a plan");
         let prior = plan.prior.expect("a prior");
         assert_eq!((prior.train.steps, prior.train.batch), (7, 3));
         assert_eq!(plan.run.out, std::path::Path::new("some/where"));
-        assert_eq!(plan.upsampler[0].crop, 8);
+        assert_eq!((plan.upsampler[0].crop, plan.upsampler[0].train.batch), (8, 2));
+        assert_eq!(plan.upsampler[0].config, Preset::Tiny.plan().upsampler[0].config);
         assert_eq!(plan.decoder, Preset::Tiny.plan().decoder);
     }
 
@@ -243,7 +262,7 @@ mod tests {
     fn what_is_no_plan_is_refused() {
         refused("preset = 3", &[], &["preset is 3"]);
         refused("preset = \"x\"", &[], &["preset is \"x\"", "tiny, small, karlo, paper, shapes"]);
-        refused("[data", &[], &["run is"]);
+        refused("[data", &[], &["configuration is no TOML"]);
         refused("[dota]\npaths = []", &[], &["dota"]);
         refused("[prior.train]\nstep = 7", &[], &["step"]);
         refused("[decoder.config.unet]\nchanels = 7", &[], &["chanels"]);

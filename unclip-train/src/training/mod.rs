@@ -237,7 +237,8 @@ impl Training {
         let open = |name: &str| bundle.join(name);
         if !open("text_encoder").is_dir() {
             let found = format!("absent from {}", bundle.display());
-            let expected = "a trained CLIP: train the stage clip first";
+            let expected =
+                "a trained CLIP: train the stage clip first, or take one over (clip.from)";
             return Err(InvalidSetting::new("CLIP", found, expected).into());
         }
         let text = StageFiles::<TextEncoderConfig>::open(&open("text_encoder"))?;
