@@ -7,11 +7,16 @@
 //! ```
 //! An interrupted run continues when the same command is given again.
 
+#[path = "train/configuration.rs"]
+mod configuration;
 #[path = "shared/console.rs"]
 mod console;
+#[path = "train/evaluate.rs"]
+mod evaluate;
 #[path = "shared/memory.rs"]
 mod memory;
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,12 +27,10 @@ use std::time::Duration;
 use clap::Parser;
 use console::AnyError;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use unclip::clip::ImageEncoderConfig;
 use unclip::train::dataset::Complaint;
-use unclip::train::plan::{Plan, Preset, RunPlan};
+use unclip::train::plan::{Plan, Preset};
 use unclip::train::{Changes, StepReport, TrainSettings, TrainStage, Training};
-use unclip::unclip_nn::checkpoint::{StageFiles, write_whole};
-use unclip::{Bundle, Precision, picture_from_bytes};
+use unclip::{Bundle, picture_from_bytes};
 
 /// Number of scenes on which a CLIP of the shapes world is tested.
 const SCENES: usize = 500;
@@ -70,8 +73,8 @@ struct Arguments {
     /// not say stays as it was in the run's own configuration
     #[arg(long)]
     resume: bool,
-    /// With --stage embeddings: the share of this machine, as in 0/8 for the first of eight, which need not
-    /// know of each other but by their common folder (embeddings.path)
+    /// With --stage embeddings or --evaluate: the share of this machine, as in 0/8 for the first of eight,
+    /// which need not know of each other but by their common folder (embeddings.path, run.out)
     #[arg(long, value_name = "I/N", value_parser = share)]
     shard: Option<(usize, usize)>,
     /// Folder of a bundle whose weights each stage starts from, instead of fresh ones
@@ -83,6 +86,10 @@ struct Arguments {
     /// Train nothing: print the whole configuration
     #[arg(long)]
     print_config: bool,
+    /// Train nothing: measure the stages of the bundle on all that is held out, or --stage alone. Shares of
+    /// several machines (--shard) are merged by the same command without --shard
+    #[arg(long, conflicts_with_all = ["from", "minutes", "measure_uncertainty"])]
+    evaluate: bool,
     /// Train nothing: measure what the predictions of the bundle's prior leave open, and store it in
     /// the prior's config.json, where the sampler analytic_dpm reads it
     #[arg(long, conflicts_with_all = ["stage", "from", "minutes"])]
@@ -98,38 +105,53 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), AnyError> {
-    let mut plan = plan(arguments)?;
-    let taken = match &plan.clip.from {
-        Some(folder) => Some(Bundle::open(folder)?),
-        None => None,
-    };
-    if let Some(model) = &taken {
-        let (text, image) = (model.clip_text()?, model.image_encoder()?);
-        plan = plan.with_clip(text.encoder.config().clone(), image.config().clone());
-    }
-    plan.validate()?;
+    let (plan, taken) = configuration::plan(arguments)?;
     if arguments.print_config {
         console::say(plan.to_toml().trim_end());
         return Ok(());
     }
     let stages = stages(&plan, &arguments.stage)?;
+    if arguments.shard.is_some() && stages != [TrainStage::Embeddings] && !arguments.evaluate {
+        return Err("--shard divides embeddings and evaluations: give --stage embeddings or --evaluate with it"
+            .into());
+    }
+    let training = opened(arguments, plan, taken.as_ref())?;
+    if arguments.measure_uncertainty {
+        let table = training.measure_uncertainty()?;
+        console::say(format_args!("uncertainty, from clean to noisy: {table}"));
+        return Ok(());
+    }
+    let stopped = stop_on_signals()?;
+    if arguments.evaluate {
+        return evaluate::evaluate(&training, &stages, arguments.shard, &stopped);
+    }
+    advise(&training);
+    train_all(arguments, &training, &stages, &stopped)?;
+    console::say(training.plan.model().display());
+    Ok(())
+}
+
+/// The training of a plan on its data. A CLIP that is taken over is copied.
+fn opened(arguments: &Arguments, plan: Plan, taken: Option<&Bundle>) -> Result<Training, AnyError> {
     let names = plan.run.device.split(',').map(str::trim);
     let devices = names.map(unclip::device).collect::<Result<Vec<_>, _>>()?;
-    if arguments.shard.is_some() && stages != [TrainStage::Embeddings] {
-        return Err("--shard divides the stage embeddings: give --stage embeddings with it".into());
-    }
     let limit = |minutes: f64| {
         let limit = Duration::try_from_secs_f64(minutes * 60.0);
         limit.map_err(|_| format!("--minutes is {minutes}, expected a number of minutes from 0"))
     };
     let time_limit = arguments.minutes.map(limit).transpose()?;
+    configuration::check_plan(&plan, arguments)?;
     let (data, held_out) = plan.open(Arc::new(decode), Arc::new(complain))?;
-    if !arguments.measure_uncertainty {
-        keep_plan(&plan, arguments.resume)?;
+    if let Some(model) = taken {
+        configuration::take_clip(model, &plan)?;
     }
-    if let Some(model) = &taken {
-        take_clip(model, &plan)?;
-    }
+    let from = arguments.from.clone();
+    let changes = if arguments.resume { Changes::Accepted } else { Changes::Refused };
+    Ok(Training { plan, data, held_out, from, devices, changes, time_limit })
+}
+
+/// What is likely not meant.
+fn advise(Training { plan, data, held_out, .. }: &Training) {
     let batch = plan.clip.train.batch;
     if let Some(items) = data.items().filter(|items| *items < batch && plan.clip.from.is_none()) {
         console::note(format_args!(
@@ -142,21 +164,20 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
             "nothing is held out, so nothing is measured (evaluation.held_out, evaluation.paths)",
         );
     }
-    let from = arguments.from.clone();
-    let changes = if arguments.resume { Changes::Accepted } else { Changes::Refused };
-    let training = Training { plan, data, held_out, from, devices, changes, time_limit };
-    if arguments.measure_uncertainty {
-        let table = training.measure_uncertainty()?;
-        console::say(format_args!("uncertainty, from clean to noisy: {table}"));
-        return Ok(());
-    }
-    let stopped = stop_on_signals()?;
-    for stage in stages {
+}
+
+fn train_all(
+    arguments: &Arguments,
+    training: &Training,
+    stages: &[TrainStage],
+    stopped: &AtomicBool,
+) -> Result<(), AnyError> {
+    for &stage in stages {
         let is_done = if stage == TrainStage::Embeddings {
-            embed(&training, arguments.shard.unwrap_or((0, 1)), &stopped)?;
+            embed(training, arguments.shard.unwrap_or((0, 1)), stopped)?;
             true
         } else {
-            train(&training, stage, &stopped)?
+            train(training, stage, stopped)?
         };
         if stopped.load(Ordering::Relaxed) {
             return Err(format!(
@@ -173,25 +194,6 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
             ));
             break;
         }
-    }
-    console::say(training.plan.model().display());
-    Ok(())
-}
-
-/// Takes over the CLIP of a model, unless it is there already.
-fn take_clip(model: &Bundle, plan: &Plan) -> Result<(), AnyError> {
-    let bundle = plan.model();
-    if !bundle.exists() {
-        return Ok(model.save_clip(bundle, Precision::F32, &unclip::device("flex")?)?);
-    }
-    let files = StageFiles::<ImageEncoderConfig>::open(&bundle.join("image_encoder"))?;
-    let (found, expected) = (files.manifest.embedding_space, model.clip_name()?);
-    if found != expected {
-        return Err(format!(
-            "{}: its CLIP is {found}, expected {expected}, that of clip.from; give another --out or run.model",
-            bundle.display()
-        )
-        .into());
     }
     Ok(())
 }
@@ -218,45 +220,6 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, AnyError> {
     Ok(stopped)
 }
 
-/// The configuration, with what the command line changes.
-fn plan(arguments: &Arguments) -> Result<Plan, AnyError> {
-    let path = arguments.config.clone().or_else(|| own_configuration(arguments));
-    let text = match &path {
-        Some(path) => {
-            let read = std::fs::read_to_string(path);
-            read.map_err(|error| format!("{}: {error}", path.display()))?
-        }
-        None => String::new(),
-    };
-    let mut plan = match Plan::of_toml(&text, arguments.preset, &arguments.set) {
-        Ok(plan) => plan,
-        Err(error) => {
-            let path = path.map_or("--set".into(), |path| path.display().to_string());
-            return Err(format!("{path}: {error}").into());
-        }
-    };
-    if !arguments.paths.is_empty() {
-        // without what means nothing, such as a slash at the end
-        let plain = arguments.paths.iter().map(|path| path.components().collect());
-        plan.data.paths = plain.collect();
-    }
-    let run = &mut plan.run;
-    run.out = arguments.out.clone().unwrap_or_else(|| run.out.clone());
-    run.device = arguments.device.clone().unwrap_or_else(|| run.device.clone());
-    run.seed = arguments.seed.unwrap_or(run.seed);
-    Ok(plan)
-}
-
-/// The configuration that a run was made with, if it is to go on and no other is given: what the command
-/// line does not say then stays as it was.
-fn own_configuration(arguments: &Arguments) -> Option<PathBuf> {
-    if !arguments.resume || arguments.preset.is_some() {
-        return None;
-    }
-    let out = arguments.out.clone().unwrap_or_else(|| RunPlan::default().out);
-    Some(out.join("run.toml")).filter(|path| path.exists())
-}
-
 fn stages(plan: &Plan, asked: &str) -> Result<Vec<TrainStage>, AnyError> {
     let all = plan.stages();
     if asked == "all" {
@@ -272,47 +235,6 @@ fn stages(plan: &Plan, asked: &str) -> Result<Vec<TrainStage>, AnyError> {
     }
 }
 
-/// Keeps the configuration beside the checkpoints. One that is another than before is refused, or named
-/// if that is what is asked for.
-fn keep_plan(plan: &Plan, resume: bool) -> Result<(), AnyError> {
-    let path = plan.run.out.join("run.toml");
-    let unreadable = |error: std::io::Error| {
-        format!("{}: {error}; move it away to start the run anew", path.display())
-    };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(unreadable(error).into()),
-    };
-    if let Some(text) = text {
-        let before = Plan::of_toml(&text, None, &[])
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        let changed = plan.changes(&before);
-        if let Some(other) = changed.iter().find(|change| change.starts_with("clip.from ")) {
-            let path = path.display();
-            return Err(format!(
-                "{path}: {other}: nothing of that run is of use; give another --out"
-            )
-            .into());
-        }
-        if !changed.is_empty() && !resume {
-            return Err(format!(
-                "{}: the run there has another configuration: {}; give --resume to go on with this one, or \
-                 another --out",
-                path.display(),
-                changed.join(", ")
-            )
-            .into());
-        }
-        for change in changed {
-            console::note(format_args!("changed: {change}"));
-        }
-    }
-    std::fs::create_dir_all(&plan.run.out)
-        .map_err(|error| format!("{}: {error}", plan.run.out.display()))?;
-    Ok(write_whole(&path, plan.to_toml().as_bytes())?)
-}
-
 fn decode(bytes: &[u8]) -> Result<image::RgbImage, String> {
     picture_from_bytes(bytes).map_err(|error| error.to_string())
 }
@@ -321,18 +243,51 @@ fn complain(complaint: &Complaint) {
     console::note(format_args!("left out: {complaint}"));
 }
 
+/// A bar of a stage that counts something.
+fn bar(stage: &str, unit: &str) -> Result<ProgressBar, AnyError> {
+    let style =
+        format!("{{prefix:12}} {{wide_bar}} {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}}");
+    let style = ProgressStyle::with_template(&style)?;
+    Ok(ProgressBar::new(0).with_style(style).with_prefix(stage.to_string()))
+}
+
 fn embed(training: &Training, share: (usize, usize), stopped: &AtomicBool) -> Result<(), AnyError> {
-    let style = "{prefix:12} {wide_bar} {pos}/{len} items {per_sec} eta {eta}";
-    let bar = ProgressBar::new(0)
-        .with_style(ProgressStyle::with_template(style)?)
-        .with_prefix(TrainStage::Embeddings.name());
+    let bar = bar(&TrainStage::Embeddings.name(), "items")?;
+    let kept = Kept::of(training);
     training.embed(share, &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
+        kept.now()?;
         go_on(stopped)
     })?;
     bar.finish();
-    Ok(())
+    kept.finish()
+}
+
+/// Keeps the configuration once the first step of a stage is done: a run that is refused leaves the one before.
+struct Kept<'a> {
+    training: &'a Training,
+    result: RefCell<Option<Result<(), AnyError>>>,
+}
+
+impl<'a> Kept<'a> {
+    fn of(training: &'a Training) -> Self {
+        Self { training, result: RefCell::new(None) }
+    }
+
+    fn now(&self) -> ControlFlow<()> {
+        let mut result = self.result.borrow_mut();
+        match result.get_or_insert_with(|| configuration::keep_plan(&self.training.plan)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// Also of a stage without a step.
+    fn finish(self) -> Result<(), AnyError> {
+        let _ = self.now();
+        self.result.into_inner().unwrap_or(Ok(()))
+    }
 }
 
 fn go_on(stopped: &AtomicBool) -> ControlFlow<()> {
@@ -361,8 +316,10 @@ fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result
         .with_style(ProgressStyle::with_template(style)?)
         .with_prefix(stage.name());
     let (mut average, mut seen) = (None, 0u32);
+    let kept = Kept::of(training);
     let mut observer = |report: &StepReport| {
         seen += 1;
+        kept.now()?;
         if seen == SEEN && report.step < settings.steps {
             bar.suspend(|| tell(stage, &settings, report));
         }
@@ -374,6 +331,11 @@ fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result
     };
     let is_done = training.train(stage, &mut observer)?;
     bar.finish();
+    if seen == 0 {
+        let (name, steps) = (stage.name(), settings.steps);
+        console::note(format_args!("{name}: all {steps} steps are done already"));
+    }
+    kept.finish()?;
     if stage == TrainStage::Clip && training.plan.data.shapes {
         console::say(format_args!(
             "own caption before those of every minimal change, {SCENES} scenes"

@@ -224,3 +224,177 @@ fn a_run_goes_on_with_its_own_data_alone() {
     let absent = training(own).train(TrainStage::ArPrior, &mut { stop });
     refused(absent, &["stage is ar_prior, expected one of the plan"]);
 }
+
+/// What several machines measure is what one measures, and what was measured in training.
+#[test]
+fn measures_of_several_machines_are_merged() {
+    let (data, other, out) = (pictures(), pictures(), TempDir::new().unwrap());
+    let mut plan = plan(data.path(), out.path(), 4);
+    plan.evaluation.paths = vec![other.path().into()];
+    plan.evaluation.items = 4;
+    plan.evaluation.every = 4;
+    plan.evaluation.shown = 0;
+    train(&plan, 9);
+    let stages = [
+        (TrainStage::Clip, "picture_of_caption_top_1"),
+        (TrainStage::Prior, "cosine"),
+        (TrainStage::Decoder, "loss_0"),
+        (TrainStage::Upsampler(0), "loss_9"),
+    ];
+    for (stage, measure) in stages {
+        let share = |share, out: &Path| {
+            let mut plan = plan.clone();
+            plan.run.model = Some(plan.model());
+            plan.run.out = out.into();
+            let mut heard = Vec::new();
+            let mut observer = |done, all| {
+                heard.push((done, all));
+                ControlFlow::Continue(())
+            };
+            let found = training(plan).measure(stage, share, &mut observer).unwrap();
+            (found, heard)
+        };
+        let (none, heard) = share((0, 2), out.path());
+        assert!(none.is_none() && heard == [(1, 2), (2, 2)], "{stage:?}: {heard:?}");
+        let (merged, heard) = share((1, 2), out.path());
+        assert_eq!(heard, [(1, 1)], "{stage:?}");
+        let alone = TempDir::new().unwrap();
+        let (whole, _) = share((0, 1), alone.path());
+        let (merged, whole) = (merged.unwrap().measures, whole.unwrap().measures);
+        assert_eq!(merged, whole, "{stage:?}");
+        assert_eq!(merged["loss"].n, 12, "{stage:?}");
+        assert!(merged[measure].value.is_finite(), "{stage:?}");
+        // the first part is what is measured in training
+        let part =
+            out.path().join("evaluation").join(stage.name()).join("part-00000-of-00003.json");
+        let part: serde_json::Value = serde_json::from_slice(&fs::read(&part).unwrap()).unwrap();
+        let part = part["measures"]["loss"]["value"].as_f64().unwrap();
+        let lines = fs::read_to_string(out.path().join(stage.name()).join("evaluation.jsonl"));
+        let seen = number(lines.unwrap().lines().last().unwrap(), "loss");
+        assert!((part - seen).abs() < 5e-3 * seen, "{stage:?}: {part} and {seen}");
+    }
+    // parts of another plan, and damaged ones, are measured again
+    let part = out.path().join("evaluation/prior/part-00001-of-00003.json");
+    let measured = |plan: &Plan| {
+        let mut heard = 0;
+        let mut observer = |_, _| {
+            heard += 1;
+            ControlFlow::Continue(())
+        };
+        let found = training(plan.clone()).measure(TrainStage::Prior, (0, 1), &mut observer);
+        (found.unwrap().unwrap().measures, heard)
+    };
+    let (before, heard) = measured(&plan);
+    assert_eq!(heard, 0, "everything is there");
+    let whole = fs::read(&part).unwrap();
+    fs::write(&part, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(measured(&plan), (before.clone(), 3));
+    assert_eq!(fs::read(&part).unwrap(), whole);
+    plan.run.seed += 1;
+    let (other, heard) = measured(&plan);
+    assert!(heard == 3 && other != before);
+    let nothing = &mut |_, _| ControlFlow::Continue(());
+    plan.evaluation.paths.clear();
+    refused(
+        training(plan).measure(TrainStage::Prior, (0, 1), nothing),
+        &["evaluation is nothing is held out, expected", "evaluation.paths"],
+    );
+}
+
+/// A picture of a hundred million pixels is a picture.
+#[test]
+fn pictures_may_be_very_large() {
+    let (data, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let large = image::GrayImage::from_fn(10_000, 10_000, |x, _| image::Luma([(x / 40) as u8]));
+    large.save(data.path().join("large.png")).unwrap();
+    fs::write(data.path().join("large.txt"), "from dark to light").unwrap();
+    let training = training(plan(data.path(), out.path(), 1));
+    let items = training.data.batch(0, 1, 32, unclip::train::Lesson::Mixed).unwrap();
+    let mut pixels = vec![0.0; 3 * 32 * 32];
+    items[0].draw(unclip::train::shapes::Region::whole(32), &mut pixels);
+    assert_eq!(items[0].caption(), "from dark to light");
+    // the mean of each column
+    for (x, value) in pixels[..32].iter().enumerate() {
+        let expected = (x as f32 + 0.5) / 32.0 * 250.0 / 127.5 - 1.0;
+        assert!((value - expected).abs() < 0.02, "{value} and {expected} in column {x}");
+    }
+}
+
+/// One picture is no lesson for CLIP, and fewer pictures than a step has items are seen again.
+#[test]
+fn few_pictures_are_enough_for_what_needs_no_others() {
+    let (data, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    RgbImage::from_fn(40, 40, |x, y| Rgb([x as u8 * 6, y as u8 * 6, 9]))
+        .save(data.path().join("only.png"))
+        .unwrap();
+    fs::write(data.path().join("only.txt"), "a slope").unwrap();
+    let plan = plan(data.path(), out.path(), 2);
+    let mut nothing = |_: &StepReport| ControlFlow::Continue(());
+    refused(
+        training(plan.clone()).train(TrainStage::Clip, &mut nothing),
+        &["data is one picture, expected at least two"],
+    );
+    assert!(training(plan).train(TrainStage::Upsampler(0), &mut nothing).unwrap());
+}
+
+/// What is called like a lock may be somebody's.
+#[cfg(unix)]
+#[test]
+fn a_lock_destroys_nothing() {
+    let (data, out) = (pictures(), TempDir::new().unwrap());
+    let plan = plan(data.path(), out.path(), 1);
+    let mut nothing = |_: &StepReport| ControlFlow::Continue(());
+    let (own, stage) = (out.path().join("own"), TrainStage::Upsampler(0));
+    fs::write(&own, "precious").unwrap();
+    fs::create_dir(out.path().join("upsampler.0")).unwrap();
+    let lock = out.path().join("upsampler.0/lock");
+    std::os::unix::fs::symlink(&own, &lock).unwrap();
+    refused(training(plan.clone()).train(stage, &mut nothing), &["upsampler.0/lock"]);
+    fs::remove_file(&lock).unwrap();
+    fs::write(&lock, "precious").unwrap();
+    training(plan).train(stage, &mut nothing).unwrap();
+    assert_eq!(fs::read(&lock).unwrap(), b"precious");
+    assert_eq!(fs::read(&own).unwrap(), b"precious");
+}
+
+/// A text tower of another CLIP, as a kill between two files may leave it.
+#[test]
+fn towers_of_two_clips_are_no_clip() {
+    let (data, out) = (pictures(), TempDir::new().unwrap());
+    let mut other = plan(data.path(), &out.path().join("other"), 1);
+    other.run.seed = 7;
+    let own = plan(data.path(), &out.path().join("own"), 1);
+    let mut nothing = |_: &StepReport| ControlFlow::Continue(());
+    for plan in [&own, &other] {
+        training(plan.clone()).train(TrainStage::Clip, &mut nothing).unwrap();
+    }
+    let text = |plan: &Plan| plan.model().join("text_encoder");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(text(&other).join(file), text(&own).join(file)).unwrap();
+    }
+    let mut without = own.clone();
+    without.embeddings.enabled = false;
+    refused(
+        training(without.clone()).train(TrainStage::Prior, &mut nothing),
+        &["CLIP of the text tower", "train the stage clip"],
+    );
+    // which is what helps
+    training(own).train(TrainStage::Clip, &mut nothing).unwrap();
+    training(without).train(TrainStage::Prior, &mut nothing).unwrap();
+}
+
+/// Two trainings of a stage would write over each other.
+#[test]
+fn a_folder_is_trained_in_once_at_a_time() {
+    let (data, out) = (pictures(), TempDir::new().unwrap());
+    let plan = plan(data.path(), out.path(), 2);
+    let stage = TrainStage::Upsampler(0);
+    let mut other = None;
+    let mut observer = |_: &StepReport| {
+        let mut nothing = |_: &StepReport| ControlFlow::Continue(());
+        other.get_or_insert_with(|| training(plan.clone()).train(stage, &mut nothing));
+        ControlFlow::Continue(())
+    };
+    assert!(training(plan.clone()).train(stage, &mut observer).unwrap());
+    refused(other.unwrap(), &["upsampler.0, on which another training works", "run.out"]);
+}

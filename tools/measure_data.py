@@ -81,9 +81,10 @@ def run(program, work, name, options, steps):
     if result.returncode != 0:
         sys.exit(result.stderr)
     lines = (out / "upsampler.0/loss.jsonl").read_text(encoding="utf-8").splitlines()
-    seconds = [json.loads(line)["seconds"] for line in lines][3:]
+    reports = [json.loads(line) for line in lines][3:]
     memory = int(re.search(r"Maximum resident set size \(kbytes\): (\d+)", result.stderr)[1])
-    return statistics.median(seconds), memory / 1e6
+    seconds, waited = (statistics.median(it[name] for it in reports) for name in ("seconds", "waited"))
+    return seconds, waited, memory / 1e6
 
 
 def main():
@@ -108,11 +109,11 @@ def main():
         "the same in 10 shards": {"paths": [work / "shards"]},
         "50 pictures of 100 megapixels": {"paths": [work / "large"]},
     }
-    print("| pictures | seconds a step | memory |\n|---|---|---|")
+    print("| pictures | seconds a step | of these waiting for pictures | memory |\n|---|---|---|---|")
     for number, (name, options) in enumerate(cases.items()):
         steps = 8 if "megapixels" in name else arguments.steps
-        seconds, memory = run(program, work, str(number), options, steps)
-        print(f"| {name} | {seconds:.3f} | {memory:.2f} GB |", flush=True)
+        seconds, waited, memory = run(program, work, str(number), options, steps)
+        print(f"| {name} | {seconds:.3f} | {waited:.4f} | {memory:.2f} GB |", flush=True)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,24 @@ fn other_configurations_are_refused_or_named() {
     assert_eq!(resumed.code, 0, "{:?}", resumed.err);
     let changes: Vec<&str> = resumed.err.lines().filter(|line| line.contains("changed")).collect();
     assert_eq!(changes, ["note: changed: upsampler.0.train.steps was 3, is 4"]);
+    // what a stage was trained with stays, and what is refused changes nothing
+    let own = || fs::read_to_string(place.path("run/run.toml")).unwrap();
+    let before = own();
+    for (setting, expected) in [
+        ("upsampler.0.config.residual=false", "the stage upsampler.0 is trained already"),
+        ("upsampler.0.train.steps=1", "is at step 4, beyond the 1"),
+        ("upsampler.0.train.batch=99999999", "at most 1048576"),
+    ] {
+        let more = ["--out", "run", "--resume", "--stage", "upsampler.0", "--set", setting];
+        let refused = place.run("train", &more);
+        assert!(refused.code == 1 && refused.err.contains(expected), "{}", refused.err);
+        assert_eq!(own(), before, "{setting}");
+    }
+    let other = ["--out", "run", "--evaluate", "--set", "decoder.config.diffusion.steps=3"];
+    let refused = place.run("train", &other);
+    assert!(refused.err.contains("measure it with its own"), "{}", refused.err);
     for (arguments, expected) in [
+        (vec!["--out", "run"], "a run is there, and no pictures are given"),
         (vec!["--out", "x"], "data.paths is no path"),
         (vec!["nothing", "--out", "x"], "nothing"),
         (
@@ -157,6 +174,8 @@ fn other_configurations_are_refused_or_named() {
             "--stage is ar_prior, expected clip, embeddings, prior",
         ),
         (vec![data, "--config", "none.toml"], "none.toml"),
+        #[cfg(unix)]
+        (vec![data, "--config", "/dev/zero"], "/dev/zero"),
         (vec![data, "--set", "prior.train.step=3"], "step"),
         (vec![data, "--preset", "shapes"], "data.paths"),
     ] {
@@ -166,4 +185,68 @@ fn other_configurations_are_refused_or_named() {
         assert!(said.contains(expected), "{arguments:?}: {said}");
     }
     assert!(!place.path("x").exists());
+}
+
+/// A disk that is full while a checkpoint is written: the one before stays, and the run goes on from it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_checkpoint_before() {
+    let (place, data) = (Place::new(), pictures());
+    let data = data.path().to_str().unwrap();
+    let more = ["--stage", "upsampler.0", "--set", "upsampler.0.train.steps=4"];
+    assert_eq!(place.run("train", &arguments(data, "whole", &more)).code, 0);
+    // one step, and a checkpoint
+    let first = ["--stage", "upsampler.0", "--set", "upsampler.0.train.steps=4", "--minutes", "0"];
+    assert_eq!(place.run("train", &arguments(data, "full", &first)).code, 0);
+    let pointer = || fs::read_to_string(place.path("full/upsampler.0/checkpoint.json")).unwrap();
+    let before = pointer();
+    // no file may be longer than 64 kilobytes
+    let limit = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+    let own = place.command("train", &arguments(data, "full", &more));
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", limit]).arg(own.get_program()).args(own.get_args());
+    let full = command.current_dir(own.get_current_dir().unwrap()).output().unwrap();
+    let said = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert_eq!(full.status.code(), Some(1), "{said}");
+    for part in ["model.bpk", "cannot be written", "what was there before stays in force"] {
+        assert!(said.contains(part), "{said} does not say {part}");
+    }
+    assert_eq!(pointer(), before);
+    let steps = fs::read_dir(place.path("full/upsampler.0")).unwrap().flatten();
+    let steps = steps.filter(|it| it.file_name().to_string_lossy().starts_with("step-"));
+    assert_eq!(steps.count(), 1, "nothing is left of the other");
+    assert_eq!(place.run("train", &arguments(data, "full", &more)).code, 0);
+    let read = |run: &str| fs::read(place.path(run).join("bundle/upsampler.0/model.safetensors"));
+    assert!(read("whole").unwrap() == read("full").unwrap());
+}
+
+#[test]
+fn shares_of_an_evaluation_are_merged() {
+    let (place, data) = (Place::new(), pictures());
+    let data = data.path().to_str().unwrap();
+    let own = ["--stage", "upsampler.0", "--set", "evaluation.items=1"];
+    let of = |more: &[&'static str]| arguments(data, "run", &[&own[..], more].concat());
+    assert_eq!(place.run("train", &of(&[])).code, 0);
+    let first = place.run("train", &of(&["--evaluate", "--shard", "0/2"]));
+    assert_eq!((first.code, first.out.len()), (0, 0), "{:?}", first.err);
+    assert!(first.err.contains("parts of other machines are missing"), "{:?}", first.err);
+    assert_eq!(place.run("train", &of(&["--evaluate", "--shard", "1/2"])).code, 0);
+    let parts = || {
+        let parts = fs::read_dir(place.path("run/evaluation/upsampler.0")).unwrap().flatten();
+        let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+        let mut parts: Vec<_> = parts.map(|it| (it.path(), time(&it.path()))).collect();
+        parts.sort();
+        parts
+    };
+    let before = parts();
+    // the configuration is that of the run
+    let merged = place.run("train", &["--out", "run", "--evaluate", "--stage", "upsampler.0"]);
+    assert!(before.len() > 1 && before == parts());
+    assert!(
+        merged.out.iter().any(|line| line.starts_with("upsampler.0 loss 0.")),
+        "{:?}",
+        merged.out
+    );
+    let unasked = place.run("train", &of(&["--shard", "0/2"]));
+    assert!(unasked.err.contains("--stage embeddings or --evaluate"), "{:?}", unasked.err);
 }

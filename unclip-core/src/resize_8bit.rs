@@ -2,7 +2,7 @@
 //! direction after the other, with 8 bits in between. CLIP's image towers were trained on pictures
 //! resized this way.
 
-use image::{Rgb, RgbImage};
+use image::RgbImage;
 
 use crate::keys_cubic::keys_cubic;
 
@@ -46,6 +46,7 @@ fn lanczos(x: f64) -> f64 {
 
 fn resize(picture: &RgbImage, [width, height]: [u32; 2], kernel: &Kernel) -> RgbImage {
     let (old_width, old_height) = picture.dimensions();
+    assert!([old_width, old_height, width, height].iter().all(|it| *it > 0), "pixels to resize");
     if old_height > 2 * old_width && height < old_height {
         resize_rows(&resize_columns(picture, height, kernel), width, kernel)
     } else {
@@ -58,38 +59,60 @@ fn resize_rows(picture: &RgbImage, width: u32, kernel: &Kernel) -> RgbImage {
         return picture.clone();
     }
     let taps = taps(picture.width(), width, kernel);
-    RgbImage::from_fn(width, picture.height(), |x, y| {
-        taps[x as usize].sum(|old| picture.get_pixel(old, y))
-    })
+    let mut new = RgbImage::new(width, picture.height());
+    let rows = picture.as_raw().chunks_exact(3 * picture.width() as usize);
+    for (old, new) in rows.zip(new.chunks_exact_mut(3 * width as usize)) {
+        for (taps, pixel) in taps.iter().zip(new.chunks_exact_mut(3)) {
+            let mut sums = [HALF; 3];
+            for (old, weight) in old[3 * taps.first..].chunks_exact(3).zip(&taps.weights) {
+                for (sum, value) in sums.iter_mut().zip(old) {
+                    *sum += i32::from(*value) * weight;
+                }
+            }
+            rounded(&sums, pixel);
+        }
+    }
+    new
 }
 
 fn resize_columns(picture: &RgbImage, height: u32, kernel: &Kernel) -> RgbImage {
     if picture.height() == height {
         return picture.clone();
     }
+    let row = 3 * picture.width() as usize;
+    let mut new = RgbImage::new(picture.width(), height);
+    let mut sums = vec![HALF; row];
     let taps = taps(picture.height(), height, kernel);
-    RgbImage::from_fn(picture.width(), height, |x, y| {
-        taps[y as usize].sum(|old| picture.get_pixel(x, old))
-    })
+    for (taps, new) in taps.iter().zip(new.chunks_exact_mut(row)) {
+        sums.fill(HALF);
+        let rows = picture.as_raw()[row * taps.first..].chunks_exact(row);
+        for (old, weight) in rows.zip(&taps.weights) {
+            for (sum, value) in sums.iter_mut().zip(old) {
+                *sum += i32::from(*value) * weight;
+            }
+        }
+        rounded(&sums, new);
+    }
+    new
+}
+
+/// Half of what 1 is in fixed point.
+const HALF: i32 = 1 << (PRECISION - 1);
+
+/// Sums in fixed point as 8 bits.
+fn rounded(sums: &[i32], new: &mut [u8]) {
+    for (new, sum) in new.iter_mut().zip(sums) {
+        *new = (sum >> PRECISION).clamp(0, 255) as u8;
+    }
 }
 
 /// What a new pixel is made of, in one direction.
 struct Taps {
     /// The first old pixel.
-    first: u32,
-    /// The weights of that and the next ones; they sum to about 2^[`PRECISION`].
-    weights: Vec<i64>,
-}
-
-impl Taps {
-    fn sum<'a>(&self, old: impl Fn(u32) -> &'a Rgb<u8>) -> Rgb<u8> {
-        let half = 1i64 << (PRECISION - 1);
-        Rgb([0, 1, 2].map(|channel| {
-            let terms = (self.first..).zip(&self.weights);
-            let sum: i64 = terms.map(|(i, weight)| i64::from(old(i)[channel]) * weight).sum();
-            ((sum + half) >> PRECISION).clamp(0, 255) as u8
-        }))
-    }
+    first: usize,
+    /// The weights of that and the next ones. They sum to about 2^[`PRECISION`]; those of one sign sum to less
+    /// than twice that, so 255 times their sum fits.
+    weights: Vec<i32>,
 }
 
 /// The taps of every new pixel, when `from` pixels become `to`.
@@ -106,7 +129,8 @@ fn taps(from: u32, to: u32, kernel: &Kernel) -> Vec<Taps> {
             let offset = |old: u32| (f64::from(old) - center + 0.5) / stretch;
             let weights: Vec<f64> = (first..end).map(|old| (kernel.value)(offset(old))).collect();
             let total: f64 = weights.iter().sum();
-            let fixed = |w: f64| (w / total * f64::from(1u32 << PRECISION)).round() as i64;
+            let fixed = |w: f64| (w / total * f64::from(1u32 << PRECISION)).round() as i32;
+            let first = first as usize;
             Taps { first, weights: weights.into_iter().map(fixed).collect() }
         })
         .collect()
@@ -114,7 +138,22 @@ fn taps(from: u32, to: u32, kernel: &Kernel) -> Vec<Taps> {
 
 #[cfg(test)]
 mod tests {
+    use image::Rgb;
+
     use super::*;
+
+    /// Sums stay within 32 bits, which is checked where tests are built.
+    #[test]
+    fn the_hardest_edges_fit() {
+        for (from, to) in [(1, 7), (2, 3), (3, 2), (5, 64), (64, 5), (97, 31), (31, 97), (200, 1)] {
+            for period in 1..6 {
+                let edges = |x: u32, y: u32| Rgb([255 * ((x / period + y / period) % 2) as u8; 3]);
+                let picture = RgbImage::from_fn(from, from, edges);
+                assert_eq!(bicubic_8bit(&picture, to, to).dimensions(), (to, to));
+                assert_eq!(lanczos_8bit(&picture, to, to).dimensions(), (to, to));
+            }
+        }
+    }
 
     #[test]
     fn plain_pictures_stay_plain() {

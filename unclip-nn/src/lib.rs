@@ -73,7 +73,7 @@ pub use layer_norm::LayerNorm;
 pub use learned_padding::with_learned_padding;
 pub use null_attention::{Comparison, NullAttention, NullAttentionConfig, Projected};
 pub use ops::{attend, downsample, upsample};
-pub use precision::{Placement, Precision, is_cpu};
+pub use precision::{Placement, Precision, is_cpu, is_product};
 pub use res_block::{ResBlock, ResBlockConfig, Resample};
 pub use spatial_transformer::SpatialTransformer;
 pub use timestep::{TimestepEmbedding, sine_first_embedding, timestep_embedding};

@@ -48,6 +48,12 @@ impl Precision {
     }
 }
 
+/// Whether a layer, by burn's name of its container, multiplies what it gets by its weight. These layers
+/// work in 16 bits where a network does, and their weights alone decay in training.
+pub fn is_product(container: &str) -> bool {
+    matches!(container, "Struct:Linear" | "Struct:Conv2d")
+}
+
 /// Whether a device is the CPU, which computes on the threads of this process.
 pub fn is_cpu(device: &Device) -> bool {
     #[cfg(feature = "flex")]

@@ -8,6 +8,9 @@ use burn::tensor::{Device, Tensor};
 /// further.
 const FLOOR: f64 = 1e-3;
 
+/// The least variance that is told from none.
+const LEAST: f64 = 1e-12;
+
 /// Sweeps for each singular value after which the decomposition would be given up.
 const SWEEPS: usize = 10_000;
 
@@ -39,13 +42,18 @@ impl Whitening {
     /// # Shapes
     /// - `embeddings`: `[n, d_embedding]`, many more than there are directions
     pub fn of(embeddings: Tensor<2>) -> Self {
-        let n = embeddings.dims()[0];
+        let [n, d] = embeddings.dims();
+        let device = embeddings.device();
         let mean = embeddings.clone().mean_dim(0);
         let centered = embeddings - mean.clone();
+        // above 0 where embeddings do not differ at all
+        let scale = centered.clone().square().mean().clamp_min(LEAST).unsqueeze::<2>();
         let covariance = centered.clone().transpose().matmul(centered) / n as f64;
-        let (basis, variances, _) = svd::<2, 1>(covariance, SWEEPS);
-        let floor = variances.clone().mean() * FLOOR;
-        let std = (variances + floor).sqrt().unsqueeze::<2>();
+        // with the floor already: it turns no direction, and the decomposition of directions without any
+        // variance would not come to an end
+        let conditioned = covariance / scale.clone() + Tensor::eye(d, &device) * FLOOR;
+        let (basis, variances, _) = svd::<2, 1>(conditioned, SWEEPS);
+        let std = (variances.unsqueeze::<2>() * scale).sqrt();
         Self::new(mean, std, Some(basis))
     }
 
@@ -160,6 +168,31 @@ mod tests {
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(close(&values(white.clone()), &expected), "{white}");
         assert!(close(&values(whitening.inverse(white)), &values(cloud)));
+    }
+
+    /// Embeddings that hardly differ, in few directions, or at two places alone.
+    #[test]
+    fn clouds_of_every_kind_have_a_basis() {
+        let device = Device::flex();
+        for d in [8, 64, 128] {
+            for (rows, places) in [(2, 2), (12, 2), (12, 3), (20, 20), (200, 7)] {
+                for spread in [1.0, 1e-2, 1e-4, 1e-6, 1e-8, 0.0] {
+                    let values = (0..rows * d).map(|at| {
+                        let (row, column) = (at / d % places, at % d);
+                        let base = (column * 7919 % 2003) as f32 / 1001.0 - 1.0;
+                        base + spread
+                            * (((row * d + column) * 104_729 % 4001) as f32 / 2000.0 - 1.0)
+                    });
+                    let values: Vec<f32> = values.collect();
+                    let cloud = Tensor::<1>::from_floats(values.as_slice(), &device);
+                    let cloud = cloud.reshape([rows, d]);
+                    let whitening = Whitening::of(cloud.clone());
+                    let back = whitening.inverse(whitening.forward(cloud.clone()));
+                    let far = (back - cloud).abs().max().into_scalar::<f32>();
+                    assert!(far < 1e-4, "{rows} rows at {places} places, spread {spread}: {far}");
+                }
+            }
+        }
     }
 
     #[test]

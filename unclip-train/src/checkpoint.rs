@@ -60,7 +60,10 @@ impl Saved {
     fn error(&self, name: &str, error: impl std::fmt::Display) -> TrainError {
         TrainError::Checkpoint {
             path: self.folder.join(format!("{name}.bpk")),
-            message: format!("{error}; remove the folder to start over"),
+            message: format!(
+                "{}; remove the folder of the stage, which it is in, to start over",
+                shortened(&error.to_string())
+            ),
         }
     }
 
@@ -75,6 +78,15 @@ impl Saved {
     ) -> Result<ModuleOptimizer, TrainError> {
         let path = self.folder.join("optimizer.bpk");
         optimizer.load(path).map_err(|error| self.error("optimizer", error))
+    }
+}
+
+/// The beginning of a message: of weights of other sizes, burn names each one.
+fn shortened(message: &str) -> String {
+    const MOST: usize = 300;
+    match message.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.into(),
     }
 }
 
@@ -150,21 +162,48 @@ pub(crate) fn write_checkpoint<M: Module>(
     (optimizer, kept): (&ModuleOptimizer, usize),
 ) -> Result<(), TrainError> {
     let target = folder.join(&pointer.place.folder);
-    std::fs::create_dir_all(&target)
-        .map_err(|source| LoadError::Io { path: target.clone(), source })?;
+    let written = write_files(&target, modules, optimizer);
+    let written = written.and_then(|()| Ok(save_config(&folder.join(POINTER), pointer)?));
+    if let Err(error) = written {
+        // what is there of it is of no use, and the disk may be full
+        let _ = std::fs::remove_dir_all(&target);
+        return Err(error);
+    }
+    let counts = std::iter::once(&pointer.place).chain(&pointer.plateau);
+    remove_others(folder, &counts.map(|place| place.folder.as_str()).collect::<Vec<_>>(), kept);
+    Ok(())
+}
+
+/// The files of a checkpoint, in a folder of their own, safe from a loss of power.
+fn write_files<M: Module>(
+    target: &Path,
+    modules: [(&str, &M); 2],
+    optimizer: &ModuleOptimizer,
+) -> Result<(), TrainError> {
+    std::fs::create_dir_all(target)
+        .map_err(|source| LoadError::Io { path: target.into(), source })?;
     let failed = |file: &Path, error: &dyn std::fmt::Display| TrainError::Checkpoint {
         path: file.into(),
-        message: format!("cannot be written: {error}"),
+        message: format!("cannot be written: {error}; what was there before stays in force"),
+    };
+    let settled = |path: &Path| -> Result<(), TrainError> {
+        // for writing, which Windows asks for
+        let opened = std::fs::OpenOptions::new().write(true).open(path);
+        opened.and_then(|file| file.sync_all()).map_err(|error| failed(path, &error))
     };
     for (name, module) in modules {
         let path = target.join(format!("{name}.bpk"));
         module.clone().save_file(&path).map_err(|error| failed(&path, &error))?;
+        settled(&path)?;
     }
     let path = target.join("optimizer.bpk");
     optimizer.save(&path).map_err(|error| failed(&path, &error))?;
-    save_config(&folder.join(POINTER), pointer)?;
-    let counts = std::iter::once(&pointer.place).chain(&pointer.plateau);
-    remove_others(folder, &counts.map(|place| place.folder.as_str()).collect::<Vec<_>>(), kept);
+    settled(&path)?;
+    // the names in it, where a folder can be opened
+    #[cfg(unix)]
+    std::fs::File::open(target)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| failed(target, &error))?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! on them ([`plan`]), and the recipe of the bundled model ([`recipe`]).
 
 mod ahead;
+mod all_reduce;
 mod best;
 mod bsr;
 mod checkpoint;

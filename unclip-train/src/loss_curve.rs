@@ -69,6 +69,7 @@ mod tests {
             learning_rate: 0.1,
             skipped: 0,
             seconds: 0.0,
+            waited: 0.0,
         };
         for (from, to) in [(0, 5), (3, 4), (4, 7)] {
             let mut curve =

@@ -2,10 +2,7 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
-use unclip_nn::Precision;
-
-/// Layers that work in 16 bits: the products.
-const PRODUCTS: [&str; 2] = ["Struct:Linear", "Struct:Conv2d"];
+use unclip_nn::{Precision, is_product};
 
 /// A view of a network in training whose products work in a format. Gradients go through it to the weights
 /// themselves, which keep their own.
@@ -23,7 +20,7 @@ struct View {
 
 impl ModuleMapper for View {
     fn enter_module(&mut self, _: &str, container: &str) {
-        self.containers.push(PRODUCTS.contains(&container));
+        self.containers.push(is_product(container));
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {

@@ -3,11 +3,9 @@
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{AdamWConfig, ModuleOptimizer};
 use burn::tensor::Tensor;
+use unclip_nn::is_product;
 
 use crate::TrainSettings;
-
-/// Layers whose weights decay: those that multiply what they get.
-const PRODUCTS: [&str; 3] = ["Struct:Linear", "Struct:Conv1d", "Struct:Conv2d"];
 
 /// The optimizer of a model. Weight decay is for the matrices and kernels of products alone: norms,
 /// biases and embeddings say how large or where something is.
@@ -38,7 +36,7 @@ struct Free {
 
 impl ModuleVisitor for Free {
     fn enter_module(&mut self, name: &str, container: &str) {
-        self.containers.push(PRODUCTS.contains(&container));
+        self.containers.push(is_product(container));
         self.name.push(name.into());
     }
 
@@ -48,7 +46,7 @@ impl ModuleVisitor for Free {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let is_product = self.containers.iter().any(|it| *it);
+        let is_product = self.containers.last().is_some_and(|it| *it);
         let is_weight = self.name.last().is_some_and(|name| name == "weight");
         if !(is_product && is_weight) {
             self.found.push(param.id);

@@ -8,9 +8,9 @@ use unclip_core::InvalidSetting;
 
 use unclip_nn::{Precision, is_cpu};
 
-use crate::Learned;
 use crate::mixed::viewed;
 use crate::objective::{Among, Batch, Objective, Pairs};
+use crate::{Learned, all_reduce};
 
 /// An objective on each of some devices, and how many parts each of them gets of a batch.
 pub(crate) struct Parts<O> {
@@ -20,6 +20,8 @@ pub(crate) struct Parts<O> {
     len: usize,
     /// In which format products work.
     precision: Precision,
+    /// Whether the devices sum among themselves.
+    all_reduce: bool,
 }
 
 impl<O: Objective> Parts<O> {
@@ -46,12 +48,27 @@ impl<O: Objective> Parts<O> {
         }
         objectives.insert(0, (devices[0].clone(), objective));
         let (len, precision) = (batch / parts, Precision::F32);
-        Ok(Self { objectives, accumulate, len, precision })
+        Ok(Self { objectives, accumulate, len, precision, all_reduce: false })
     }
 
     /// The same with products in a format, and weights in theirs.
     pub(crate) fn in_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
+    }
+
+    /// The same with gradients that the devices sum among themselves, or that the first one sums.
+    ///
+    /// # Errors
+    /// Devices that cannot do so.
+    pub(crate) fn with_all_reduce(self, all_reduce: bool) -> Result<Self, InvalidSetting> {
+        if all_reduce {
+            all_reduce::check(&self.devices())?;
+        }
+        Ok(Self { all_reduce, ..self })
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        self.objectives.iter().map(|(device, _)| device.clone()).collect()
     }
 
     /// The objective on the first device.
@@ -64,7 +81,15 @@ impl<O: Objective> Parts<O> {
         if let ([(_, only)], 1) = (self.objectives.as_slice(), self.accumulate) {
             return Learned::of(network, only.loss(&viewed(network, self.precision), batch));
         }
-        let pairs = O::CONTRASTS.then(|| self.pairs(network, &batch));
+        let device = &self.objectives[0].0;
+        let learned = self.learn_apart(network, &batch).into_iter();
+        let sum = learned.map(|it| it.on(device, network)).reduce(|sum, it| sum.plus(network, it));
+        sum.unwrap_or_else(|| unreachable!("there is a part"))
+    }
+
+    /// What the parts of each device have to teach; of devices that sum among themselves, the sum.
+    fn learn_apart(&self, network: &O::Network, batch: &O::Batch) -> Vec<Learned> {
+        let pairs = O::CONTRASTS.then(|| self.pairs(network, batch));
         let share = 1.0 / (self.objectives.len() * self.accumulate) as f64;
         let learned = self.on_devices(network, |at, (device, objective), network| {
             let learn = |place: usize| {
@@ -81,12 +106,15 @@ impl<O: Objective> Parts<O> {
             };
             // one after another, so that no more than two parts' gradients are in memory
             let parts = self.places(at).map(learn);
-            parts.reduce(|sum, part| sum.plus(network, part))
+            let own = parts.reduce(|sum, part| sum.plus(network, part))?;
+            if !self.all_reduce {
+                return Some(own);
+            }
+            let sum = all_reduce::summed(network, own, &self.devices());
+            // it is the same everywhere
+            (at == 0).then_some(sum)
         });
-        let device = &self.objectives[0].0;
-        let learned = learned.into_iter().flatten().map(|it| it.on(device, network));
-        let sum = learned.reduce(|sum, part| sum.plus(network, part));
-        sum.unwrap_or_else(|| unreachable!("there is a part"))
+        learned.into_iter().flatten().collect()
     }
 
     /// What every part says.
@@ -142,8 +170,7 @@ impl<O: Objective> Parts<O> {
 mod tests {
     use std::sync::Arc;
 
-    use burn::module::ModuleVisitor;
-    use burn::module::Param;
+    use burn::module::{ModuleVisitor, Param, ParamId};
     use burn::tensor::Tensor;
     use unclip_core::Weighting;
     use unclip_nn::UNetConfig;
@@ -198,6 +225,32 @@ mod tests {
             let far = parts.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             assert!(far < 2e-5 * scale, "{devices} x {accumulate}: {far} of {scale}");
         }
+        same_weights_learn_everywhere(make(), &network);
+    }
+
+    struct Ids<'a>(&'a Learned, Vec<ParamId>);
+
+    impl ModuleVisitor for Ids<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.0.gradients.get::<D>(param.id).is_some() {
+                self.1.push(param.id);
+            }
+        }
+    }
+
+    /// Devices that sum among themselves wait for each other at every weight.
+    fn same_weights_learn_everywhere<O: Objective>(objective: O, network: &O::Network) {
+        let batch = objective.batch(5).expect("a batch");
+        let devices = vec![Device::flex(); 3];
+        let parts = Parts::new(objective, &devices, (12, 1)).expect("12 can be cut");
+        let learned = parts.learn_apart(network, &batch);
+        let ids = learned.iter().map(|own| {
+            let mut ids = Ids(own, Vec::new());
+            network.visit(&mut ids);
+            ids.1
+        });
+        let ids: Vec<_> = ids.collect();
+        assert!(ids.len() == 3 && ids.iter().all(|own| *own == ids[0] && !own.is_empty()));
     }
 
     fn tokenizer() -> unclip_clip::Tokenizer {
@@ -211,11 +264,21 @@ mod tests {
         unclip_clip::Tokenizer::from_folder(folder.path(), options).expect("a tokenizer")
     }
 
+    /// CLIP's objective, and towers for it.
+    fn contrast() -> (impl Fn() -> ClipObjective, ClipTowers) {
+        let (tokenizer, image) = (tokenizer(), recipe::image_encoder());
+        let text = recipe::text_encoder(tokenizer.vocab_size());
+        let towers = ClipTowers::new(&text, &image, &Device::flex());
+        let make = move || {
+            let (tokenizer, image) = (tokenizer.clone(), image.clone());
+            ClipObjective { source: source(), tokenizer, image, worn: 0.5 }
+        };
+        (make, towers)
+    }
+
     #[test]
     fn the_parts_of_a_batch_teach_what_the_whole_teaches() {
-        let mut config = recipe::upsamplers()[0].clone();
-        let own = config.unet.adm().expect("ADM's").clone();
-        config.unet = UNetConfig { block_out_channels: vec![4, 4], ..own }.into();
+        let config = small(vec![4, 4]);
         let make = || {
             let even = (Degradation::Bsr, Weighting::MinSnr(5.0));
             UpsamplerObjective::new(source(), config.clone(), [32, 8], even).expect("an objective")
@@ -225,22 +288,15 @@ mod tests {
 
     #[test]
     fn items_that_are_held_against_all_others_learn_from_all_others() {
-        let tokenizer = tokenizer();
-        let (device, image) = (Device::flex(), recipe::image_encoder());
-        let text = recipe::text_encoder(tokenizer.vocab_size());
-        let make = || ClipObjective {
-            source: source(),
-            tokenizer: tokenizer.clone(),
-            image: image.clone(),
-            worn: 0.5,
-        };
-        let towers = ClipTowers::new(&text, &image, &device);
-        compare(make, towers.clone());
+        let (make, towers) = contrast();
+        compare(&make, towers.clone());
+        let ClipObjective { tokenizer, image: image_config, .. } = make();
+        let (text, image, device) = (towers.text, towers.image, Device::flex());
         let clip = crate::objective::FrozenClip {
-            tokenizer: tokenizer.clone(),
-            text: towers.text,
-            image: towers.image,
-            image_config: image.clone(),
+            tokenizer,
+            text,
+            image,
+            image_config,
             device: device.clone(),
             kept: None,
         };
@@ -255,10 +311,11 @@ mod tests {
         compare(make, noised.init(&device));
     }
 
-    fn small() -> unclip_upsample::UpsamplerConfig {
+    /// An upsampler of these channels.
+    fn small(block_out_channels: Vec<usize>) -> unclip_upsample::UpsamplerConfig {
         let mut config = recipe::upsamplers()[0].clone();
         let own = config.unet.adm().expect("ADM's").clone();
-        config.unet = UNetConfig { block_out_channels: vec![8, 16], ..own }.into();
+        config.unet = UNetConfig { block_out_channels, ..own }.into();
         config
     }
 
@@ -270,7 +327,7 @@ mod tests {
     /// The gradients of products in 16 bits lead where those in 32 lead, and are of weights in 32.
     #[test]
     fn sixteen_bits_teach_nearly_the_same() {
-        let config = small();
+        let config = small(vec![8, 16]);
         let network = config.init(&Device::flex()).train();
         let gradients = |precision| {
             let objective = upsampling(&config);
@@ -292,7 +349,7 @@ mod tests {
 
     #[test]
     fn what_is_computed_again_is_the_same() {
-        let config = small();
+        let config = small(vec![8, 16]);
         let fresh = config.init(&Device::flex());
         // drawn now, so that both have the same
         let _ = fresh.num_params();
@@ -306,16 +363,7 @@ mod tests {
     /// Of CLIP, whose temperature is brought back into its bounds between two steps.
     #[test]
     fn contrast_is_computed_again_as_well() {
-        let tokenizer = tokenizer();
-        let (device, image) = (Device::flex(), recipe::image_encoder());
-        let text = recipe::text_encoder(tokenizer.vocab_size());
-        let make = || ClipObjective {
-            source: source(),
-            tokenizer: tokenizer.clone(),
-            image: image.clone(),
-            worn: 0.5,
-        };
-        let towers = ClipTowers::new(&text, &image, &device);
+        let (make, towers) = contrast();
         let _ = towers.num_params();
         let again = crate::mixed::checkpointed(towers.clone()).within_bounds();
         let strategy = again.logit_scale.val().gradient_checkpointing_strategy();

@@ -95,6 +95,9 @@ impl Default for TrainSettings {
     }
 }
 
+/// No step has more items: CLIP's own training has 32,768.
+const MAX_BATCH: usize = 1 << 20;
+
 impl TrainSettings {
     /// Checks every field.
     ///
@@ -105,8 +108,11 @@ impl TrainSettings {
             0 => Err(InvalidSetting::new(name, n, "at least 1")),
             _ => Ok(()),
         };
-        positive("training steps", self.steps)?;
-        positive("training batch", self.batch as u64)?;
+        positive("steps", self.steps)?;
+        positive("batch", self.batch as u64)?;
+        if self.batch > MAX_BATCH {
+            return Err(InvalidSetting::new("batch", self.batch, format!("at most {MAX_BATCH}")));
+        }
         if self.accumulate == 0 || !self.batch.is_multiple_of(self.accumulate) {
             let expected = format!("a divisor of the {} items of a step", self.batch);
             return Err(InvalidSetting::new("accumulate", self.accumulate, expected));
@@ -119,14 +125,14 @@ impl TrainSettings {
             let expected = format!("less than the {} steps of the run", self.steps);
             return Err(InvalidSetting::new("cooldown", self.cooldown, expected));
         }
-        InvalidSetting::check_range("learning rate", self.learning_rate, 1e-9, 1.0)?;
+        InvalidSetting::check_range("learning_rate", self.learning_rate, 1e-9, 1.0)?;
         let Adam { beta_1, beta_2, epsilon } = self.adam;
         InvalidSetting::check_range("adam.beta_1", beta_1, 0.0, 0.999_999)?;
         InvalidSetting::check_range("adam.beta_2", beta_2, 0.0, 0.999_999)?;
         InvalidSetting::check_range("adam.epsilon", epsilon, 1e-16, 1.0)?;
-        InvalidSetting::check_range("weight decay", self.weight_decay, 0.0, 1.0)?;
-        InvalidSetting::check_range("largest gradient norm", self.max_norm, 1e-6, 1e6)?;
-        InvalidSetting::check_range("decay of the average", self.ema_decay, 0.0, 1.0)
+        InvalidSetting::check_range("weight_decay", self.weight_decay, 0.0, 1.0)?;
+        InvalidSetting::check_range("max_norm", self.max_norm, 1e-6, 1e6)?;
+        InvalidSetting::check_range("ema_decay", self.ema_decay, 0.0, 1.0)
     }
 
     /// The step at which the learning rate begins to fall.
@@ -172,4 +178,13 @@ impl TrainSettings {
         let changed = own.into_iter().filter(|(_, own, before)| own != before);
         changed.map(|(name, own, before)| format!("{name} was {before}, is {own}")).collect()
     }
+}
+
+/// Which of how many machines this is, counted from 0.
+pub(crate) fn check_share((machine, machines): (usize, usize)) -> Result<(), InvalidSetting> {
+    if machine < machines {
+        return Ok(());
+    }
+    let expected = "a number below that of the machines, counted from 0";
+    Err(InvalidSetting::new("shard", format!("{machine}/{machines}"), expected))
 }

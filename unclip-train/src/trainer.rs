@@ -35,6 +35,8 @@ pub struct StepReport {
     pub skipped: u64,
     /// Seconds that the step took.
     pub seconds: f64,
+    /// Seconds of these that were spent waiting for the batch. [`Trainer`] itself reports 0.
+    pub waited: f64,
 }
 
 /// A model in training.
@@ -163,8 +165,14 @@ impl<M: Module> Trainer<M> {
         let mut saved = Instant::now();
         while self.progress.step < self.settings.steps {
             let report = self.take_step(&mut learn)?;
-            if observer(&report, self)?.is_break() {
-                break;
+            match observer(&report, self) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(error) => {
+                    // what went wrong first is what is said
+                    let _ = self.save();
+                    return Err(error);
+                }
             }
             if self.plateau_ends() || saved.elapsed() >= interval {
                 self.save()?;
@@ -220,6 +228,7 @@ impl<M: Module> Trainer<M> {
             learning_rate,
             skipped: self.progress.skipped,
             seconds: start.elapsed().as_secs_f64(),
+            waited: 0.0,
         })
     }
 

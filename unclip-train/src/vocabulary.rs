@@ -70,6 +70,9 @@ pub(crate) fn copy_vocabulary(from: &Path, to: &Path) -> Result<(), TrainError> 
     Ok(())
 }
 
+/// Longer words teach nothing, in bytes.
+const MAX_WORD: usize = 256;
+
 /// The merges in the order in which they apply. The library gives them only as a file.
 fn learn_merges(
     most: usize,
@@ -81,7 +84,12 @@ fn learn_merges(
         .end_of_word_suffix("</w>".into())
         .build();
     let reader = CaptionWords::new()?;
-    let words = |caption: &str| Ok(reader.of(caption));
+    let words = |caption: &str| {
+        let mut words = reader.of(caption);
+        // what has no spaces is no word, and takes longer than all words together
+        words.retain(|word| word.len() <= MAX_WORD);
+        Ok(words)
+    };
     trainer.feed(captions, words)?;
     let mut model = BPE::default();
     trainer.train(&mut model)?;

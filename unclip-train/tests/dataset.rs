@@ -348,3 +348,47 @@ fn steps_follow_from_their_number() {
     fs::write(folder.path().join("p4.txt"), "another").unwrap();
     assert_ne!(opened().name(), name);
 }
+
+/// A folder that was packed as it came, and one that was compressed as well.
+#[test]
+fn a_packed_folder_is_a_shard() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.tar");
+    let picture = jpeg(9, 20, 20);
+    let entries: [(&str, &[u8]); 6] = [
+        ("./b.txt", b"the second"),
+        ("./a.jpg", &picture),
+        ("./a.txt", b"the first"),
+        ("./b.jpg", &picture),
+        ("./deep/a.jpg", &picture),
+        ("./deep/a.txt", b"another"),
+    ];
+    fs::write(&path, tar(&entries)).unwrap();
+    let (data, heard) = open(&options(&path, 0.0));
+    let expected = of(&[
+        ("a.tar/a", &["the first"]),
+        ("a.tar/b", &["the second"]),
+        ("a.tar/deep/a", &["another"]),
+    ]);
+    assert_eq!(captions(&data.unwrap()), expected);
+    assert!(heard.lock().unwrap().is_empty());
+    let squeezed = folder.path().join("b.tar.gz");
+    fs::write(&squeezed, b"\x1f\x8b\x08\0\0\0\0\0").unwrap();
+    for path in [folder.path(), &squeezed] {
+        let (_, heard) = open(&options(path, 1.0));
+        let heard = heard.lock().unwrap()[0].to_string();
+        assert!(heard.contains("b.tar.gz") && heard.contains("compressed by gzip"), "{heard}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_folders_are_followed_once() {
+    let (own, other) = (folder(2), folder(3));
+    std::os::unix::fs::symlink(other.path(), own.path().join("other")).unwrap();
+    std::os::unix::fs::symlink(own.path(), own.path().join("back")).unwrap();
+    std::os::unix::fs::symlink(other.path(), own.path().join("twice")).unwrap();
+    let data = open(&options(own.path(), 0.0)).0.unwrap();
+    let names: Vec<String> = captions(&data).into_keys().collect();
+    assert_eq!(names, ["other/p0.jpg", "other/p1.jpg", "other/p2.jpg", "p0.jpg", "p1.jpg"]);
+}

@@ -166,12 +166,12 @@ fn a_run_that_diverges_says_so() {
 fn impossible_settings_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
-        (settings(0), "training steps is 0, expected at least 1"),
-        (TrainSettings { batch: 0, ..settings(1) }, "training batch is 0, expected at least 1"),
-        (TrainSettings { learning_rate: f64::NAN, ..settings(1) }, "learning rate is NaN"),
-        (TrainSettings { ema_decay: 1.5, ..settings(1) }, "decay of the average is 1.5"),
-        (TrainSettings { max_norm: 0.0, ..settings(1) }, "largest gradient norm is 0"),
-        (TrainSettings { weight_decay: -0.1, ..settings(1) }, "weight decay is -0.1"),
+        (settings(0), "steps is 0, expected at least 1"),
+        (TrainSettings { batch: 0, ..settings(1) }, "batch is 0, expected at least 1"),
+        (TrainSettings { learning_rate: f64::NAN, ..settings(1) }, "learning_rate is NaN"),
+        (TrainSettings { ema_decay: 1.5, ..settings(1) }, "ema_decay is 1.5"),
+        (TrainSettings { max_norm: 0.0, ..settings(1) }, "max_norm is 0"),
+        (TrainSettings { weight_decay: -0.1, ..settings(1) }, "weight_decay is -0.1"),
         (TrainSettings { cooldown: 4, ..settings(4) }, "cooldown is 4, expected less than the 4"),
         (
             TrainSettings { accumulate: 3, ..settings(4) },

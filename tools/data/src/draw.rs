@@ -5,10 +5,11 @@ use rand::{RngExt, SeedableRng};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
+use crate::align::Picture;
 use crate::icons::hash;
 
 /// Plain backgrounds: name and color.
-const BACKGROUNDS: [(&str, [u8; 3]); 8] = [
+pub const BACKGROUNDS: [(&str, [u8; 3]); 8] = [
     ("white", [255, 255, 255]),
     ("black", [0, 0, 0]),
     ("gray", [128, 128, 128]),
@@ -53,18 +54,51 @@ impl Placing {
 
 /// A drawing on a square of this side, as a PNG file.
 pub fn png(svg: &str, side: u32, placing: &Placing) -> Result<Vec<u8>, String> {
-    let tree = Tree::from_str(svg, &Options::default()).map_err(|error| error.to_string())?;
     let mut pixels = Pixmap::new(side, side).ok_or("no such side")?;
     let [red, green, blue] = placing.background.1;
     pixels.fill(Color::from_rgba8(red, green, blue, 255));
+    render(svg, placing, &mut pixels)?;
+    pixels.encode_png().map_err(|error| error.to_string())
+}
+
+fn render(svg: &str, placing: &Placing, pixels: &mut Pixmap) -> Result<(), String> {
+    let tree = Tree::from_str(svg, &Options::default()).map_err(|error| error.to_string())?;
+    let side = pixels.width() as f32;
     let size = tree.size();
     let own = size.width().max(size.height());
-    let scale = placing.scale * side as f32 / own;
-    let middle = |shift: f32| (0.5 + shift) * side as f32;
+    let scale = placing.scale * side / own;
+    let middle = |shift: f32| (0.5 + shift) * side;
     let transform = Transform::from_translate(-size.width() / 2.0, -size.height() / 2.0)
         .post_scale(scale, scale)
         .post_rotate(placing.turn)
         .post_translate(middle(placing.shift[0]), middle(placing.shift[1]));
     resvg::render(&tree, transform, &mut pixels.as_mut());
-    pixels.encode_png().map_err(|error| error.to_string())
+    Ok(())
+}
+
+/// A drawing without a background, in the middle of a square.
+pub struct Drawing {
+    side: usize,
+    /// Colors times opacity, and opacity.
+    pixels: Vec<[f32; 4]>,
+}
+
+impl Drawing {
+    /// At a side.
+    pub fn plain(svg: &str, side: usize) -> Result<Self, String> {
+        let mut pixels = Pixmap::new(side as u32, side as u32).ok_or("no such side")?;
+        render(svg, &Placing::plain(), &mut pixels)?;
+        let value = |value: u8| f32::from(value) / 255.0;
+        let own = pixels.pixels().iter();
+        let own = own.map(|it| [it.red(), it.green(), it.blue(), it.alpha()].map(value));
+        Ok(Self { side, pixels: own.collect() })
+    }
+
+    /// Over a background.
+    pub fn over(&self, background: [f32; 3]) -> Picture {
+        let pixel = |it: &[f32; 4]| {
+            std::array::from_fn(|channel| it[channel] + (1.0 - it[3]) * background[channel])
+        };
+        Picture { side: self.side, pixels: self.pixels.iter().map(pixel).collect() }
+    }
 }

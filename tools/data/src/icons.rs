@@ -96,7 +96,7 @@ fn concept(set: &Set, name: &str) -> String {
 }
 
 /// A name without its skin tones.
-fn untoned(concept: &str) -> &str {
+pub fn untoned(concept: &str) -> &str {
     let Some(rest) = concept.strip_suffix("-skin-tone") else { return concept };
     let rest = TONES.iter().find_map(|tone| rest.strip_suffix(&format!("-{tone}")));
     rest.map_or(concept, untoned)

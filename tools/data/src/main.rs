@@ -1,111 +1,45 @@
-//! Makes captioned pictures of emoji: Noto's and Fluent's, drawn from their SVG.
+//! Captioned pictures of emoji, Noto's and Fluent's, drawn from their SVG; and a check of what a model that was
+//! trained on them draws.
 //!
 //! ```text
 //! npm pack @iconify-json/noto@1.2.9 @iconify-json/fluent-emoji-flat@1.2.6 emojilib@4.0.3
-//! cargo run --release --manifest-path tools/data/Cargo.toml -- --packages . --out out/emoji
+//! cargo run --release --manifest-path tools/data/Cargo.toml -- make --packages . --out out/emoji
 //! ```
-//! The packages are unpacked folders of the same names. `OUT/train` and `OUT/held_out` are image folders
-//! (`metadata.jsonl`); `OUT/true` has every emoji once, as it is.
+//! The packages are unpacked folders of the same names.
 
+mod align;
+mod ask;
 mod captions;
+mod check;
 mod draw;
 mod icons;
+mod lines;
+mod make;
 
-use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
-use icons::Icon;
-use rayon::prelude::*;
-use serde::Serialize;
 
-/// Makes captioned pictures of emoji.
+/// Pictures of emoji to train on, and a check of what was learned.
 #[derive(Debug, Parser)]
-struct Arguments {
-    /// Folder of the unpacked packages: iconify-json-noto-…, iconify-json-fluent-emoji-flat-…, emojilib-…
-    #[arg(long, value_name = "DIR")]
-    packages: PathBuf,
-    /// Folder to write, which must not exist yet
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Side of the pictures, in pixels
-    #[arg(long, default_value_t = 128)]
-    side: u32,
-    /// Pictures of each emoji, each placed and turned otherwise on another background
-    #[arg(long, default_value_t = 4)]
-    copies: u32,
-    /// Seed of places, backgrounds and captions
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+enum Command {
+    /// Makes captioned pictures
+    Make(make::Arguments),
+    /// Chooses captions to draw
+    Ask(ask::Arguments),
+    /// Checks what was drawn
+    Check(check::Arguments),
 }
 
-/// A line of `metadata.jsonl`.
-#[derive(Debug, Serialize)]
-struct Line {
-    file_name: String,
-    text: Vec<String>,
-    concept: String,
-    style: &'static str,
-    background: &'static str,
-}
-
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
-    if !(8..=2048).contains(&arguments.side) || !(1..=1000).contains(&arguments.copies) {
-        return Err("--side is 8 to 2048, --copies 1 to 1000".into());
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Make(arguments) => make::run(&arguments),
+        Command::Ask(arguments) => ask::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+    };
+    if let Err(error) = done {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
     }
-    fs::create_dir(&arguments.out)
-        .map_err(|error| format!("{}: {error}", arguments.out.display()))?;
-    let icons = icons::all(&arguments.packages)?;
-    let held_out = icons::held_out(&icons);
-    let (tested, trained): (Vec<_>, Vec<_>) =
-        icons.iter().partition(|icon| held_out.contains(&icon.id()));
-    let own = |copies| Pictures { arguments: &arguments, copies };
-    own(arguments.copies).write("train", &trained)?;
-    own(arguments.copies).write("held_out", &tested)?;
-    own(0).write("true", &icons.iter().collect::<Vec<_>>())?;
-    println!("{} emoji, of which {} are held out", icons.len(), tested.len());
-    Ok(())
-}
-
-/// Pictures of a folder: so many of each emoji, or one as it is.
-struct Pictures<'a> {
-    arguments: &'a Arguments,
-    copies: u32,
-}
-
-impl Pictures<'_> {
-    fn write(&self, name: &str, icons: &[&Icon]) -> Result<(), Box<dyn Error>> {
-        let folder = self.arguments.out.join(name);
-        fs::create_dir(&folder)?;
-        let lines: Result<Vec<Vec<Line>>, String> =
-            icons.par_iter().map(|icon| self.of_icon(&folder, icon)).collect();
-        let lines = lines?.into_iter().flatten();
-        let lines: Result<Vec<String>, _> =
-            lines.map(|line| serde_json::to_string(&line)).collect();
-        fs::write(folder.join("metadata.jsonl"), lines?.join("\n") + "\n")?;
-        Ok(())
-    }
-
-    fn of_icon(&self, folder: &Path, icon: &Icon) -> Result<Vec<Line>, String> {
-        let seed = self.arguments.seed;
-        (0..self.copies.max(1))
-            .map(|copy| {
-                let placing = match self.copies {
-                    0 => draw::Placing::plain(),
-                    _ => draw::Placing::drawn(&icon.id(), copy, seed),
-                };
-                let file_name = format!("{}-{copy}.png", icon.id());
-                let png = draw::png(&icon.svg, self.arguments.side, &placing)
-                    .map_err(|error| format!("{}: {error}", icon.id()))?;
-                let path = folder.join(&file_name);
-                fs::write(&path, png).map_err(|error| format!("{}: {error}", path.display()))?;
-                let background = placing.background.0;
-                let text = captions::captions(icon, background);
-                let concept = icon.concept.clone();
-                Ok(Line { file_name, text, concept, style: icon.style, background })
-            })
-            .collect()
-    }
+    ExitCode::SUCCESS
 }

@@ -18,6 +18,11 @@ impl Fnv {
         }
     }
 
+    /// The hash.
+    pub fn value(&self) -> u64 {
+        self.0
+    }
+
     /// The hash as 16 hexadecimal digits.
     pub fn name(&self) -> String {
         format!("{:016x}", self.0)

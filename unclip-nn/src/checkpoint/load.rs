@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::weights::transpose;
 use super::{KeyMap, LoadError, Mismatch, Weights, read_text};
-use crate::{Placement, Precision};
+use crate::{Placement, Precision, is_product};
 
 /// Configurations beyond this size are refused unread.
 pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -146,7 +146,8 @@ impl Loader<'_> {
         shape: [usize; D],
     ) -> Option<Tensor<D>> {
         let Placement { device, precision } = &self.placement;
-        if *precision == Precision::F32 || !is_of_product(&self.containers) {
+        let is_of_product = self.containers.last().is_some_and(|container| is_product(container));
+        if *precision == Precision::F32 || !is_of_product {
             return Some(Tensor::from_data(TensorData::new(values, shape), device));
         }
         let (bytes, count) = precision.bytes(&values);
@@ -169,12 +170,6 @@ fn is_read(format: Dtype) -> bool {
 pub(super) fn is_linear_weight(path: &[String], containers: &[String]) -> bool {
     path.last().is_some_and(|name| name == "weight")
         && containers.last().is_some_and(|container| container == "Struct:Linear")
-}
-
-/// Whether the innermost container is a layer that is a product: they work in 16 bits.
-fn is_of_product(containers: &[String]) -> bool {
-    let products = ["Struct:Linear", "Struct:Conv2d"];
-    containers.last().is_some_and(|container| products.contains(&container.as_str()))
 }
 
 impl ModuleMapper for Loader<'_> {

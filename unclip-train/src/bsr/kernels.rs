@@ -71,20 +71,26 @@ impl Kernel {
 
     /// A picture under this kernel, beyond whose edges it is mirrored.
     pub(super) fn over(&self, picture: &Planes) -> Planes {
-        let (size, middle) = (self.size as isize, (self.size / 2) as isize);
-        Planes::new(picture.size(), |x, y, channel| {
-            let (x, y) = (x as isize + middle, y as isize + middle);
-            let mut sum = 0.0;
-            for row in 0..size {
-                for column in 0..size {
-                    let weight = self.values[(row * size + column) as usize];
-                    if weight > 1e-9 {
-                        sum += weight * picture.mirrored(x - column, y - row, channel);
-                    }
+        let ([width, height], size) = (picture.size(), self.size);
+        let before = (size - 1 - size / 2) as isize;
+        // what the kernel reaches, so that rows can be summed as they are
+        let wide = width + size - 1;
+        let padded = Planes::new([wide, height + size - 1], |x, y, channel| {
+            picture.mirrored(x as isize - before, y as isize - before, channel)
+        });
+        let mut values = vec![0.0; 3 * width * height];
+        for (at, sums) in values.chunks_exact_mut(width).enumerate() {
+            let (channel, y) = (at / height, at % height);
+            for (row, weights) in self.values.chunks_exact(size).enumerate() {
+                let row = channel * (height + size - 1) + y + size - 1 - row;
+                let row = &padded.values()[row * wide..][..wide];
+                for (column, weight) in weights.iter().enumerate().filter(|(_, it)| **it > 1e-9) {
+                    let own = &row[size - 1 - column..][..width];
+                    sums.iter_mut().zip(own).for_each(|(sum, value)| *sum += weight * value);
                 }
             }
-            sum
-        })
+        }
+        Planes::of([width, height], values)
     }
 }
 
@@ -125,6 +131,26 @@ mod tests {
         }
         let ([x, y], _) = moments(&Kernel::round(25, 2.0).shifted(1.5));
         assert!((x - 1.5).abs() < 1e-3 && (y - 1.5).abs() < 1e-3, "{x} {y}");
+    }
+
+    #[test]
+    fn a_picture_under_a_kernel_is_the_sum_that_it_stands_for() {
+        let picture = Planes::new([9, 7], |x, y, channel| ((x * 7 + y * 3 + channel) % 5) as f32);
+        for size in [1, 2, 5, 8, 21] {
+            let kernel = Kernel::slanted(size, 0.5, [6.0, 1.5]).shifted(0.3);
+            let blurred = kernel.over(&picture);
+            let expected = Planes::new([9, 7], |x, y, channel| {
+                let middle = (size / 2) as isize;
+                let term = |at: usize| {
+                    let x = x as isize + middle - (at % size) as isize;
+                    let y = y as isize + middle - (at / size) as isize;
+                    kernel.values[at] * picture.mirrored(x, y, channel)
+                };
+                (0..size * size).map(term).sum()
+            });
+            let far = blurred.values().iter().zip(expected.values()).map(|(a, b)| (a - b).abs());
+            assert!(far.fold(0.0, f32::max) < 1e-5, "{size}");
+        }
     }
 
     #[test]

@@ -77,6 +77,8 @@ impl Fitting {
         };
         let square = match self.crop {
             Crop::Squash => bicubic_8bit(picture, side, side),
+            // without a copy
+            Crop::Center | Crop::Random if width == height => bicubic_8bit(picture, side, side),
             Crop::Center | Crop::Random => {
                 let (x, y) = (at(width - own, 1), at(height - own, 2));
                 let part = imageops::crop_imm(picture, x, y, own, own).to_image();

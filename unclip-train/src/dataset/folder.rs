@@ -1,6 +1,6 @@
 //! A folder of pictures: captions in files beside them, or in one list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use unclip_nn::checkpoint::{LoadError, read_file};
@@ -37,7 +37,9 @@ pub(super) fn items(
     (complaints, except): (&Complaints, &[PathBuf]),
 ) -> Result<Vec<Item>, DataError> {
     let mut found = Found::default();
-    collect(folder, except, &mut found)?;
+    // those that are left alone count as seen
+    let mut seen: HashSet<PathBuf> = except.iter().cloned().collect();
+    collect(folder, &mut seen, &mut found)?;
     let mut items = Vec::new();
     for shard in &found.shards {
         items.extend(shard::items(shard, complaints)?);
@@ -56,9 +58,11 @@ pub(super) fn items(
     Ok(items)
 }
 
-/// Sorts the files of a folder, and of those in it, by what they are. Hidden ones are left alone.
-fn collect(folder: &Path, except: &[PathBuf], found: &mut Found) -> Result<(), LoadError> {
+/// Sorts the files of a folder, and of those in it and those that links in it lead to, by what they are: of each
+/// folder once, since a link may lead back. Hidden ones are left alone.
+fn collect(folder: &Path, seen: &mut HashSet<PathBuf>, found: &mut Found) -> Result<(), LoadError> {
     let io = |source| LoadError::Io { path: folder.into(), source };
+    seen.extend(folder.canonicalize());
     let mut entries =
         std::fs::read_dir(folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
@@ -68,18 +72,16 @@ fn collect(folder: &Path, except: &[PathBuf], found: &mut Found) -> Result<(), L
         if name.starts_with('.') {
             continue;
         }
-        // a link to a folder may lead back here
-        if entry.file_type().map_err(io)?.is_dir() {
-            let is_data = path.canonicalize().is_ok_and(|it| !except.contains(&it));
-            if is_data {
-                collect(&path, except, found)?;
+        if path.is_dir() {
+            if path.canonicalize().is_ok_and(|it| seen.insert(it)) {
+                collect(&path, seen, found)?;
             }
             continue;
         }
         let ending = path.extension().map(|it| it.to_string_lossy().to_ascii_lowercase());
         match ending.as_deref() {
             _ if name == metadata::LINES || name == metadata::TABLE => found.lists.push(path),
-            Some("tar") => found.shards.push(path),
+            _ if shard::is_shard(&name) => found.shards.push(path),
             Some("txt") => drop(found.captions.insert(path.with_extension(""), path)),
             Some(ending) if is_picture(ending) => {
                 found.pictures.entry(path.with_extension("")).or_default().push(path);

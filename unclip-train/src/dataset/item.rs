@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use unclip_nn::checkpoint::open_file;
+use unclip_nn::checkpoint::{Fnv, open_file};
 
 use super::Reason;
 
@@ -87,11 +87,11 @@ pub(super) fn is_picture(ending: &str) -> bool {
 
 /// FNV-1a of names, captions and sizes.
 pub(super) fn fingerprint(items: &[Item]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut hash = Fnv::default();
     let mut add = |bytes: &[u8]| {
-        for byte in bytes.iter().chain(&[0xff]) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
+        hash.add(bytes);
+        // no text has this byte
+        hash.add(&[0xff]);
     };
     for item in items {
         add(item.name.as_bytes());
@@ -107,5 +107,5 @@ pub(super) fn fingerprint(items: &[Item]) -> u64 {
             }
         }
     }
-    hash
+    hash.value()
 }

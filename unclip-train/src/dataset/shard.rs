@@ -1,10 +1,12 @@
-//! Webdataset shards: tar files in which the entries of an item follow each other and have its name.
+//! Webdataset shards: tar files in which the entries of an item have its name. Those that webdataset writes follow
+//! each other, those of a folder that was packed may not.
 
-use std::io::{BufReader, Read};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use unclip_nn::checkpoint::open_file;
+use unclip_nn::checkpoint::{LoadError, open_file};
 
 use super::complaint::{Complaints, DataError};
 use super::item::{Item, MAX_BYTES, Place, is_picture};
@@ -30,23 +32,61 @@ struct Picture {
     len: u64,
 }
 
-/// The items of a shard, in its order. A shard that is cut short has those before the cut.
+/// Items as they come in a shard.
+#[derive(Debug, Default)]
+struct Groups {
+    all: Vec<Group>,
+    /// Places of names.
+    places: HashMap<String, usize>,
+}
+
+impl Groups {
+    fn of(&mut self, key: &str) -> &mut Group {
+        let next = self.all.len();
+        let place = *self.places.entry(key.to_string()).or_insert(next);
+        if place == next {
+            self.all.push(Group { key: key.to_string(), ..Group::default() });
+        }
+        &mut self.all[place]
+    }
+}
+
+/// First bytes of compressed files, and what compresses so.
+const COMPRESSED: [(&[u8], &str); 4] =
+    [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz")];
+
+/// Endings of shards' names, also of those that would have to be decompressed.
+const ENDINGS: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz"];
+
+/// Whether a name is that of a shard.
+pub(super) fn is_shard(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// The items of a shard, in the order in which they begin. A shard that is cut short has those before the cut.
 ///
 /// # Errors
-/// A file that cannot be read, or is no tar file.
+/// A file that cannot be read.
 pub(super) fn items(path: &Path, complaints: &Complaints) -> Result<Vec<Item>, DataError> {
+    let io = |source| LoadError::Io { path: path.into(), source };
     let (file, len) = open_file(path)?;
-    let mut archive = tar::Archive::new(BufReader::new(file));
+    let mut file = BufReader::new(file);
+    let beginning = file.fill_buf().map_err(io)?;
+    let compressed = COMPRESSED.iter().find(|(bytes, _)| beginning.starts_with(bytes));
     let shard = Shard {
         name: path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into()),
         path: Arc::new(path.to_path_buf()),
         len,
     };
-    let (mut items, mut group) = (Vec::new(), Group::default());
-    let cut = shard.read(&mut archive, &mut group, &mut |group| {
-        items.extend(shard.item(group, complaints));
-    });
-    items.extend(shard.item(group, complaints));
+    let mut groups = Groups::default();
+    let cut = match compressed {
+        Some((_, by)) => {
+            Err(format!("it is compressed by {by}, expected a plain tar file; decompress it first"))
+        }
+        None => shard.read(&mut tar::Archive::new(file), &mut groups),
+    };
+    let items = groups.all.into_iter().filter_map(|group| shard.item(group, complaints)).collect();
     if let Err(reason) = cut {
         complaints.add(shard.name.clone(), Reason::Shard(reason));
     }
@@ -60,12 +100,11 @@ struct Shard {
 }
 
 impl Shard {
-    /// Walks over the entries; `done` gets each item when the next one begins.
+    /// Walks over the entries.
     fn read<R: Read + std::io::Seek>(
         &self,
         archive: &mut tar::Archive<R>,
-        group: &mut Group,
-        done: &mut dyn FnMut(Group),
+        groups: &mut Groups,
     ) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
         for entry in archive.entries_with_seek().map_err(text)? {
@@ -74,11 +113,8 @@ impl Shard {
                 continue;
             }
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let Some((key, ending)) = split(&name) else { continue };
-            if key != group.key {
-                done(std::mem::take(group));
-                group.key = key.to_string();
-            }
+            let Some((key, ending)) = split(name.trim_start_matches("./")) else { continue };
+            let group = groups.of(key);
             let (offset, len) = (entry.raw_file_position(), entry.size());
             if offset.saturating_add(len) > self.len {
                 return Err(format!("{name} has {len} bytes, of which the end is missing"));
@@ -101,9 +137,6 @@ impl Shard {
 
     fn item(&self, group: Group, complaints: &Complaints) -> Option<Item> {
         let Group { key, picture, captions, wrong } = group;
-        if key.is_empty() {
-            return None;
-        }
         let name = format!("{}/{key}", self.name);
         if let Some(reason) = wrong.filter(|it| picture.is_none() || *it == second()) {
             complaints.add(name, reason);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use unclip_core::InvalidSetting;
 
 use super::shard::Origin;
+use crate::settings::check_share;
 use crate::shown::Data;
 
 /// Where embeddings go, and who makes which of them.
@@ -27,11 +28,7 @@ impl EmbeddingsOptions {
             let expected = format!("1 to {}", 1 << 20);
             return Err(InvalidSetting::new("embeddings.per_shard", self.per_shard, expected));
         }
-        let (machine, machines) = self.share;
-        if machine >= machines {
-            let expected = "a number below that of the machines, counted from 0";
-            return Err(InvalidSetting::new("shard", format!("{machine}/{machines}"), expected));
-        }
+        check_share(self.share)?;
         let Some(n) = data.items() else {
             let expected = "data that end: pictures in folders or in shards";
             return Err(InvalidSetting::new("embeddings", "of endless data", expected));

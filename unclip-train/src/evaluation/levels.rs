@@ -23,12 +23,13 @@ pub(crate) fn mean_loss<O: Objective>(
     network: &O::Network,
     held_out: &HeldOut,
 ) -> Result<Evaluation, TrainError> {
-    let (mut sum, mut n) = (0.0, 0u32);
+    let (mut sum, mut n) = (0.0, 0);
     for step in held_out.steps() {
         sum += objective.loss(network, objective.batch(step)?).into_scalar::<f64>();
         n += 1;
     }
-    Ok(Evaluation::default().with("loss", sum / f64::from(n.max(1))))
+    let items = n * held_out.source.batch;
+    Ok(Evaluation::default().with("loss", sum / n.max(1) as f64, items))
 }
 
 /// The mean loss of an objective over what is held out, and that of each tenth of the timesteps, `loss_0` of
@@ -39,7 +40,7 @@ pub(crate) fn loss_of<O: Objective>(
     held_out: &HeldOut,
     levels: impl Fn(&O, &O::Network, O::Batch) -> Levels,
 ) -> Result<Evaluation, TrainError> {
-    let mut sums = [(0.0, 0u32); PARTS];
+    let mut sums = [(0.0, 0usize); PARTS];
     for step in held_out.steps() {
         let Levels { losses, indices, timesteps } =
             levels(objective, network, objective.batch(step)?);
@@ -50,9 +51,9 @@ pub(crate) fn loss_of<O: Objective>(
         }
     }
     let (sum, n) = sums.iter().fold((0.0, 0), |(sum, n), part| (sum + part.0, n + part.1));
-    let mut evaluation = Evaluation::default().with("loss", sum / f64::from(n.max(1)));
+    let mut evaluation = Evaluation::default().with("loss", sum / n.max(1) as f64, n);
     for (part, (sum, n)) in sums.into_iter().enumerate().filter(|(_, (_, n))| *n > 0) {
-        evaluation = evaluation.with(&format!("loss_{part}"), sum / f64::from(n));
+        evaluation = evaluation.with(&format!("loss_{part}"), sum / n as f64, n);
     }
     Ok(evaluation)
 }

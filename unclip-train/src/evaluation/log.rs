@@ -65,10 +65,11 @@ impl EvaluationLog {
         step: u64,
         evaluation: &Evaluation,
     ) -> Result<(), LoadError> {
-        self.lines.push(&Line { step, measures: evaluation.measures.clone() });
+        let values = evaluation.measures.iter().map(|(name, mean)| (name.clone(), mean.value));
+        self.lines.push(&Line { step, measures: values.collect() });
         if let Some(events) = &mut self.events {
-            for (name, value) in &evaluation.measures {
-                events.scalar(step, &format!("{}/held_out/{name}", self.stage), *value)?;
+            for (name, mean) in &evaluation.measures {
+                events.scalar(step, &format!("{}/held_out/{name}", self.stage), mean.value)?;
             }
         }
         let Some(pictures) = &evaluation.pictures else { return Ok(()) };

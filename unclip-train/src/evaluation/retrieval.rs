@@ -18,10 +18,10 @@ pub(crate) fn retrieval(evaluation: Evaluation, text: Tensor<2>, image: Tensor<2
         (0..n).filter(|own| rank(*own) < within).count() as f64 / n as f64
     };
     evaluation
-        .with("caption_of_picture_top_1", share(&better_texts, 1))
-        .with("caption_of_picture_top_5", share(&better_texts, 5))
-        .with("picture_of_caption_top_1", share(&better_images, 1))
-        .with("picture_of_caption_top_5", share(&better_images, 5))
+        .with("caption_of_picture_top_1", share(&better_texts, 1), n)
+        .with("caption_of_picture_top_5", share(&better_texts, 5), n)
+        .with("picture_of_caption_top_1", share(&better_images, 1), n)
+        .with("picture_of_caption_top_5", share(&better_images, 5), n)
 }
 
 #[cfg(test)]

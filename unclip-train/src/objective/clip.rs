@@ -37,6 +37,14 @@ impl ClipTowers {
         }
     }
 
+    /// The same towers with the factor that similarities were scaled by, the inverse of a temperature; at least 1.
+    #[must_use]
+    pub fn with_logit_scale(self, logit_scale: f64) -> Self {
+        let device = self.logit_scale.device();
+        let value = logit_scale.max(1.0).ln();
+        Self { logit_scale: Initializer::Constant { value }.init([1], &device), ..self }
+    }
+
     /// The same towers, with the temperature where it may be; a training step may have led out.
     #[must_use]
     pub fn within_bounds(self) -> Self {
@@ -141,8 +149,9 @@ impl Objective for ClipObjective {
         let Pairs { text, image } = self.embed(towers, part);
         let (text, image) = among.joined(text, image);
         let own = towers.logit_scale.val();
-        // all parts have it in common
-        let logit_scale = if among.is_first() { own } else { own.detach() };
+        // all parts have it in common: the first one teaches it, and the others have a gradient of 0, since
+        // devices that sum among themselves need the same gradients everywhere
+        let logit_scale = if among.is_first() { own } else { own.clone() * 0.0 + own.detach() };
         among.share(contrastive_loss(image, text, logit_scale))
     }
 }

@@ -117,8 +117,9 @@ impl Objective for PriorObjective {
             found.push(drawn(&self.config, prior, &text, (None, &self.clip.device))?.0);
         }
         let (found, image) = (Tensor::cat(found, 0), Tensor::cat(images, 0));
+        let [n, _] = image.dims();
         let cosine = (normalize(found.clone()) * normalize(image.clone())).sum_dim(1).mean();
-        let evaluation = evaluation.with("cosine", cosine.into_scalar::<f64>());
+        let evaluation = evaluation.with("cosine", cosine.into_scalar::<f64>(), n);
         Ok(retrieval(evaluation, found, image))
     }
 

@@ -1,11 +1,13 @@
 //! Whether the stages of a plan go together.
 
+use std::collections::HashSet;
+
 use unclip_core::{DiffusionConfig, InvalidSetting, VarianceType, Weighting};
 use unclip_decoder::CaptionKind;
 
 use unclip_nn::Precision;
 
-use super::fields::{Plan, PriorPlan, StagePlan, UpsamplerPlan};
+use super::fields::{Plan, PriorPlan, RunPlan, StagePlan, UpsamplerPlan};
 use crate::TrainStage;
 use crate::dataset::Crop;
 use crate::objective::UpsamplerObjective;
@@ -31,11 +33,15 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
     if evaluation.items == 0 {
         return Err(InvalidSetting::new("evaluation.items", 0, "at least 1"));
     }
+    if evaluation.shown > 256 {
+        return Err(InvalidSetting::new("evaluation.shown", evaluation.shown, "at most 256"));
+    }
     if plan.run.precision == Precision::F16 {
         let expected =
             "f32 or bf16: gradients in f16 vanish without a scale that is found step by step";
         return Err(InvalidSetting::new("run.precision", Precision::F16, expected));
     }
+    all_reduce(&plan.run)?;
     if plan.run.seed > i64::MAX as u64 {
         let expected = format!("at most {}, which TOML can hold", i64::MAX);
         return Err(InvalidSetting::new("run.seed", plan.run.seed, expected));
@@ -93,7 +99,7 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
     let trained = plan.stages().into_iter().filter(|stage| *stage != TrainStage::Embeddings);
     trained.into_iter().try_for_each(|stage| {
         let settings = plan.settings(stage)?;
-        settings.validate().map_err(|error| error.within(&stage.name()))?;
+        settings.validate().map_err(|error| error.within(&format!("{}.train", stage.name())))?;
         let devices = plan.run.device.split(',').count();
         let parts = devices * settings.accumulate;
         if !settings.batch.is_multiple_of(parts) {
@@ -103,6 +109,20 @@ fn all(plan: &Plan) -> Result<(), InvalidSetting> {
         }
         Ok(())
     })
+}
+
+/// Devices that sum among themselves are CUDA's, and each of them is another.
+fn all_reduce(run: &RunPlan) -> Result<(), InvalidSetting> {
+    let names: Vec<&str> = run.device.split(',').map(str::trim).collect();
+    let are_cuda = names.iter().all(|name| name.starts_with("cuda"));
+    let fits =
+        names.len() > 1 && are_cuda && names.iter().collect::<HashSet<_>>().len() == names.len();
+    if fits || !run.all_reduce {
+        return Ok(());
+    }
+    let found = format!("true with {}", run.device);
+    let expected = "false, or a run.device of several CUDA devices, as in cuda:0,cuda:1";
+    Err(InvalidSetting::new("run.all_reduce", found, expected))
 }
 
 fn clip(plan: &Plan) -> Result<(), InvalidSetting> {

@@ -86,6 +86,9 @@ pub struct RunPlan {
     pub precision: Precision,
     /// Whether what takes more memory than time is computed again on the way back.
     pub gradient_checkpointing: bool,
+    /// Whether several devices sum their gradients among themselves, by burn's collective operation (NCCL);
+    /// all of them have to be CUDA. Otherwise the first one does. It sends its weights to the others in any case.
+    pub all_reduce: bool,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: u64,
     /// Checkpoints that are kept, the last ones.
@@ -101,6 +104,7 @@ impl Default for RunPlan {
             device: "cpu".into(),
             precision: Precision::F32,
             gradient_checkpointing: false,
+            all_reduce: false,
             checkpoint_seconds: 120,
             keep_checkpoints: 1,
         }

@@ -50,9 +50,10 @@ pub(super) fn karlo() -> Plan {
     .plan()
 }
 
-/// The paper's sizes (tables 2 and 3): prior 1 billion weights, decoder 3.5, upsamplers 0.7 and 0.3, on
-/// ViT-H/16. Its prior and its decoder read captions by transformers of their own; here they read CLIP's. Its
-/// decoder and its first upsampler have dropout; networks here have none.
+/// The paper's sizes (tables 2 and 3), on ViT-H/16: prior 1.2 billion weights, decoder 2.3, upsamplers 0.7 and
+/// 0.3. The paper counts 3.5 billion in its decoder, which reads captions by a transformer of its own (24 layers
+/// of width 2048: 1.2 billion); here prior and decoder read what CLIP's says. Its decoder and its first upsampler
+/// have dropout; networks here have none.
 pub(super) fn paper() -> Plan {
     Model {
         clip: vit_h_16(),

@@ -291,7 +291,17 @@ mod tests {
         let crop = error(&["upsampler.0.crop=64"]);
         assert!(crop.contains("upsampler.0.crop is 64, expected 2 to 32"), "{crop}");
         let steps = error(&["prior.train.steps=0"]);
-        assert!(steps.contains("prior"), "{steps}");
+        assert!(steps.contains("prior.train.steps is 0, expected at least 1"), "{steps}");
+        let rate = error(&["clip.train.learning_rate=nan"]);
+        assert!(rate.contains("clip.train.learning_rate is NaN, expected"), "{rate}");
+        let rate = error(&["clip.train.learning_rate=0"]);
+        assert!(rate.contains("clip.train.learning_rate is 0, expected"), "{rate}");
+        let alone = error(&["run.all_reduce=true", "run.device=cuda:0"]);
+        assert!(alone.contains("run.all_reduce is true with cuda:0, expected false"), "{alone}");
+        let mixed = error(&["run.all_reduce=true", "run.device=cuda:0,cpu"]);
+        assert!(mixed.contains("several CUDA devices"), "{mixed}");
+        let twice = error(&["run.all_reduce=true", "run.device=cuda:1,cuda:1"]);
+        assert!(twice.contains("several CUDA devices"), "{twice}");
         let words = error(&["clip.text.vocab_size=5"]);
         assert!(words.contains("clip.text.vocab_size is 5, expected 0"), "{words}");
     }

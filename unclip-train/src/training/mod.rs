@@ -1,5 +1,9 @@
 //! The training of a plan, stage by stage, into a bundle.
 
+mod lock;
+mod measure;
+mod ready;
+mod run;
 mod stages;
 mod start;
 mod watch;
@@ -7,30 +11,24 @@ mod watch;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use burn::tensor::Device;
 use unclip_clip::{ImageEncoderConfig, TextEncoderConfig, Tokenizer, TokenizerOptions};
 use unclip_core::{InvalidSetting, Uncertainty};
-use unclip_nn::checkpoint::{Manifest, StageConfig, StageFiles, save_config, save_stage};
-use unclip_nn::{Precision, is_cpu};
+use unclip_nn::checkpoint::{Manifest, StageFiles, save_config};
 use unclip_prior::DiffusionPriorConfig;
 use unclip_shapes::ShapesWorld;
 
-use crate::ahead::Ahead;
+use self::lock::alone;
 use crate::embeddings::{Embeddings, make_embeddings};
-use crate::loss_curve::Curve;
-use crate::objective::{FrozenClip, Objective, Source};
-use crate::parts::Parts;
+use crate::objective::{ClipTowers, FrozenClip, Source};
 use crate::plan::Plan;
 use crate::shown::Data;
 use crate::train_stage::TrainStage;
 use crate::typical::typical_pairs;
 use crate::uncertainty::uncertainty;
-use crate::{Changes, ClipScore, StepReport, TrainError, TrainSettings, Trainer};
-
-/// What keeps weights where they may be, after each step.
-type Constraint<M> = fn(M) -> M;
+use crate::{Changes, ClipScore, StepReport, TrainError, TrainSettings};
 
 /// A plan in training.
 #[derive(Debug, Clone)]
@@ -43,7 +41,7 @@ pub struct Training {
     pub held_out: Option<Arc<dyn Data>>,
     /// Folder of a bundle whose weights each stage starts from, instead of fresh ones. A decoder
     /// may have been trained with another CLIP: the embeddings of this one are then turned to where
-    /// it knew them. CLIP's temperature is not part of a bundle and starts fresh.
+    /// it knew them.
     pub from: Option<PathBuf>,
     /// Where the tensors are, without autodiff. With several devices each of them gets a part of
     /// every batch, and the first one holds the weights.
@@ -66,6 +64,34 @@ impl Training {
         stage: TrainStage,
         observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<bool, TrainError> {
+        self.check()?;
+        if stage == TrainStage::Embeddings {
+            self.embed((0, 1), &mut |_, _| ControlFlow::Continue(()))?;
+            return Ok(true);
+        }
+        let settings = self.plan.settings(stage)?;
+        let of = (settings, observer);
+        // until everything is written
+        let _alone = alone(&self.plan.run.out.join(stage.name()))?;
+        match stage {
+            TrainStage::Embeddings => Ok(true),
+            TrainStage::Clip => {
+                let ready = self.clip_towers(&of.0)?;
+                let configs = ready.config.clone();
+                let trainer = self.run(ready, of, ClipTowers::within_bounds)?;
+                self.finish_clip(&configs, &trainer)?;
+                Ok(trainer.is_done())
+            }
+            TrainStage::Prior => self.train_stage(self.prior(&of.0)?, of),
+            TrainStage::ArPrior => self.train_stage(self.ar_prior(&of.0)?, of),
+            TrainStage::Noised => self.train_stage(self.noised(&of.0)?, of),
+            TrainStage::Decoder => self.train_stage(self.decoder(&of.0)?, of),
+            TrainStage::Upsampler(place) => self.train_stage(self.upsampler(place, &of.0)?, of),
+        }
+    }
+
+    /// Whether plan and devices go together.
+    fn check(&self) -> Result<(), TrainError> {
         self.plan.validate()?;
         if self.devices.is_empty() {
             return Err(InvalidSetting::new("devices", "none", "at least one").into());
@@ -75,20 +101,7 @@ impl Training {
             let expected = format!("one that {device:?} computes in");
             return Err(InvalidSetting::new("run.precision", precision, expected).into());
         }
-        if stage == TrainStage::Embeddings {
-            self.embed((0, 1), &mut |_, _| ControlFlow::Continue(()))?;
-            return Ok(true);
-        }
-        let settings = self.plan.settings(stage)?;
-        match stage {
-            TrainStage::Embeddings => Ok(true),
-            TrainStage::Clip => self.train_clip(settings, observer),
-            TrainStage::Prior => self.train_prior(settings, observer),
-            TrainStage::ArPrior => self.train_ar_prior(settings, observer),
-            TrainStage::Noised => self.train_noised(settings, observer),
-            TrainStage::Decoder => self.train_decoder(settings, observer),
-            TrainStage::Upsampler(place) => self.train_upsampler(place, settings, observer),
-        }
+        Ok(())
     }
 
     /// Computes what CLIP says of the data, as far as it is not there yet: everything, or the share of
@@ -135,63 +148,6 @@ impl Training {
     /// A CLIP that is missing or cannot be read.
     pub fn clip_score(&self, n: usize) -> Result<ClipScore, TrainError> {
         Ok(self.clip()?.0.score(&ShapesWorld::new(1), n))
-    }
-
-    /// Runs the loop with a time limit and a loss curve on disk. A run rests on a CLIP, by the name
-    /// of its space, and on the weights that it starts from: with others it is another run.
-    fn run<O: Objective>(
-        &self,
-        (stage, space): (TrainStage, &str),
-        settings: TrainSettings,
-        (model, constrain): (O::Network, Constraint<O::Network>),
-        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-        objective: O,
-    ) -> Result<Trainer<O::Network>, TrainError> {
-        let folder = self.plan.run.out.join(stage.name());
-        let from = self.from.as_ref().map(|from| format!("weights of {}", from.display()));
-        let clip = (!space.is_empty()).then(|| format!("CLIP {space}"));
-        let rests_on: Vec<String> = clip.into_iter().chain(from).collect();
-        let (data, rests_on) = (self.data.name(), rests_on.join(", "));
-        let settings = TrainSettings { data, rests_on, ..settings };
-        let parts = Parts::new(objective, &self.devices, (settings.batch, settings.accumulate))?
-            .in_precision(self.plan.run.precision);
-        let trainer = Trainer::new(model, settings, &folder, self.changes)?;
-        let kept = self.plan.run.keep_checkpoints;
-        let mut trainer = trainer.with_constraint(constrain).keeping(kept);
-        let mut curve = Curve::open(&folder.join("loss.jsonl"), trainer.step())?;
-        let mut watch = self.watch(stage, trainer.step())?;
-        let start = Instant::now();
-        let interval = Duration::from_secs(self.plan.run.checkpoint_seconds);
-        let observer = |report: &StepReport, trainer: &Trainer<O::Network>| {
-            curve.push(report);
-            watch.after(report, trainer, parts.first())?;
-            if self.time_limit.is_some_and(|limit| start.elapsed() >= limit) {
-                return Ok(ControlFlow::Break(()));
-            }
-            Ok(observer(report))
-        };
-        let make = |step| parts.first().batch(step);
-        std::thread::scope(|scope| {
-            // where the CPU trains, no core is free to prepare batches meanwhile
-            let batches = if is_cpu(self.device()) {
-                Ahead::in_turn(&make)
-            } else {
-                Ahead::on_threads(&make, trainer.step(), scope)
-            };
-            let learn = |model: &O::Network, step| Ok(parts.learn(model, batches.next(step)?));
-            trainer.run(interval, learn, observer)
-        })?;
-        if self.plan.evaluation.use_best { trainer.with_best() } else { Ok(trainer) }
-    }
-
-    fn save<T: StageConfig>(
-        &self,
-        name: &str,
-        space: &str,
-        config: &T,
-        network: &T::Network,
-    ) -> Result<(), TrainError> {
-        Ok(save_stage(&self.bundle().join(name), space, config, network, Precision::F16)?)
     }
 
     /// Where the weights are.
@@ -243,6 +199,12 @@ impl Training {
         }
         let text = StageFiles::<TextEncoderConfig>::open(&open("text_encoder"))?;
         let image = StageFiles::<ImageEncoderConfig>::open(&open("image_encoder"))?;
+        let (found, own) = (&text.manifest.embedding_space, &image.manifest.embedding_space);
+        if found != own {
+            let expected =
+                format!("{own}, that of the image tower beside it; train the stage clip");
+            return Err(InvalidSetting::new("CLIP of the text tower", found, expected).into());
+        }
         let clip = FrozenClip {
             tokenizer: tokenizer_of(bundle, &text.manifest.config)?,
             text: text.load(self.device())?,

@@ -1,14 +1,18 @@
 //! What each stage of a plan takes.
 
 use std::fs;
-use std::ops::ControlFlow;
+use std::path::Path;
 
-use unclip_clip::{ImageEncoderConfig, TextEncoderConfig};
+use unclip_clip::{ImageEncoderConfig, NoisedImageEncoderConfig, TextEncoderConfig};
 use unclip_core::{ImageEmbedding, InvalidSetting};
-use unclip_nn::Whitening;
-use unclip_nn::checkpoint::write_whole;
+use unclip_decoder::DecoderConfig;
+use unclip_nn::checkpoint::{StageFiles, save_stage, write_whole};
+use unclip_nn::{Precision, Whitening};
+use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
+use unclip_upsample::UpsamplerConfig;
 
 use super::Training;
+use super::ready::{ClipConfigs, Ready};
 use crate::objective::{
     ArPriorObjective, ClipObjective, ClipTowers, DecoderObjective, DecoderOptions, FrozenClip,
     NoisedObjective, PriorObjective, UpsamplerObjective,
@@ -16,18 +20,17 @@ use crate::objective::{
 use crate::plan::{ClipPlan, absent};
 use crate::train_stage::TrainStage;
 use crate::typical::{fingerprint, typical_embeddings, typical_pairs, with_longer_embeddings};
-use crate::{StepReport, TrainError, TrainSettings, silenced, whitening_towards};
+use crate::{TrainError, TrainSettings, Trainer, silenced, whitening_towards};
 
 /// The file that says after which step CLIP was written into the bundle.
 const WRITTEN: &str = "written";
 
 impl Training {
-    pub(super) fn train_clip(
+    pub(super) fn clip_towers(
         &self,
-        settings: TrainSettings,
-        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<bool, TrainError> {
-        let source = self.source(&settings);
+        settings: &TrainSettings,
+    ) -> Result<Ready<ClipObjective, ClipConfigs>, TrainError> {
+        let source = self.source(settings);
         if source.data.items() == Some(1) {
             let expected = "at least two pictures: CLIP learns by telling them apart";
             return Err(InvalidSetting::new("data", "one picture", expected).into());
@@ -38,28 +41,38 @@ impl Training {
         let text = TextEncoderConfig { vocab_size: tokenizer.vocab_size(), ..text };
         self.device().seed(settings.seed);
         let fresh = ClipTowers::new(&text, &image, self.device());
+        let fresh = match &self.from {
+            Some(from) => fresh.with_logit_scale(logit_scale_of(from)?),
+            None => fresh,
+        };
         let towers = ClipTowers {
             text: self.first("text_encoder", None, &text, fresh.text)?,
             image: self.first("image_encoder", None, &image, fresh.image)?,
             logit_scale: fresh.logit_scale,
         };
         let objective = ClipObjective { source, tokenizer, image: image.clone(), worn };
-        let bounds: fn(ClipTowers) -> ClipTowers = ClipTowers::within_bounds;
-        let stage = (TrainStage::Clip, "");
-        let trainer = self.run(stage, settings, (towers, bounds), observer, objective)?;
-        let written = self.plan.run.out.join(stage.0.name()).join(WRITTEN);
+        let (stage, space) = (TrainStage::Clip, String::new());
+        Ok(Ready { stage, space, config: (text, image), network: towers, objective })
+    }
+
+    /// Writes both towers of a run, unless that step's are written already.
+    pub(super) fn finish_clip(
+        &self,
+        (text, image): &ClipConfigs,
+        trainer: &Trainer<ClipTowers>,
+    ) -> Result<(), TrainError> {
+        let written = self.plan.run.out.join(TrainStage::Clip.name()).join(WRITTEN);
         let step = trainer.step().to_string();
         // towers that are written again would be scaled by other data, and their space have another name
         let is_written = fs::read_to_string(&written).is_ok_and(|it| it == step);
-        if is_written && self.bundle().join("image_encoder").is_dir() {
-            return Ok(trainer.is_done());
+        if is_written && self.clip().is_ok() {
+            return Ok(());
         }
         let towers = trainer.average().clone();
         let logit_scale = f64::from(towers.logit_scale.val().into_scalar::<f32>()).exp();
-        let text = TextEncoderConfig { logit_scale, ..text };
-        self.save_clip(towers, &text, &image)?;
-        write_whole(&written, step.as_bytes())?;
-        Ok(trainer.is_done())
+        let text = TextEncoderConfig { logit_scale, ..text.clone() };
+        self.save_clip(towers, &text, image)?;
+        Ok(write_whole(&written, step.as_bytes())?)
     }
 
     /// Writes both towers, scaled so that the embeddings of pictures have variance 1: contrastive
@@ -87,15 +100,15 @@ impl Training {
         clip.text = with_longer_embeddings(clip.text, factor);
         clip.image = with_longer_embeddings(clip.image, factor);
         let space = fingerprint(&clip);
-        self.save("text_encoder", &space, text, &clip.text)?;
-        self.save("image_encoder", &space, image, &clip.image)
+        let folder = |name: &str| self.bundle().join(name);
+        save_stage(&folder("text_encoder"), &space, text, &clip.text, Precision::F16)?;
+        Ok(save_stage(&folder("image_encoder"), &space, image, &clip.image, Precision::F16)?)
     }
 
-    pub(super) fn train_prior(
+    pub(super) fn prior(
         &self,
-        settings: TrainSettings,
-        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<bool, TrainError> {
+        settings: &TrainSettings,
+    ) -> Result<Ready<PriorObjective, DiffusionPriorConfig>, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let plan = of(self.plan.prior.as_ref(), TrainStage::Prior)?;
         let config = plan.config;
@@ -104,22 +117,18 @@ impl Training {
         let fresh = config.init(self.device()).with_whitening(whitening);
         let prior = self.first("prior", Some(&space), &config, fresh)?;
         let objective = PriorObjective::new(
-            self.source(&settings),
+            self.source(settings),
             clip,
             config.clone(),
             (plan.drop_caption, plan.weighting),
         )?;
-        let stage = (TrainStage::Prior, space.as_str());
-        let trainer = self.run(stage, settings, (prior, free), observer, objective)?;
-        self.save("prior", &space, &config, trainer.average())?;
-        Ok(trainer.is_done())
+        Ok(Ready { stage: TrainStage::Prior, space, config, network: prior, objective })
     }
 
-    pub(super) fn train_ar_prior(
+    pub(super) fn ar_prior(
         &self,
-        settings: TrainSettings,
-        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<bool, TrainError> {
+        settings: &TrainSettings,
+    ) -> Result<Ready<ArPriorObjective, ArPriorConfig>, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let plan = of(self.plan.ar_prior.as_ref(), TrainStage::ArPrior)?;
         let config = plan.config;
@@ -129,38 +138,30 @@ impl Training {
         let whitening = Whitening::of(image.0.clone());
         let codebook = fresh.codebook().clone().of(whitening, &image, &text);
         let prior = self.first("ar_prior", Some(&space), &config, fresh.with_codebook(codebook))?;
-        let (source, drop_caption) = (self.source(&settings), plan.drop_caption);
+        let (source, drop_caption) = (self.source(settings), plan.drop_caption);
         let objective = ArPriorObjective { source, clip, drop_caption };
-        let stage = (TrainStage::ArPrior, space.as_str());
-        let trainer = self.run(stage, settings, (prior, free), observer, objective)?;
-        self.save("ar_prior", &space, &config, trainer.average())?;
-        Ok(trainer.is_done())
+        Ok(Ready { stage: TrainStage::ArPrior, space, config, network: prior, objective })
     }
 
-    pub(super) fn train_noised(
+    pub(super) fn noised(
         &self,
-        settings: TrainSettings,
-        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<bool, TrainError> {
+        settings: &TrainSettings,
+    ) -> Result<Ready<NoisedObjective, NoisedImageEncoderConfig>, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let config = of(self.plan.noised_image_encoder.as_ref(), TrainStage::Noised)?.config;
         self.device().seed(settings.seed);
         let name = TrainStage::Noised.name();
         let encoder = self.first(&name, Some(&space), &config, config.init(self.device()))?;
         let schedule = self.plan.decoder.config.diffusion.training_schedule()?;
-        let source = self.source(&settings);
+        let source = self.source(settings);
         let objective = NoisedObjective { source, clip, schedule, side: config.image_size };
-        let stage = (TrainStage::Noised, space.as_str());
-        let trainer = self.run(stage, settings, (encoder, free), observer, objective)?;
-        self.save(&name, &space, &config, trainer.average())?;
-        Ok(trainer.is_done())
+        Ok(Ready { stage: TrainStage::Noised, space, config, network: encoder, objective })
     }
 
-    pub(super) fn train_decoder(
+    pub(super) fn decoder(
         &self,
-        settings: TrainSettings,
-        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<bool, TrainError> {
+        settings: &TrainSettings,
+    ) -> Result<Ready<DecoderObjective, DecoderConfig>, TrainError> {
         let (clip, space) = self.clip_with_embeddings()?;
         let config = self.plan.decoder.config.clone();
         self.device().seed(settings.seed);
@@ -176,48 +177,43 @@ impl Training {
             }
             None => first,
         };
-        let source = self.source(&settings);
+        let source = self.source(settings);
         let plan = &self.plan.decoder;
         let options =
             DecoderOptions { worn: plan.worn, dropped: plan.dropped, weighting: plan.weighting };
         let objective = DecoderObjective::new(source, clip, config.clone(), options)?;
-        let stage = (TrainStage::Decoder, space.as_str());
-        let trainer = self.run(stage, settings, (decoder, free), observer, objective)?;
-        self.save("decoder", &space, &config, trainer.average())?;
-        Ok(trainer.is_done())
+        Ok(Ready { stage: TrainStage::Decoder, space, config, network: decoder, objective })
     }
 
-    pub(super) fn train_upsampler(
+    pub(super) fn upsampler(
         &self,
         place: usize,
-        settings: TrainSettings,
-        observer: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
-    ) -> Result<bool, TrainError> {
+        settings: &TrainSettings,
+    ) -> Result<Ready<UpsamplerObjective, UpsamplerConfig>, TrainError> {
         let stage = TrainStage::Upsampler(place);
         let plan = self.plan.upsampler.get(place).ok_or_else(|| absent(stage))?;
         let (config, low_side) = (plan.config.clone(), self.plan.low_side(place));
         self.device().seed(settings.seed);
         let fresh = silenced(config.init(self.device()));
         let upsampler = self.first(&stage.name(), None, &config, fresh)?;
-        let source = self.source(&settings);
+        let source = self.source(settings);
         let objective = UpsamplerObjective::new(
             source,
             config.clone(),
             [low_side, plan.crop],
             (plan.degrade, plan.weighting),
         )?;
-        let trainer = self.run((stage, ""), settings, (upsampler, free), observer, objective)?;
-        self.save(&stage.name(), "", &config, trainer.average())?;
-        Ok(trainer.is_done())
+        Ok(Ready { stage, space: String::new(), config, network: upsampler, objective })
     }
+}
+
+/// What the CLIP of a bundle scales similarities by.
+fn logit_scale_of(bundle: &Path) -> Result<f64, TrainError> {
+    let text = StageFiles::<TextEncoderConfig>::open(&bundle.join("text_encoder"))?;
+    Ok(text.manifest.config.logit_scale)
 }
 
 /// The plan of a stage that there may not be.
 fn of<T: Clone>(plan: Option<&T>, stage: TrainStage) -> Result<T, InvalidSetting> {
     plan.cloned().ok_or_else(|| absent(stage))
-}
-
-/// Weights that may be anything.
-fn free<M>(model: M) -> M {
-    model
 }

@@ -10,7 +10,7 @@ use crate::train_stage::TrainStage;
 use crate::{StepReport, TrainError, Trainer};
 
 /// Seed of the draws of evaluations, which are the same in every run.
-const SEED: u64 = 0x5eed;
+pub(super) const SEED: u64 = 0x5eed;
 
 /// Evaluates every so many steps, and writes it down.
 pub(super) struct Watch {
