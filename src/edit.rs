@@ -243,7 +243,7 @@ impl Subject<'_> {
         }
         options.check_control(&unclip.bundle)?;
         settings.check_negatives(options, &unclip.bundle)?;
-        settings.check_clip(self.caption())?;
+        settings.check_caption(self.caption())?;
         if self.has_caption() {
             settings = settings.for_subjects(&[self.caption()], options, &unclip.bundle)?;
         } else {

@@ -1,10 +1,10 @@
 //! The one error type of the facade.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use unclip_clip::TokenizerError;
-use unclip_core::InvalidSetting;
-use unclip_nn::checkpoint::LoadError;
+use unclip_core::{InvalidSetting, Printable};
+use unclip_nn::checkpoint::{LoadError, NamesFiles};
 
 use crate::StageId;
 
@@ -24,7 +24,7 @@ pub enum Error {
     /// A stage that the task needs is not part of the model.
     #[error(
         "the model in {} has no {stage}; expected a folder `{stage}` in it{}",
-        model.display(),
+        Printable(model.display()),
         who_has(stage)
     )]
     MissingStage {
@@ -35,8 +35,10 @@ pub enum Error {
     },
     /// Two stages were not trained for each other.
     #[error(
-        "{first} and {second} do not belong together: {field} is {found_first} in one and \
-         {found_second} in the other; take all stages from one model"
+        "{first} and {second} do not belong together: {field} is {} in one and {} in the other; take all \
+         stages from one model",
+        Printable(found_first),
+        Printable(found_second)
     )]
     Incompatible {
         /// One stage.
@@ -52,8 +54,9 @@ pub enum Error {
     },
     /// The model that should make a picture again is not the one that made it.
     #[error(
-        "the picture is of {made_by:?}, and {} is another model: its {stage} has the weights {found}, \
-         expected {weights}; take the model that made it, in f32 or f16", model.display()
+        "the picture is of \"{}\", and {} is another model: its {} has the weights {found}, expected {}; \
+         take the model that made it, in f32 or f16",
+        Printable(made_by), Printable(model.display()), Printable(stage), Printable(weights)
     )]
     OtherModel {
         /// Name of the model that made the picture.
@@ -78,13 +81,19 @@ pub enum Error {
         total: usize,
     },
     /// A stage produced values that are not finite.
-    #[error("the {stage} gave values that are not finite; try f32, another seed, or less guidance")]
+    #[error(
+        "the {stage} gave values that are not finite{}; try f32, another seed, or less guidance",
+        step.map(|step| format!(" in step {step}")).unwrap_or_default()
+    )]
     NonFinite {
         /// The stage.
         stage: StageId,
+        /// The step of it in which they were first seen, counted from 1; `None` of an encoder. On a
+        /// GPU, which is asked only now and then, they may be some steps older.
+        step: Option<usize>,
     },
     /// A device cannot be used.
-    #[error("device {name:?}: {reason}")]
+    #[error("device \"{}\": {}", Printable(name), Printable(reason))]
     Device {
         /// The name that was given.
         name: String,
@@ -92,13 +101,25 @@ pub enum Error {
         reason: String,
     },
     /// A picture cannot be read or written.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {}", Printable(path.display()), Printable(message))]
     Picture {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         message: String,
     },
+}
+
+impl NamesFiles for Error {
+    fn moved(self, from: &Path, to: &Path) -> Self {
+        match self {
+            Self::Load(error) => Self::Load(error.moved(from, to)),
+            Self::Tokenizer(TokenizerError::Load(error)) => {
+                Self::Tokenizer(TokenizerError::Load(error.moved(from, to)))
+            }
+            other => other,
+        }
+    }
 }
 
 /// Which published models have a stage that not all of them have.

@@ -82,7 +82,7 @@ pub use event::{Event, Observer};
 pub use latents::Latents;
 pub use layouts::open_autoencoder;
 pub use manipulate::SHARE;
-pub use options::{GenerateOptions, MAX_IMAGES, Settings};
+pub use options::{GenerateOptions, Settings};
 pub use pictures::{
     LeftOut, Picture, PictureFormat, ReadOptions, ReadPicture, Sheet, grid, is_animation,
     picture_from_bytes, read_picture, strip, write_animation, write_picture,

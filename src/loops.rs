@@ -1,15 +1,18 @@
 //! The loops of a bound stage, forward and back: noise, steps, costs and observers.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
 use unclip_core::{
-    Draw, ExactStart, Guide, Interrupted, InvalidSetting, Kept, NoiseSource, Resampling,
-    SeededNoise, Steering, StepEvent, inpaint, invert, invert_exactly, sample,
+    Draw, ExactStart, Guide, Interrupted, InvalidSetting, Kept, Limit, NoiseSource, Resampling,
+    SeededNoise, Stage, Steering, StepEvent, inpaint, invert, invert_exactly, sample,
 };
 
+use unclip_nn::is_cpu;
+
 use crate::bound::{Diffuses, Listened};
-use crate::finite::finite;
+use crate::finite::{finite, is_finite};
 use crate::{
     Bound, Error, Event, RecordedNoise, Run, SamplerKind, Slot, StageCost, StageId, StageSettings,
     Start,
@@ -31,7 +34,8 @@ impl<'a> Run<'a> {
         let within = settings.guidance_range;
         let guide = null.map(|null| Guide { null, scale, image_scale, within });
         let steering = Steering { guide, dynamic_threshold: settings.dynamic_threshold };
-        let denoiser = config.denoiser(&network, condition, steering);
+        let most = rows_at_once(config, condition, &steering);
+        let denoiser = config.denoiser_in_parts(&network, condition, steering, most);
         self.costs.push(StageCost::new(slot.id(), loading, start, &network));
         Ok(Bound {
             stage: slot.id(),
@@ -198,9 +202,16 @@ impl<'a> Run<'a> {
         let (done, call_total) = &mut self.progress;
         let observer = &mut self.observer;
         let mut last = Instant::now();
+        let mut broken = None;
+        // reading from a GPU waits for it
+        let each = if is_cpu(&self.placement.device) { 1 } else { 16 };
         let mut listen = |event: StepEvent<'_, D>| {
             let elapsed = last.elapsed();
             calls.push(elapsed);
+            if (event.index + 1).is_multiple_of(each) && !is_finite(event.x_0) {
+                broken = Some(event.index + 1);
+                return ControlFlow::Break(());
+            }
             let preview = preview(event.x_0);
             let event = Event {
                 stage,
@@ -213,14 +224,33 @@ impl<'a> Run<'a> {
                 preview: preview.as_ref(),
             };
             *done += 1;
-            let proceed = std::ops::ControlFlow::Continue(());
+            let proceed = ControlFlow::Continue(());
             let flow = observer.as_mut().map_or(proceed, |observer| observer(&event));
             last = Instant::now();
             flow
         };
-        let stopped = |e: Interrupted| Error::Stopped { stage, done: e.done, total: e.total };
-        finite(stage, work(&mut listen).map_err(stopped)?)
+        let worked = work(&mut listen);
+        match (broken, worked) {
+            (Some(step), _) => Err(Error::NonFinite { stage, step: Some(step) }),
+            (None, Err(Interrupted { done, total })) => Err(Error::Stopped { stage, done, total }),
+            (None, Ok(x_0)) => finite(stage, x_0),
+        }
     }
+}
+
+/// How many samples may go through a network at once, which is at least one.
+fn rows_at_once<T: Stage<D>, const D: usize>(
+    config: &T,
+    condition: &T::Condition,
+    steering: &Steering<'_, T::Null>,
+) -> usize {
+    let conditions = match steering.guide {
+        None => 1,
+        Some(Guide { image_scale: None, .. }) => 2,
+        Some(_) => 3,
+    };
+    let row = config.row_bytes(config.sample_shape(condition)).saturating_mul(conditions).max(1);
+    usize::try_from(Limit::BatchBytes.value() / row as u64).unwrap_or(usize::MAX).max(1)
 }
 
 /// Noise of a standard deviation.

@@ -223,7 +223,7 @@ impl Observed<'_> {
         let seeds = options.seeds(latents.batch())?;
         let settings = options.resolve(&unclip.bundle)?.without_prior();
         settings.check_negatives(&options, &unclip.bundle)?;
-        settings.check_clip(&latents.caption)?;
+        settings.check_caption(&latents.caption)?;
         unclip.bundle.check_caption(&latents.caption)?;
         expect_steps(&settings.decoder, &latents.settings)?;
         let made_by = MadeBy::of(&unclip.bundle, unclip.placement.precision, true, &settings)?;

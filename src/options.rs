@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use unclip_core::{ImageEmbedding, InvalidSetting};
+use unclip_core::{ImageEmbedding, InvalidSetting, Limit};
 
 use crate::clip_guidance::check_choices;
 use crate::priors::PriorRequest;
@@ -14,16 +14,13 @@ use crate::{
     StageOptions, StageSettings,
 };
 
-/// Largest number of pictures that one call makes.
-pub const MAX_IMAGES: usize = 64;
-
 /// Options for making pictures.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GenerateOptions {
     /// Seed of the first picture; picture k has the seed `seed + k`, wrapping.
     pub seed: u64,
-    /// Number of pictures per caption (or variations per picture), 1 to [`MAX_IMAGES`] in all.
+    /// Number of pictures per caption (or variations per picture), 1 to [`Limit::Images`] in all.
     pub n: usize,
     /// A caption of what the picture should not show: guidance leads away from it. The default is
     /// the empty caption, which stands for any picture. Stable unCLIP's prior is not led by it.
@@ -144,18 +141,20 @@ impl GenerateOptions {
     /// caption's.
     ///
     /// # Errors
-    /// No caption; or the number of pictures is 0 or more than [`MAX_IMAGES`].
+    /// No caption; or the number of pictures is 0 or over [`Limit::Images`].
     pub fn seeds(&self, captions: usize) -> Result<Vec<u64>, InvalidSetting> {
         if captions == 0 {
             return Err(InvalidSetting::new("captions or pictures", 0, "at least 1"));
         }
-        if !(1..=MAX_IMAGES).contains(&self.n.saturating_mul(captions)) {
-            let found = match captions {
-                1 => self.n.to_string(),
-                _ => format!("{} for each of {captions}", self.n),
-            };
-            return Err(InvalidSetting::new("n", found, format!("1 to {MAX_IMAGES} pictures")));
+        let all = self.n.saturating_mul(captions);
+        if all == 0 {
+            return Err(InvalidSetting::new("n", 0, "at least 1"));
         }
+        let name = match captions {
+            1 => "n".to_string(),
+            _ => format!("n, which is {} for each of {captions},", self.n),
+        };
+        Limit::Images.check_len(&name, all)?;
         let seeds = (0..self.n as u64).map(|k| self.seed.wrapping_add(k));
         Ok((0..captions).flat_map(|_| seeds.clone()).collect())
     }
@@ -216,10 +215,10 @@ impl GenerateOptions {
 
     /// What is asked of the prior.
     pub(crate) fn prior_request(&self) -> Result<PriorRequest<'_>, InvalidSetting> {
-        if !(1..=MAX_IMAGES).contains(&self.candidates) {
-            let expected = format!("1 to {MAX_IMAGES}");
-            return Err(InvalidSetting::new("candidates", self.candidates, expected));
+        if self.candidates == 0 {
+            return Err(InvalidSetting::new("candidates", 0, "at least 1"));
         }
+        Limit::Images.check_len("candidates", self.candidates)?;
         Ok(PriorRequest {
             kind: self.prior_kind,
             options: &self.prior,
@@ -304,6 +303,8 @@ impl Settings {
         options: &GenerateOptions,
         bundle: &Bundle,
     ) -> Result<(), InvalidSetting> {
+        let len = options.negative_prompt.len();
+        Limit::CaptionBytes.check_len("length of the negative prompt", len)?;
         if let Some(ImageEmbedding(image)) = &options.negative_image {
             if !bundle.decoder.config().reads_images() {
                 let expected = format!("absent: {NO_IMAGES}");
@@ -359,8 +360,10 @@ impl Settings {
         config.needs_null_image() && self.decoder.is_guided() && !has_other
     }
 
-    /// Refuses guidance by CLIP where there is no caption that it could lead to.
-    pub(crate) fn check_clip(&self, caption: &str) -> Result<(), InvalidSetting> {
+    /// Refuses a caption that is too long to be kept with pictures, and guidance by CLIP where there is
+    /// no caption that it could lead to.
+    pub(crate) fn check_caption(&self, caption: &str) -> Result<(), InvalidSetting> {
+        Limit::CaptionBytes.check_len("length of the caption", caption.len())?;
         match self.clip_guidance {
             Some(guidance) if caption.is_empty() => {
                 let expected = "absent: there is no caption that it could lead to";

@@ -296,7 +296,7 @@ impl<'a> Observed<'a> {
         }
         options.check_control(bundle)?;
         settings.check_negatives(options, bundle)?;
-        captions.iter().try_for_each(|caption| settings.check_clip(caption.as_ref()))?;
+        captions.iter().try_for_each(|caption| settings.check_caption(caption.as_ref()))?;
         let precision = self.unclip.placement.precision;
         let sees = settings.leads_from_blank(options, bundle);
         let made_by = MadeBy::of(bundle, precision, sees, &settings)?;

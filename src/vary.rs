@@ -109,7 +109,7 @@ impl Variation<'_> {
         };
         settings.check_negatives(options, bundle)?;
         self.check_ways(&settings, options, bundle)?;
-        settings.check_clip(self.caption)?;
+        settings.check_caption(self.caption)?;
         if self.priors() == 0 {
             bundle.check_caption(self.caption)?;
         }

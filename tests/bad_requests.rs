@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
 use unclip::unclip_core::{
-    BetaSchedule, Ddim, Ddpm, NoiseSchedule, Timesteps, check_guidance_scale, slerp,
+    BetaSchedule, Ddim, Ddpm, Limit, NoiseSchedule, Timesteps, check_guidance_scale, escaped, slerp,
 };
 use unclip::{
-    Error, Event, GenerateOptions, Generated, MAX_IMAGES, PriorSettings, Recipe, StageOptions,
-    TimestepRange, UnClip, device, grid, write_picture,
+    Error, Event, GenerateOptions, Generated, PriorSettings, Recipe, StageOptions, TimestepRange,
+    UnClip, device, grid, write_picture,
 };
 
 use crate::support::{Model, in_time, names, refused};
@@ -127,12 +127,15 @@ fn guidance_at_its_bounds_gives_pictures() {
 
 #[test]
 fn numbers_of_pictures_out_of_range_are_refused() {
-    for n in [0, MAX_IMAGES + 1, 1_000_000, usize::MAX] {
+    refused(request(&GenerateOptions::default().with_n(0)), &["n is 0, expected at least 1"]);
+    let most = usize::try_from(Limit::Images.value()).unwrap();
+    for n in [most + 1, 1_000_000, usize::MAX] {
         let options = GenerateOptions::default().with_n(n);
-        refused(request(&options), &[&format!("n is {n}, expected 1 to 64 pictures")]);
+        let said = format!("n is {n} pictures, expected at most 64 pictures (the limit images");
+        refused(request(&options), &[&said]);
     }
-    let all = quick().with_n(MAX_IMAGES);
-    assert_eq!(unclip().text_to_image("", &all).unwrap().pictures.len(), MAX_IMAGES);
+    let all = quick().with_n(most);
+    assert_eq!(unclip().text_to_image("", &all).unwrap().pictures.len(), most);
 }
 
 #[test]
@@ -453,7 +456,7 @@ fn devices_that_are_not_there_are_refused_by_name() {
     refused(device("cpu:1"), &["cpu takes no index"]);
     let names = "expected cpu, gpu, auto, flex, wgpu, vulkan, metal, cuda or rocm";
     for name in ["", ":", "nonsense", "FLEX", " flex", "flex ", "cuda0", "\0", ":0"] {
-        refused(device(name), &[&format!("device {name:?}"), names]);
+        refused(device(name), &[&format!("device \"{}\"", escaped(name)), names]);
     }
     for name in ["flex:7", "flex:x", "flex:", "flex:-1", "flex:0:0"] {
         refused(device(name), &[&format!("device {name:?}"), "there is one CPU, flex"]);

@@ -9,7 +9,7 @@ use image::RgbImage;
 use unclip::clip::TextEncoderConfig;
 use unclip::decoder::Condition;
 use unclip::unclip_core::image::to_rgb;
-use unclip::unclip_core::normalize;
+use unclip::unclip_core::{Limit, normalize};
 use unclip::unclip_nn::checkpoint::{StageFiles, save_stage};
 use unclip::{
     Bundle, Ddim, Error, Event, GenerateOptions, Generated, Heun, Precision, Recipe, Residency,
@@ -377,6 +377,28 @@ fn choices_go_before_those_that_they_replace() {
     assert_eq!((both.spacing.is_some(), both.guidance_range), (true, Some(range)));
 }
 
+/// Less memory for a batch makes more parts of it, and the same pictures.
+#[test]
+fn a_batch_in_parts_gives_the_pictures_of_the_whole() {
+    let unclip = Model::new().load().unwrap();
+    let decoder = StageOptions::default().with_guidance_scale(3.0);
+    let options = options(5, 5).with_decoder(decoder);
+    let whole = generate(&unclip, &options);
+    for bytes in [1, 1 << 16, 1 << 18] {
+        Limit::BatchBytes.set(bytes);
+        let parts = generate(&unclip, &options);
+        Limit::BatchBytes.set(Limit::BatchBytes.default_value());
+        assert_eq!(parts.images(), whole.images(), "{bytes} bytes");
+    }
+    let varied = |bytes| {
+        Limit::BatchBytes.set(bytes);
+        let made = unclip.image_variation(&whole.images(), &GenerateOptions::default()).unwrap();
+        Limit::BatchBytes.set(Limit::BatchBytes.default_value());
+        made.images()
+    };
+    assert_eq!(varied(1), varied(Limit::BatchBytes.default_value()));
+}
+
 #[test]
 fn the_candidate_closest_to_the_caption_is_kept() {
     let unclip = Model::new().load().unwrap();
@@ -399,9 +421,9 @@ fn the_candidate_closest_to_the_caption_is_kept() {
     assert_eq!(prior.calls.len(), 3 * STEPS[0]);
     let again = generate(&unclip, &made.pictures[1].recipe.options());
     assert_eq!(again.pictures[0].image, made.pictures[1].image);
-    for n in [0, 65] {
+    for (n, words) in [(0, "at least 1"), (65, "at most 64 pictures (the limit images")] {
         let options = options.clone().with_candidates(n);
-        refused(unclip.text_to_image(CAPTION, &options), &["candidates is", "1 to 64"]);
+        refused(unclip.text_to_image(CAPTION, &options), &["candidates is", words]);
     }
     let varied = GenerateOptions::default().with_candidates(2);
     refused(unclip.image_variation(&[RgbImage::new(9, 9)], &varied), &["candidates is 2"]);

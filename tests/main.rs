@@ -33,6 +33,9 @@ mod folders;
 mod glide;
 /// Weights and noise that follow from names.
 mod hashed;
+/// What strangers may give.
+#[cfg(feature = "train")]
+mod hostile;
 /// Kandinsky's folders: what diffusers gives on them.
 mod kandinsky;
 /// Kandinsky 2.1: what diffusers gives on it.
@@ -64,6 +67,10 @@ mod reference;
 mod stable;
 /// The tiny model, and files to damage.
 mod support;
+/// What strangers may give: what is tried with it.
+#[cfg(feature = "train")]
+#[path = "hostile/targets.rs"]
+mod targets;
 /// The rules of the house: who imports whom, headers, sizes.
 mod tidy;
 /// Variations with a caption, less of the picture, or by way of the prior.

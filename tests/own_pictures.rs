@@ -271,7 +271,8 @@ fn measures_of_several_machines_are_merged() {
         let part = part["measures"]["loss"]["value"].as_f64().unwrap();
         let lines = fs::read_to_string(out.path().join(stage.name()).join("evaluation.jsonl"));
         let seen = number(lines.unwrap().lines().last().unwrap(), "loss");
-        assert!((part - seen).abs() < 5e-3 * seen, "{stage:?}: {part} and {seen}");
+        // with weights of 11 bits, as the bundle has them
+        assert!((part - seen).abs() < 2e-2 * seen, "{stage:?}: {part} and {seen}");
     }
     // parts of another plan, and damaged ones, are measured again
     let part = out.path().join("evaluation/prior/part-00001-of-00003.json");

@@ -81,7 +81,10 @@ fn what_is_no_picture_is_named() {
     }
     let long = folder.path().join("long.png");
     image::GrayImage::new(16_385, 1).save(&long).unwrap();
-    refused(read_picture(&long), &["long.png", "16385 × 1 pixels", "at most 16384 on a side"]);
+    refused(
+        read_picture(&long),
+        &["long.png", "16385 × 1 pixels", "a side of at most 16384 pixels"],
+    );
     // what claims to be large is refused before it is drawn: a screen, and a frame
     let gif = |screen: [u8; 4], frame: [u8; 4]| {
         let frame = [&b"\x2c\0\0\0\0"[..], &frame, b"\0\x02\x02\x44\x01\0"].concat();

@@ -423,7 +423,7 @@ fn pictures_are_changed_by_their_latents() {
         (
             "inpaint",
             &["picture.png", "mask.png", "--n", "18446744073709551615", "--out", "many/"],
-            &["n is 18446744073709551615, expected 1 to 64 pictures"],
+            &["n is 18446744073709551615 pictures, expected at most 64 pictures"],
         ),
         ("inpaint", &["picture.png", "missing.png", "--out", "many/"], &["mask missing.png"]),
         ("mix", &["picture.png:x"], &["weight of picture.png is \"x\", expected a number"]),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use unclip::unclip_core::Limit;
 use unclip::unclip_nn::checkpoint::check_place;
 use unclip::{Picture, PictureFormat, Sheet};
 
@@ -118,7 +119,7 @@ impl Places {
 
     /// Every file that will be written.
     fn files(&self, plan: &Plan<'_>) -> Vec<PathBuf> {
-        let n = plan.n.min(unclip::MAX_IMAGES);
+        let n = plan.n.min(Limit::Images.value() as usize);
         let singles = (0..plan.items * n).map(|k| self.single(k, plan.items * n));
         let sheets = (0..plan.items).map(|item| self.sheet(item * n));
         match (self.grid, self.is_folder) {

@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::path::Path;
 
+use unclip::unclip_core::Limit;
 use unclip::unclip_nn::checkpoint::{read_file, without_mark};
 
 use crate::console::AnyError;
 
-/// The most that a file of captions may hold.
-const MAX_BYTES: u64 = 64 << 20;
+/// The limit on what all captions have together.
+const LIMIT: Limit = Limit::CaptionsBytes;
 
 /// The captions of a text file, one per line, or of standard input if its name is `-`. Empty lines
 /// are skipped.
@@ -16,14 +17,12 @@ pub(crate) fn read(path: &Path) -> Result<Vec<String>, AnyError> {
     let refused = |message: String| -> AnyError { format!("{}: {message}", path.display()).into() };
     let bytes = if path == Path::new("-") {
         let mut bytes = Vec::new();
-        std::io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        std::io::stdin().take(LIMIT.value().saturating_add(1)).read_to_end(&mut bytes)?;
         bytes
     } else {
-        read_file(path, MAX_BYTES)?
+        read_file(path, LIMIT)?
     };
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(refused(format!("expected at most {MAX_BYTES} bytes of captions")));
-    }
+    LIMIT.check_len("size of the captions", bytes.len()).map_err(|it| refused(it.to_string()))?;
     const MARKS: [(&[u8], &str); 4] = [
         (b"\xff\xfe\0\0", "UTF-32"),
         (b"\0\0\xfe\xff", "UTF-32"),

@@ -9,8 +9,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use unclip::unclip_core::{LimitValue, escaped};
 
 pub(crate) type AnyError = Box<dyn std::error::Error>;
+
+/// The environment variable that raises limits, and where it is told of.
+const LIMITS: &str = "UNCLIP_LIMITS";
+const AFTER_HELP: &str = "Environment:
+  UNCLIP_LIMITS  limits on what is read and made, as in \"picture_side=20000 images=100\" (SECURITY.md)";
 
 /// What other programs call an option, and what it is here.
 const ELSEWHERE: [(&[&str], &str); 15] = [
@@ -50,7 +56,9 @@ const ELSEWHERE: [(&[&str], &str); 15] = [
 /// Reads the command line, and reports what is wrong with it. For an option that other programs
 /// call differently, it also says what it is called here.
 pub(crate) fn parse<T: Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| {
+    let command = T::command().after_help(AFTER_HELP);
+    let parsed = command.try_get_matches().and_then(|mut them| T::from_arg_matches_mut(&mut them));
+    parsed.map_err(|error| {
         let _ = error.print();
         if let Some(here) = hint(&error) {
             note(format_args!("here that is {here}"));
@@ -83,21 +91,40 @@ pub(crate) fn run<T: Parser, E: Display>(program: impl FnOnce(&T) -> Result<(), 
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    match program(&arguments) {
+    match set_limits().and_then(|()| program(&arguments).map_err(|error| error.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {}", safe(error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// Sets the limits that the environment asks for.
+fn set_limits() -> Result<(), String> {
+    let Ok(asked) = std::env::var(LIMITS) else { return Ok(()) };
+    for one in asked.split([' ', ',']).filter(|one| !one.is_empty()) {
+        let LimitValue { limit, value } =
+            one.parse().map_err(|error| format!("{LIMITS}: {error}"))?;
+        limit.set(value);
+    }
+    Ok(())
+}
+
 /// A line of a program's result.
 pub(crate) fn say(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(std::io::stdout(), "{}", safe(line));
 }
 
 /// A line about what happened on the way.
 pub(crate) fn note(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "note: {line}");
+    let _ = writeln!(std::io::stderr(), "note: {}", safe(line));
+}
+
+/// Lines and columns as they are, without anything else that a terminal obeys: a caption, a file's
+/// name or a model's word may hold such.
+fn safe(text: impl Display) -> String {
+    let text = text.to_string();
+    let columns = |line: &str| line.split('\t').map(escaped).collect::<Vec<_>>().join("\t");
+    text.split('\n').map(columns).collect::<Vec<_>>().join("\n")
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unclip::clip::ImageEncoderConfig;
 use unclip::train::plan::{Plan, RunPlan};
+use unclip::unclip_core::Limit;
 use unclip::unclip_nn::checkpoint::{StageFiles, read_text, write_whole};
 use unclip::{Bundle, Precision};
 
@@ -14,9 +15,6 @@ use super::console::{self, AnyError};
 const NAME: &str = "run.toml";
 /// What is there once a stage has been trained.
 const CHECKPOINT: &str = "checkpoint.json";
-
-/// Configurations beyond this size are refused unread.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// The configuration, checked, with the sizes of the CLIP that is taken over; and the model of that CLIP.
 pub(crate) fn plan(arguments: &Arguments) -> Result<(Plan, Option<Bundle>), AnyError> {
@@ -68,7 +66,7 @@ fn read(arguments: &Arguments) -> Result<Plan, AnyError> {
 }
 
 fn text_of(path: &Path) -> Result<String, AnyError> {
-    let bytes = read_text(path, MAX_BYTES)?;
+    let bytes = read_text(path, Limit::ConfigBytes)?;
     Ok(String::from_utf8(bytes).map_err(|_| format!("{}: no text in UTF-8", path.display()))?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Limit};
 use unclip_nn::checkpoint::{LoadError, read_text, write_whole};
 
 use super::layout::Target;
@@ -11,7 +11,6 @@ use crate::Error;
 /// The file.
 const CLASSES: &str = "classes.txt";
 /// Bytes of it that are accepted.
-const MAX_BYTES: u64 = 16 << 20;
 
 /// The names of the classes of a folder's model, none if it does not say.
 pub(super) fn class_names(folder: &Path) -> Result<Vec<String>, Error> {
@@ -24,7 +23,7 @@ pub(super) fn class_names(folder: &Path) -> Result<Vec<String>, Error> {
         let source = InvalidSetting::new("names of classes", found, expected);
         Error::from(LoadError::Config { path: path.clone(), source })
     };
-    let text = String::from_utf8(read_text(&path, MAX_BYTES)?)
+    let text = String::from_utf8(read_text(&path, Limit::VocabularyBytes)?)
         .map_err(|error| invalid(error.to_string(), "text in UTF-8"))?;
     // some editors begin a file with a mark of its encoding
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

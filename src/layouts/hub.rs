@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Limit};
 use unclip_nn::checkpoint::{LoadError, read_text};
 
 use crate::Error;
@@ -14,14 +14,13 @@ use crate::Error;
 /// # Errors
 /// Several revisions of which none is `main`, or none at all.
 pub(super) fn snapshot(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    const MAX_BYTES: u64 = 4096;
     let snapshots = folder.join("snapshots");
     if !snapshots.is_dir() || !folder.join("blobs").is_dir() {
         return Ok(None);
     }
     let main = folder.join("refs").join("main");
     if main.exists() {
-        let name = read_text(&main, MAX_BYTES)?;
+        let name = read_text(&main, Limit::ConfigBytes)?;
         let name = String::from_utf8_lossy(&name).trim().to_string();
         let path = snapshots.join(&name);
         let is_plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric());

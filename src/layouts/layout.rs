@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde_json::Value;
 use unclip_clip::{Padding, is_of_pieces, vocabulary_files};
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Limit};
 use unclip_nn::Precision;
 use unclip_nn::checkpoint::{LoadError, read_file, save_config, write_whole};
 
@@ -96,7 +96,6 @@ impl Target<'_> {
             write_whole(&self.place(&format!("{folder}/vocab.json"))?, &vocab)?;
             return Ok(write_whole(&self.place(&format!("{folder}/merges.txt"))?, &merges)?);
         }
-        const LIMIT: u64 = 64 << 20;
         let names = [
             "tokenizer.json",
             "tokenizer_config.json",
@@ -106,7 +105,7 @@ impl Target<'_> {
         for name in names {
             let path = words.join(name);
             if path.exists() {
-                let bytes = read_file(&path, LIMIT)?;
+                let bytes = read_file(&path, Limit::VocabularyBytes)?;
                 write_whole(&self.place(&format!("{folder}/{name}"))?, &bytes)?;
             }
         }

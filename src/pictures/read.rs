@@ -7,7 +7,8 @@ use std::path::Path;
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use unclip_nn::checkpoint::open_file;
+use unclip_core::Limit;
+use unclip_nn::checkpoint::{LoadError, open_file};
 
 use super::color::Profile;
 use super::error::picture_error;
@@ -24,9 +25,6 @@ const KNOWN: [ImageFormat; 6] = [
     ImageFormat::Bmp,
     ImageFormat::Tiff,
 ];
-/// The longest side of a picture, and the most memory that it may take when it is decoded.
-const MAX_SIDE: u32 = 1 << 14;
-const MAX_BYTES: u64 = 3 << 29;
 
 /// How pictures are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +96,14 @@ impl ReadOptions {
     ///
     /// # Errors
     /// [`Error::Load`] if there is no such file, [`Error::Picture`] if it is not a picture, or
-    /// damaged, of another format, longer than 16,384 pixels on a side, or larger than 1.5 GiB when
-    /// decoded.
+    /// damaged, of another format, or over [`Limit::PictureSide`] or [`Limit::PictureBytes`].
     pub fn read(&self, path: impl AsRef<Path>) -> Result<ReadPicture, Error> {
         let path = path.as_ref();
-        let (file, _) = open_file(path)?;
+        let (file, found) = open_file(path)?;
+        let limit = Limit::PictureFileBytes;
+        if found > limit.value() {
+            return Err(LoadError::TooLarge { path: path.into(), found, limit }.into());
+        }
         self.decode(BufReader::new(file)).map_err(|message| picture_error(path, message))
     }
 
@@ -156,7 +157,7 @@ fn decoder<'a>(
     reader.limits(limits(MAX_HEADER));
     let mut decoder = reader.into_decoder().map_err(text)?;
     check_size(&decoder)?;
-    decoder.set_limits(limits(2 * MAX_BYTES)).map_err(text)?;
+    decoder.set_limits(limits(Limit::PictureBytes.value().saturating_mul(2))).map_err(text)?;
     Ok(decoder)
 }
 
@@ -231,13 +232,14 @@ fn foreign(beginning: &[u8]) -> Option<&'static str> {
 
 fn check_size(decoder: &impl ImageDecoder) -> Result<(), String> {
     let (width, height) = decoder.dimensions();
-    if width.max(height) > MAX_SIDE {
-        return Err(format!("{width} × {height} pixels, expected at most {MAX_SIDE} on a side"));
+    if u64::from(width.max(height)) > Limit::PictureSide.value() {
+        let expected = Limit::PictureSide;
+        return Err(format!("{width} × {height} pixels, expected a side of {expected}"));
     }
-    if decoder.total_bytes() > MAX_BYTES {
+    if decoder.total_bytes() > Limit::PictureBytes.value() {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-        let (found, most) = (gib(decoder.total_bytes()), gib(MAX_BYTES));
-        return Err(format!("{found:.1} GiB when decoded, expected at most {most:.1}"));
+        let (found, expected) = (gib(decoder.total_bytes()), Limit::PictureBytes);
+        return Err(format!("{found:.1} GiB when decoded, expected {expected}"));
     }
     Ok(())
 }
@@ -266,7 +268,7 @@ fn has_more_frames(format: ImageFormat, bytes: &mut (impl BufRead + Seek)) -> Re
         }
         ImageFormat::WebP => WebPDecoder::new(bytes).is_ok_and(|it| it.has_animation()),
         ImageFormat::Png => {
-            let decoder = PngDecoder::with_limits(bytes, limits(MAX_BYTES));
+            let decoder = PngDecoder::with_limits(bytes, limits(Limit::PictureBytes.value()));
             decoder.is_ok_and(|it| it.is_apng().is_ok_and(|animated| animated))
         }
         ImageFormat::Tiff => tiff::decoder::Decoder::new(bytes).is_ok_and(|it| it.more_images()),

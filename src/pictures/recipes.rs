@@ -9,6 +9,7 @@ use image::{ImageDecoder, ImageFormat, ImageReader};
 use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value as Json;
+use unclip_core::Limit;
 use unclip_nn::checkpoint::open_file;
 
 use super::error::picture_error;
@@ -22,7 +23,9 @@ pub(super) const KEYWORD: &str = "unclip";
 /// What the text in other formats begins with, where a comment may be anybody's.
 const MARK: &str = "unclip: ";
 /// The most text that is taken for a recipe.
-const MAX_TEXT: usize = 16 << 20;
+fn max_text() -> usize {
+    usize::try_from(Limit::RecipeBytes.value()).unwrap_or(usize::MAX)
+}
 
 /// Recipes as JSON; `None` if there are none. The first of several is whole; each further one is a
 /// JSON merge patch (RFC 7396) of the first.
@@ -48,7 +51,7 @@ fn from_json(text: &str) -> Result<Vec<Recipe>, serde_json::Error> {
     let list: Vec<Json> = serde_json::from_str(text)?;
     let first = list.first().cloned().unwrap_or_default();
     // each of many recipes may be as long as the first
-    if list.len().saturating_mul(first.to_string().len()) > MAX_TEXT {
+    if list.len().saturating_mul(first.to_string().len()) > max_text() {
         return Err(serde_json::Error::custom("more recipes than a picture can have"));
     }
     let whole = |patch: Json| {
@@ -232,7 +235,7 @@ fn texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
     let decoder = ImageReader::with_format(file, format).into_decoder();
     let block = decoder.and_then(|mut it| it.exif_metadata()).map_err(|error| error.to_string())?;
     texts.extend(block.into_iter().filter_map(comment));
-    texts.retain(|text| text.len() <= MAX_TEXT);
+    texts.retain(|text| text.len() <= max_text());
     Ok(texts)
 }
 
@@ -247,12 +250,12 @@ fn png_texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
     for chunk in info.utf8_text.iter().filter(|chunk| chunk.keyword == KEYWORD) {
         // other programs may have compressed it, without a bound
         let mut chunk = chunk.clone();
-        chunk.decompress_text_with_limit(MAX_TEXT).map_err(text)?;
+        chunk.decompress_text_with_limit(max_text()).map_err(text)?;
         texts.push(chunk.get_text().map_err(text)?);
     }
     for chunk in info.compressed_latin1_text.iter().filter(|chunk| chunk.keyword == KEYWORD) {
         let mut chunk = chunk.clone();
-        chunk.decompress_text_with_limit(MAX_TEXT).map_err(text)?;
+        chunk.decompress_text_with_limit(max_text()).map_err(text)?;
         texts.push(chunk.get_text().map_err(text)?);
     }
     let latin1 = info.uncompressed_latin1_text.iter();

@@ -13,6 +13,8 @@ use tokenizers::{
     PreTokenizer, SplitDelimiterBehavior,
 };
 
+use unclip_core::Limit;
+
 use crate::error::TokenizerError;
 use crate::tokenizer_json::WORDS;
 
@@ -22,8 +24,6 @@ pub(crate) const START: &str = "<|startoftext|>";
 pub(crate) const END: &str = "<|endoftext|>";
 /// The token with which Karlo fills a row up.
 pub(crate) const EXCLAMATION: &str = "!";
-/// Entries of a vocabulary or merge list that are accepted.
-const MAX_ENTRIES: usize = 1_000_000;
 
 /// The pipeline of Hugging Face's CLIP tokenizer, with `!` as a mark or not.
 pub(crate) fn assemble(
@@ -103,10 +103,8 @@ pub(crate) fn parse_vocab(
     let invalid = |message: String| TokenizerError::Invalid { path: path.into(), message };
     let vocab: HashMap<String, u32> =
         serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
-    if vocab.len() > MAX_ENTRIES {
-        let message = format!("{} tokens, expected at most {MAX_ENTRIES}", vocab.len());
-        return Err(invalid(message));
-    }
+    let limited = Limit::VocabularyEntries.check_len("number of tokens", vocab.len());
+    limited.map_err(|error| invalid(error.to_string()))?;
     let mut seen = HashSet::new();
     for (token, &id) in &vocab {
         if id as usize >= vocab.len() || !seen.insert(id) {
@@ -143,9 +141,8 @@ pub(crate) fn parse_merges(
             }
         }
         merges.push((left.into(), right.into()));
-        if merges.len() > MAX_ENTRIES {
-            return Err(at(format!("more than {MAX_ENTRIES} merges")));
-        }
+        let limited = Limit::VocabularyEntries.check_len("number of merges", merges.len());
+        limited.map_err(|error| at(error.to_string()))?;
     }
     Ok(merges)
 }

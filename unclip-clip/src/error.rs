@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use unclip_core::Printable;
 use unclip_nn::checkpoint::LoadError;
 
 /// A tokenizer file that cannot be used.
@@ -12,7 +13,7 @@ pub enum TokenizerError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A file can be read but not used.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {}", Printable(path.display()), Printable(message))]
     Invalid {
         /// The file.
         path: PathBuf,

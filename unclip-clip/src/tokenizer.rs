@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use unclip_core::Limit;
 use unclip_nn::checkpoint::read_text;
 
 use crate::bpe::{END, EXCLAMATION, START, assemble, parse_merges, parse_vocab};
@@ -20,8 +21,6 @@ use crate::unigram::{self, Pieces};
 
 /// Characters of a caption that are looked at. No context is long enough for more.
 const MAX_CHARS: usize = 10_000;
-/// Bytes of a vocabulary or merge file that are accepted.
-const MAX_BYTES: u64 = 64 << 20;
 
 /// Which token fills the rest of a row. Padding is hidden from the prior and the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +198,7 @@ impl Tokenizer {
             let message = format!("padding {padding}, expected pad: the tokenizer has no other");
             return Err(TokenizerError::Invalid { path: file.into(), message });
         }
-        let pieces = unigram::read(file, &read_text(file, MAX_BYTES)?)?;
+        let pieces = unigram::read(file, &read_text(file, Limit::VocabularyBytes)?)?;
         let Pieces { inner, marks: [start, end, pad], vocab_size } = pieces;
         let (marks, context_length) = (Some([start, end]), options.context_length);
         Ok(Self { inner, marks, pad, vocab_size, context_length, padding })
@@ -287,7 +286,7 @@ fn has_pieces(file: &Path) -> bool {
         #[serde(default)]
         unk_id: Option<usize>,
     }
-    let text = read_text(file, MAX_BYTES).ok();
+    let text = read_text(file, Limit::VocabularyBytes).ok();
     let file: Option<File> = text.and_then(|text| serde_json::from_slice(&text).ok());
     // old files do not say their kind
     file.is_some_and(|File { model }| {
@@ -311,7 +310,7 @@ fn pair(folder: &Path) -> [&'static str; 2] {
 /// A file that is missing or too large; a `tokenizer.json` that is not of CLIP's kind.
 pub fn vocabulary_files(folder: &Path) -> Result<(Vec<u8>, Vec<u8>), TokenizerError> {
     let read = |name: &str| -> Result<Vec<u8>, TokenizerError> {
-        Ok(read_text(&folder.join(name), MAX_BYTES)?)
+        Ok(read_text(&folder.join(name), Limit::VocabularyBytes)?)
     };
     match single_file(folder) {
         Some(file) => tokenizer_json::split(&file, &read("tokenizer.json")?),

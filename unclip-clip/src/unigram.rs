@@ -16,6 +16,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
+use unclip_core::{Limit, Printable};
 
 use crate::charsmap;
 use crate::error::TokenizerError;
@@ -28,8 +29,6 @@ const MARKS: [&str; 3] = ["<s>", "</s>", "<pad>"];
 /// Tokens that a caption may spell out, of which the last takes the spaces before it.
 const ADDED: [&str; 5] = ["<s>", "</s>", "<pad>", "<unk>", MASK];
 const MASK: &str = "<mask>";
-/// Pieces that are accepted.
-const MAX_PIECES: usize = 1_000_000;
 /// Bytes of all pieces together; XLM-RoBERTa's 250,000 are a few letters each. The crate makes a tree
 /// of them, with a node for each byte.
 const MAX_PIECE_BYTES: usize = 4 << 20;
@@ -138,9 +137,8 @@ fn numbers(model: &Model) -> Result<HashMap<String, u32>, String> {
         return Err(format!("model.type is {kind:?}, expected {KIND:?}"));
     }
     let n = model.vocab.len();
-    if n > MAX_PIECES {
-        return Err(format!("{n} pieces, expected at most {MAX_PIECES}"));
-    }
+    let limited = Limit::VocabularyEntries.check_len("number of pieces", n);
+    limited.map_err(|error| error.to_string())?;
     let bytes: usize = model.vocab.iter().map(|(piece, _)| piece.len()).sum();
     if bytes > MAX_PIECE_BYTES {
         return Err(format!("pieces of {bytes} bytes, expected at most {MAX_PIECE_BYTES}"));
@@ -251,10 +249,8 @@ fn pre_tokenizer(value: &Value) -> Result<PreTokenizers, String> {
 }
 
 fn unknown(name: &str, step: &Value, expected: &str) -> String {
-    const MOST: usize = 200;
     // a table is long, and says nothing to people
     let mut step = step.clone();
     step.as_object_mut().and_then(|fields| fields.remove("precompiled_charsmap"));
-    let found: String = step.to_string().chars().take(MOST).collect();
-    format!("{name} has the step {found}, expected {expected}")
+    format!("{name} has the step {}, expected {expected}", Printable(step))
 }

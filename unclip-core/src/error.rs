@@ -1,9 +1,11 @@
 //! The error for a setting or configuration field that cannot be used: one type for all crates.
 
+use crate::Printable;
+
 /// A setting or configuration field that cannot be used: its name, what was found and what was
 /// expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is {found}, expected {expected}")]
+#[error("{} is {}, expected {}", Printable(name), Printable(found), Printable(expected))]
 pub struct InvalidSetting {
     /// Name of the setting as the user spells it, such as `guidance scale`, or path of the field in
     /// a stage's configuration, such as `unet.norm_groups`.

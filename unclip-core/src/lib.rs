@@ -47,10 +47,13 @@ mod guidance;
 pub mod image;
 mod keys_cubic;
 mod known;
+mod limits;
 pub mod loss;
 mod moves;
 mod noise;
+mod parts;
 mod prediction;
+mod printable;
 mod progress;
 pub mod resize;
 mod resize_8bit;
@@ -70,8 +73,11 @@ pub use embedding::{ImageEmbedding, TextEmbedding, normalize, slerp};
 pub use error::InvalidSetting;
 pub use guidance::{Branched, ByStep, ClassifierFree, check_guidance_scale};
 pub use known::Known;
+pub use limits::{Limit, LimitValue};
 pub use noise::{Draw, NoiseSource, SeededNoise};
+pub use parts::{InParts, Rows, parts};
 pub use prediction::{Parameterization, Prediction, VarianceType};
+pub use printable::{Printable, escaped};
 pub use progress::{Interrupted, Observer, StepEvent};
 pub use sampler::{
     AnalyticDpm, Belm, Ddim, Ddpm, DpmSolver, EarlyDdim, ExactStart, Heun, Kept, Plms, Resampling,

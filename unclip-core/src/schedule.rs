@@ -6,7 +6,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::{InvalidSetting, Timesteps};
+use crate::{InvalidSetting, Limit, Timesteps};
 
 /// Largest variance that a single step may add, as in Improved DDPM.
 const MAX_BETA: f64 = 0.999;
@@ -45,11 +45,12 @@ impl BetaSchedule {
     /// The `n` betas of the schedule, from the first timestep to the last.
     ///
     /// # Errors
-    /// `n` below 2 or above 100,000, or a linear schedule that leaves (0, 0.999].
+    /// `n` below 2 or above [`Limit::Steps`], or a linear schedule that leaves (0, 0.999].
     pub fn betas(&self, n: usize) -> Result<Vec<f64>, InvalidSetting> {
-        if !(2..=100_000).contains(&n) {
-            return Err(InvalidSetting::new("num_train_timesteps", n, "2 to 100000"));
+        if n < 2 {
+            return Err(InvalidSetting::new("num_train_timesteps", n, "at least 2"));
         }
+        Limit::Steps.check_len("num_train_timesteps", n)?;
         match *self {
             Self::Linear { start, end } => {
                 check_betas(start, end).map_err(|error| error.within("beta_schedule.linear"))?;

@@ -1,9 +1,12 @@
 //! What a diffusion stage is, whatever it samples.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
 use crate::{
-    Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, Known, Network, TimestepRange,
+    Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, InParts, Known, Network, Rows,
+    TimestepRange, parts,
 };
 
 /// A diffusion stage of unCLIP: under a condition it turns noise into a sample, and the sample into
@@ -17,9 +20,9 @@ pub trait Stage<const D: usize> {
     /// The network.
     type Network;
     /// What it is conditioned on, one row for each sample.
-    type Condition;
+    type Condition: Rows;
     /// What guidance leads away from, one row for each sample; `()` for a stage without guidance.
-    type Null;
+    type Null: Rows;
     /// What it hands to the next stage.
     type Output;
 
@@ -28,6 +31,10 @@ pub trait Stage<const D: usize> {
 
     /// The sample's shape, `[batch, ..]`.
     fn sample_shape(&self, condition: &Self::Condition) -> [usize; D];
+
+    /// What one sample of this shape holds in memory at once while the network runs on it, in bytes of
+    /// f32: an upper estimate. Guidance takes that for each of its conditions.
+    fn row_bytes(&self, shape: [usize; D]) -> usize;
 
     /// Fixes a condition, and computes here what is the same in every step.
     fn bind(&self, network: &Self::Network, condition: &Self::Condition) -> Box<dyn Network<D>>;
@@ -86,6 +93,29 @@ pub trait Stage<const D: usize> {
             Some((x_0, mask)) => Box::new(Known { inner: denoiser, x_0, mask }),
             None => denoiser,
         }
+    }
+
+    /// As [`denoiser`](Self::denoiser), which calls the network for `most` samples at once at most.
+    fn denoiser_in_parts(
+        &self,
+        network: &Self::Network,
+        condition: &Self::Condition,
+        steering: Steering<'_, Self::Null>,
+        most: usize,
+    ) -> Box<dyn Denoiser<D>> {
+        let parts = parts(self.sample_shape(condition)[0], most);
+        if parts.len() <= 1 {
+            return self.denoiser(network, condition, steering);
+        }
+        let part = |rows: Range<usize>| {
+            let condition = condition.narrow(rows.start, rows.len());
+            let null = steering.guide.map(|guide| guide.null.narrow(rows.start, rows.len()));
+            let guide = steering.guide.zip(null.as_ref());
+            let guide = guide.map(|(guide, null)| Guide { null, ..guide });
+            let steering = Steering { guide, ..steering };
+            (rows, self.denoiser(network, &condition, steering))
+        };
+        Box::new(InParts(parts.into_iter().map(part).collect()))
     }
 
     /// As [`denoiser`](Self::denoiser), without what is known of the sample.

@@ -1,7 +1,7 @@
 //! What a decoder is conditioned on, and what it becomes.
 
 use burn::tensor::{Bool, Tensor};
-use unclip_core::{ImageEmbedding, TextEmbedding};
+use unclip_core::{ImageEmbedding, Rows, TextEmbedding};
 use unclip_nn::Context;
 
 /// What the user gives: what there is of an image embedding, a caption and a class for each picture.
@@ -82,6 +82,29 @@ impl Condition {
     }
 }
 
+impl Rows for Condition {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        let noise = self.image_noise.as_ref().map(|it| ImageNoise {
+            level: it.level,
+            noise: it.noise.clone().narrow(0, start, len),
+        });
+        // one hint may be all rows'
+        let control = self.control.as_ref().map(|control| match control.dims()[0] {
+            1 => control.clone(),
+            _ => control.clone().narrow(0, start, len),
+        });
+        Self {
+            rows: len,
+            image: self.image.as_ref().map(|image| image.narrow(start, len)),
+            text: self.text.as_ref().map(|text| text.narrow(start, len)),
+            classes: self.classes.as_ref().map(|all| all[start..start + len].to_vec()),
+            control,
+            image_noise: noise,
+            sides: self.sides,
+        }
+    }
+}
+
 /// Noise of image embeddings.
 #[derive(Debug, Clone)]
 pub struct ImageNoise {
@@ -100,6 +123,15 @@ pub struct Null {
     /// stands for no picture if absent. Decoders without such need it
     /// ([`DecoderConfig::needs_null_image`](crate::DecoderConfig::needs_null_image)).
     pub image: Option<ImageEmbedding>,
+}
+
+impl Rows for Null {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Self {
+            text: self.text.as_ref().map(|text| text.narrow(start, len)),
+            image: self.image.as_ref().map(|image| image.narrow(start, len)),
+        }
+    }
 }
 
 impl From<TextEmbedding> for Null {

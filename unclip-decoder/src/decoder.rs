@@ -91,6 +91,10 @@ impl Stage<4> for DecoderConfig {
         [condition.rows, self.channels, height, width]
     }
 
+    fn row_bytes(&self, [_, _, height, width]: [usize; 4]) -> usize {
+        self.unet.row_bytes([height, width])
+    }
+
     fn bind(&self, decoder: &Decoder, condition: &Condition) -> Box<dyn Network<4>> {
         Box::new(decoder.bind(condition))
     }

@@ -98,6 +98,15 @@ impl AnyUNetConfig {
         }
     }
 
+    /// What a picture of these sides, height and width, holds in memory at once while the network runs on
+    /// it, in bytes of f32: an upper estimate.
+    pub fn row_bytes(&self, sides: [usize; 2]) -> usize {
+        match self {
+            Self::Adm(config) => config.row_bytes(sides),
+            Self::Laion(config) => config.row_bytes(sides),
+        }
+    }
+
     /// The sizes of a U-Net of ADM's family.
     pub fn adm(&self) -> Option<&UNetConfig> {
         match self {

@@ -10,3 +10,5 @@ mod fixture;
 mod ops;
 // layers and both U-Nets against diffusers
 mod parity;
+// files and folders that are written whole or not at all
+mod whole;

@@ -5,8 +5,8 @@ use burn::tensor::{Device, Tensor};
 use unclip_core::{
     Branched, DiffusionConfig, ImageEmbedding, InvalidSetting, Network, Stage, TextEmbedding,
 };
-use unclip_nn::Whitening;
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
+use unclip_nn::{TransformerConfig, Whitening};
 
 use crate::DiffusionPriorConfig;
 use crate::karlo::KarloPrior;
@@ -74,6 +74,14 @@ impl Stage<2> for DiffusionPriorConfig {
 
     fn sample_shape(&self, text: &TextEmbedding) -> [usize; 2] {
         [text.batch(), self.d_embedding]
+    }
+
+    /// Of each layer, what it keeps of the caption, and of one what it works on.
+    fn row_bytes(&self, _: [usize; 2]) -> usize {
+        const BLOCK: usize = 12;
+        let TransformerConfig { d_model, n_layers, .. } = self.transformer;
+        let tokens = self.context_length + Self::EXTRA_TOKENS;
+        tokens * d_model * (2 * n_layers + BLOCK) * size_of::<f32>()
     }
 
     fn bind(&self, prior: &DiffusionPrior, text: &TextEmbedding) -> Box<dyn Network<2>> {

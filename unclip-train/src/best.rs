@@ -4,21 +4,33 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
+use unclip_core::Printable;
 use unclip_nn::checkpoint::{LoadError, load_config, save_config};
 
 use crate::TrainError;
+use crate::digest::{digest, expect_digest};
 
 /// Which weights they are; it is written after them.
 #[derive(Debug, Serialize, Deserialize)]
 struct Best {
     step: u64,
     loss: f64,
+    /// The digest of the file.
+    #[serde(default)]
+    digest: Option<String>,
 }
 
 const RECORD: &str = "best.json";
 
-fn weights(folder: &Path, step: u64) -> PathBuf {
-    folder.join("best").join(format!("step-{step}.bpk"))
+impl Best {
+    /// Where the weights are. A step that is taken once more may have others, which get another name.
+    fn weights(&self, folder: &Path) -> PathBuf {
+        let name = match &self.digest {
+            Some(digest) => format!("step-{}-{digest}.bpk", self.step),
+            None => format!("step-{}.bpk", self.step),
+        };
+        folder.join("best").join(name)
+    }
 }
 
 /// Keeps weights in a folder if those that are there had a higher loss, or come later in the run: a run that
@@ -33,17 +45,22 @@ pub(crate) fn keep_if_best<M: Module>(
     if !loss.is_finite() || before.as_ref().is_some_and(|it| it.step < step && it.loss <= loss) {
         return Ok(());
     }
-    let path = weights(folder, step);
     let place = folder.join("best");
     std::fs::create_dir_all(&place)
         .map_err(|source| LoadError::Io { path: place.clone(), source })?;
-    model.clone().save_file(&path).map_err(|error| TrainError::Checkpoint {
-        path: path.clone(),
+    let unfinished = place.join("unfinished.bpk");
+    let failed = |error: &dyn std::fmt::Display| TrainError::Checkpoint {
+        path: unfinished.clone(),
         message: format!("cannot be written: {error}"),
-    })?;
-    save_config(&record, &Best { step, loss })?;
-    if let Some(before) = before.filter(|it| it.step != step)
-        && let Err(error) = std::fs::remove_file(weights(folder, before.step))
+    };
+    model.clone().save_file(&unfinished).map_err(|error| failed(&error))?;
+    let best = Best { step, loss, digest: Some(digest(&unfinished)?) };
+    let path = best.weights(folder);
+    std::fs::rename(&unfinished, &path).map_err(|error| failed(&error))?;
+    save_config(&record, &best)?;
+    let before = before.map(|before| before.weights(folder)).filter(|before| *before != path);
+    if let Some(before) = before
+        && let Err(error) = std::fs::remove_file(before)
     {
         tracing::warn!(%error, "weights that are no longer the best stay");
     }
@@ -56,10 +73,12 @@ pub(crate) fn read_best<M: Module>(folder: &Path, model: M) -> Result<M, TrainEr
     if !record.exists() {
         return Ok(model);
     }
-    let Best { step, .. } = load_config(&record)?;
-    let path = weights(folder, step);
+    let best: Best = load_config(&record)?;
+    let path = best.weights(folder);
+    let remedy = format!("remove {RECORD} beside its folder to go without it");
+    expect_digest(&path, best.digest.as_deref(), &remedy)?;
     model.try_load_file(&path).map_err(|error| TrainError::Checkpoint {
         path: path.clone(),
-        message: format!("{error}; remove {RECORD} beside its folder to go without it"),
+        message: format!("{}; {remedy}", Printable(error)),
     })
 }

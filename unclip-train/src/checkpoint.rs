@@ -3,13 +3,16 @@
 //! A checkpoint is a folder of its own; `checkpoint.json` names the one that counts and is replaced
 //! last, so a crash at any moment leaves the older checkpoint in force.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use serde::{Deserialize, Serialize};
+use unclip_core::Printable;
 use unclip_nn::checkpoint::{LoadError, load_config, save_config};
 
+use crate::digest::{digest, expect_digest};
 use crate::{TrainError, TrainSettings};
 
 const POINTER: &str = "checkpoint.json";
@@ -27,6 +30,9 @@ pub(crate) struct Progress {
 pub(crate) struct Place {
     folder: String,
     pub(crate) progress: Progress,
+    /// Digests of its files, by name.
+    #[serde(default)]
+    digests: BTreeMap<String, String>,
 }
 
 impl Place {
@@ -36,7 +42,8 @@ impl Place {
         let names = std::iter::once(format!("step-{}", progress.step))
             .chain((1..).map(|n| format!("step-{}.{n}", progress.step)));
         let mut free = names.filter(|name| !folder.join(name).exists());
-        Self { folder: free.next().unwrap_or_default(), progress: progress.clone() }
+        let folder = free.next().unwrap_or_default();
+        Self { folder, progress: progress.clone(), digests: BTreeMap::new() }
     }
 }
 
@@ -56,19 +63,26 @@ pub(crate) struct Saved {
     pub(crate) plateau: Option<Place>,
 }
 
+/// What to do about a checkpoint that cannot be read.
+const START_OVER: &str = "remove the folder of the stage, which it is in, to start over";
+
 impl Saved {
+    /// A file of it, whole.
+    fn file(&self, name: &str) -> Result<PathBuf, TrainError> {
+        let name = format!("{name}.bpk");
+        let path = self.folder.join(&name);
+        let noted = self.place.digests.get(&name).map(String::as_str);
+        expect_digest(&path, noted, START_OVER)?;
+        Ok(path)
+    }
+
     fn error(&self, name: &str, error: impl std::fmt::Display) -> TrainError {
-        TrainError::Checkpoint {
-            path: self.folder.join(format!("{name}.bpk")),
-            message: format!(
-                "{}; remove the folder of the stage, which it is in, to start over",
-                shortened(&error.to_string())
-            ),
-        }
+        let path = self.folder.join(format!("{name}.bpk"));
+        TrainError::Checkpoint { path, message: format!("{}; {START_OVER}", Printable(error)) }
     }
 
     pub(crate) fn load<M: Module>(&self, name: &str, module: M) -> Result<M, TrainError> {
-        let path = self.folder.join(format!("{name}.bpk"));
+        let path = self.file(name)?;
         module.try_load_file(path).map_err(|error| self.error(name, error))
     }
 
@@ -76,17 +90,8 @@ impl Saved {
         &self,
         optimizer: ModuleOptimizer,
     ) -> Result<ModuleOptimizer, TrainError> {
-        let path = self.folder.join("optimizer.bpk");
+        let path = self.file("optimizer")?;
         optimizer.load(path).map_err(|error| self.error("optimizer", error))
-    }
-}
-
-/// The beginning of a message: of weights of other sizes, burn names each one.
-fn shortened(message: &str) -> String {
-    const MOST: usize = 300;
-    match message.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &message[..end]),
-        None => message.into(),
     }
 }
 
@@ -153,58 +158,73 @@ fn shown(rests_on: &str) -> &str {
     if rests_on.is_empty() { "nothing else" } else { rests_on }
 }
 
-/// Writes a checkpoint beside the one in force, then puts it in force, then removes older ones, but
-/// for the one from which the learning rate fell.
-pub(crate) fn write_checkpoint<M: Module>(
+/// Writes the files of a checkpoint into a folder of their own, beside the one in force, and notes their
+/// digests. None of them stays if one cannot be written.
+pub(crate) fn write_files<M: Module>(
     folder: &Path,
-    pointer: &Pointer,
+    place: &mut Place,
     modules: [(&str, &M); 2],
-    (optimizer, kept): (&ModuleOptimizer, usize),
+    optimizer: &ModuleOptimizer,
 ) -> Result<(), TrainError> {
-    let target = folder.join(&pointer.place.folder);
-    let written = write_files(&target, modules, optimizer);
-    let written = written.and_then(|()| Ok(save_config(&folder.join(POINTER), pointer)?));
-    if let Err(error) = written {
+    let target = folder.join(&place.folder);
+    let written = fill(&target, modules, optimizer);
+    place.digests = written.inspect_err(|_| {
         // what is there of it is of no use, and the disk may be full
         let _ = std::fs::remove_dir_all(&target);
-        return Err(error);
-    }
+    })?;
+    Ok(())
+}
+
+/// Puts a checkpoint in force whose files are there, then removes older ones, but for the one from which
+/// the learning rate fell.
+pub(crate) fn put_in_force(
+    folder: &Path,
+    pointer: &Pointer,
+    kept: usize,
+) -> Result<(), TrainError> {
+    save_config(&folder.join(POINTER), pointer).inspect_err(|_| {
+        let _ = std::fs::remove_dir_all(folder.join(&pointer.place.folder));
+    })?;
     let counts = std::iter::once(&pointer.place).chain(&pointer.plateau);
     remove_others(folder, &counts.map(|place| place.folder.as_str()).collect::<Vec<_>>(), kept);
     Ok(())
 }
 
-/// The files of a checkpoint, in a folder of their own, safe from a loss of power.
-fn write_files<M: Module>(
+/// The files of a checkpoint, safe from a loss of power, and their digests.
+fn fill<M: Module>(
     target: &Path,
     modules: [(&str, &M); 2],
     optimizer: &ModuleOptimizer,
-) -> Result<(), TrainError> {
+) -> Result<BTreeMap<String, String>, TrainError> {
     std::fs::create_dir_all(target)
         .map_err(|source| LoadError::Io { path: target.into(), source })?;
     let failed = |file: &Path, error: &dyn std::fmt::Display| TrainError::Checkpoint {
         path: file.into(),
         message: format!("cannot be written: {error}; what was there before stays in force"),
     };
-    let settled = |path: &Path| -> Result<(), TrainError> {
+    let mut digests = BTreeMap::new();
+    let mut settle = |path: &Path| -> Result<(), TrainError> {
         // for writing, which Windows asks for
         let opened = std::fs::OpenOptions::new().write(true).open(path);
-        opened.and_then(|file| file.sync_all()).map_err(|error| failed(path, &error))
+        opened.and_then(|file| file.sync_all()).map_err(|error| failed(path, &error))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        digests.insert(name.into_owned(), digest(path)?);
+        Ok(())
     };
     for (name, module) in modules {
         let path = target.join(format!("{name}.bpk"));
         module.clone().save_file(&path).map_err(|error| failed(&path, &error))?;
-        settled(&path)?;
+        settle(&path)?;
     }
     let path = target.join("optimizer.bpk");
     optimizer.save(&path).map_err(|error| failed(&path, &error))?;
-    settled(&path)?;
+    settle(&path)?;
     // the names in it, where a folder can be opened
     #[cfg(unix)]
     std::fs::File::open(target)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| failed(target, &error))?;
-    Ok(())
+    Ok(digests)
 }
 
 /// Removes older checkpoints, but for the last ones. One that cannot be removed costs only space.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use unclip_clip::TokenizerError;
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Printable};
 use unclip_nn::checkpoint::LoadError;
 
 use crate::dataset::DataError;
@@ -25,7 +25,7 @@ pub enum TrainError {
     #[error(transparent)]
     Setting(#[from] InvalidSetting),
     /// A checkpoint of an interrupted run cannot be used.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {}", Printable(path.display()), Printable(message))]
     Checkpoint {
         /// The checkpoint.
         path: PathBuf,
@@ -34,8 +34,8 @@ pub enum TrainError {
     },
     /// Too many steps in a row gave no finite loss or gradient.
     #[error(
-        "diverged: {skipped} steps in a row were not finite at step {step}; lower the learning \
-         rate and resume"
+        "diverged: {skipped} steps in a row were not finite at step {step}; the last checkpoint is of \
+         before: resume with a lower learning rate"
     )]
     Diverged {
         /// Where training stopped.

@@ -10,8 +10,11 @@ use burn::tensor::Tensor;
 use serde::Serialize;
 
 use crate::best::{keep_if_best, read_best};
-use crate::checkpoint::{Changes, Place, Pointer, Progress, read_checkpoint, write_checkpoint};
+use crate::checkpoint::{
+    Changes, Place, Pointer, Progress, put_in_force, read_checkpoint, write_files,
+};
 use crate::ema::{update_average, warmed_decay};
+use crate::finite::all_finite;
 use crate::gradients::{self, Learned};
 use crate::mixed::checkpointed;
 use crate::optimizer::optimizer;
@@ -167,34 +170,60 @@ impl<M: Module> Trainer<M> {
             let report = self.take_step(&mut learn)?;
             match observer(&report, self) {
                 Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => break,
+                Ok(ControlFlow::Break(())) => return self.save_if_sound(),
                 Err(error) => {
                     // what went wrong first is what is said
-                    let _ = self.save();
+                    let _ = self.save_if_sound();
                     return Err(error);
                 }
             }
-            if self.plateau_ends() || saved.elapsed() >= interval {
+            let is_due = self.plateau_ends() && self.has_learned();
+            if is_due || (saved.elapsed() >= interval && self.is_sound()) {
                 self.save()?;
                 saved = Instant::now();
             }
         }
-        self.save()
+        if self.has_learned() { self.save() } else { Err(self.diverged()) }
+    }
+
+    /// Whether any step was taken.
+    fn has_learned(&self) -> bool {
+        self.progress.step == 0 || self.progress.skipped < self.progress.step
+    }
+
+    /// Whether the last step was taken: weights whose losses are not finite may be of no use, and a
+    /// checkpoint of before is worth more than theirs.
+    fn is_sound(&self) -> bool {
+        self.progress.skipped_in_a_row == 0
+    }
+
+    fn save_if_sound(&mut self) -> Result<(), TrainError> {
+        if self.is_sound() {
+            return self.save();
+        }
+        let skipped = self.progress.skipped_in_a_row;
+        tracing::warn!(skipped, "losses are not finite: the checkpoint of before them stays");
+        Ok(())
     }
 
     /// Writes a checkpoint from which [`new`](Self::new) goes on.
     ///
     /// # Errors
-    /// Files that cannot be written; an older checkpoint then stays.
+    /// Files that cannot be written, [`TrainError::Diverged`] if weights are not finite; an older checkpoint
+    /// then stays.
     pub fn save(&mut self) -> Result<(), TrainError> {
+        if !all_finite(&self.model) || !all_finite(&self.average) {
+            return Err(self.diverged());
+        }
         let modules = [("model", &self.model), ("average", &self.average)];
-        let place = Place::free(&self.folder, &self.progress);
+        let mut place = Place::free(&self.folder, &self.progress);
+        write_files(&self.folder, &mut place, modules, &self.optimizer)?;
         if self.plateau_ends() {
             self.plateau = Some(place.clone());
         }
         let pointer =
             Pointer { place, settings: self.settings.clone(), plateau: self.plateau.clone() };
-        write_checkpoint(&self.folder, &pointer, modules, (&self.optimizer, self.kept))
+        put_in_force(&self.folder, &pointer, self.kept)
     }
 
     fn plateau_ends(&self) -> bool {
@@ -250,9 +279,11 @@ impl<M: Module> Trainer<M> {
         if self.progress.skipped_in_a_row <= MAX_SKIPPED_IN_A_ROW {
             return Ok(());
         }
-        Err(TrainError::Diverged {
-            step: self.progress.step,
-            skipped: self.progress.skipped_in_a_row,
-        })
+        Err(self.diverged())
+    }
+
+    fn diverged(&self) -> TrainError {
+        let Progress { step, skipped_in_a_row, .. } = self.progress;
+        TrainError::Diverged { step, skipped: skipped_in_a_row }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::{Model, Trainer};
 use unclip_clip::CaptionWords;
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Limit};
 use unclip_nn::checkpoint::{LoadError, read_file, write_whole};
 
 use crate::TrainError;
@@ -53,13 +53,12 @@ pub fn train_vocabulary(
 /// # Errors
 /// Files that cannot be read or written; another vocabulary.
 pub(crate) fn copy_vocabulary(from: &Path, to: &Path) -> Result<(), TrainError> {
-    const MAX_BYTES: u64 = 64 << 20;
     std::fs::create_dir_all(to).map_err(|source| LoadError::Io { path: to.into(), source })?;
     for name in ["vocab.json", "merges.txt"] {
-        let (bytes, path) = (read_file(&from.join(name), MAX_BYTES)?, to.join(name));
+        let (bytes, path) = (read_file(&from.join(name), Limit::VocabularyBytes)?, to.join(name));
         match path.exists() {
             false => write_whole(&path, &bytes)?,
-            true if read_file(&path, MAX_BYTES)? == bytes => {}
+            true if read_file(&path, Limit::VocabularyBytes)? == bytes => {}
             true => {
                 let expected = format!("that of {}; or write to another folder", from.display());
                 let found = format!("another one in {}", to.display());

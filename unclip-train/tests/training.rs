@@ -162,6 +162,95 @@ fn a_run_that_diverges_says_so() {
     assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
 }
 
+/// Losses that are not finite from this step on.
+fn spoilt_from(first: u64) -> impl Fn(&Linear, u64) -> Result<Learned, TrainError> {
+    move |model, step| {
+        let factor = if step < first { 1.0 } else { f64::NAN };
+        Ok(Learned::of(model, loss(model, step) * factor))
+    }
+}
+
+#[test]
+fn a_run_that_diverges_goes_on_from_before_with_a_lower_learning_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = settings(1000);
+    let mut trainer =
+        Trainer::new(line(), before.clone(), folder.path(), Changes::Refused).unwrap();
+    // a checkpoint after every step that may have one
+    let going = |_: &StepReport, _: &Trainer<Linear>| Ok(ControlFlow::Continue(()));
+    let error = trainer.run(Duration::ZERO, spoilt_from(7), going).unwrap_err();
+    assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+    let slower = TrainSettings { learning_rate: 0.01, ..before };
+    let mut trainer = Trainer::new(line(), slower, folder.path(), Changes::Accepted).unwrap();
+    assert_eq!(trainer.step(), 7, "the last one that was taken");
+    run(&mut trainer, 20);
+    assert_eq!(trainer.step(), 20);
+}
+
+#[test]
+fn a_stop_among_steps_that_are_skipped_keeps_the_checkpoint_of_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer =
+        Trainer::new(line(), settings(1000), folder.path(), Changes::Refused).unwrap();
+    let stop = |at: u64| {
+        move |report: &StepReport, _: &Trainer<Linear>| match report.step == at {
+            true => Ok(ControlFlow::Break(())),
+            false => Ok(ControlFlow::Continue(())),
+        }
+    };
+    trainer.run(NEVER, spoilt_from(4), stop(4)).unwrap();
+    trainer.run(NEVER, spoilt_from(4), stop(9)).unwrap();
+    let trainer = Trainer::new(line(), settings(1000), folder.path(), Changes::Refused).unwrap();
+    assert_eq!(trainer.step(), 4);
+}
+
+#[test]
+fn a_run_that_took_no_step_has_diverged() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::new(line(), settings(3), folder.path(), Changes::Refused).unwrap();
+    let result = trainer.run(NEVER, spoilt_from(0), |_, _| Ok(ControlFlow::Continue(())));
+    assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
+    assert!(!folder.path().join("checkpoint.json").exists());
+}
+
+#[test]
+fn weights_that_are_no_numbers_get_no_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = Trainer::new(line(), settings(3), folder.path(), Changes::Refused).unwrap();
+    let spoil = |mut model: Linear| {
+        model.weight = model.weight.map(|weight| weight * f32::INFINITY);
+        model
+    };
+    let mut trainer = trainer.with_constraint(spoil);
+    let learn = |model: &Linear, step| Ok(Learned::of(model, loss(model, step)));
+    let stop = |_: &StepReport, _: &Trainer<Linear>| Ok(ControlFlow::Break(()));
+    let result = trainer.run(NEVER, learn, stop);
+    assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
+    assert!(!folder.path().join("checkpoint.json").exists());
+}
+
+#[test]
+fn a_checkpoint_with_a_flipped_bit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&mut Trainer::new(line(), settings(3), folder.path(), Changes::Refused).unwrap(), 2);
+    for name in ["model", "average", "optimizer"] {
+        let path = folder.path().join("step-2").join(format!("{name}.bpk"));
+        let whole = std::fs::read(&path).unwrap();
+        for at in [0, whole.len() / 2, whole.len() - 1] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            let error = Trainer::new(line(), settings(3), folder.path(), Changes::Refused).err();
+            let error = error.unwrap().to_string();
+            let expected = format!("{}: damaged: its digest is ", path.display());
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        std::fs::write(&path, &whole).unwrap();
+    }
+    let trainer = Trainer::new(line(), settings(3), folder.path(), Changes::Refused).unwrap();
+    assert_eq!(trainer.step(), 2);
+}
+
 #[test]
 fn impossible_settings_are_refused() {
     let folder = tempfile::tempdir().unwrap();

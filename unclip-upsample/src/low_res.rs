@@ -1,7 +1,7 @@
 //! What an upsampler is conditioned on.
 
 use burn::tensor::Tensor;
-use unclip_core::TextEmbedding;
+use unclip_core::{Rows, TextEmbedding};
 
 /// A small picture, and what else an upsampler may read.
 #[derive(Debug, Clone)]
@@ -21,6 +21,17 @@ pub struct LowRes {
 impl From<Tensor<4>> for LowRes {
     fn from(picture: Tensor<4>) -> Self {
         Self { picture, text: None, classes: None, kept: None }
+    }
+}
+
+impl Rows for LowRes {
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Self {
+            picture: self.picture.clone().narrow(0, start, len),
+            text: self.text.as_ref().map(|text| text.narrow(start, len)),
+            classes: self.classes.as_ref().map(|all| all[start..start + len].to_vec()),
+            kept: self.kept.as_ref().map(|kept| kept.clone().narrow(0, start, len)),
+        }
     }
 }
 

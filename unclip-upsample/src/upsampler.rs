@@ -95,6 +95,10 @@ impl Stage<4> for UpsamplerConfig {
         [batch, Self::CHANNELS, height * self.factor, width * self.factor]
     }
 
+    fn row_bytes(&self, [_, _, height, width]: [usize; 4]) -> usize {
+        self.unet.row_bytes([height, width])
+    }
+
     fn bind(&self, upsampler: &Upsampler, low_res: &LowRes) -> Box<dyn Network<4>> {
         upsampler.bind(low_res)
     }

@@ -1,8 +1,8 @@
 //! Errors in a file that holds a configuration or weights.
 
 use std::fmt;
-use std::path::PathBuf;
-use unclip_core::InvalidSetting;
+use std::path::{Path, PathBuf};
+use unclip_core::{InvalidSetting, Limit, Printable};
 
 use crate::Precision;
 
@@ -12,8 +12,8 @@ use crate::Precision;
 pub enum LoadError {
     /// There are several variants of the same weights, and none without a variant's name.
     #[error(
-        "{}: there are several variants ({found}), expected one: leave only one in the folder",
-        path.display()
+        "{}: there are several variants ({}), expected one: leave only one in the folder",
+        Printable(path.display()), Printable(found)
     )]
     Variants {
         /// The file that would have been read first.
@@ -24,7 +24,7 @@ pub enum LoadError {
     /// A link to a file that is not there.
     #[error(
         "{}: a link to {}, which is not there: it was moved or cleared away, or its download was \
-         interrupted", path.display(), target.display()
+         interrupted", Printable(path.display()), Printable(target.display())
     )]
     DanglingLink {
         /// The link.
@@ -33,7 +33,7 @@ pub enum LoadError {
         target: PathBuf,
     },
     /// The file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", Printable(path.display()), Printable(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// The path is a folder, a device, a pipe or the like.
-    #[error("{}: this is {found}, expected a regular file", path.display())]
+    #[error("{}: this is {found}, expected a regular file", Printable(path.display()))]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -49,17 +49,17 @@ pub enum LoadError {
         found: &'static str,
     },
     /// The file is larger than one of its kind can be.
-    #[error("{}: {found} bytes long, expected at most {limit}", path.display())]
+    #[error("{}: {found} bytes long, expected {limit}", Printable(path.display()))]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its length.
         found: u64,
         /// The largest length that is read.
-        limit: u64,
+        limit: Limit,
     },
     /// The file is of a known kind that is not read here.
-    #[error("{}: this is {found}, expected {expected}; {remedy}", path.display())]
+    #[error("{}: this is {found}, expected {expected}; {remedy}", Printable(path.display()))]
     WrongKind {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum LoadError {
         remedy: &'static str,
     },
     /// The safetensors header is damaged.
-    #[error("{}: damaged safetensors file: {message}", path.display())]
+    #[error("{}: damaged safetensors file: {}", Printable(path.display()), Printable(message))]
     Header {
         /// The file.
         path: PathBuf,
@@ -79,7 +79,7 @@ pub enum LoadError {
         message: String,
     },
     /// The file holds the wrong tensors.
-    #[error("{}: {mismatch}", path.display())]
+    #[error("{}: {mismatch}", Printable(path.display()))]
     Weights {
         /// The file.
         path: PathBuf,
@@ -88,8 +88,8 @@ pub enum LoadError {
     },
     /// A tensor holds values that are not finite.
     #[error(
-        "{}: {key} holds {count} values that are NaN or infinite; the file is damaged or comes \
-         from a training run that diverged", path.display()
+        "{}: {} holds {count} values that are NaN or infinite, expected finite ones; the file is damaged, \
+         or its training diverged", Printable(path.display()), Printable(key)
     )]
     NonFinite {
         /// The file.
@@ -102,8 +102,8 @@ pub enum LoadError {
     /// A tensor holds values that are too large for the number format in which they are to be
     /// written or kept.
     #[error(
-        "{}: {count} values of {key} are too large for {format}; expected f32 or bf16",
-        path.display()
+        "{}: {count} values of {} are too large for {format}; expected f32 or bf16",
+        Printable(path.display()), Printable(key)
     )]
     Overflow {
         /// The file.
@@ -116,7 +116,7 @@ pub enum LoadError {
         format: Precision,
     },
     /// The configuration is not JSON, or not of this kind.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", Printable(path.display()), Printable(source))]
     Json {
         /// The file.
         path: PathBuf,
@@ -124,13 +124,43 @@ pub enum LoadError {
         source: serde_json::Error,
     },
     /// A field of the configuration cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", Printable(path.display()))]
     Config {
         /// The file.
         path: PathBuf,
         /// The field.
         source: InvalidSetting,
     },
+}
+
+macro_rules! path_of {
+    ($error:expr) => {
+        match $error {
+            LoadError::Variants { path, .. }
+            | LoadError::DanglingLink { path, .. }
+            | LoadError::Io { path, .. }
+            | LoadError::NotAFile { path, .. }
+            | LoadError::TooLarge { path, .. }
+            | LoadError::WrongKind { path, .. }
+            | LoadError::Header { path, .. }
+            | LoadError::Weights { path, .. }
+            | LoadError::NonFinite { path, .. }
+            | LoadError::Overflow { path, .. }
+            | LoadError::Json { path, .. }
+            | LoadError::Config { path, .. } => path,
+        }
+    };
+}
+
+impl LoadError {
+    /// The file or folder that it is about.
+    pub fn path(&self) -> &Path {
+        path_of!(self)
+    }
+
+    pub(super) fn path_mut(&mut self) -> &mut PathBuf {
+        path_of!(self)
+    }
 }
 
 /// How the tensors of a file differ from those of the module that it was loaded into.
@@ -159,7 +189,8 @@ fn list(f: &mut fmt::Formatter<'_>, what: &str, items: &[String]) -> fmt::Result
     if items.is_empty() {
         return Ok(());
     }
-    write!(f, "{} {what}: {}", items.len(), items[..items.len().min(SHOWN)].join(", "))?;
+    let shown = items.iter().take(SHOWN).map(|item| Printable(item).to_string());
+    write!(f, "{} {what}: {}", items.len(), shown.collect::<Vec<_>>().join(", "))?;
     match items.len().saturating_sub(SHOWN) {
         0 => write!(f, "; "),
         more => write!(f, " and {more} more; "),

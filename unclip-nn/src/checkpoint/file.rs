@@ -4,6 +4,8 @@ use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use unclip_core::Limit;
+
 use super::LoadError;
 
 /// Opens a regular file, and returns its length too. Anything else is refused before it is opened:
@@ -23,28 +25,28 @@ pub fn open_file(path: &Path) -> Result<(File, u64), LoadError> {
     Ok((File::open(path).map_err(io)?, metadata.len()))
 }
 
-/// Reads a regular file of at most `limit` bytes; a larger one is refused unread.
+/// Reads a regular file that is not over the limit; a larger one is refused unread.
 ///
 /// # Errors
 /// As [`open_file`], and [`LoadError::TooLarge`].
-pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
+pub fn read_file(path: &Path, limit: Limit) -> Result<Vec<u8>, LoadError> {
     let (file, found) = open_file(path)?;
-    if found > limit {
+    if found > limit.value() {
         return Err(LoadError::TooLarge { path: path.into(), found, limit });
     }
     let mut bytes = Vec::new();
-    let read = file.take(limit).read_to_end(&mut bytes);
+    let read = file.take(found).read_to_end(&mut bytes);
     read.map_err(|source| LoadError::Io { path: path.into(), source })?;
     Ok(bytes)
 }
 
-/// Reads a text file of at most `limit` bytes, without the byte-order mark that some editors put
+/// Reads a text file that is not over the limit, without the byte-order mark that some editors put
 /// before it.
 ///
 /// # Errors
 /// As [`read_file`], and [`LoadError::WrongKind`] for what often lies there instead: a git-LFS
 /// pointer, or the web page about the file.
-pub fn read_text(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
+pub fn read_text(path: &Path, limit: Limit) -> Result<Vec<u8>, LoadError> {
     let bytes = read_file(path, limit)?;
     refuse(path, &bytes, &[POINTER, PAGE], "the file itself")?;
     Ok(without_mark(&bytes).to_vec())

@@ -8,20 +8,19 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 
+use unclip_core::Limit;
+
 use super::weights::transpose;
 use super::{KeyMap, LoadError, Mismatch, Weights, read_text};
 use crate::{Placement, Precision, is_product};
 
-/// Configurations beyond this size are refused unread.
-pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
-
 /// Reads a JSON configuration. The caller validates its fields.
 ///
 /// # Errors
-/// A file that is missing, not regular, larger than 1 MiB, not JSON, or with fields that are
+/// A file that is missing, not regular, over [`Limit::ConfigBytes`], not JSON, or with fields that are
 /// missing, unknown or of the wrong type.
 pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    parse_config(path, &read_text(path, MAX_CONFIG_BYTES)?)
+    parse_config(path, &read_text(path, Limit::ConfigBytes)?)
 }
 
 /// Parses a JSON configuration that is already in memory; `path` is named in errors.

@@ -14,14 +14,16 @@ mod shards;
 mod stage;
 mod weights;
 mod weights_file;
+mod whole;
 
 pub use error::{LoadError, Mismatch};
 pub use file::{open_file, read_file, read_text, without_mark};
 pub use fnv::Fnv;
 pub use key_map::KeyMap;
 pub use load::{load_config, load_weights, parse_config};
-pub use save::{
-    check_place, followed, save_part, save_tensors, save_weights, write_folder, write_whole,
-};
+pub use save::{save_part, save_tensors, save_weights};
 pub use stage::{Layers, Manifest, StageConfig, StageFiles, save_config, save_stage};
 pub use weights::{Part, Rows, Weights};
+pub use whole::{
+    NamesFiles, check_place, clear_leftovers, followed, replace_folder, write_folder, write_whole,
+};

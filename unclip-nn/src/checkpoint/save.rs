@@ -1,24 +1,25 @@
 //! From a module into a file, whole or not at all.
 
-use std::io::{BufWriter, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::{TensorInfo, TensorView};
-use tempfile::{NamedTempFile, TempDir};
 
-use super::file::expect_regular;
 use super::load::is_linear_weight;
+use super::whole::{Pending, write_whole};
 use super::{KeyMap, LoadError};
 use crate::Precision;
 
 /// Writes every parameter of `module`, under the names and in the orientation of PyTorch.
 ///
 /// # Errors
-/// [`LoadError::Io`] if the file cannot be written, [`LoadError::Overflow`] if the format cannot
-/// hold a value. Either way, a file that was there before is unchanged.
+/// [`LoadError::Io`] if the file cannot be written, [`LoadError::NonFinite`] if a value is not a
+/// finite number, [`LoadError::Overflow`] if the format cannot hold it. Either way, a file that was
+/// there before is unchanged.
 pub fn save_weights<M: Module>(
     module: &M,
     path: &Path,
@@ -47,11 +48,12 @@ pub fn save_part<M: Module>(
     tensors.sort_by(|a, b| a.key.cmp(&b.key));
     let io = |source| LoadError::Io { path: path.into(), source };
     let file = Pending::begin(path)?;
-    let mut writer = BufWriter::new(file.file.as_file());
+    let mut writer = BufWriter::new(file.as_file());
     writer.write_all(&header(path, &tensors, format)?).map_err(io)?;
     for tensor in &tensors {
         // one after the other: no second copy of the module
         let values: Vec<f32> = (tensor.data)().iter::<f32>().collect();
+        expect_finite(path, &tensor.key, &values)?;
         let (bytes, count) = format.bytes(&values);
         if count > 0 {
             let (path, key) = (path.into(), tensor.key.clone());
@@ -62,6 +64,15 @@ pub fn save_part<M: Module>(
     writer.flush().map_err(io)?;
     drop(writer);
     file.finish()
+}
+
+/// Refuses what no loader would take: values that are not numbers, or infinite.
+fn expect_finite(path: &Path, key: &str, values: &[f32]) -> Result<(), LoadError> {
+    let count = values.par_iter().filter(|value| !value.is_finite()).count();
+    match count {
+        0 => Ok(()),
+        _ => Err(LoadError::NonFinite { path: path.into(), key: key.into(), count }),
+    }
 }
 
 /// Length and header of a safetensors file.
@@ -91,7 +102,7 @@ fn header(path: &Path, tensors: &[Stored], format: Precision) -> Result<Vec<u8>,
 ///
 /// # Errors
 /// [`LoadError::Io`] if the file cannot be written; [`LoadError::Header`] if shape and values
-/// contradict each other.
+/// contradict each other; [`LoadError::NonFinite`] if a value is not a finite number.
 pub fn save_tensors(
     path: &Path,
     tensors: &[(String, Vec<usize>, Vec<f32>)],
@@ -104,59 +115,13 @@ pub fn save_tensors(
     let views = tensors
         .iter()
         .map(|(key, shape, values)| {
+            expect_finite(path, key, values)?;
             let bytes = bytemuck::cast_slice(values);
-            Ok((key, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+            Ok((key, TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(damaged)?))
         })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(damaged)?;
+        .collect::<Result<Vec<_>, LoadError>>()?;
     let notes = notes.iter().map(|(name, note)| (name.to_string(), note.clone())).collect();
     write_whole(path, &safetensors::serialize(views, Some(notes)).map_err(damaged)?)
-}
-
-/// Writes a file whole or not at all: next to its place, then moved there. A link stays a link, and
-/// its target is written; a file that is replaced passes on its permissions.
-///
-/// # Errors
-/// [`LoadError::Io`], with the path that was asked for, also if a read-only file is there;
-/// [`LoadError::NotAFile`] if something other than a file is.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
-    let mut pending = Pending::begin(path)?;
-    // by the file itself, whose errors do not speak of its temporary name
-    let written = pending.file.as_file_mut().write_all(bytes);
-    written.map_err(|source| LoadError::Io { path: path.into(), source })?;
-    pending.finish()
-}
-
-/// Checks that [`write_whole`] could write a file here, so that what takes long to make is not lost
-/// at the end. Leaves nothing behind.
-///
-/// # Errors
-/// As [`write_whole`].
-pub fn check_place(path: &Path) -> Result<(), LoadError> {
-    Pending::begin(path).map(drop)
-}
-
-/// Lets `fill` write a folder, whole or not at all: next to its place, then moved there.
-///
-/// # Errors
-/// Errors of `fill`; [`LoadError::Io`] if something is there already, or if nothing can be written
-/// there.
-pub fn write_folder<E: From<LoadError>>(
-    path: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), E>,
-) -> Result<(), E> {
-    let io = |source| LoadError::Io { path: path.into(), source };
-    // of a link that leads nowhere as well
-    if path.symlink_metadata().is_ok() {
-        let found = "something is there already, expected the name of a new folder";
-        return Err(io(std::io::Error::new(std::io::ErrorKind::AlreadyExists, found)).into());
-    }
-    let folder = temporary_folder(path)?;
-    fill(folder.path())?;
-    std::fs::rename(folder.path(), path).map_err(io)?;
-    // nothing is left to be removed
-    let _ = folder.keep();
-    Ok(())
 }
 
 /// A number format as safetensors calls it.
@@ -166,110 +131,6 @@ fn stored(format: Precision) -> Dtype {
         Precision::F16 => Dtype::F16,
         Precision::BF16 => Dtype::BF16,
     }
-}
-
-/// The folder in which something lies.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// How something temporary is made: readable for everybody, as one expects of a picture or a
-/// model. The default is private to the user.
-fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
-    #[cfg_attr(not(unix), allow(unused_mut))]
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(mode));
-    }
-    #[cfg(not(unix))]
-    let _ = mode;
-    builder
-}
-
-/// A file that lies beside its place until it is whole.
-struct Pending<'a> {
-    file: NamedTempFile,
-    /// Where it goes: what `path` leads to if that is a link.
-    target: PathBuf,
-    /// The place as it was asked for.
-    path: &'a Path,
-}
-
-impl<'a> Pending<'a> {
-    fn begin(path: &'a Path) -> Result<Self, LoadError> {
-        let refused = |kind, why: &str| LoadError::Io {
-            path: path.into(),
-            source: std::io::Error::new(kind, why),
-        };
-        let permissions = match std::fs::metadata(path) {
-            // moving a file onto a device would replace the device
-            Ok(metadata) => {
-                expect_regular(path, &metadata)?;
-                Some(metadata.permissions())
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            // a name that is too long, links in a circle, a folder that may not be entered
-            Err(source) => return Err(LoadError::Io { path: path.into(), source }),
-        };
-        if permissions.as_ref().is_some_and(std::fs::Permissions::readonly) {
-            let why = "the file there is read-only; expected another name, or one that may change";
-            return Err(refused(ErrorKind::PermissionDenied, why));
-        }
-        let ends_so = path.to_string_lossy().ends_with(std::path::is_separator);
-        if ends_so || path.file_name().is_none() {
-            return Err(refused(ErrorKind::InvalidInput, "expected a file's name"));
-        }
-        let target = followed(path);
-        let file = builder(0o644).tempfile_in(parent(&target));
-        let file = file.map_err(|error| unnamed(path, &error))?;
-        if let Some(permissions) = permissions {
-            let io = |source| LoadError::Io { path: path.into(), source };
-            file.as_file().set_permissions(permissions).map_err(io)?;
-        }
-        Ok(Self { file, target, path })
-    }
-
-    /// Moves the file to its place.
-    fn finish(self) -> Result<(), LoadError> {
-        let Self { file, target, path } = self;
-        let io = |source| LoadError::Io { path: path.into(), source };
-        file.as_file().sync_all().map_err(io)?;
-        file.persist(target).map_err(|error| io(error.error))?;
-        Ok(())
-    }
-}
-
-/// The target of a link, even if nothing is there yet. A path that is not a link is returned
-/// unchanged.
-pub fn followed(path: &Path) -> PathBuf {
-    const MOST: usize = 40;
-    let mut target = path.to_path_buf();
-    for _ in 0..MOST {
-        match std::fs::read_link(&target) {
-            Ok(next) => target = parent(&target).join(next),
-            Err(_) => return target,
-        }
-    }
-    path.to_path_buf()
-}
-
-/// A folder beside a place.
-fn temporary_folder(path: &Path) -> Result<TempDir, LoadError> {
-    builder(0o755).tempdir_in(parent(path)).map_err(|error| unnamed(path, &error))
-}
-
-/// The error of a temporary file or folder, without its meaningless name.
-fn unnamed(path: &Path, error: &std::io::Error) -> LoadError {
-    let source = match error.kind() {
-        ErrorKind::NotFound => std::io::Error::new(ErrorKind::NotFound, "its folder was not found"),
-        other => other.into(),
-    };
-    LoadError::Io { path: path.into(), source }
 }
 
 /// A parameter on its way into a file.

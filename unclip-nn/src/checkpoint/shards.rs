@@ -5,10 +5,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{LoadError, Weights, parse_config, read_text};
+use unclip_core::Limit;
 
-/// Indices beyond this size are refused unread.
-const MAX_INDEX_BYTES: u64 = 4 << 20;
+use super::{LoadError, Weights, parse_config, read_text};
 
 #[derive(Deserialize)]
 struct Index {
@@ -73,7 +72,7 @@ fn variants(folder: &Path, name: &str) -> Vec<PathBuf> {
 
 /// Opens every shard that an index lists, and checks that they hold what it says.
 fn open(folder: &Path, path: &Path) -> Result<Weights, LoadError> {
-    let index: Index = parse_config(path, &read_text(path, MAX_INDEX_BYTES)?)?;
+    let index: Index = parse_config(path, &read_text(path, Limit::HeaderBytes)?)?;
     let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
     let refused = |message| Err(LoadError::Header { path: path.into(), message });
     let mut shards = Vec::new();

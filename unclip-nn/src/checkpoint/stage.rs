@@ -6,11 +6,11 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Limit};
 
-use super::load::MAX_CONFIG_BYTES;
 use super::{
-    KeyMap, LoadError, Weights, load_weights, parse_config, read_text, save_weights, write_whole,
+    KeyMap, LoadError, Weights, load_weights, parse_config, read_text, replace_folder,
+    save_weights, write_whole,
 };
 use crate::{Placement, Precision};
 
@@ -99,7 +99,7 @@ impl<T: StageConfig> StageFiles<T> {
     /// Missing or damaged files, another version, another stage, sizes that cannot be used.
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let path = folder.join("config.json");
-        let manifest = check(&path, &read_text(&path, MAX_CONFIG_BYTES)?)?;
+        let manifest = check(&path, &read_text(&path, Limit::ConfigBytes)?)?;
         Self::new(&path, manifest, Weights::open(&folder.join("model.safetensors"))?)
     }
 
@@ -186,8 +186,8 @@ fn check<T: StageConfig>(path: &Path, json: &[u8]) -> Result<Manifest<T>, LoadEr
     Ok(manifest)
 }
 
-/// Writes a stage's folder, the configuration last: if writing is interrupted, opening the folder
-/// reports that it is incomplete.
+/// Writes a stage's folder whole, also in the place of one that is there ([`replace_folder`]):
+/// configuration and weights always belong together.
 ///
 /// # Errors
 /// As [`save_weights`]; [`LoadError::Io`] also if the folder cannot be written.
@@ -198,16 +198,16 @@ pub fn save_stage<T: StageConfig>(
     network: &T::Network,
     format: Precision,
 ) -> Result<(), LoadError> {
-    let io = |source| LoadError::Io { path: folder.into(), source };
-    std::fs::create_dir_all(folder).map_err(io)?;
-    save_weights(network, &folder.join("model.safetensors"), &T::KEYS, format)?;
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         stage: T::STAGE.into(),
         embedding_space: embedding_space.into(),
         config,
     };
-    save_config(&folder.join("config.json"), &manifest)
+    replace_folder(folder, |folder| {
+        save_weights(network, &folder.join("model.safetensors"), &T::KEYS, format)?;
+        save_config(&folder.join("config.json"), &manifest)
+    })
 }
 
 /// Writes a configuration as readable JSON.

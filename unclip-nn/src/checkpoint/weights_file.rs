@@ -16,16 +16,14 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 
+use unclip_core::Limit;
+
 use super::file::{Kind, PAGE, POINTER, refuse};
 use super::{LoadError, open_file};
 use crate::precision::widen;
 
 /// Length of the field that holds the header's length.
 const LENGTH_BYTES: u64 = 8;
-/// Headers beyond this are refused before anything is allocated. Published networks have a hundred
-/// kilobytes; safetensors itself reads a hundred megabytes, which take fifteen times as much memory
-/// when they are taken apart.
-const MAX_HEADER_BYTES: u64 = 4 << 20;
 
 /// An open safetensors file. Nothing but its header is in memory.
 #[derive(Debug)]
@@ -150,13 +148,18 @@ fn read_header(path: &Path, source: &Source, len: u64) -> Result<(Metadata, u64)
         return Err(damaged(format!("{len} bytes long, expected at least {LENGTH_BYTES}")));
     };
     let header_len = u64::from_le_bytes(*header_len);
-    let most = MAX_HEADER_BYTES.min(len - LENGTH_BYTES);
+    let (most, rest_len) = (Limit::HeaderBytes.value(), len - LENGTH_BYTES);
     // the bytes of a length can by chance be those by which another kind is recognized
-    if header_len > MAX_HEADER_BYTES || rest.first().is_some_and(|&byte| byte != b'{') {
+    if header_len > most || rest.first().is_some_and(|&byte| byte != b'{') {
         refuse_other_kinds(path, start)?;
     }
+    if header_len > rest_len {
+        let found = format!("header of {header_len} bytes, expected at most {rest_len}");
+        return Err(damaged(format!("{found}, which are there")));
+    }
     if header_len > most {
-        return Err(damaged(format!("header of {header_len} bytes, expected at most {most}")));
+        let limit = Limit::HeaderBytes;
+        return Err(damaged(format!("header of {header_len} bytes, expected {limit}")));
     }
     let mut json = vec![0u8; header_len as usize];
     source.read_exact_at(LENGTH_BYTES, &mut json).map_err(io)?;

@@ -248,6 +248,30 @@ impl UNetConfig {
         }
     }
 
+    /// What a picture of these sides holds in memory at once while the network runs on it, in bytes of
+    /// f32: what the way down left for the way up, and the largest of what a block works on. An upper
+    /// estimate; `time_calls` measures it.
+    pub fn row_bytes(&self, [height, width]: [usize; 2]) -> usize {
+        // a block's input, what it becomes after its norm, its bordered copy, its planes and its output
+        const BLOCK: usize = 6;
+        let patch = self.patch_size.max(1);
+        let pixels = (height / patch).saturating_mul(width / patch);
+        let levels = self.levels();
+        let at =
+            |level: usize, channels: usize| channels.saturating_mul((pixels >> (2 * level)).max(1));
+        let mut skips = at(0, self.outer_channels());
+        let mut largest = 0;
+        for (place, level) in levels.iter().enumerate() {
+            skips = skips.saturating_add(at(place, level.channels * level.down.len()));
+            if level.resampled {
+                skips = skips.saturating_add(at(place + 1, level.channels));
+            }
+            let widest = level.up.iter().chain(&level.down).copied().max().unwrap_or(0);
+            largest = largest.max(at(place, widest).saturating_mul(BLOCK));
+        }
+        skips.saturating_add(largest).saturating_mul(size_of::<f32>())
+    }
+
     /// Every level, outermost first, with the channels that meet in each residual block.
     pub fn levels(&self) -> Vec<Level> {
         let mut levels = self.levels_down();

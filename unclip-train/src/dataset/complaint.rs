@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Printable};
 use unclip_nn::checkpoint::LoadError;
 
 /// Names that an error lists.
@@ -22,7 +22,7 @@ pub struct Complaint {
 
 impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.reason)
+        write!(f, "{}: {}", Printable(&self.name), self.reason)
     }
 }
 
@@ -50,9 +50,11 @@ impl fmt::Display for Reason {
             Self::NoCaption => f.write_str("a picture without a caption"),
             Self::NoPicture => f.write_str("a caption without a picture"),
             Self::EmptyCaption => f.write_str("an empty caption"),
-            Self::Caption(why) => write!(f, "its caption cannot be read: {why}"),
-            Self::Picture(why) => write!(f, "its picture cannot be read: {why}"),
-            Self::Shard(why) => write!(f, "the rest of the shard cannot be read: {why}"),
+            Self::Caption(why) => write!(f, "its caption cannot be read: {}", Printable(why)),
+            Self::Picture(why) => write!(f, "its picture cannot be read: {}", Printable(why)),
+            Self::Shard(why) => {
+                write!(f, "the rest of the shard cannot be read: {}", Printable(why))
+            }
         }
     }
 }

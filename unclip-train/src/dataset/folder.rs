@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use unclip_core::Limit;
 use unclip_nn::checkpoint::{LoadError, read_file};
 
 use super::complaint::{Complaints, DataError};
@@ -13,9 +14,6 @@ use super::{Reason, captions, metadata, shard};
 pub(super) const EXPECTED: &str = "pictures with captions: name.png beside name.txt, a metadata.jsonl \
                                    or metadata.csv with file_name and text, or webdataset shards \
                                    (.tar)";
-
-/// No caption's file is larger.
-const MAX_CAPTION: u64 = 1 << 20;
 
 /// A folder's own files and those of the folders in it.
 #[derive(Debug, Default)]
@@ -113,6 +111,7 @@ fn beside(folder: &Path, found: Found, complaints: &Complaints) -> Vec<Item> {
 }
 
 fn read(path: &Path) -> Result<Vec<String>, Reason> {
-    let bytes = read_file(path, MAX_CAPTION).map_err(|error| Reason::Caption(error.to_string()))?;
+    let bytes =
+        read_file(path, Limit::CaptionBytes).map_err(|error| Reason::Caption(error.to_string()))?;
     captions::of_text(&bytes)
 }

@@ -5,12 +5,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use unclip_core::Limit;
 use unclip_nn::checkpoint::{Fnv, open_file};
 
 use super::Reason;
-
-/// No picture's file is larger: 100 megapixels without compression are 300 MB.
-pub(super) const MAX_BYTES: u64 = 512 << 20;
 
 /// Endings of pictures' names, in small letters.
 const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
@@ -60,8 +58,8 @@ impl Item {
 }
 
 fn bytes(file: File, len: u64) -> Result<Vec<u8>, Reason> {
-    if len > MAX_BYTES {
-        let found = format!("{len} bytes, expected at most {MAX_BYTES}");
+    if len > Limit::PictureFileBytes.value() {
+        let found = format!("{len} bytes, expected {}", Limit::PictureFileBytes);
         return Err(Reason::Picture(found));
     }
     let mut bytes = Vec::new();

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Limit};
 use unclip_nn::checkpoint::{LoadError, read_text};
 
 use super::complaint::{Complaints, DataError};
@@ -16,8 +16,6 @@ pub(super) const TABLE: &str = "metadata.csv";
 
 /// The field that names a picture.
 const PICTURE: &str = "file_name";
-/// No list is larger.
-const MAX_LIST: u64 = 4 << 30;
 
 /// The items of a list, whose pictures lie in its folder or below, and every picture that it names.
 ///
@@ -28,7 +26,7 @@ pub(super) fn items(
     list: &Path,
     complaints: &Complaints,
 ) -> Result<(Vec<Item>, Vec<PathBuf>), DataError> {
-    let text = read_text(list, MAX_LIST)?;
+    let text = read_text(list, Limit::ListBytes)?;
     let is_table = list.file_name().is_some_and(|name| name == TABLE);
     let rows = if is_table { of_table(list, &text)? } else { of_lines(list, &text)? };
     let own = list.parent().unwrap_or(folder);

@@ -6,14 +6,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use unclip_core::Limit;
 use unclip_nn::checkpoint::{LoadError, open_file};
 
 use super::complaint::{Complaints, DataError};
-use super::item::{Item, MAX_BYTES, Place, is_picture};
+use super::item::{Item, Place, is_picture};
 use super::{Reason, captions};
-
-/// No caption's entry is larger.
-const MAX_CAPTION: u64 = 1 << 20;
 
 /// The entries of one item, as far as they were read.
 #[derive(Debug, Default)]
@@ -120,13 +118,17 @@ impl Shard {
                 return Err(format!("{name} has {len} bytes, of which the end is missing"));
             }
             match ending {
-                "txt" | "json" if len <= MAX_CAPTION => {
+                "txt" | "json" if len <= Limit::CaptionBytes.value() => {
                     let mut bytes = Vec::new();
                     entry.read_to_end(&mut bytes).map_err(text)?;
                     let read = if ending == "txt" { captions::of_text } else { captions::of_json };
                     group.hear(read(&bytes));
                 }
-                "txt" | "json" => group.hear(Err(Reason::Caption(format!("{len} bytes")))),
+                "txt" | "json" => {
+                    let limit = Limit::CaptionBytes;
+                    let found = format!("{len} bytes, expected {limit}");
+                    group.hear(Err(Reason::Caption(found)));
+                }
                 ending if is_picture(ending) => group.see(Picture { offset, len }),
                 other if other.rsplit('.').next().is_some_and(is_picture) => group.odd(other),
                 _ => {}
@@ -143,8 +145,8 @@ impl Shard {
             return None;
         }
         let reason = match (picture, captions) {
-            (Some(Picture { len, .. }), _) if len > MAX_BYTES => {
-                Reason::Picture(format!("{len} bytes, expected at most {MAX_BYTES}"))
+            (Some(Picture { len, .. }), _) if len > Limit::PictureFileBytes.value() => {
+                Reason::Picture(format!("{len} bytes, expected {}", Limit::PictureFileBytes))
             }
             (Some(Picture { offset, len }), Some(Ok(captions))) => {
                 let place = Place::Entry { path: self.path.clone(), offset, len };

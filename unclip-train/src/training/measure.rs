@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use burn::module::Module;
-use unclip_core::InvalidSetting;
+use unclip_core::{InvalidSetting, Limit};
 use unclip_nn::checkpoint::{Fnv, Weights, read_file};
 
 use super::Training;
@@ -14,9 +14,6 @@ use crate::evaluation::{Evaluation, HeldOut, Measured};
 use crate::objective::{Objective, Source};
 use crate::plan::{EvaluationPlan, RunPlan};
 use crate::train_stage::TrainStage;
-
-/// No vocabulary or configuration is larger.
-const MAX_BYTES: u64 = 64 << 20;
 
 /// Who hears of progress: parts that are done, of how many.
 type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
@@ -100,11 +97,14 @@ impl Training {
         let mut hash = Fnv::default();
         for name in &stages {
             let folder = self.bundle().join(name);
-            hash.add(&read_file(&folder.join("config.json"), MAX_BYTES)?);
+            hash.add(&read_file(&folder.join("config.json"), Limit::ConfigBytes)?);
             hash.add(Weights::open(&folder.join("model.safetensors"))?.fingerprint()?.as_bytes());
         }
         if stages.len() > 1 {
-            hash.add(&read_file(&self.bundle().join("tokenizer/merges.txt"), MAX_BYTES)?);
+            hash.add(&read_file(
+                &self.bundle().join("tokenizer/merges.txt"),
+                Limit::VocabularyBytes,
+            )?);
         }
         let mut plan = self.plan.clone();
         plan.run = RunPlan { seed: plan.run.seed, ..RunPlan::default() };

@@ -1,0 +1,5 @@
+//! See `tests/hostile/targets.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| unclip_fuzz::watch("shard", data));
