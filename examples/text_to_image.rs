@@ -11,6 +11,8 @@ mod apart;
 mod captions;
 #[path = "shared/console.rs"]
 mod console;
+#[path = "pictures/estimate.rs"]
+mod estimate;
 #[path = "shared/hint.rs"]
 mod hint;
 #[path = "shared/memory.rs"]
@@ -29,6 +31,7 @@ use clap::Parser;
 use unclip::{Bundle, GenerateOptions, Precision, Recipe};
 
 use console::AnyError;
+use estimate::EstimateArguments;
 use pictures::Common;
 use pictures::places::Plan;
 use prior::PriorChoice;
@@ -50,6 +53,8 @@ struct Arguments {
     choice: PriorChoice,
     #[command(flatten)]
     prior: PriorArguments,
+    #[command(flatten)]
+    estimate: EstimateArguments,
     #[command(flatten)]
     common: Common,
 }
@@ -80,6 +85,11 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     if bundle.classes().is_some() {
         let captions = calls.iter().flat_map(|call| &call.captions);
         captions.map(|caption| bundle.class_of(caption)).collect::<Result<Vec<_>, _>>()?;
+    }
+    if arguments.estimate.is_asked() {
+        let calls_of = calls.iter().map(|call| (call.captions.len(), &call.options));
+        let residency = common.residency(calls.len() > 1);
+        return arguments.estimate.say(&bundle, (common.precision(precision), residency), calls_of);
     }
     let mut work = common.begin(bundle, precision, calls.len() > 1, plan)?;
     let mut sheet = Vec::new();

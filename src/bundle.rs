@@ -12,8 +12,8 @@ use unclip_clip::{
 };
 use unclip_core::InvalidSetting;
 use unclip_decoder::{ClassifierConfig, DecoderConfig};
-use unclip_nn::Placement;
 use unclip_nn::checkpoint::{LoadError, StageConfig, StageFiles};
+use unclip_nn::{Placement, Precision};
 use unclip_prior::{ArPriorConfig, DiffusionPriorConfig};
 use unclip_upsample::UpsamplerConfig;
 
@@ -180,6 +180,23 @@ impl Bundle {
         self.autoencoder.iter_mut().try_for_each(|stage| stage.keep(placement))?;
         self.upsampler_texts.iter_mut().flatten().try_for_each(|it| it.keep(placement))?;
         Ok(self.upsamplers.iter_mut().try_for_each(|stage| stage.keep(placement))?)
+    }
+
+    /// Bytes of the weights of every stage, as they are in memory in a number format.
+    pub(crate) fn weights_of_all(&self, precision: Precision) -> u64 {
+        let texts = self.text.iter().chain(&self.prior_text).map(|it| it.encoder.parameters());
+        let towers = self.image_encoder.iter().map(Slot::parameters);
+        let noised = self.noised_image_encoder.iter().map(Slot::parameters);
+        let classifier = self.classifier.iter().map(Slot::parameters);
+        let prior = self.prior.iter().map(Slot::parameters);
+        let ar_prior = self.ar_prior.iter().map(Slot::parameters);
+        let decoder = std::iter::once(self.decoder.parameters());
+        let autoencoder = self.autoencoder.iter().map(Slot::parameters);
+        let upsamplers = self.upsamplers.iter().map(Slot::parameters);
+        let captions = self.upsampler_texts.iter().flatten().map(Slot::parameters);
+        let all = texts.chain(towers).chain(noised).chain(classifier).chain(prior).chain(ar_prior);
+        let all = all.chain(decoder).chain(autoencoder).chain(upsamplers).chain(captions);
+        all.fold(0, u64::saturating_add).saturating_mul(precision.bytes_each())
     }
 
     /// Width of CLIP's image embeddings; of a model whose decoder reads none, that of the timestep

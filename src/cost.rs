@@ -21,6 +21,8 @@ pub struct StageCost {
     pub calls: Vec<Duration>,
     /// Number of parameters.
     pub parameters: usize,
+    /// Pictures, captions or samples that went through it together.
+    pub rows: usize,
 }
 
 impl StageCost {
@@ -32,7 +34,7 @@ impl StageCost {
         network: &impl Module,
     ) -> Self {
         let (binding, parameters) = (start.elapsed(), network.num_params());
-        Self { stage, loading, binding, calls: Vec::new(), parameters }
+        Self { stage, loading, binding, calls: Vec::new(), parameters, rows: 1 }
     }
 
     /// After the only call of an encoder, between `start` and now.
@@ -42,7 +44,12 @@ impl StageCost {
         start: Instant,
         network: &impl Module,
     ) -> Self {
-        let calls = vec![start.elapsed()];
-        Self { stage, loading, binding: Duration::ZERO, calls, parameters: network.num_params() }
+        let (calls, parameters) = (vec![start.elapsed()], network.num_params());
+        Self { stage, loading, binding: Duration::ZERO, calls, parameters, rows: 1 }
+    }
+
+    /// The same for so many rows.
+    pub(crate) fn of_rows(self, rows: usize) -> Self {
+        Self { rows: rows.max(1), ..self }
     }
 }

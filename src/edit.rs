@@ -111,7 +111,7 @@ impl Observed<'_> {
         let steps = settings.steps() - settings.decoder.steps;
         let steps = steps + resampling.unwrap_or(Resampling::NONE).calls(settings.decoder.steps);
         let made_by = subject.made_by(unclip, (options, &settings))?;
-        let mut run = self.start(&seeds, options, steps);
+        let mut run = self.start(&seeds, options, steps)?;
         let mut condition = subject.condition(&mut run, unclip, &settings)?;
         let kept = run.kept_of((&square, picture, mask), is_trained)?;
         if is_trained {
@@ -162,7 +162,7 @@ impl Observed<'_> {
         let total = settings.steps() - settings.decoder.steps + steps;
         let side = unclip.bundle.small_size() as u32;
         let small = bicubic_8bit(&Square::of(picture).cut(picture), side, side);
-        let mut run = self.start(&seeds, options, total);
+        let mut run = self.start(&seeds, options, total)?;
         let x_0 = run.samples_of(to_tensor(&[small], &unclip.device()))?;
         let condition = subject.condition(&mut run, unclip, &settings)?;
         let x_0 = Some(x_0.repeat_dim(0, seeds.len()));

@@ -28,7 +28,7 @@ mod tests {
         let device = Device::flex();
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 500, 999] {
-                let values = Tensor::<1>::ones([1000], &device).slice_fill([at..at + 1], value);
+                let values = Tensor::<1>::ones([1000], &device).slice_fill(at..at + 1, value);
                 assert!(!is_finite(&values), "{value} at {at}");
             }
         }

@@ -48,6 +48,7 @@ mod device;
 mod edit;
 mod encoding;
 mod error;
+mod estimate;
 mod event;
 mod finite;
 mod hole;
@@ -78,6 +79,7 @@ pub use cost::StageCost;
 pub use device::device;
 pub use edit::Subject;
 pub use error::Error;
+pub use estimate::{Estimate, Rate, StageEstimate};
 pub use event::{Event, Observer};
 pub use latents::Latents;
 pub use layouts::open_autoencoder;
@@ -106,7 +108,7 @@ pub use unclip_autoencoder as autoencoder;
 pub use unclip_clip as clip;
 pub use unclip_core::{
     AnalyticDpm, Belm, BetaSchedule, Ddim, Ddpm, DpmSolver, Heun, ImageEmbedding, InvalidSetting,
-    Plms, Resampling, SamplerKind, Spacing, TextEmbedding, TimestepRange, slerp,
+    Limit, Plms, Resampling, SamplerKind, Spacing, TextEmbedding, TimestepRange, slerp,
 };
 pub use unclip_decoder as decoder;
 pub use unclip_nn::{Placement, Precision};

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use unclip_core::{
-    Draw, ExactStart, Guide, Interrupted, InvalidSetting, Kept, Limit, NoiseSource, Resampling,
-    SeededNoise, Stage, Steering, StepEvent, inpaint, invert, invert_exactly, sample,
+    Draw, ExactStart, Guide, Interrupted, InvalidSetting, Kept, NoiseSource, Resampling,
+    SeededNoise, Steering, StepEvent, inpaint, invert, invert_exactly, sample,
 };
 
 use unclip_nn::is_cpu;
 
 use crate::bound::{Diffuses, Listened};
+use crate::estimate::rows_at_once;
 use crate::finite::{finite, is_finite};
 use crate::{
     Bound, Error, Event, RecordedNoise, Run, SamplerKind, Slot, StageCost, StageId, StageSettings,
@@ -34,9 +35,11 @@ impl<'a> Run<'a> {
         let within = settings.guidance_range;
         let guide = null.map(|null| Guide { null, scale, image_scale, within });
         let steering = Steering { guide, dynamic_threshold: settings.dynamic_threshold };
-        let most = rows_at_once(config, condition, &steering);
+        let conditions = if null.is_some() { settings.conditions() } else { 1 };
+        let most = rows_at_once(config, config.sample_shape(condition), conditions);
         let denoiser = config.denoiser_in_parts(&network, condition, steering, most);
-        self.costs.push(StageCost::new(slot.id(), loading, start, &network));
+        let shape = config.sample_shape(condition);
+        self.costs.push(StageCost::new(slot.id(), loading, start, &network).of_rows(shape[0]));
         Ok(Bound {
             stage: slot.id(),
             config,
@@ -44,7 +47,7 @@ impl<'a> Run<'a> {
             network,
             denoiser,
             settings: settings.clone(),
-            shape: config.sample_shape(condition),
+            shape,
             cost: self.costs.len() - 1,
             has_preview: slot.id() != StageId::Decoder || self.bundle.autoencoder.is_none(),
         })
@@ -236,21 +239,6 @@ impl<'a> Run<'a> {
             (None, Ok(x_0)) => finite(stage, x_0),
         }
     }
-}
-
-/// How many samples may go through a network at once, which is at least one.
-fn rows_at_once<T: Stage<D>, const D: usize>(
-    config: &T,
-    condition: &T::Condition,
-    steering: &Steering<'_, T::Null>,
-) -> usize {
-    let conditions = match steering.guide {
-        None => 1,
-        Some(Guide { image_scale: None, .. }) => 2,
-        Some(_) => 3,
-    };
-    let row = config.row_bytes(config.sample_shape(condition)).saturating_mul(conditions).max(1);
-    usize::try_from(Limit::BatchBytes.value() / row as u64).unwrap_or(usize::MAX).max(1)
 }
 
 /// Noise of a standard deviation.

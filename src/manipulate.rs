@@ -168,7 +168,7 @@ impl Observed<'_> {
         let hint = options.hint.clone();
         let options = GenerateOptions { hint, ..GenerateOptions::default() };
         // the cleanest level stands for the picture itself
-        let mut run = self.start(&seeds, &options, settings.steps + 1 - least);
+        let mut run = self.start(&seeds, &options, settings.steps + 1 - least)?;
         let small = run.samples_of(small)?;
         run.noise_level = None;
         let text = run.decoder_caption("")?;
@@ -202,7 +202,7 @@ impl Observed<'_> {
         let settings = settings.ok_or_else(|| bundle.lacks(StageId::Prior))?;
         options.expect_one_each()?;
         let seeds = options.seeds(captions.len())?;
-        let mut run = self.start(&seeds, options, settings.steps() * options.candidates);
+        let mut run = self.start(&seeds, options, settings.steps() * options.candidates)?;
         run.wants_negative = false;
         let text = run.encode_for_prior(captions, None)?;
         run.best_prior(&text, &settings, options.candidates)
@@ -233,7 +233,7 @@ impl Observed<'_> {
             start.x_prev = None;
         }
         let left_out = settings.decoder.steps - start.steps.unwrap_or(settings.decoder.steps);
-        let mut run = self.start(&seeds, &options, settings.steps() - left_out);
+        let mut run = self.start(&seeds, &options, settings.steps() - left_out)?;
         run.trace.image = Some(image.clone());
         // an inversion has none that could come back
         run.noise_level = None;

@@ -5,9 +5,9 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
 use unclip_clip::preprocess;
-use unclip_core::{ImageEmbedding, InvalidSetting, TextEmbedding};
+use unclip_core::{ImageEmbedding, InvalidSetting, Limit, TextEmbedding};
 use unclip_decoder::Condition;
-use unclip_nn::Placement;
+use unclip_nn::{Placement, is_cpu};
 
 use crate::bundle::missing;
 use crate::finite::finite;
@@ -34,6 +34,7 @@ pub enum Residency {
 pub struct UnClip {
     pub(crate) bundle: Bundle,
     pub(crate) placement: Placement,
+    residency: Residency,
 }
 
 /// What a call made, and how.
@@ -94,9 +95,14 @@ impl UnClip {
             return Err(InvalidSetting::new("precision", precision, expected).into());
         }
         if residency == Residency::Resident {
+            // what a GPU has is its driver's to say
+            if is_cpu(&placement.device) {
+                let weights = bundle.weights_of_all(placement.precision);
+                Limit::MemoryBytes.check("memory of all weights", weights)?;
+            }
             bundle.keep(&placement)?;
         }
-        Ok(Self { bundle, placement })
+        Ok(Self { bundle, placement, residency })
     }
 
     /// The bundled shapes model, kept in memory.
@@ -300,7 +306,7 @@ impl<'a> Observed<'a> {
         let precision = self.unclip.placement.precision;
         let sees = settings.leads_from_blank(options, bundle);
         let made_by = MadeBy::of(bundle, precision, sees, &settings)?;
-        let mut run = self.start(&seeds, options, settings.steps());
+        let mut run = self.start(&seeds, options, settings.steps())?;
         run.wants_negative = settings.decoder.is_guided();
         let condition = match &settings.prior {
             Some(prior) => {
@@ -328,10 +334,17 @@ impl<'a> Observed<'a> {
         seeds: &'b [u64],
         options: &'b GenerateOptions,
         steps: usize,
-    ) -> Run<'b>
+    ) -> Result<Run<'b>, Error>
     where
         'a: 'b,
     {
+        let UnClip { bundle, placement, residency } = self.unclip;
+        // of a task that asks for less than these options say, it is an upper limit
+        let settings = options.resolve(bundle).ok().filter(|_| is_cpu(&placement.device));
+        if let Some(settings) = settings {
+            let (rows, precision) = (seeds.len(), placement.precision);
+            bundle.estimate_of(rows, &settings, options.size, precision).check(*residency)?;
+        }
         let mut run = self.unclip.run(seeds).with_steps(steps);
         run = run.with_negative_prompt(&options.negative_prompt);
         if let Some(guidance) = options.guiding_clip() {
@@ -356,10 +369,10 @@ impl<'a> Observed<'a> {
         if let Some(observer) = self.observer {
             run = run.with_observer(observer);
         }
-        match &options.noise {
+        Ok(match &options.noise {
             Some(noise) => run.with_noise(noise),
             None => run,
-        }
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use unclip_clip::{Fit, Padding};
+use unclip_core::InvalidSetting;
 use unclip_nn::Precision;
 
 use crate::{
@@ -161,7 +162,7 @@ impl Recipe {
             weights.get(stage).cloned().unwrap_or("absent".into())
         };
         match stages.find(|stage| self.weights.get(*stage) != found.get(*stage)) {
-            None => Ok(()),
+            None => self.check_settings(bundle),
             Some(stage) => Err(Error::OtherModel {
                 made_by: self.model.clone(),
                 model: bundle.origin.clone(),
@@ -170,6 +171,33 @@ impl Recipe {
                 found: of(&found, stage),
             }),
         }
+    }
+
+    /// Refuses settings that no options would give with this model, and which would be passed over.
+    fn check_settings(&self, bundle: &Bundle) -> Result<(), Error> {
+        let again = self.options().resolve(bundle)?;
+        let all = |settings: &Settings| {
+            std::iter::once(&settings.decoder)
+                .chain(&settings.upsamplers)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let (own, again) = (all(&self.settings), all(&again));
+        if own == again {
+            return Ok(());
+        }
+        let places = 0..own.len().max(again.len());
+        let differs = places.into_iter().find(|&place| own.get(place) != again.get(place));
+        let name = match differs {
+            Some(0) | None => "decoder of the recipe".to_string(),
+            Some(place) => format!("upsampler.{} of the recipe", place - 1),
+        };
+        let shown = |all: &[StageSettings]| {
+            let settings = differs.and_then(|place| all.get(place));
+            settings.map_or("absent".into(), |it| serde_json::to_string(it).unwrap_or_default())
+        };
+        let expected = format!("{}, as this model is driven", shown(&again));
+        Err(InvalidSetting::new(name, shown(&own), expected).into())
     }
 
     /// The options with which to open the model for this picture.

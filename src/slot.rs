@@ -37,6 +37,11 @@ impl<T: StageConfig> Slot<T> {
         &self.files.manifest.embedding_space
     }
 
+    /// Number of its parameters, by the header of its files.
+    pub fn parameters(&self) -> u64 {
+        self.files.parameters()
+    }
+
     /// Fingerprint of its weights, the same in every layout
     /// ([`Weights::fingerprint`](unclip_nn::checkpoint::Weights::fingerprint)).
     ///

@@ -200,6 +200,15 @@ pub struct StageSettings {
 }
 
 impl StageSettings {
+    /// Under how many conditions the network is asked for each sample.
+    pub(crate) fn conditions(&self) -> usize {
+        match self.image_guidance {
+            Some(scale) if scale != self.guidance_scale => 3,
+            _ if self.is_guided() => 2,
+            _ => 1,
+        }
+    }
+
     /// Whether any guidance acts.
     pub(crate) fn is_guided(&self) -> bool {
         self.guidance_scale != 1.0 || self.image_guidance.is_some_and(|scale| scale != 1.0)

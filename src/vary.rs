@@ -208,7 +208,7 @@ impl Observed<'_> {
         let rows = image.repeat_rows(options.n);
         let once = prior.map_or(0, |prior| prior.steps() * settings.candidates);
         let steps = settings.steps() - once + variation.prior_steps(&settings);
-        let mut run = self.start(&seeds, options, steps);
+        let mut run = self.start(&seeds, options, steps)?;
         run.costs.push(cost);
         run.trace.pixels = Some(pixels);
         run.trace.image = Some(image);
@@ -268,7 +268,7 @@ impl Observed<'_> {
         let seeds = options.seeds(image.batch())?;
         let (prior, candidates) = (settings.prior.as_ref(), settings.candidates);
         let steps = variation.prior_steps(&settings);
-        let mut run = self.start(&seeds, options, steps);
+        let mut run = self.start(&seeds, options, steps)?;
         run.wants_negative = false;
         let Some(prior) = prior else { return Ok(image.clone()) };
         let text = run.encode_for_prior(&[variation.caption], None)?.repeat_rows(seeds.len());

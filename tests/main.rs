@@ -27,6 +27,10 @@ mod damage;
 mod edits;
 /// A tiny model from its folder to pictures, and back from the pictures to their recipes.
 mod end_to_end;
+/// What a call will need, before it is made.
+mod estimates;
+/// What a machine does to the work.
+mod faults;
 /// Folders as today's tools and yesterday's write them.
 mod folders;
 /// GLIDE's folders.

@@ -121,6 +121,71 @@ fn results_go_where_they_were_asked_for() {
 }
 
 #[test]
+fn limits_are_raised_and_lowered_by_the_environment() {
+    let place = Place::new();
+    let run = |limits: &str, arguments: &[&str]| {
+        done(
+            &place
+                .command("text_to_image", arguments)
+                .env("UNCLIP_LIMITS", limits)
+                .output()
+                .unwrap(),
+        )
+    };
+    run("images=2", &["x", "--n", "2", "--out", "two/"]).wrote(&["two/00000.png", "two/00001.png"]);
+    run("images=2", &["x", "--n", "3"]).refused(&["n is 3 pictures", "the limit images"]);
+    run("caption_bytes=3", &["rings"])
+        .refused(&["length of the caption is 5 bytes", "caption_bytes"]);
+    run("picture=3", &["x"]).refused(&["UNCLIP_LIMITS: limit is picture=3", "picture_side"]);
+    let said =
+        ["memory of the call, most of it of the", "at most 1000 bytes (the limit memory_bytes"];
+    run("memory_bytes=1000", &["x"]).refused(&said);
+    // the same pictures in as many parts as there are
+    run("batch_bytes=1", &["x", "--n", "2", "--out", "parts/"])
+        .wrote(&["parts/00000.png", "parts/00001.png"]);
+    for name in ["00000.png", "00001.png"] {
+        let [whole, part] = ["two", "parts"].map(|it| fs::read(place.path(it).join(name)).unwrap());
+        assert!(whole == part, "{name}");
+    }
+    let help = place.text_to_image(&["--help"]);
+    assert!(help.out.iter().any(|line| line.contains("UNCLIP_LIMITS")));
+}
+
+/// More threads than cores wait for each other and nothing else.
+#[test]
+fn more_threads_than_cores_are_not_taken() {
+    let place = Place::new();
+    let command = &mut place.command("text_to_image", &["x", "--out", "a.png"]);
+    let made = done(&command.env("RAYON_NUM_THREADS", "1000").output().unwrap());
+    made.wrote(&["a.png"]);
+    assert!(made.err.contains("RAYON_NUM_THREADS is 1000"), "{}", made.err);
+    place.text_to_image(&["x", "--out", "b.png"]).wrote(&["b.png"]);
+    let [many, few] = ["a.png", "b.png"].map(|name| fs::read(place.path(name)).unwrap());
+    assert!(many == few, "threads make no difference");
+}
+
+#[test]
+fn an_estimate_makes_nothing() {
+    let place = Place::new();
+    place.text_to_image(&["x", "--timings", "rate.json"]).wrote(&["picture.png"]);
+    fs::remove_file(place.path("picture.png")).unwrap();
+    let estimate = place.text_to_image(&["x", "--n", "4", "--estimate"]);
+    assert_eq!(estimate.code, 0, "{}", estimate.err);
+    let said = estimate.out.join("\n");
+    for word in ["stage", "decoder", "upsampler.1", "calls", "memory: about"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let estimate = place.text_to_image(&["x", "--n", "4", "--estimate", "--rate", "rate.json"]);
+    assert!(estimate.out.join("\n").contains("time: about"), "{:?}", estimate.out);
+    assert!(!place.path("picture.png").exists());
+    place.text_to_image(&["x", "--rate", "rate.json"]).refused(&["--estimate"]);
+    fs::write(place.path("other.json"), "{}").unwrap();
+    place
+        .text_to_image(&["x", "--estimate", "--rate", "other.json"])
+        .refused(&["other.json", "stages"]);
+}
+
+#[test]
 fn places_are_checked_before_any_work() {
     let place = Place::new();
     fs::write(place.path("file"), "a text").unwrap();

@@ -8,6 +8,8 @@ mod map;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use unclip::unclip_core::Limit;
+
 const FOUNDATIONS: [&str; 2] = ["unclip-core", "unclip-nn"];
 const STAGES: [&str; 5] =
     ["unclip-clip", "unclip-prior", "unclip-decoder", "unclip-autoencoder", "unclip-upsample"];
@@ -70,6 +72,46 @@ fn layers_take_nothing_but_the_error_from_the_mathematics() {
         }
     }
     report(&problems);
+}
+
+/// What is promised of limits is what there is.
+#[test]
+fn every_limit_is_told_with_its_default() {
+    let told = read(&root().join("SECURITY.md"));
+    for &limit in Limit::ALL {
+        let (name, value, unit) = (limit.name(), limit.default_value(), limit.unit());
+        let line = match value {
+            u64::MAX => format!("| `{name}` | none"),
+            value => format!("| `{name}` | {value} {unit} |"),
+        };
+        assert!(told.contains(&line), "SECURITY.md lacks {line}");
+    }
+}
+
+/// Inputs that are said to be survived have tests of the names that stand beside them.
+#[test]
+fn every_test_that_is_told_of_is_there() {
+    let told = read(&root().join("docs/reliability.md"));
+    let mut sources = String::new();
+    let folders = entries(root()).into_iter().filter(|path| path.is_dir());
+    let own = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        ["src", "tests"].contains(&&*name) || name.starts_with("unclip-")
+    };
+    for path in rust_files(folders.filter(own).collect()) {
+        sources.push_str(&read(&path));
+    }
+    let rows = told.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
+    let mut told_of = 0;
+    for row in rows {
+        let tests = row.rsplit("| ").next().unwrap_or_default().trim_end_matches(" |");
+        for test in tests.split(", ") {
+            let test = test.trim_matches('`');
+            assert!(sources.contains(&format!("fn {test}(")), "no test {test}: {row}");
+            told_of += 1;
+        }
+    }
+    assert!(told_of >= 51, "{told_of}");
 }
 
 #[test]

@@ -189,7 +189,8 @@ impl Common {
         if recipe.incomplete {
             return Err(self.not_again());
         }
-        recipe.check_model(bundle)?;
+        let file = self.from.as_deref().unwrap_or(Path::new("")).display();
+        recipe.check_model(bundle).map_err(|error| format!("{file}: {error}"))?;
         let mut options = recipe.options();
         if let Some(negative) = &self.negative_prompt {
             options.negative_prompt = negative.clone();
@@ -255,6 +256,17 @@ impl Common {
         self.noise.is_some() || self.trace.is_some()
     }
 
+    /// Whether networks stay in memory; `reused` whether they are needed more than once.
+    pub(crate) fn residency(&self, reused: bool) -> Residency {
+        let resident = reused || self.stages_resident;
+        if resident { Residency::Resident } else { Residency::OneByOne }
+    }
+
+    /// The number format, or this one where none was asked for.
+    pub(crate) fn precision(&self, or: Precision) -> Precision {
+        self.precision.unwrap_or(or)
+    }
+
     /// The model, ready, and the places of the results, checked. `precision` is the number format
     /// where none was asked for; `reused` whether networks are needed more than once.
     pub(crate) fn begin<'a>(
@@ -264,8 +276,7 @@ impl Common {
         reused: bool,
         mut plan: Plan<'a>,
     ) -> Result<Work, AnyError> {
-        let resident = reused || self.stages_resident;
-        let residency = if resident { Residency::Resident } else { Residency::OneByOne };
+        let residency = self.residency(reused);
         let device = self.device()?;
         let (timings, trace) = (self.timings.as_deref(), self.trace.as_deref());
         plan.others.extend(timings.into_iter().chain(trace));
@@ -278,7 +289,7 @@ impl Common {
         plan.inputs
             .extend(self.negative_picture.as_deref().into_iter().chain(self.hint.as_deref()));
         let places = self.output.places(&plan)?;
-        let placement = (&device, self.precision.unwrap_or(precision));
+        let placement = (&device, self.precision(precision));
         let unclip = UnClip::new(bundle, placement, residency)?;
         if let Some(Seed(seed)) = self.seed {
             note(format_args!("seed {seed}"));

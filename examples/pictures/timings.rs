@@ -30,6 +30,7 @@ pub(crate) fn write(path: &Path, costs: &[StageCost]) -> Result<(), AnyError> {
             "seconds_binding": binding,
             "median_call_seconds": calls.get(calls.len() / 2),
             "calls": calls.len(),
+            "rows": costs[0].rows,
             "parameters": costs[0].parameters,
         });
         (stage.to_string(), report)

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use unclip::unclip_core::{LimitValue, escaped};
+use unclip::unclip_core::{Limit, LimitValue, escaped};
 
 pub(crate) type AnyError = Box<dyn std::error::Error>;
 
@@ -91,17 +91,36 @@ pub(crate) fn run<T: Parser, E: Display>(program: impl FnOnce(&T) -> Result<(), 
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    limit_threads();
     match set_limits().and_then(|()| program(&arguments).map_err(|error| error.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", safe(error));
+            let _ = writeln!(std::io::stderr(), "error: {}", short(error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Sets the limits that the environment asks for.
+/// Takes as many threads as there are cores, if more are asked for: each operation of a network waits for
+/// all of them.
+fn limit_threads() {
+    const THREADS: &str = "RAYON_NUM_THREADS";
+    let asked = std::env::var(THREADS).ok().and_then(|it| it.parse::<usize>().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if let Some(asked) = asked.filter(|asked| *asked > cores) {
+        note(format_args!(
+            "{THREADS} is {asked}, of which {cores} are taken: there are no more cores"
+        ));
+        // fails only where threads run already, whose number is then settled
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(cores).build_global();
+    }
+}
+
+/// Sets the limits that the environment asks for, and that of memory to what there is.
 fn set_limits() -> Result<(), String> {
+    if let Some(bytes) = memory() {
+        Limit::MemoryBytes.set(bytes);
+    }
     let Ok(asked) = std::env::var(LIMITS) else { return Ok(()) };
     for one in asked.split([' ', ',']).filter(|one| !one.is_empty()) {
         let LimitValue { limit, value } =
@@ -111,6 +130,21 @@ fn set_limits() -> Result<(), String> {
     Ok(())
 }
 
+/// The memory that this process may have, as far as Linux tells: the machine's, that of its group, or the
+/// addresses of `ulimit -v`, of which threads reserve a part.
+fn memory() -> Option<u64> {
+    const RESERVED: u64 = 256 << 20;
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let number = |text: &str| text.split_whitespace().find_map(|word| word.parse::<u64>().ok());
+    let line =
+        |text: String, begin: &str| text.lines().find_map(|it| number(it.strip_prefix(begin)?));
+    let machine = read("/proc/meminfo").and_then(|it| line(it, "MemTotal:")).map(|kb| kb << 10);
+    let group = read("/sys/fs/cgroup/memory.max").and_then(|it| number(&it));
+    let addresses = read("/proc/self/limits").and_then(|it| line(it, "Max address space"));
+    let addresses = addresses.map(|bytes| bytes.saturating_sub(RESERVED));
+    [machine, group, addresses].into_iter().flatten().min()
+}
+
 /// A line of a program's result.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{}", safe(line));
@@ -118,7 +152,18 @@ pub(crate) fn say(line: impl Display) {
 
 /// A line about what happened on the way.
 pub(crate) fn note(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "note: {}", safe(line));
+    let _ = writeln!(std::io::stderr(), "note: {}", short(line));
+}
+
+/// The same, no longer than people would read.
+fn short(text: impl Display) -> String {
+    const MOST: usize = 10_000;
+    let mut text = safe(text);
+    if let Some((end, _)) = text.char_indices().nth(MOST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Lines and columns as they are, without anything else that a terminal obeys: a caption, a file's

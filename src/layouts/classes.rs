@@ -10,7 +10,6 @@ use crate::Error;
 
 /// The file.
 const CLASSES: &str = "classes.txt";
-/// Bytes of it that are accepted.
 
 /// The names of the classes of a folder's model, none if it does not say.
 pub(super) fn class_names(folder: &Path) -> Result<Vec<String>, Error> {

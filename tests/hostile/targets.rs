@@ -1,6 +1,8 @@
 //! What strangers may give: each target takes any bytes, and has to come back. `fuzz/run.sh` tries
 //! millions; the tests try those of `fuzz/corpus` and whatever was found before.
 
+#![allow(dead_code, unreachable_pub, reason = "a part of two programs")]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +11,7 @@ use unclip::clip::{Tokenizer, TokenizerOptions};
 use unclip::train::dataset::{Dataset, DatasetOptions};
 use unclip::train::plan::Plan;
 use unclip::unclip_nn::checkpoint::Weights;
-use unclip::{Bundle, ReadOptions, Recipe, RecordedNoise, picture_from_bytes};
+use unclip::{Bundle, OpenOptions, ReadOptions, Recipe, RecordedNoise, picture_from_bytes};
 
 /// A target.
 pub type Target = fn(&[u8]);
@@ -141,15 +143,12 @@ fn config(data: &[u8]) {
         // a link leads to the fixture
         std::fs::remove_file(&path).expect("a link");
         write(&path, json);
-        let bundle = match copy.join("prior/model_index.json").exists() {
-            true => {
-                let options = unclip::OpenOptions {
-                    prior_model: Some(copy.join("prior")),
-                    ..unclip::OpenOptions::default()
-                };
-                Bundle::open_with(copy.join("decoder"), &options)
-            }
-            false => Bundle::open(&copy),
+        let bundle = if copy.join("prior/model_index.json").exists() {
+            let prior_model = Some(copy.join("prior"));
+            let options = OpenOptions { prior_model, ..OpenOptions::default() };
+            Bundle::open_with(copy.join("decoder"), &options)
+        } else {
+            Bundle::open(&copy)
         };
         drop(bundle);
         std::fs::remove_file(&path).expect("a file");

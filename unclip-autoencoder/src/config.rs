@@ -56,6 +56,18 @@ impl AutoencoderConfig {
         1 << (self.block_out_channels.len().max(1) - 1)
     }
 
+    /// What a picture of these sides, height and width, holds in memory at once, in bytes of f32: an
+    /// upper estimate.
+    pub fn row_bytes(&self, [height, width]: [usize; 2]) -> usize {
+        // a block's input, what it becomes after its norm, its bordered copy, its planes and its output
+        const BLOCK: usize = 6;
+        let widest = |(level, &channels): (usize, &usize)| {
+            (height.saturating_mul(width) >> (2 * level)).saturating_mul(channels)
+        };
+        let largest = self.block_out_channels.iter().enumerate().map(widest).max().unwrap_or(0);
+        largest.saturating_mul(BLOCK * size_of::<f32>())
+    }
+
     /// Channels of what is stored of a picture: those of a latent, or those of a code.
     pub fn stored_channels(&self) -> usize {
         match self.latents {

@@ -88,8 +88,10 @@ limits! {
     /// What the pictures of a call hold in memory at once, beside the weights: with more, parts of them
     /// go through the networks one after the other. It is no reason to refuse anything.
     BatchBytes "batch_bytes" 2 << 30, "bytes";
-    /// The weights of a model, as they are held in memory.
+    /// The weights of a stage, as they are held in memory in f32.
     ModelBytes "model_bytes" 256 << 30, "bytes";
+    /// The memory that a call needs by its estimate. A program sets it to what its machine has.
+    MemoryBytes "memory_bytes" u64::MAX, "bytes";
 }
 
 impl Limit {

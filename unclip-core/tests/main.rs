@@ -7,6 +7,8 @@
 mod fixture;
 // what guidance is at its ends, and what it leaves alone
 mod guidance;
+// laws for any numbers
+mod laws;
 // schedules, single steps, losses and resizing against diffusers and PyTorch
 mod parity;
 // what bicubic resizing keeps

@@ -38,6 +38,14 @@ impl Precision {
         is_cpu(device) || device.supports_dtype(self.dtype())
     }
 
+    /// Bytes of a value.
+    pub fn bytes_each(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
     /// Values in this format, and how many of them it turned infinite.
     pub(crate) fn bytes(self, values: &[f32]) -> (Vec<u8>, usize) {
         match self {

@@ -108,23 +108,23 @@ fn left(folder: &Path, name: &str, age: Duration) -> PathBuf {
 fn what_was_left_long_ago_is_cleared_away() {
     const HOUR: Duration = Duration::from_secs(3600);
     let folder = tempfile::tempdir().unwrap();
-    left(folder.path(), ".unclip-a", 2 * HOUR);
-    left(folder.path(), ".unclip-b", HOUR / 2);
-    left(folder.path(), ".tmp-of-others", 48 * HOUR);
-    left(folder.path(), "picture.png", 48 * HOUR);
+    left(folder.path(), ".unclip-unfinished-a", 25 * HOUR);
+    left(folder.path(), ".unclip-unfinished-b", 23 * HOUR);
+    left(folder.path(), ".tmp-of-others", 90 * HOUR);
+    left(folder.path(), "picture.png", 90 * HOUR);
     clear_leftovers(folder.path());
-    assert_eq!(names(folder.path()), [".tmp-of-others", ".unclip-b", "picture.png"]);
+    assert_eq!(names(folder.path()), [".tmp-of-others", ".unclip-unfinished-b", "picture.png"]);
     // a folder is as old as what was written into it last; its own time is that of this moment
-    fs::create_dir(folder.path().join(".unclip-c")).unwrap();
-    left(&folder.path().join(".unclip-c"), "weights", 2 * HOUR);
+    fs::create_dir(folder.path().join(".unclip-unfinished-c")).unwrap();
+    left(&folder.path().join(".unclip-unfinished-c"), "weights", 25 * HOUR);
     clear_leftovers(folder.path());
-    assert!(folder.path().join(".unclip-c").exists());
+    assert!(folder.path().join(".unclip-unfinished-c").exists());
 }
 
 #[test]
 fn a_clock_that_went_back_clears_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join(".unclip-later");
+    let path = folder.path().join(".unclip-unfinished-later");
     fs::write(&path, "half").unwrap();
     let file = fs::File::options().write(true).open(&path).unwrap();
     file.set_modified(SystemTime::now() + Duration::from_secs(1 << 20)).unwrap();

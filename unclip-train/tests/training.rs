@@ -193,9 +193,9 @@ fn a_stop_among_steps_that_are_skipped_keeps_the_checkpoint_of_before() {
     let mut trainer =
         Trainer::new(line(), settings(1000), folder.path(), Changes::Refused).unwrap();
     let stop = |at: u64| {
-        move |report: &StepReport, _: &Trainer<Linear>| match report.step == at {
-            true => Ok(ControlFlow::Break(())),
-            false => Ok(ControlFlow::Continue(())),
+        move |report: &StepReport, _: &Trainer<Linear>| {
+            let stops = report.step == at;
+            Ok(if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         }
     };
     trainer.run(NEVER, spoilt_from(4), stop(4)).unwrap();

@@ -33,6 +33,10 @@ impl SamplingMethod for Heun {
         false
     }
 
+    fn calls_per_step(&self) -> usize {
+        2
+    }
+
     fn start(&self, _: &Variances<'_>) -> Box<dyn Sampler> {
         Box::new(*self)
     }

@@ -137,6 +137,11 @@ pub trait SamplingMethod: fmt::Debug + Send + Sync {
         true
     }
 
+    /// How often a step calls the network.
+    fn calls_per_step(&self) -> usize {
+        1
+    }
+
     /// Checks that it can sample such a stage.
     ///
     /// # Errors
@@ -183,6 +188,11 @@ impl SamplerKind {
     /// Whether a step builds on those before it.
     pub fn remembers_steps(&self) -> bool {
         self.0.remembers_steps()
+    }
+
+    /// How often a step calls the network, at most.
+    pub fn calls_per_step(&self) -> usize {
+        self.0.calls_per_step()
     }
 
     /// Checks that the method can sample such a stage.

@@ -137,7 +137,14 @@ impl<T: StageConfig> StageFiles<T> {
     fn new(path: &Path, manifest: Manifest<T>, weights: Weights) -> Result<Self, LoadError> {
         let unusable = |source| LoadError::Config { path: path.into(), source };
         manifest.config.layers().check(weights.keys().len()).map_err(unusable)?;
+        let bytes = weights.values().saturating_mul(size_of::<f32>() as u64);
+        Limit::ModelBytes.check("size of the weights", bytes).map_err(unusable)?;
         Ok(Self { manifest, weights })
+    }
+
+    /// Number of values of all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.weights.values()
     }
 
     /// Fingerprint of the weights ([`Weights::fingerprint`]).

@@ -172,6 +172,13 @@ impl Weights {
         self.tensors.keys().cloned().collect()
     }
 
+    /// Number of values of all tensors.
+    pub fn values(&self) -> u64 {
+        let values =
+            |entry: &Entry| entry.shape.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
+        self.tensors.values().map(values).fold(0, u64::saturating_add)
+    }
+
     /// Shape of a tensor, if there is one of this name.
     pub fn shape(&self, key: &str) -> Option<&[usize]> {
         self.tensors.get(key).map(|entry| entry.shape.as_slice())

@@ -167,6 +167,11 @@ fn read_header(path: &Path, source: &Source, len: u64) -> Result<(Metadata, u64)
         serde_json::from_slice(&json).map_err(|error| damaged(format!("header: {error}")))?;
     let mut keys = serde_json::Deserializer::from_slice(&json);
     keys.deserialize_map(UniqueKeys).map_err(|error| damaged(format!("header: {error}")))?;
+    for (key, info) in header.tensors() {
+        let bytes = (info.data_offsets.1 - info.data_offsets.0) as u64;
+        let limited = Limit::TensorBytes.check(&format!("size of {key}"), bytes);
+        limited.map_err(|error| damaged(error.to_string()))?;
+    }
     let (found, expected) = (len - LENGTH_BYTES - header_len, header.data_len() as u64);
     if found != expected {
         return Err(damaged(format!("{found} bytes of data, expected {expected}")));

@@ -1,7 +1,7 @@
 //! Files and folders that are written whole or not at all.
 //!
-//! What is not whole yet lies beside its place, under a name that begins with `.unclip-`. A process that
-//! is killed leaves it there; whoever writes into the same folder an hour later clears it away.
+//! What is not whole yet lies beside its place, under a name that begins with `.unclip-unfinished-`. A process that
+//! is killed leaves it there; whoever writes into the same folder a day later clears it away.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -16,10 +16,10 @@ use super::LoadError;
 use super::file::expect_regular;
 
 /// How the names of what is not whole yet begin.
-const UNFINISHED: &str = ".unclip-";
+const UNFINISHED: &str = ".unclip-unfinished-";
 
 /// How long nothing has been written to what was left by a process that is no more.
-const OLD: Duration = Duration::from_secs(3600);
+const OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// An error that names files.
 pub trait NamesFiles: From<LoadError> {
