@@ -175,7 +175,11 @@ impl Recipe {
 
     /// Refuses settings that no options would give with this model, and which would be passed over.
     fn check_settings(&self, bundle: &Bundle) -> Result<(), Error> {
-        let again = self.options().resolve(bundle)?;
+        // whatever the prior is, the others do not follow from it
+        let (prior, prior_kind) = (StageOptions::default(), None);
+        let neighbors = None;
+        let options = GenerateOptions { prior, prior_kind, neighbors, ..self.options() };
+        let again = options.resolve(bundle)?;
         let all = |settings: &Settings| {
             std::iter::once(&settings.decoder)
                 .chain(&settings.upsamplers)

@@ -76,7 +76,7 @@ pub use known::Known;
 pub use limits::{Limit, LimitValue};
 pub use noise::{Draw, NoiseSource, SeededNoise};
 pub use parts::{InParts, Rows, parts};
-pub use prediction::{Parameterization, Prediction, VarianceType};
+pub use prediction::{Parameterization, Prediction, VarianceType, limited};
 pub use printable::{Printable, escaped};
 pub use progress::{Interrupted, Observer, StepEvent};
 pub use sampler::{
