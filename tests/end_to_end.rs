@@ -345,6 +345,26 @@ fn a_recipe_knows_its_model() {
 }
 
 #[test]
+fn a_recipe_that_no_options_would_give_is_refused() {
+    let unclip = Model::new().load().unwrap();
+    let recipe = generate(&unclip, &options(1, 1)).pictures[0].recipe.clone();
+    let bundle = unclip.bundle();
+    recipe.check_model(bundle).unwrap();
+    let mut none = recipe.clone();
+    none.settings.upsamplers.clear();
+    refused(none.check_model(bundle), &["upsampler.0 of the recipe is absent", "as this model"]);
+    let mut guided = recipe.clone();
+    guided.settings.upsamplers[1].guidance_scale = 3.0;
+    refused(
+        guided.check_model(bundle),
+        &["upsampler.1 of the recipe is", "as this model is driven"],
+    );
+    let mut endless = recipe;
+    endless.settings.decoder.steps = 100_000;
+    refused(endless.check_model(bundle), &["decoder steps is 100000"]);
+}
+
+#[test]
 fn a_negative_prompt_that_would_do_nothing_is_refused() {
     let unclip = Model::new().load().unwrap();
     let idle = everywhere(StageOptions::default()).with_negative_prompt("a star");

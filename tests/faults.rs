@@ -84,7 +84,7 @@ fn images(unclip: &UnClip) -> Vec<unclip::RgbImage> {
     unclip.text_to_image("a circle", &options).unwrap().images()
 }
 
-/// What a thread's stack has to hold. Optimized, a fourth is enough, with which `soak` runs.
+/// What a thread's stack has to hold without optimization; `soak --stack` tries less with it.
 const STACK: usize = 1 << 20;
 
 #[test]
