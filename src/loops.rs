@@ -8,7 +8,6 @@ use unclip_core::{
     Draw, ExactStart, Guide, Interrupted, InvalidSetting, Kept, NoiseSource, Resampling,
     SeededNoise, Steering, StepEvent, inpaint, invert, invert_exactly, sample,
 };
-
 use unclip_nn::is_cpu;
 
 use crate::bound::{Diffuses, Listened};
@@ -36,9 +35,9 @@ impl<'a> Run<'a> {
         let guide = null.map(|null| Guide { null, scale, image_scale, within });
         let steering = Steering { guide, dynamic_threshold: settings.dynamic_threshold };
         let conditions = if null.is_some() { settings.conditions() } else { 1 };
-        let most = rows_at_once(config, config.sample_shape(condition), conditions);
-        let denoiser = config.denoiser_in_parts(&network, condition, steering, most);
         let shape = config.sample_shape(condition);
+        let most = rows_at_once(config, shape, conditions);
+        let denoiser = config.denoiser_in_parts(&network, condition, steering, most);
         self.costs.push(StageCost::new(slot.id(), loading, start, &network).of_rows(shape[0]));
         Ok(Bound {
             stage: slot.id(),
