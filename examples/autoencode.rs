@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use unclip::autoencoder::{Latents, Tiling};
 use unclip::image::imageops::crop_imm;
+use unclip::unclip_core::Limit;
 use unclip::unclip_core::image::{psnr, to_rgb, to_tensor};
 use unclip::{Precision, ReadOptions, open_autoencoder, write_picture};
 
@@ -69,6 +70,15 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
             format_args!("{name}: of its pixels, {width} × {height} at the top left are used");
         console::note(note);
     }
+    let config = slot.config();
+    let sides = match tiles {
+        Some(side) => [side.saturating_mul(config.factor()); 2],
+        None => [height as usize, width as usize],
+    };
+    let needed = config.row_bytes(sides) as u64;
+    let pixels = u64::from(width) * u64::from(height) * 3 * 4;
+    let what = "memory for a picture of this size (less with --tiles)";
+    Limit::MemoryBytes.check(what, needed.saturating_add(4 * pixels))?;
     let seen = crop_imm(&read.image, 0, 0, width, height).to_image();
     let device = unclip::device(device)?;
     let autoencoder = slot.load((&device, *precision))?;

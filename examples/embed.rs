@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use unclip::unclip_core::Limit;
 use unclip::unclip_nn::checkpoint::check_place;
 
 use apart::check_apart;
@@ -46,8 +47,11 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let Arguments { folder, out, clip } = arguments;
     let files = pictures_in(folder)?;
     let inputs: Vec<_> = files.iter().map(PathBuf::as_path).collect();
-    check_apart([out.as_path()].into_iter(), &inputs, &[clip.model.as_deref()])?;
+    check_apart([out.as_path()].into_iter(), &inputs, &clip.models())?;
     check_place(out)?;
+    // names stand in the header of what is written, which has to be read again
+    let names = files.iter().map(|file| file.to_string_lossy().escape_default().count() + 3);
+    Limit::HeaderBytes.check_len("length of all names of pictures", names.sum())?;
     let unclip = clip.open()?;
     let gallery = embedded(&unclip, &files)?;
     gallery.save(out, unclip.bundle())?;

@@ -80,15 +80,24 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     studio.write(&studio.draw(&latents)?.pictures)
 }
 
+/// Endings of pictures.
+const PICTURES: [&str; 9] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff"];
+
 fn embedding(studio: &Studio, name: &str) -> Result<ImageEmbedding, console::AnyError> {
     let path = PathBuf::from(name);
     if path.is_file() {
         return Ok(studio.unclip.embed_images(&[studio.read(&path)?])?);
     }
-    if ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
-        .iter()
-        .any(|ending| path.extension().is_some_and(|it| it.eq_ignore_ascii_case(ending)))
-    {
+    if path.exists() {
+        return Err(format!("{name}: is no file, expected a picture or a caption").into());
+    }
+    // the name of a picture, perhaps before a weight that is none
+    let file = name.rsplit_once(':').map_or(name, |(file, _)| file);
+    let is_picture = |name: &str| {
+        let ending = Path::new(name).extension().map(|it| it.to_string_lossy().to_lowercase());
+        ending.is_some_and(|it| PICTURES.contains(&it.as_str()))
+    };
+    if is_picture(name) || is_picture(file) {
         return Err(format!("{name}: no such file").into());
     }
     studio.look_at(&[name]);

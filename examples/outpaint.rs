@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use unclip::RgbImage;
 use unclip::image::{GrayImage, Luma, imageops};
+use unclip::unclip_core::Limit;
 
 use latents::Common;
 use latents::edits::{Edit, Repaint};
@@ -53,9 +54,6 @@ struct Arguments {
     common: Common,
 }
 
-/// The longest side of a result.
-const MAX_SIDE: u64 = 1 << 14;
-
 fn main() -> ExitCode {
     console::run(run)
 }
@@ -71,10 +69,7 @@ fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     if [left, top, right, bottom] == [&0; 4] {
         return Err("nothing to draw: expected --left, --top, --right or --bottom".into());
     }
-    if longest > MAX_SIDE {
-        let [width, height] = sides;
-        return Err(format!("{width} × {height} pixels, expected at most {MAX_SIDE} a side").into());
-    }
+    Limit::PictureSide.check("longest side of the result", longest)?;
     // the model draws squares: what is beyond the result is drawn and cut off again
     let (side, [width, height]) = (longest as u32, sides.map(|it| it as u32));
     let corner = [(side - width) / 2, (side - height) / 2];

@@ -8,6 +8,8 @@
 
 #[path = "shared/console.rs"]
 mod console;
+#[path = "shared/memory.rs"]
+mod memory;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -122,13 +124,6 @@ fn make(unclip: &UnClip, request: Request, fate: Fate) -> Result<Vec<RgbImage>, 
     Ok(made.images())
 }
 
-/// Memory that the process has, in bytes; only Linux tells.
-fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb << 10)
-}
-
 /// How much a value grows with its position: the slope of the straight line through all.
 fn slope(values: &[(f64, f64)]) -> f64 {
     let n = values.len() as f64;
@@ -152,7 +147,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
         Some(folder) => Bundle::open(folder)?,
         None => Bundle::shapes()?,
     };
-    let before = resident();
+    let before = memory::resident_bytes();
     let unclip = UnClip::new(bundle, &device, Residency::Resident)?;
     let mut random = ChaCha8Rng::seed_from_u64(arguments.seed);
     let requests: Vec<(Request, Fate)> = (0..arguments.pictures)
@@ -181,7 +176,8 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&(request, fate)) = requests.get(place) else { return };
                     answer(&unclip, (request, fate), &alone[&request], &counts);
-                    if let (Some(bytes), Ok(mut memory)) = (resident(), memory.lock()) {
+                    if let (Some(bytes), Ok(mut memory)) = (memory::resident_bytes(), memory.lock())
+                    {
                         memory.push((place as f64, bytes as f64));
                     }
                 }
@@ -228,7 +224,7 @@ fn report(
     say(format_args!("memory, growth in 100 calls (MB)\t{growth:.2}"));
     let most = memory.iter().map(|it| it.1).fold(0.0, f64::max);
     say(format_args!("memory, the most (MB)\t{:.0}", mb(most)));
-    if let (Some(before), Some(after)) = (before, resident()) {
+    if let (Some(before), Some(after)) = (before, memory::resident_bytes()) {
         let (before, after) = (mb(before as f64), mb(after as f64));
         say(format_args!("memory before and after the model (MB)\t{before:.0} and {after:.0}"));
     }

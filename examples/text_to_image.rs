@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use unclip::unclip_core::Limit;
 use unclip::{Bundle, GenerateOptions, Precision, Recipe};
 
 use console::AnyError;
@@ -138,6 +139,8 @@ fn request(
             return Err(format!("{message}: use image_variation PICTURE --from").into());
         }
         let (precision, was_sheet) = (first.precision, recipes.len() > 1);
+        // they become one sheet again
+        Limit::Images.check_len("number of pictures of the sheet", recipes.len())?;
         let call = |recipe: Recipe| -> Result<Call, AnyError> {
             let candidates = arguments.choice.candidates;
             let options = common.again(&recipe, &options, candidates, bundle)?;

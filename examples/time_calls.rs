@@ -257,6 +257,8 @@ fn bind<M: Module, N>(
 ) -> Result<N, AnyError> {
     let start = Instant::now();
     let bound = bind(network);
+    // what a GPU still computes belongs to it
+    network.devices().iter().try_for_each(Device::sync)?;
     answer_loading(loading, start.elapsed(), Some(network.num_params()))?;
     Ok(bound)
 }

@@ -18,7 +18,7 @@ mod memory;
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +84,7 @@ struct Arguments {
     #[arg(long)]
     minutes: Option<f64>,
     /// Train nothing: print the whole configuration
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["minutes", "shard", "resume", "evaluate", "measure_uncertainty"])]
     print_config: bool,
     /// Train nothing: measure the stages of the bundle on all that is held out, or --stage alone. Shares of
     /// several machines (--shard) are merged by the same command without --shard
@@ -133,6 +133,9 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
 
 /// The training of a plan on its data. A CLIP that is taken over is copied.
 fn opened(arguments: &Arguments, plan: Plan, taken: Option<&Bundle>) -> Result<Training, AnyError> {
+    if let Some(from) = &arguments.from {
+        expect_apart(&plan.run.out, from)?;
+    }
     let names = plan.run.device.split(',').map(str::trim);
     let devices = names.map(unclip::device).collect::<Result<Vec<_>, _>>()?;
     let limit = |minutes: f64| {
@@ -148,6 +151,22 @@ fn opened(arguments: &Arguments, plan: Plan, taken: Option<&Bundle>) -> Result<T
     let from = arguments.from.clone();
     let changes = if arguments.resume { Changes::Accepted } else { Changes::Refused };
     Ok(Training { plan, data, held_out, from, devices, changes, time_limit })
+}
+
+/// Refuses a run that would write into the folder from which its weights come.
+fn expect_apart(out: &Path, from: &Path) -> Result<(), AnyError> {
+    let real =
+        |path: &Path| std::path::absolute(path).and_then(|path| path.canonicalize().or(Ok(path)));
+    let [own, bundle] = [real(out)?, real(&out.join("bundle"))?];
+    let from = real(from)?;
+    if own.starts_with(&from) || bundle.starts_with(&from) || from.starts_with(&bundle) {
+        let [out, from] = [out, &from].map(Path::display);
+        return Err(format!(
+            "--from {from}: the run in {out} would write there; give it another folder"
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// What is likely not meant.
@@ -331,7 +350,8 @@ fn train(training: &Training, stage: TrainStage, stopped: &AtomicBool) -> Result
     };
     let is_done = training.train(stage, &mut observer)?;
     bar.finish();
-    if seen == 0 {
+    // a limit of time may end a run before its first report
+    if seen == 0 && is_done {
         let (name, steps) = (stage.name(), settings.steps);
         console::note(format_args!("{name}: all {steps} steps are done already"));
     }

@@ -13,6 +13,7 @@ if [ "$target" = all ]; then
     targets=$(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | tail -n +2)
 fi
 # without a sanitizer: the code of the workspace is safe, and memory and time are watched by fuzz/src/lib.rs
+export RUSTC_WRAPPER="$PWD/fuzz/rustc.sh"
 cargo fuzz build -s none
 for target in $targets; do
     mkdir -p "fuzz/grown/$target"

@@ -26,7 +26,8 @@ impl Run<'_> {
                 // a limit would hide what is not finite
                 let pictures = finite(slot.id(), autoencoder.decode(sample.clone()))?;
                 let pictures = pictures.clamp(-1.0, 1.0);
-                self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &autoencoder));
+                let cost = StageCost::of_one_call(slot.id(), loading, start, &autoencoder);
+                self.costs.push(cost.of_rows(sample.dims()[0]));
                 self.trace.latent = Some(sample);
                 pictures
             }
@@ -46,7 +47,8 @@ impl Run<'_> {
         let (autoencoder, loading) = slot.network(self.placement)?;
         let start = Instant::now();
         let latents = finite(slot.id(), autoencoder.encode(pictures).mean)?;
-        self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &autoencoder));
+        let cost = StageCost::of_one_call(slot.id(), loading, start, &autoencoder);
+        self.costs.push(cost.of_rows(latents.dims()[0]));
         Ok(latents)
     }
 

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use image::{GrayImage, RgbImage};
 use unclip_core::image::{to_rgb, to_tensor};
 use unclip_core::resize::bicubic_8bit;
-use unclip_core::{Ddim, Kept, Resampling};
+use unclip_core::{Ddim, Kept, Limit, Resampling};
 use unclip_decoder::{CaptionKind, Condition, Control};
 
 use crate::bundle::missing;
@@ -104,6 +104,9 @@ impl Observed<'_> {
         let walks = !draws_all || resampling.is_some();
         let options = &if walks { without_memory(options, unclip) } else { options.clone() };
         let seeds = options.seeds(1)?;
+        // each result is as large as the picture
+        let bytes = (picture.as_raw().len() as u64).saturating_mul(seeds.len() as u64);
+        Limit::MemoryBytes.check("memory of all results", bytes)?;
         let settings = subject.settings(options, unclip)?;
         if walks {
             check_walk(&settings.decoder.sampler, options.noise.as_deref(), resampling)?;

@@ -113,7 +113,8 @@ impl<'a> Run<'a> {
         let start = Instant::now();
         let tokens = tokenizer.encode(captions);
         let text = tower.forward(&tokens, &self.placement.device);
-        self.costs.push(StageCost::of_one_call(slot.id(), loading, start, &tower));
+        let cost = StageCost::of_one_call(slot.id(), loading, start, &tower);
+        self.costs.push(cost.of_rows(captions.len()));
         let text = TextEmbedding { pooled: finite(slot.id(), text.pooled)?, ..text };
         let dropped = (0..captions.len()).map(|row| tokens.dropped(row).map(String::from));
         Ok((text, dropped.collect()))

@@ -20,13 +20,18 @@ pub struct StageEstimate {
     pub parameters: u64,
     /// Bytes of its weights in memory.
     pub weights: u64,
-    /// Bytes of what it works on, at most: those of the pictures that go through it together, and of all
-    /// samples between its steps.
+    /// Bytes of what networks that sample and the autoencoder work on: those of the samples that go through
+    /// together, and of all samples between the steps. Of encoders and of the autoregressive prior, which work
+    /// on embeddings, it is 0.
     pub working: u64,
-    /// Calls of its network.
-    pub calls: usize,
-    /// Pictures that go through it together.
+    /// Steps that it takes, as [`StageCost::calls`] counts them.
+    pub steps: usize,
+    /// Captions (the negative prompt is one), pictures or samples of a step.
     pub rows: usize,
+    /// How many of them go through the network together.
+    pub at_once: usize,
+    /// Calls of the network, for all steps and rows.
+    pub calls: usize,
 }
 
 /// What a call will need.
@@ -35,14 +40,15 @@ pub struct StageEstimate {
 pub struct Estimate {
     /// Each stage, in the order of their turns.
     pub stages: Vec<StageEstimate>,
+    /// Bytes of the weights of the whole model, those of stages included that have no turn.
+    pub weights: u64,
 }
 
 impl Estimate {
-    /// Bytes of memory at the most: of [`Residency::OneByOne`], those of the largest stage; else those of
-    /// all weights, and of the largest work. The program itself, and what a graphics driver takes, come on
-    /// top.
+    /// Bytes of memory that weights and work take: of [`Residency::OneByOne`], those of the largest stage; else
+    /// those of the model's weights, and of the largest work. The program itself, its encoders' work, the
+    /// conditions that a prior keeps for each sample, and what a graphics driver takes, come on top.
     pub fn memory(&self, residency: Residency) -> u64 {
-        let weights = self.stages.iter().map(|stage| stage.weights);
         match residency {
             Residency::OneByOne => {
                 let each =
@@ -51,7 +57,7 @@ impl Estimate {
             }
             Residency::Resident => {
                 let working = self.stages.iter().map(|stage| stage.working).max().unwrap_or(0);
-                weights.fold(working, u64::saturating_add)
+                self.weights.saturating_add(working)
             }
         }
     }
@@ -62,7 +68,7 @@ impl Estimate {
         let stage = |stage: &StageEstimate| {
             let Rate { loading, each, .. } =
                 before.iter().find(|rate| rate.stage == stage.stage)?;
-            Some(loading + each * (stage.calls * stage.rows) as f64)
+            Some(loading + each * stage.steps as f64 * stage.rows as f64)
         };
         self.stages.iter().map(stage).sum()
     }
@@ -70,12 +76,16 @@ impl Estimate {
     /// Refuses more than [`Limit::MemoryBytes`].
     ///
     /// # Errors
-    /// Names the largest stage, what is needed, and how the limit is raised.
+    /// Names the largest stage, what is needed, and the limit.
     pub fn check(&self, residency: Residency) -> Result<(), InvalidSetting> {
         let largest =
             self.stages.iter().max_by_key(|stage| stage.weights.saturating_add(stage.working));
         let name = match largest {
-            Some(largest) => format!("memory of the call, most of it of the {},", largest.stage),
+            Some(largest) => format!(
+                "memory of the call (most of it of the {}; fewer pictures at once, smaller ones, 16 bits and \
+                 one stage in memory at a time take less)",
+                largest.stage
+            ),
             None => "memory of the call".into(),
         };
         Limit::MemoryBytes.check(&name, self.memory(residency))
@@ -123,30 +133,31 @@ impl Bundle {
     ) -> Result<Estimate, Error> {
         let rows = options.seeds(captions)?.len();
         let settings = options.resolve(self)?;
-        Ok(self.estimate_of(rows, &settings, options.size, precision))
+        Ok(self.estimate_of([captions, rows], &settings, options.size, precision))
     }
 
     pub(crate) fn estimate_of(
         &self,
-        rows: usize,
+        [captions, rows]: [usize; 2],
         settings: &Settings,
         size: Option<[u32; 2]>,
         precision: Precision,
     ) -> Estimate {
+        // the negative prompt is read beside the captions
+        let reading = Of { rows: captions.saturating_add(1), precision };
         let of = Of { rows, precision };
         let mut stages = Vec::new();
-        stages.extend(self.text.as_ref().map(|text| of.encoder(&text.encoder)));
-        stages.extend(self.prior_text.as_ref().map(|text| of.encoder(&text.encoder)));
+        stages.extend(self.text.as_ref().map(|text| reading.encoder(&text.encoder)));
+        stages.extend(self.prior_text.as_ref().map(|text| reading.encoder(&text.encoder)));
         match (&settings.prior, &self.prior, &self.ar_prior) {
             (Some(PriorSettings::Diffusion(own)), Some(slot), _) => {
-                let shape = [rows * settings.candidates, slot.config().d_embedding];
-                let stage = of.diffusion(slot, own, shape);
-                let calls = stage.calls * settings.candidates;
-                stages.push(StageEstimate { calls, ..stage });
+                // one candidate for each row after the other
+                let stage = of.diffusion(slot, own, [rows, slot.config().d_embedding]);
+                stages.push(stage.times(settings.candidates));
             }
             (Some(PriorSettings::Autoregressive(own)), _, Some(slot)) => {
                 let stage = of.encoder(slot);
-                stages.push(StageEstimate { calls: own.codes * settings.candidates, ..stage });
+                stages.push(stage.times(own.codes.saturating_mul(settings.candidates)));
             }
             _ => {}
         }
@@ -176,7 +187,7 @@ impl Bundle {
             (height, width) = (height * factor, width * factor);
             stages.push(of.diffusion(slot, own, [rows, 3, height, width]));
         }
-        Estimate { stages }
+        Estimate { stages, weights: self.weights_of_all(precision) }
     }
 }
 
@@ -195,6 +206,14 @@ impl Bundle {
     }
 }
 
+impl StageEstimate {
+    /// The same so many times over.
+    fn times(self, count: usize) -> Self {
+        let [steps, calls] = [self.steps, self.calls].map(|it| it.saturating_mul(count));
+        Self { steps, calls, ..self }
+    }
+}
+
 /// What all stages of a call have in common.
 struct Of {
     rows: usize,
@@ -210,8 +229,10 @@ impl Of {
             parameters,
             weights: parameters.saturating_mul(bytes),
             working: 0,
-            calls: 1,
+            steps: 1,
             rows: self.rows,
+            at_once: self.rows,
+            calls: 1,
         }
     }
 
@@ -225,17 +246,19 @@ impl Of {
         // the sample, its noise, its prediction, and what samplers and samples between stages keep of them
         const SAMPLES: u64 = 6;
         let conditions = settings.conditions();
-        let at_once = rows_at_once(slot.config(), shape, conditions).min(shape[0].max(1));
+        let most = rows_at_once(slot.config(), shape, conditions).min(self.rows.max(1));
+        let parts = self.rows.div_ceil(most);
+        // parts are as equal as they can be
+        let at_once = self.rows.div_ceil(parts.max(1));
         let row = slot.config().row_bytes(shape).saturating_mul(conditions) as u64;
         let sample =
             shape.iter().fold(size_of::<f32>() as u64, |all, &n| all.saturating_mul(n as u64));
         let working = row.saturating_mul(at_once as u64);
-        let calls =
-            settings.steps * settings.sampler.calls_per_step() * self.rows.div_ceil(at_once);
         StageEstimate {
             working: working.saturating_add(sample.saturating_mul(SAMPLES)),
-            calls,
-            rows: at_once,
+            steps: settings.steps,
+            at_once,
+            calls: (settings.steps * settings.sampler.calls_per_step()).saturating_mul(parts),
             ..self.encoder(slot)
         }
     }

@@ -244,6 +244,18 @@ impl UnClip {
         Ok(self.embed(pictures)?.image)
     }
 
+    /// Refuses what does not fit in memory. Of a task that asks for less than these options say, it is an upper
+    /// limit.
+    pub(crate) fn check_memory(&self, rows: usize, options: &GenerateOptions) -> Result<(), Error> {
+        let Self { bundle, placement, residency } = self;
+        let settings = options.resolve(bundle).ok().filter(|_| is_cpu(&placement.device));
+        let Some(settings) = settings else { return Ok(()) };
+        let (captions, precision) = (rows.div_ceil(options.n.max(1)), placement.precision);
+        let rows = [captions, rows];
+        let estimate = bundle.estimate_of(rows, &settings, options.size, precision);
+        Ok(estimate.check(*residency)?)
+    }
+
     /// Pictures that were checked, to what the image encoder makes of them.
     pub(crate) fn embed(&self, pictures: &[RgbImage]) -> Result<Embedded, Error> {
         let slot = self.bundle.image_encoder()?;
@@ -254,6 +266,7 @@ impl UnClip {
         let pixels = Tensor::cat(pixels.collect(), 0);
         let image = tower.forward(pixels.clone());
         let cost = StageCost::of_one_call(slot.id(), loading, start, &tower);
+        let cost = cost.of_rows(pictures.len());
         Ok(Embedded { pixels, image: ImageEmbedding(finite(slot.id(), image.0)?), cost })
     }
 }
@@ -338,13 +351,7 @@ impl<'a> Observed<'a> {
     where
         'a: 'b,
     {
-        let UnClip { bundle, placement, residency } = self.unclip;
-        // of a task that asks for less than these options say, it is an upper limit
-        let settings = options.resolve(bundle).ok().filter(|_| is_cpu(&placement.device));
-        if let Some(settings) = settings {
-            let (rows, precision) = (seeds.len(), placement.precision);
-            bundle.estimate_of(rows, &settings, options.size, precision).check(*residency)?;
-        }
+        self.unclip.check_memory(seeds.len(), options)?;
         let mut run = self.unclip.run(seeds).with_steps(steps);
         run = run.with_negative_prompt(&options.negative_prompt);
         if let Some(guidance) = options.guiding_clip() {

@@ -204,6 +204,7 @@ impl Observed<'_> {
         check_pictures(pictures)?;
         let (bundle, prior) = (&unclip.bundle, settings.prior.as_ref());
         let made_by = MadeBy::of(bundle, unclip.placement.precision, true, &settings)?;
+        unclip.check_memory(seeds.len(), options)?;
         let Embedded { pixels, image, cost } = unclip.embed(pictures)?;
         let rows = image.repeat_rows(options.n);
         let once = prior.map_or(0, |prior| prior.steps() * settings.candidates);

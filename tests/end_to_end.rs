@@ -17,7 +17,7 @@ use unclip::{
     picture_from_bytes, read_picture, strip, write_picture,
 };
 
-use crate::support::{Model, SPACE, STEPS, refused};
+use crate::support::{Changed, Model, SPACE, STEPS, refused};
 
 const CAPTION: &str = "a red circle";
 
@@ -405,15 +405,13 @@ fn a_batch_in_parts_gives_the_pictures_of_the_whole() {
     let options = options(5, 5).with_decoder(decoder);
     let whole = generate(&unclip, &options);
     for bytes in [1, 1 << 16, 1 << 18] {
-        Limit::BatchBytes.set(bytes);
+        let _changed = Changed::new(Limit::BatchBytes, bytes);
         let parts = generate(&unclip, &options);
-        Limit::BatchBytes.set(Limit::BatchBytes.default_value());
         assert_eq!(parts.images(), whole.images(), "{bytes} bytes");
     }
     let varied = |bytes| {
-        Limit::BatchBytes.set(bytes);
+        let _changed = Changed::new(Limit::BatchBytes, bytes);
         let made = unclip.image_variation(&whole.images(), &GenerateOptions::default()).unwrap();
-        Limit::BatchBytes.set(Limit::BatchBytes.default_value());
         made.images()
     };
     assert_eq!(varied(1), varied(Limit::BatchBytes.default_value()));

@@ -1,5 +1,5 @@
-//! What strangers may give: the seeds of the fuzzer, each of them damaged in many ways, and what was
-//! found by it. `fuzz/run.sh` tries millions more.
+//! What strangers may give: the seeds of the fuzzer, each of them damaged in many ways. `fuzz/run.sh` tries
+//! millions more; an input that it finds goes into `tests/hostile/found`, below the name of its target.
 
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};

@@ -274,7 +274,7 @@ fn a_recipe_is_found_where_other_programs_put_it() {
     refused(Recipe::read(&path), &["again.png", "holds no recipe"]);
     let long = json.replace("a pink ring", &"x".repeat(1 << 20));
     text(&[format!("[{long}{}]", ",{}".repeat(5000))]);
-    refused(Recipe::read(&path), &["again.png", "more recipes than a picture can have"]);
+    refused(Recipe::read(&path), &["again.png", "the limit recipe_bytes"]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 /// Which prior, what guides, and folders of pictures.
 mod choices;
+/// What brought programs down, or was taken without a word.
+mod found;
 /// Training.
 #[cfg(feature = "train")]
 mod training;
@@ -138,7 +140,7 @@ fn limits_are_raised_and_lowered_by_the_environment() {
         .refused(&["length of the caption is 5 bytes", "caption_bytes"]);
     run("picture=3", &["x"]).refused(&["UNCLIP_LIMITS: limit is picture=3", "picture_side"]);
     let said =
-        ["memory of the call, most of it of the", "at most 1000 bytes (the limit memory_bytes"];
+        ["memory of the call (most of it of the", "at most 1000 bytes (the limit memory_bytes"];
     run("memory_bytes=1000", &["x"]).refused(&said);
     // the same pictures in as many parts as there are
     run("batch_bytes=1", &["x", "--n", "2", "--out", "parts/"])
@@ -472,7 +474,11 @@ fn pictures_are_changed_by_their_latents() {
     let refused: [(&str, &[&str], &[&str]); 19] = [
         ("inpaint", &["picture.png", "again.png.gif"], &["again.png.gif"]),
         ("outpaint", &["picture.png"], &["nothing to draw", "--left"]),
-        ("outpaint", &["picture.png", "--top", "20000"], &["512 × 20512 pixels", "16384"]),
+        (
+            "outpaint",
+            &["picture.png", "--top", "20000"],
+            &["20512 pixels", "the limit picture_side"],
+        ),
         ("image_to_image", &["picture.png", "--jump", "3"], &["unexpected argument"]),
         (
             "reconstruct",

@@ -2,8 +2,8 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::mpsc::channel;
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use unclip::clip::{Fit, ImageEncoderConfig, TextEncoderConfig, TextTower};
 use unclip::decoder::{CaptionKind, DecoderConfig, LayoutConfig};
 use unclip::prior::{ArPriorConfig, DiffusionPriorConfig};
-use unclip::unclip_core::{Ddpm, DiffusionConfig, Parameterization, VarianceType};
+use unclip::unclip_core::{Ddpm, DiffusionConfig, Limit, Parameterization, VarianceType};
 use unclip::unclip_nn::checkpoint::{StageConfig, save_stage};
 use unclip::unclip_nn::{
     Activation, AttentionKind, Precision, ResampleKind, TransformerConfig, UNetConfig,
@@ -33,6 +33,31 @@ pub(crate) const STAGES: [&str; 6] =
 
 const VOCAB: &str = include_str!("../unclip-clip/tests/fixtures/tokenizer/vocab.json");
 const MERGES: &str = include_str!("../unclip-clip/tests/fixtures/tokenizer/merges.txt");
+
+/// Limits are those of the process, which all tests share: who reads them waits for who changes them.
+static LIMITS: RwLock<()> = RwLock::new(());
+
+/// Lets no test change a limit until this is dropped.
+pub(crate) fn limits() -> RwLockReadGuard<'static, ()> {
+    LIMITS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A limit with another value until this is dropped, also by a panic.
+pub(crate) struct Changed(Limit, #[allow(dead_code)] RwLockWriteGuard<'static, ()>);
+
+impl Changed {
+    pub(crate) fn new(limit: Limit, value: u64) -> Self {
+        let guard = LIMITS.write().unwrap_or_else(PoisonError::into_inner);
+        limit.set(value);
+        Self(limit, guard)
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        self.0.set(self.0.default_value());
+    }
+}
 
 /// The tiny model on disk, until it is dropped.
 pub(crate) struct Model(TempDir);

@@ -42,7 +42,8 @@ def killed(least, most, *command):
 
 
 def unfinished(folder):
-    return [path for path in folder.rglob(".unclip-unfinished-*")] + [path for path in folder.rglob(".tmp*")]
+    names = (".unclip-unfinished-*", ".unclip-replaced-*", ".tmp*", "*.tmp", "unfinished.bpk")
+    return [path for name in names for path in folder.rglob(name)]
 
 
 def png(path, color):
@@ -68,7 +69,9 @@ def train(work, kills):
     for k, (name, color) in enumerate([("red", (255, 0, 0)), ("green", (0, 255, 0)), ("blue", (0, 0, 255)), ("gray", (90, 90, 90))] * 6):
         png(data / f"{k}.png", [min(255, value + k) for value in color])
         (data / f"{k}.txt").write_text(f"a {name} square {k % 5}\n")
-    small = ["--set", "evaluation.held_out=0", "--set", "run.checkpoint_seconds=0", "--set", "vocabulary.merges=20"]
+    # measured on what is held out, so that the best weights are written as well
+    small = ["evaluation.held_out=0.2", "evaluation.every=3", "run.checkpoint_seconds=0", "vocabulary.merges=20"]
+    small = [part for setting in small for part in ("--set", setting)]
     for stage in ["clip", "prior", "decoder", "upsampler.0"]:
         small += ["--set", f"{stage}.train.steps=12", "--set", f"{stage}.train.batch=4"]
 

@@ -6,6 +6,8 @@
 //! ```
 //! The pictures to begin with are true ones: what is measured is the manipulation.
 
+#[path = "../shared/apart.rs"]
+mod apart;
 #[path = "../shared/console.rs"]
 mod console;
 mod edits;
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     if let Some(path) = &arguments.out {
+        apart::check_apart([path.as_path()].into_iter(), &[], &[arguments.model.as_deref()])?;
         unclip::unclip_nn::checkpoint::check_place(path)?;
     }
     let evaluation = Evaluation::new(arguments)?;

@@ -6,6 +6,8 @@
 //! A program reads the pictures, so the figures need no human and no other network. The same
 //! program's score on *true* pictures is printed beside them: no figure can be trusted beyond it.
 
+#[path = "../shared/apart.rs"]
+mod apart;
 mod cascade;
 #[path = "../shared/console.rs"]
 mod console;
@@ -136,6 +138,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), console::AnyError> {
     if let Some(path) = &arguments.out {
+        let inputs: Vec<_> = arguments.prior.gallery.as_deref().into_iter().collect();
+        apart::check_apart([path.as_path()].into_iter(), &inputs, &[arguments.model.as_deref()])?;
         unclip::unclip_nn::checkpoint::check_place(path)?;
     }
     let evaluation = Evaluation::new(arguments)?;

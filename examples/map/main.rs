@@ -71,7 +71,7 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     }
     PictureFormat::of(out)?;
     let places = [out.as_path()];
-    check_apart(places.into_iter(), &[embeddings.as_path()], &[clip.model.as_deref()])?;
+    check_apart(places.into_iter(), &[embeddings.as_path()], &clip.models())?;
     check_place(out)?;
     let unclip = clip.open()?;
     let gallery = Gallery::open(embeddings, unclip.bundle())?;

@@ -14,7 +14,7 @@ use crate::console::{AnyError, say};
 #[derive(Debug, Args)]
 pub(crate) struct EstimateArguments {
     /// Make nothing: say what memory and how many calls it would take
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["timings", "trace", "out"])]
     estimate: bool,
     /// With --estimate: what --timings wrote before on this machine, by which it also says how long
     #[arg(long, value_name = "FILE", requires = "estimate")]
@@ -43,7 +43,7 @@ impl EstimateArguments {
             let calls: usize = all.iter().map(|it| it.stages[place].calls).sum();
             let mb = |bytes: u64| bytes.div_ceil(1_000_000);
             let (weights, work) = (mb(stage.weights), mb(stage.working));
-            let (name, parameters, rows) = (stage.stage, stage.parameters, stage.rows);
+            let (name, parameters, rows) = (stage.stage, stage.parameters, stage.at_once);
             say(format_args!("{name}\t{parameters}\t{weights}\t{work}\t{rows}\t{calls}"));
         }
         let memory = most.map_or(0, |estimate| estimate.memory(residency));

@@ -14,8 +14,7 @@ pub(crate) fn check_apart<'a>(
     models: &[Option<&Path>],
 ) -> Result<(), AnyError> {
     let models = models.iter().flatten().filter_map(|model| model.canonicalize().ok());
-    let models = models.map(|model| whole(&model));
-    let models: Vec<PathBuf> = models.collect();
+    let models: Vec<PathBuf> = models.flat_map(|model| whole(&model)).collect();
     let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok());
     let mut taken: HashSet<PathBuf> = inputs.collect();
     for place in places {
@@ -32,10 +31,20 @@ pub(crate) fn check_apart<'a>(
     Ok(())
 }
 
-/// The folder of a whole model: of a hub client's, a snapshot's files are links to others beside it.
-fn whole(model: &Path) -> PathBuf {
+/// The folder of a whole model, and what its links lead to: of a hub client's, a snapshot's files are links to
+/// others beside it.
+fn whole(model: &Path) -> Vec<PathBuf> {
     let above = model.parent().filter(|it| it.ends_with("snapshots"));
-    above.and_then(Path::parent).unwrap_or(model).into()
+    let folder = above.and_then(Path::parent).unwrap_or(model);
+    let mut all = vec![folder.to_path_buf()];
+    // stages are folders of the model, and their files lie in them
+    let inside = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in inside(model).flat_map(|stage| inside(&stage.path()).chain([stage])) {
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            all.extend(entry.path().canonicalize());
+        }
+    }
+    all
 }
 
 /// Where something would be that is not there yet, also through a link.

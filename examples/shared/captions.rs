@@ -9,7 +9,7 @@ use unclip::unclip_nn::checkpoint::{read_file, without_mark};
 use crate::console::AnyError;
 
 /// The limit on what all captions have together.
-const LIMIT: Limit = Limit::CaptionsBytes;
+const LIMIT: Limit = Limit::PromptFileBytes;
 
 /// The captions of a text file, one per line, or of standard input if its name is `-`. Empty lines
 /// are skipped.
@@ -42,6 +42,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<String>, AnyError> {
     }
     let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
     let captions: Vec<String> = lines.map(String::from).collect();
+    let counted = Limit::Prompts.check_len("number of captions", captions.len());
+    counted.map_err(|it| refused(it.to_string()))?;
     if captions.is_empty() {
         return Err(refused("holds no caption, expected one on each line".into()));
     }

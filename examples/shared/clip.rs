@@ -1,6 +1,8 @@
 //! What the examples share that need a model's CLIP alone.
 
-use std::path::PathBuf;
+#![allow(dead_code, reason = "each program uses a part of it")]
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use unclip::{Bundle, OpenOptions, Precision, Residency, UnClip};
@@ -15,7 +17,7 @@ pub(crate) struct Clip {
     pub(crate) model: Option<PathBuf>,
     /// Folder of the prior, of a model that is published without (Kandinsky, Stable unCLIP)
     #[arg(long, value_name = "DIR", requires = "model")]
-    prior_model: Option<PathBuf>,
+    pub(crate) prior_model: Option<PathBuf>,
     /// cpu, gpu, auto, or flex, wgpu, vulkan, metal, cuda or rocm, with :INDEX for one of several
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -25,6 +27,11 @@ pub(crate) struct Clip {
 }
 
 impl Clip {
+    /// The folders that are read.
+    pub(crate) fn models(&self) -> [Option<&Path>; 2] {
+        [self.model.as_deref(), self.prior_model.as_deref()]
+    }
+
     /// The model; stages are loaded when they are needed.
     pub(crate) fn open(&self) -> Result<UnClip, AnyError> {
         let bundle = match &self.model {

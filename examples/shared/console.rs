@@ -86,19 +86,33 @@ fn hint(error: &clap::Error) -> Option<&'static str> {
 }
 
 /// Runs a program to its end, and reports what went wrong.
-pub(crate) fn run<T: Parser, E: Display>(program: impl FnOnce(&T) -> Result<(), E>) -> ExitCode {
+pub(crate) fn run<T: Parser + Sync, E: Display>(
+    program: impl FnOnce(&T) -> Result<(), E> + Send,
+) -> ExitCode {
     let arguments = match parse::<T>() {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
     limit_threads();
-    match set_limits().and_then(|()| program(&arguments).map_err(|error| error.to_string())) {
+    let run = || program(&arguments).map_err(|error| error.to_string());
+    match set_limits().and_then(|()| with_stack(run)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {}", short(error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs something on a thread whose stack is large enough on every system: what a program's first thread has is the
+/// system's to say.
+fn with_stack<T: Send>(run: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    const STACK: usize = 16 << 20;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, run).map_err(|error| error.to_string())?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Takes as many threads as there are cores, if more are asked for: each operation of a network waits for
@@ -120,11 +134,19 @@ fn limit_threads() {
 fn set_limits() -> Result<(), String> {
     if let Some(bytes) = memory() {
         Limit::MemoryBytes.set(bytes);
+        // beside it, a picture is turned, converted and resized
+        Limit::PictureBytes.set(Limit::PictureBytes.value().min(bytes / 3));
     }
-    let Ok(asked) = std::env::var(LIMITS) else { return Ok(()) };
+    let Some(asked) = std::env::var_os(LIMITS) else { return Ok(()) };
+    let asked = asked.to_str().ok_or_else(|| format!("{LIMITS} is not UTF-8, expected that"))?;
+    let mut set = Vec::new();
     for one in asked.split([' ', ',']).filter(|one| !one.is_empty()) {
         let LimitValue { limit, value } =
             one.parse().map_err(|error| format!("{LIMITS}: {error}"))?;
+        if set.contains(&limit) {
+            return Err(format!("{LIMITS}: {} stands there twice, expected once", limit.name()));
+        }
+        set.push(limit);
         limit.set(value);
     }
     Ok(())

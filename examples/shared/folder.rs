@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,13 +18,17 @@ pub(crate) fn pictures_in(path: &Path) -> Result<Vec<PathBuf>, AnyError> {
     }
     let failed = |path: &Path, error| format!("{}: {error}", path.display());
     let (mut folders, mut files) = (vec![path.to_path_buf()], Vec::new());
+    let mut seen = HashSet::new();
     while let Some(folder) = folders.pop() {
+        // a folder behind a link may hold the link
+        if !seen.insert(folder.canonicalize().map_err(|error| failed(&folder, error))?) {
+            continue;
+        }
         for entry in std::fs::read_dir(&folder).map_err(|error| failed(&folder, error))? {
             let entry = entry.map_err(|error| failed(&folder, error))?;
             let path = entry.path();
             let ending = path.extension().map(|it| it.to_string_lossy().to_lowercase());
-            // a folder behind a link may hold the link
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if path.is_dir() {
                 folders.push(path);
             } else if ending.is_some_and(|it| ENDINGS.contains(&it.as_str())) {
                 files.push(path);

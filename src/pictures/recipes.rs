@@ -52,7 +52,11 @@ fn from_json(text: &str) -> Result<Vec<Recipe>, serde_json::Error> {
     let first = list.first().cloned().unwrap_or_default();
     // each of many recipes may be as long as the first
     if list.len().saturating_mul(first.to_string().len()) > max_text() {
-        return Err(serde_json::Error::custom("more recipes than a picture can have"));
+        let found = list.len().saturating_mul(first.to_string().len());
+        return Limit::RecipeBytes
+            .check_len("recipes of a picture", found)
+            .map_err(serde_json::Error::custom)
+            .map(|()| Vec::new());
     }
     let whole = |patch: Json| {
         let json = patched(first.clone(), patch);
@@ -217,7 +221,11 @@ impl Recipe {
             match from_json(&text) {
                 Ok(recipes) if !recipes.is_empty() => return Ok(recipes),
                 Ok(_) => {}
-                Err(error) => wrong = error.to_string(),
+                Err(error) => {
+                    wrong = format!(
+                        "its recipe cannot be read ({error}), expected one that was written by this version"
+                    );
+                }
             }
         }
         Err(wrong)
@@ -235,13 +243,15 @@ fn texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
     let decoder = ImageReader::with_format(file, format).into_decoder();
     let block = decoder.and_then(|mut it| it.exif_metadata()).map_err(|error| error.to_string())?;
     texts.extend(block.into_iter().filter_map(comment));
-    texts.retain(|text| text.len() <= max_text());
+    let check = |text: &String| Limit::RecipeBytes.check_len("recipe in the picture", text.len());
+    texts.iter().try_for_each(check).map_err(|error| error.to_string())?;
     Ok(texts)
 }
 
 /// Text chunks of any kind with our keyword, before the pixels or after them.
 fn png_texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
     let text = |error: png::DecodingError| error.to_string();
+    let packed = |error| format!("recipe in the picture: {error}; expected {}", Limit::RecipeBytes);
     let mut reader = png::Decoder::new(file).read_info().map_err(text)?;
     // what is wrong with the pixels is no matter here
     let _ = reader.finish();
@@ -250,12 +260,12 @@ fn png_texts(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>, String> {
     for chunk in info.utf8_text.iter().filter(|chunk| chunk.keyword == KEYWORD) {
         // other programs may have compressed it, without a bound
         let mut chunk = chunk.clone();
-        chunk.decompress_text_with_limit(max_text()).map_err(text)?;
+        chunk.decompress_text_with_limit(max_text()).map_err(packed)?;
         texts.push(chunk.get_text().map_err(text)?);
     }
     for chunk in info.compressed_latin1_text.iter().filter(|chunk| chunk.keyword == KEYWORD) {
         let mut chunk = chunk.clone();
-        chunk.decompress_text_with_limit(max_text()).map_err(text)?;
+        chunk.decompress_text_with_limit(max_text()).map_err(packed)?;
         texts.push(chunk.get_text().map_err(text)?);
     }
     let latin1 = info.uncompressed_latin1_text.iter();

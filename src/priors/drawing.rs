@@ -211,7 +211,8 @@ impl<'a> Run<'a> {
                     within: None,
                 });
                 let bound = network.bind(text, guide);
-                self.costs.push(StageCost::new(slot.id(), loading, start, &network));
+                let cost = StageCost::new(slot.id(), loading, start, &network);
+                self.costs.push(cost.of_rows(text.pooled.dims()[0]));
                 BoundPrior::Autoregressive(Box::new(bound), self.costs.len() - 1)
             }
             PriorSettings::Retrieval(settings) => {

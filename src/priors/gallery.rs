@@ -186,8 +186,10 @@ impl Gallery {
             let found = "another safetensors file";
             return Err(InvalidSetting::new(name.to_string(), found, expected).into());
         };
-        let json = |source| LoadError::Json { path: path.into(), source };
-        let label: Label = serde_json::from_str(label).map_err(json)?;
+        let label: Label = serde_json::from_str(label).map_err(|error| {
+            let (what, found) = (format!("note {LABEL} in {name}"), format!("damaged ({error})"));
+            InvalidSetting::new(what, found, "what `embed` writes; embed the pictures again")
+        })?;
         // a model may lack an image encoder
         let ours = bundle.clip_space()?;
         let other =

@@ -187,10 +187,11 @@ fn other_configurations_are_refused_or_named() {
     assert!(!place.path("x").exists());
 }
 
-/// A disk that is full while a checkpoint is written: the one before stays, and the run goes on from it.
+/// A write that fails halfway, here by the system's limit on the size of a file: the checkpoint before stays, and
+/// the run goes on from it.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_leaves_the_checkpoint_before() {
+fn a_checkpoint_that_cannot_be_written_leaves_the_one_before() {
     let (place, data) = (Place::new(), pictures());
     let data = data.path().to_str().unwrap();
     let more = ["--stage", "upsampler.0", "--set", "upsampler.0.train.steps=4"];

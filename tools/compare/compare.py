@@ -29,6 +29,9 @@ in f16, `kandinsky21-full` Kandinsky 2.1, 6.6 GB in f16, `stable-full-l` Stable 
 and `laion-full` LAION's, 4.3 GB in f16. Both sides answer each call by one line, so calls
 alternate: ours, theirs, ours, theirs. No two variants of PyTorch are in memory at once.
 
+`--device cuda --precision bf16` compares on a GPU instead: what ours computes in, and PyTorch's
+variants of bf16 beside those of f32. Memory is then what each side took of the GPU (nvidia-smi).
+
 A row is a variant of PyTorch: median and quartiles of the seconds of both, quartiles of the ratio
 ours / theirs of each pair, and the peak memory since loading (Linux only). bf16 is shown beside the others and
 is not the one to beat: ours computes in f32. The last line of a case names the f32 variant that is
@@ -88,11 +91,22 @@ def environment(threads):
     return {**os.environ, "OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
 
 
+def memory_of_gpu():
+    """Bytes of the GPU that are taken, by all processes."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(query, check=True, capture_output=True, text=True).stdout.split()[0]) << 20
+
+
 class Side:
     """A program that makes a call for every line and says what it took."""
 
-    def __init__(self, command, threads, sharing=None):
+    def __init__(self, command, arguments, sharing=None):
         self.command = [str(part) for part in command]
+        self.taken_before = None
+        if arguments.device != "cpu":
+            self.taken_before = memory_of_gpu()
+            self.command += ["--device", arguments.device]
+        threads = arguments.threads
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             self.command, stdin=pipe, stdout=pipe, text=True, env=environment(threads), bufsize=1
@@ -100,6 +114,9 @@ class Side:
         loading = self.read()
         self.share = loading["binding"] / sharing if sharing else 0
         self.peak = None
+        self.skipped = any(self.call() is None for _ in range(WARM_UP))
+        if self.taken_before is not None:
+            self.peak = memory_of_gpu() - self.taken_before
 
     def read(self):
         line = self.process.stdout.readline()
@@ -115,7 +132,8 @@ class Side:
         if "skipped" in answer:
             print(f"{'':24}skipped: {answer['skipped']}", flush=True)
             return None
-        self.peak = answer["peak_memory"]
+        if self.taken_before is None:
+            self.peak = answer["peak_memory"]
         return answer["seconds"] + self.share
 
     def finish(self):
@@ -125,15 +143,7 @@ class Side:
 
 def pairs(ours, theirs, count):
     """Seconds of `count` pairs of calls, one after the other."""
-    result = []
-    for number in range(WARM_UP + count):
-        first = ours.call()
-        second = theirs.call()
-        if second is None:
-            return None
-        if number >= WARM_UP:
-            result.append((first, second))
-    return result
+    return None if theirs.skipped else [(ours.call(), theirs.call()) for _ in range(count)]
 
 
 def quartiles(values):
@@ -167,29 +177,31 @@ def compare_calls(case, arguments):
     """One case of single calls, against every variant."""
     size, options, variants, sharing = CALLS[case]
     model = folder(arguments, size or arguments.size)
-    ours = Side([arguments.bin / "time_calls", "--model", model, *options], arguments.threads, sharing)
+    precision = ["--precision", arguments.precision]
+    ours = Side([arguments.bin / "time_calls", "--model", model, *options, *precision], arguments, sharing)
     script = [sys.executable, HERE / "reference_calls.py", "--model", model, *options]
     rows = []
     for variant in arguments.variants or variants:
-        theirs = Side([*script, "--variant", variant], arguments.threads, sharing)
+        theirs = Side([*script, "--variant", variant], arguments, sharing)
         measured = pairs(ours, theirs, arguments.pairs)
         if measured:
             rows.append(row(case, variant, measured, ours, theirs))
         theirs.finish()
     ours.finish()
-    f32 = [found for found in rows if "bf16" not in found[1]]
-    if f32:
-        # by ratio and not by seconds: the two of a pair saw the same machine, two rows did not
-        ratio, variant = max(f32)
-        print(f"{case:20}{ratio:.2f} times PyTorch's best f32 ({variant})\n", flush=True)
+    for precision in ("f32", "bf16"):
+        if same := [found for found in rows if ("bf16" in found[1]) == (precision == "bf16")]:
+            # by ratio and not by seconds: the two of a pair saw the same machine, two rows did not
+            ratio, variant = max(same)
+            print(f"{case:20}{ratio:.2f} times PyTorch's best {precision} ({variant})", flush=True)
+    print(flush=True)
 
 
 def bundled(arguments):
     """The bundled model's picture; the first of the process does not count."""
-    ours = Side([arguments.bin / "time_calls", "--stage", "picture"], arguments.threads)
-    first, *others = (ours.call() for _ in range(1 + arguments.pairs))
+    ours = Side([arguments.bin / "time_calls", "--stage", "picture", "--precision", arguments.precision], arguments)
+    seconds = [ours.call() for _ in range(arguments.pairs)]
     ours.finish()
-    text = f"first {first:.2f} s, those after it {spread(others, '.2f')} s, memory {bytes_as(ours.peak)}"
+    text = f"after {WARM_UP} others {spread(seconds, '.2f')} s, memory {bytes_as(ours.peak)}"
     print(f"{'bundled':20}{text}\n", flush=True)
 
 
@@ -256,10 +268,14 @@ def main():
     parser.add_argument("--pairs", type=int, default=10, help="pairs of calls for each row")
     parser.add_argument("--size", default="full", help="of the folder for prior, decoder, upsampler and picture")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for both sides")
+    parser.add_argument("--precision", default="f32", choices=["f32", "f16", "bf16"], help="in which ours computes")
     parser.add_argument("--variants", nargs="+", help="variants of PyTorch, if not all")
     arguments = parser.parse_args()
     if arguments.pairs < 1:
         sys.exit("--pairs must be at least 1")
+    if arguments.device != "cpu" and "picture" in arguments.cases:
+        sys.exit("the case picture is for the CPU")
     arguments.work.mkdir(parents=True, exist_ok=True)
     heads()
     others = {"bundled": bundled, "picture": pictures}

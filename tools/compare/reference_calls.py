@@ -10,7 +10,7 @@ forward, backward, clipping, AdamW (the fused one) and averaged weights.
 
 A variant is a sum: `eager`, or parts of `channels_last+compile+bf16`. A variant that does not work
 here answers {"skipped": reason} and ends. `--profile N` prints PyTorch's profile of N calls, per
-operation, in place of all that.
+operation, in place of all that. `--device cuda` computes there; memory is then the GPU's, as PyTorch reserved it.
 """
 
 import argparse
@@ -40,8 +40,10 @@ def answer(**fields):
     print(json.dumps(fields), flush=True)
 
 
-def peak_memory():
-    """The most memory that the process held, in bytes; only Linux tells."""
+def peak_memory(device="cpu"):
+    """The most memory that the process held, in bytes; only Linux tells. For a GPU, what PyTorch reserved there."""
+    if device != "cpu":
+        return torch.cuda.max_memory_reserved()
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -373,16 +375,18 @@ class Inference:
         values = stage.inputs(arguments.batch, arguments.side, normal)
         with torch.inference_mode():
             values = {key: v.to(dtype) if v.is_floating_point() else v for key, v in values.items()}
+            values = on(values, arguments.device)
             start = time.perf_counter()
             bound = stage.bind(values)
+            wait(arguments.device)
             self.binding = time.perf_counter() - start
             self.inputs = lay_out(bound, parts)
-        self.timesteps = torch.full((arguments.batch,), 500.0).to(dtype)
+        self.timesteps = torch.full((arguments.batch,), 500.0, device=arguments.device).to(dtype)
         self.forward = torch.compile(stage.forward) if "compile" in parts else stage.forward
 
     def __call__(self):
         with torch.inference_mode():
-            self.forward(self.inputs, self.timesteps).float().numpy()
+            self.forward(self.inputs, self.timesteps).float().cpu().numpy()
 
 
 class Training:
@@ -395,9 +399,10 @@ class Training:
         self.average = [copy.deepcopy(p.data) for p in self.parameters]
         for module in stage.modules:
             module.train()
-        self.inputs = lay_out(stage.inputs(arguments.batch, arguments.side, normal), parts)
-        self.target = lay_out({"x_t": normal(*self.inputs["x_t"].shape)}, parts)["x_t"]
-        self.timesteps = torch.arange(arguments.batch) * (1000.0 / arguments.batch)
+        self.device = arguments.device
+        self.inputs = on(lay_out(stage.inputs(arguments.batch, arguments.side, normal), parts), self.device)
+        self.target = on(lay_out({"x_t": normal(*self.inputs["x_t"].shape)}, parts), self.device)["x_t"]
+        self.timesteps = torch.arange(arguments.batch, device=self.device) * (1000.0 / arguments.batch)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.01, fused=True)
         self.bf16 = "bf16" in parts
 
@@ -408,13 +413,23 @@ class Training:
 
     def __call__(self):
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = self.loss(self.inputs, self.timesteps, self.target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0).item()
         self.optimizer.step()
         torch._foreach_lerp_(self.average, [p.data for p in self.parameters], 0.005)
         loss.item()
+
+
+def on(values, device):
+    return {key: value.to(device) for key, value in values.items()}
+
+
+def wait(device):
+    """Until a GPU has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize()
 
 
 def lay_out(inputs, parts):
@@ -437,6 +452,8 @@ def make(arguments, parts):
     others = ADM if list(arguments.model.glob("*_diffusion.safetensors")) else STAGES
     stages = found[0] if found else others
     stage = stages[arguments.stage](arguments.model)
+    for module in stage.modules:
+        module.to(arguments.device)
     if "channels_last" in parts:
         for module in stage.modules:
             module.to(memory_format=torch.channels_last)
@@ -446,15 +463,18 @@ def make(arguments, parts):
     return call, sum(p.numel() for module in stage.modules for p in module.parameters())
 
 
-def profile(call, count):
+def profile(call, count, device):
     """PyTorch's own table of `count` calls."""
     call(), call()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as result:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device != "cpu":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, record_shapes=True) as result:
         for _ in range(count):
             call()
     for by_shape in (False, True):
         averages = result.key_averages(group_by_input_shape=by_shape)
-        print(averages.table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=44, max_shapes_column_width=76))
+        print(averages.table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=44, max_shapes_column_width=76))
 
 
 def main():
@@ -464,6 +484,7 @@ def main():
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--side", type=int, help="of the pictures, if not the model's own")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--variant", default="eager", help=f"of {', '.join(PARTS)}, joined by +")
     parser.add_argument("--train", action="store_true", help="a call is a training step")
     parser.add_argument("--profile", type=int, metavar="N", help="print the profile of N calls")
@@ -478,9 +499,9 @@ def main():
     start = time.perf_counter()
     call, parameters = make(arguments, parts)
     loading = time.perf_counter() - start - call.binding
-    answer(loading=loading, binding=call.binding, parameters=parameters, peak_memory=peak_memory())
+    answer(loading=loading, binding=call.binding, parameters=parameters, peak_memory=peak_memory(arguments.device))
     if arguments.profile:
-        return profile(call, arguments.profile)
+        return profile(call, arguments.profile, arguments.device)
     for number, _ in enumerate(sys.stdin):
         if number == 0:
             forget_peak()
@@ -491,7 +512,7 @@ def main():
             if "compile" not in parts:
                 raise
             return answer(skipped=str(error).strip().splitlines()[0])
-        answer(seconds=time.perf_counter() - start, peak_memory=peak_memory())
+        answer(seconds=time.perf_counter() - start, peak_memory=peak_memory(arguments.device))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
 use unclip_core::image::PICTURE_CHANNELS;
-use unclip_nn::check;
+use unclip_nn::{BLOCK_TENSORS, check};
 
 /// Sizes of an [`Autoencoder`](crate::Autoencoder).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,13 +59,11 @@ impl AutoencoderConfig {
     /// What a picture of these sides, height and width, holds in memory at once, in bytes of f32: an
     /// upper estimate.
     pub fn row_bytes(&self, [height, width]: [usize; 2]) -> usize {
-        // a block's input, what it becomes after its norm, its bordered copy, its planes and its output
-        const BLOCK: usize = 6;
         let widest = |(level, &channels): (usize, &usize)| {
             (height.saturating_mul(width) >> (2 * level)).saturating_mul(channels)
         };
         let largest = self.block_out_channels.iter().enumerate().map(widest).max().unwrap_or(0);
-        largest.saturating_mul(BLOCK * size_of::<f32>())
+        largest.saturating_mul(BLOCK_TENSORS * size_of::<f32>())
     }
 
     /// Channels of what is stored of a picture: those of a latent, or those of a code.

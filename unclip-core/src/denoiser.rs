@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::prediction::{limited, log_variance_range};
+use crate::prediction::{clamp_keeping_nan, log_variance_range};
 use crate::{Parameterization, Prediction, Step, VarianceType};
 
 /// A raw network whose conditions are already bound: noisy input and timestep in, undecoded
@@ -133,7 +133,7 @@ impl<const D: usize, M: Denoiser<D>> Denoiser<D> for Clamped<M> {
             None => prediction.x_0,
             Some(quantile) => shrunk(prediction.x_0, limit, quantile),
         };
-        let x_0 = limited(x_0, limit);
+        let x_0 = clamp_keeping_nan(x_0, limit);
         Prediction { x_0, limit: Some(limit), unclamped, ..prediction }
     }
 }

@@ -75,8 +75,8 @@ pub use guidance::{Branched, ByStep, ClassifierFree, check_guidance_scale};
 pub use known::Known;
 pub use limits::{Limit, LimitValue};
 pub use noise::{Draw, NoiseSource, SeededNoise};
-pub use parts::{InParts, Rows, parts};
-pub use prediction::{Parameterization, Prediction, VarianceType, limited};
+pub use parts::{InParts, NarrowRows, split_rows};
+pub use prediction::{Parameterization, Prediction, VarianceType, clamp_keeping_nan};
 pub use printable::{Printable, escaped};
 pub use progress::{Interrupted, Observer, StepEvent};
 pub use sampler::{

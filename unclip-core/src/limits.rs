@@ -1,7 +1,8 @@
 //! The limits on what comes from outside: one place for all crates.
 //!
-//! They hold for the whole process and are checked before anything of that size is allocated or
-//! computed. A program that needs more says so once, before its first call.
+//! They hold for the whole process, and are checked before anything of that size is computed: sizes of files and
+//! tensors before they are read, entries of a file that fits in its own limit when they are counted. A program that
+//! needs more says so once, before its first call.
 
 use std::fmt;
 use std::str::FromStr;
@@ -78,15 +79,18 @@ limits! {
     /// A list of the captions of a data set.
     ListBytes "list_bytes" 4 << 30, "bytes";
     /// A file of captions to draw.
-    CaptionsBytes "captions_bytes" 64 << 20, "bytes";
+    PromptFileBytes "prompt_file_bytes" 64 << 20, "bytes";
+    /// The captions of such a file.
+    Prompts "prompts" 100_000, "captions";
     /// One caption, of which a model reads the beginning; and the file of captions beside a picture.
     CaptionBytes "caption_bytes" 1 << 20, "bytes";
-    /// The pictures of a call, and the rows of a run.
+    /// The pictures of a call.
     Images "images" 64, "pictures";
     /// The timesteps of a stage, of which a sampler visits all at most.
     Steps "steps" 100_000, "steps";
     /// What the pictures of a call hold in memory at once, beside the weights: with more, parts of them
-    /// go through the networks one after the other. It is no reason to refuse anything.
+    /// go through the networks one after the other. It is no reason to refuse anything, and does not count what
+    /// is computed once for each picture (a prior keeps keys and values of its caption).
     BatchBytes "batch_bytes" 2 << 30, "bytes";
     /// The weights of a stage, as they are held in memory in f32.
     ModelBytes "model_bytes" 256 << 30, "bytes";
@@ -155,10 +159,14 @@ impl FromStr for LimitValue {
         };
         let (name, value) = text.split_once('=').ok_or_else(refused)?;
         let limit = Limit::ALL.iter().find(|limit| limit.name() == name.trim());
-        let value = value.trim().replace('_', "").parse();
-        match (limit, value) {
+        let digits = value.trim().replace('_', "");
+        match (limit, digits.parse()) {
             (Some(&limit), Ok(value)) => Ok(Self { limit, value }),
-            _ => Err(refused()),
+            (Some(limit), Err(_)) => {
+                let expected = format!("a whole number from 0 to {}", u64::MAX);
+                Err(InvalidSetting::new(limit.name(), value.trim(), expected))
+            }
+            (None, _) => Err(refused()),
         }
     }
 }

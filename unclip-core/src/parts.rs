@@ -7,23 +7,23 @@ use burn::tensor::Tensor;
 use crate::{Denoiser, ImageEmbedding, Prediction, Step, TextEmbedding};
 
 /// What has a row for each sample.
-pub trait Rows {
-    /// Rows `start .. start + len`.
+pub trait NarrowRows {
+    /// NarrowRows `start .. start + len`.
     #[must_use]
     fn narrow(&self, start: usize, len: usize) -> Self;
 }
 
-impl Rows for () {
+impl NarrowRows for () {
     fn narrow(&self, _: usize, _: usize) {}
 }
 
-impl Rows for TextEmbedding {
+impl NarrowRows for TextEmbedding {
     fn narrow(&self, start: usize, len: usize) -> Self {
         self.narrow(start, len)
     }
 }
 
-impl Rows for ImageEmbedding {
+impl NarrowRows for ImageEmbedding {
     fn narrow(&self, start: usize, len: usize) -> Self {
         self.narrow(start, len)
     }
@@ -32,12 +32,12 @@ impl Rows for ImageEmbedding {
 /// Equal parts, but for the last, of so many rows, none of them of more than `most`.
 ///
 /// ```
-/// use unclip_core::parts;
+/// use unclip_core::split_rows;
 ///
-/// assert_eq!(parts(7, 3), [0..3, 3..6, 6..7]);
-/// assert_eq!(parts(4, 3), [0..2, 2..4]);
+/// assert_eq!(split_rows(7, 3), [0..3, 3..6, 6..7]);
+/// assert_eq!(split_rows(4, 3), [0..2, 2..4]);
 /// ```
-pub fn parts(rows: usize, most: usize) -> Vec<Range<usize>> {
+pub fn split_rows(rows: usize, most: usize) -> Vec<Range<usize>> {
     let count = rows.div_ceil(most.max(1)).max(1);
     let each = rows.div_ceil(count).max(1);
     (0..rows).step_by(each).map(|first| first..rows.min(first + each)).collect()
@@ -79,7 +79,7 @@ mod tests {
     proptest! {
         #[test]
         fn parts_are_the_whole(rows in 0usize..200, most in 0usize..70) {
-            let parts = parts(rows, most);
+            let parts = split_rows(rows, most);
             let all: Vec<usize> = parts.iter().cloned().flatten().collect();
             prop_assert_eq!(all, (0..rows).collect::<Vec<_>>());
             prop_assert!(parts.iter().all(|part| (1..=most.max(1)).contains(&part.len())));
@@ -105,7 +105,7 @@ mod tests {
             let part = |rows| (rows, Box::new(Mirror(has)) as Box<dyn Denoiser<2>>);
             let whole = Mirror(has).denoise(x.clone(), step);
             let prediction =
-                InParts(parts(5, 2).into_iter().map(part).collect()).denoise(x.clone(), step);
+                InParts(split_rows(5, 2).into_iter().map(part).collect()).denoise(x.clone(), step);
             let values =
                 |x: Option<Tensor<2>>| x.map(|x| x.into_data().iter::<f32>().collect::<Vec<_>>());
             let all = |p: Prediction<2>| {

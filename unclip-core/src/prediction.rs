@@ -86,7 +86,7 @@ impl<const D: usize> Prediction<D> {
             self.unclamped = self.unclamped.map(|unclamped| unclamped + shift.clone());
             self.x_0 = self.x_0 + shift;
             if let Some(limit) = self.limit {
-                self.x_0 = limited(self.x_0, limit);
+                self.x_0 = clamp_keeping_nan(self.x_0, limit);
             }
         }
         self
@@ -146,7 +146,7 @@ impl Parameterization {
 
 /// Values kept in [−limit, limit]. What is not finite becomes NaN instead of the limit, behind which it
 /// would not be noticed.
-pub fn limited<const D: usize>(x: Tensor<D>, limit: f64) -> Tensor<D> {
+pub fn clamp_keeping_nan<const D: usize>(x: Tensor<D>, limit: f64) -> Tensor<D> {
     // of a finite number, zero with its sign, which changes nothing
     let trace = x.clone() * 0.0;
     x.clamp(-limit, limit) + trace
@@ -168,7 +168,7 @@ mod tests {
     fn a_limit_hides_nothing() {
         let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 2.0, -3.0, 0.25, -0.0, 0.0];
         let x = Tensor::<1>::from_floats(values, &burn::tensor::Device::flex());
-        let kept: Vec<f32> = limited(x, 1.0).into_data().iter::<f32>().collect();
+        let kept: Vec<f32> = clamp_keeping_nan(x, 1.0).into_data().iter::<f32>().collect();
         assert!(kept[..3].iter().all(|value| value.is_nan()), "{kept:?}");
         let bits = kept[3..].iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits, [1.0f32, -1.0, 0.25, -0.0, 0.0].map(f32::to_bits));

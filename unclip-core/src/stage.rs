@@ -5,8 +5,8 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 
 use crate::{
-    Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, InParts, Known, Network, Rows,
-    TimestepRange, parts,
+    Branched, ByStep, ClassifierFree, Denoiser, DiffusionConfig, InParts, Known, NarrowRows,
+    Network, TimestepRange, split_rows,
 };
 
 /// A diffusion stage of unCLIP: under a condition it turns noise into a sample, and the sample into
@@ -20,9 +20,9 @@ pub trait Stage<const D: usize> {
     /// The network.
     type Network;
     /// What it is conditioned on, one row for each sample.
-    type Condition: Rows;
+    type Condition: NarrowRows;
     /// What guidance leads away from, one row for each sample; `()` for a stage without guidance.
-    type Null: Rows;
+    type Null: NarrowRows;
     /// What it hands to the next stage.
     type Output;
 
@@ -103,7 +103,7 @@ pub trait Stage<const D: usize> {
         steering: Steering<'_, Self::Null>,
         most: usize,
     ) -> Box<dyn Denoiser<D>> {
-        let parts = parts(self.sample_shape(condition)[0], most);
+        let parts = split_rows(self.sample_shape(condition)[0], most);
         if parts.len() <= 1 {
             return self.denoiser(network, condition, steering);
         }

@@ -3,6 +3,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use unclip_core::{
     BetaSchedule, Ddim, Denoiser, DpmSolver, Draw, Heun, Known, NoiseSchedule, NoiseSource,
     Parameterization, Plms, Prediction, SamplerKind, SeededNoise, Step, Timesteps, normalize,
@@ -12,7 +13,12 @@ use unclip_core::{
 use crate::fixture::noise;
 
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: 64,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 fn betas() -> impl Strategy<Value = BetaSchedule> {

@@ -1,7 +1,7 @@
 //! What a decoder is conditioned on, and what it becomes.
 
 use burn::tensor::{Bool, Tensor};
-use unclip_core::{ImageEmbedding, Rows, TextEmbedding};
+use unclip_core::{ImageEmbedding, NarrowRows, TextEmbedding};
 use unclip_nn::Context;
 
 /// What the user gives: what there is of an image embedding, a caption and a class for each picture.
@@ -82,7 +82,7 @@ impl Condition {
     }
 }
 
-impl Rows for Condition {
+impl NarrowRows for Condition {
     fn narrow(&self, start: usize, len: usize) -> Self {
         let noise = self.image_noise.as_ref().map(|it| ImageNoise {
             level: it.level,
@@ -125,7 +125,7 @@ pub struct Null {
     pub image: Option<ImageEmbedding>,
 }
 
-impl Rows for Null {
+impl NarrowRows for Null {
     fn narrow(&self, start: usize, len: usize) -> Self {
         Self {
             text: self.text.as_ref().map(|text| text.narrow(start, len)),

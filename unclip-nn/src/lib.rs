@@ -74,7 +74,7 @@ pub use learned_padding::with_learned_padding;
 pub use null_attention::{Comparison, NullAttention, NullAttentionConfig, Projected};
 pub use ops::{attend, downsample, upsample};
 pub use precision::{Placement, Precision, is_cpu, is_product};
-pub use res_block::{ResBlock, ResBlockConfig, Resample};
+pub use res_block::{BLOCK_TENSORS, ResBlock, ResBlockConfig, Resample};
 pub use spatial_transformer::SpatialTransformer;
 pub use timestep::{TimestepEmbedding, sine_first_embedding, timestep_embedding};
 pub use transformer::{Activation, KvCache, Transformer, TransformerBlock, TransformerConfig};

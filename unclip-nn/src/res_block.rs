@@ -8,6 +8,10 @@ use burn::tensor::{Device, Tensor};
 use crate::ops::{conv, group_norm_silu, linear};
 use crate::ops::{downsample, upsample};
 
+/// How many tensors of its widest shape a residual block holds at once, at most: its input, what that becomes after
+/// the norm, its bordered copy, planes of it, and the output. Estimates of memory are made of it.
+pub const BLOCK_TENSORS: usize = 6;
+
 /// A 3 x 3 convolution that keeps the picture's size.
 pub(crate) fn conv3x3(channels_in: usize, channels_out: usize, device: &Device) -> Conv2d {
     Conv2dConfig::new([channels_in, channels_out], [3, 3])

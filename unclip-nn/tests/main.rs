@@ -5,6 +5,7 @@
 // weights on disk: what comes back, and what is refused
 mod checkpoint;
 // opens fixtures and compares with them
+mod extremes;
 mod fixture;
 // kernels against burn's own operations, values and gradients
 mod ops;

@@ -119,6 +119,50 @@ fn what_was_left_long_ago_is_cleared_away() {
     left(&folder.path().join(".unclip-unfinished-c"), "weights", 25 * HOUR);
     clear_leftovers(folder.path());
     assert!(folder.path().join(".unclip-unfinished-c").exists());
+    // and an old one in which something is new is at work
+    left(&folder.path().join(".unclip-unfinished-c"), "config", HOUR);
+    age(&folder.path().join(".unclip-unfinished-c"), 25 * HOUR);
+    clear_leftovers(folder.path());
+    assert!(folder.path().join(".unclip-unfinished-c").exists());
+    left(&folder.path().join(".unclip-unfinished-c"), "config", 30 * HOUR);
+    age(&folder.path().join(".unclip-unfinished-c"), 25 * HOUR);
+    clear_leftovers(folder.path());
+    assert!(!folder.path().join(".unclip-unfinished-c").exists());
+}
+
+/// Makes a folder look as old as this.
+fn age(folder: &Path, age: Duration) {
+    fs::File::open(folder).unwrap().set_modified(SystemTime::now() - age).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn folders_keep_their_permissions_and_read_only_ones_stay() {
+    use std::os::unix::fs::PermissionsExt;
+    let above = tempfile::tempdir().unwrap();
+    let place = above.path().join("stage");
+    replace_folder(&place, fill(&[("weights", "1")])).unwrap();
+    fs::create_dir(place.join("samples")).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(&place, 0o2700);
+    set(&place.join("samples"), 0o750);
+    set(&place.join("weights"), 0o600);
+    replace_folder(&place, fill(&[("weights", "2")])).unwrap();
+    let modes = [mode(&place), mode(&place.join("samples")), mode(&place.join("weights"))];
+    assert_eq!(modes, [0o2700, 0o750, 0o600]);
+
+    for (read_only, restored) in [("weights", 0o600), ("samples", 0o750), ("", 0o700)] {
+        let path = place.join(read_only);
+        set(&path, 0o444);
+        let refused = replace_folder(&place, fill(&[("weights", "3")])).unwrap_err().to_string();
+        assert!(refused.contains("read-only"), "{refused}");
+        set(&path, restored);
+        assert_eq!(fs::read_to_string(place.join("weights")).unwrap(), "2");
+    }
+    assert_eq!(names(above.path()), ["stage"]);
 }
 
 #[test]

@@ -42,10 +42,14 @@ pub(crate) fn keep_if_best<M: Module>(
 ) -> Result<(), TrainError> {
     let record = folder.join(RECORD);
     let before: Option<Best> = if record.exists() { Some(load_config(&record)?) } else { None };
-    if !loss.is_finite() || before.as_ref().is_some_and(|it| it.step < step && it.loss <= loss) {
+    let place = folder.join("best");
+    if let Some(before) = before.as_ref().filter(|it| it.step < step && it.loss <= loss) {
+        remove_others(&place, &before.weights(folder));
         return Ok(());
     }
-    let place = folder.join("best");
+    if !loss.is_finite() {
+        return Ok(());
+    }
     std::fs::create_dir_all(&place)
         .map_err(|source| LoadError::Io { path: place.clone(), source })?;
     let unfinished = place.join("unfinished.bpk");
@@ -58,13 +62,32 @@ pub(crate) fn keep_if_best<M: Module>(
     let path = best.weights(folder);
     std::fs::rename(&unfinished, &path).map_err(|error| failed(&error))?;
     save_config(&record, &best)?;
-    let before = before.map(|before| before.weights(folder)).filter(|before| *before != path);
-    if let Some(before) = before
-        && let Err(error) = std::fs::remove_file(before)
-    {
-        tracing::warn!(%error, "weights that are no longer the best stay");
-    }
+    remove_others(&place, &path);
     Ok(())
+}
+
+/// Removes what is no longer the best, and what was left of writing it by a process that was killed. What cannot be
+/// removed costs only space.
+fn remove_others(folder: &Path, best: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_weights = path.to_string_lossy().contains(".bpk");
+        if path != best
+            && is_weights
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(%error, "weights that are no longer the best stay");
+        }
+    }
+}
+
+/// The digest of the weights that were kept, if any were.
+pub(crate) fn best_digest(folder: &Path) -> Result<Option<String>, TrainError> {
+    let record = folder.join(RECORD);
+    if !record.exists() {
+        return Ok(None);
+    }
+    Ok(load_config::<Best>(&record)?.digest)
 }
 
 /// The weights that were kept, or the model as it is.

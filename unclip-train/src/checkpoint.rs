@@ -203,10 +203,8 @@ fn fill<M: Module>(
         message: format!("cannot be written: {error}; what was there before stays in force"),
     };
     let mut digests = BTreeMap::new();
-    let mut settle = |path: &Path| -> Result<(), TrainError> {
-        // for writing, which Windows asks for
-        let opened = std::fs::OpenOptions::new().write(true).open(path);
-        opened.and_then(|file| file.sync_all()).map_err(|error| failed(path, &error))?;
+    // burn itself writes each file whole, and flushes it to the disk
+    let mut note = |path: &Path| -> Result<(), TrainError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         digests.insert(name.into_owned(), digest(path)?);
         Ok(())
@@ -214,16 +212,11 @@ fn fill<M: Module>(
     for (name, module) in modules {
         let path = target.join(format!("{name}.bpk"));
         module.clone().save_file(&path).map_err(|error| failed(&path, &error))?;
-        settle(&path)?;
+        note(&path)?;
     }
     let path = target.join("optimizer.bpk");
     optimizer.save(&path).map_err(|error| failed(&path, &error))?;
-    settle(&path)?;
-    // the names in it, where a folder can be opened
-    #[cfg(unix)]
-    std::fs::File::open(target)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| failed(target, &error))?;
+    note(&path)?;
     Ok(digests)
 }
 

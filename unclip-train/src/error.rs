@@ -32,15 +32,35 @@ pub enum TrainError {
         /// What is wrong with it, and the remedy.
         message: String,
     },
-    /// Too many steps in a row gave no finite loss or gradient.
+    /// Too many steps in a row gave no finite loss or gradient, or the last ones of a run.
     #[error(
-        "diverged: {skipped} steps in a row were not finite at step {step}; the last checkpoint is of \
-         before: resume with a lower learning rate"
+        "diverged: the loss or a gradient of the last {skipped} steps, up to {step}, was not finite; {}",
+        from(*checkpoint)
     )]
     Diverged {
         /// Where training stopped.
         step: u64,
         /// How many steps in a row were skipped.
         skipped: u64,
+        /// The step of the checkpoint in force, if there is one.
+        checkpoint: Option<u64>,
     },
+    /// A step was taken after which weights are infinite or not numbers.
+    #[error("diverged: weights are not finite after step {step}; {}", from(*checkpoint))]
+    WeightsNotFinite {
+        /// Where training stopped.
+        step: u64,
+        /// The step of the checkpoint in force, if there is one.
+        checkpoint: Option<u64>,
+    },
+}
+
+/// Where to go on after a training has diverged.
+fn from(checkpoint: Option<u64>) -> String {
+    match checkpoint {
+        Some(step) => {
+            format!("resume from the checkpoint of step {step} with a lower learning rate")
+        }
+        None => "there is no checkpoint yet: start again with a lower learning rate".into(),
+    }
 }

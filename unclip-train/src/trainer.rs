@@ -9,7 +9,7 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::Tensor;
 use serde::Serialize;
 
-use crate::best::{keep_if_best, read_best};
+use crate::best::{best_digest, keep_if_best, read_best};
 use crate::checkpoint::{
     Changes, Place, Pointer, Progress, put_in_force, read_checkpoint, write_files,
 };
@@ -56,6 +56,8 @@ pub struct Trainer<M: Module> {
     plateau: Option<Place>,
     /// How many checkpoints stay.
     kept: usize,
+    /// The step of the checkpoint from which another run would go on.
+    in_force: Option<u64>,
 }
 
 impl<M: Module> Trainer<M> {
@@ -89,9 +91,11 @@ impl<M: Module> Trainer<M> {
             constrain: |model| model,
             plateau: None,
             kept: 1,
+            in_force: None,
         };
         if let Some(saved) = read_checkpoint(&trainer.folder, &trainer.settings, changes)? {
             trainer.progress = saved.place.progress.clone();
+            trainer.in_force = Some(trainer.progress.step);
             trainer.plateau = saved.plateau.clone();
             trainer.model = saved.load("model", trainer.model)?;
             trainer.average = saved.load("average", trainer.average)?;
@@ -147,6 +151,11 @@ impl<M: Module> Trainer<M> {
         Ok(self)
     }
 
+    /// The digest of the weights of the lowest loss, if any were kept.
+    pub(crate) fn best_digest(&self) -> Result<Option<String>, TrainError> {
+        best_digest(&self.folder)
+    }
+
     /// The averaged weights, on a plain device: the model to use.
     pub fn average(&self) -> &M {
         &self.average
@@ -158,7 +167,8 @@ impl<M: Module> Trainer<M> {
     /// batch, and gives the loss and its gradients.
     ///
     /// # Errors
-    /// Those of `learn` and of the observer, a checkpoint that cannot be written, or [`TrainError::Diverged`].
+    /// Those of `learn` and of the observer, a checkpoint that cannot be written, [`TrainError::Diverged`], or
+    /// [`TrainError::WeightsNotFinite`]; the checkpoint of before then stays.
     pub fn run(
         &mut self,
         interval: Duration,
@@ -177,18 +187,12 @@ impl<M: Module> Trainer<M> {
                     return Err(error);
                 }
             }
-            let is_due = self.plateau_ends() && self.has_learned();
-            if is_due || (saved.elapsed() >= interval && self.is_sound()) {
+            if (self.plateau_ends() || saved.elapsed() >= interval) && self.is_sound() {
                 self.save()?;
                 saved = Instant::now();
             }
         }
-        if self.has_learned() { self.save() } else { Err(self.diverged()) }
-    }
-
-    /// Whether any step was taken.
-    fn has_learned(&self) -> bool {
-        self.progress.step == 0 || self.progress.skipped < self.progress.step
+        if self.is_sound() { self.save() } else { Err(self.diverged()) }
     }
 
     /// Whether the last step was taken: weights whose losses are not finite may be of no use, and a
@@ -209,11 +213,11 @@ impl<M: Module> Trainer<M> {
     /// Writes a checkpoint from which [`new`](Self::new) goes on.
     ///
     /// # Errors
-    /// Files that cannot be written, [`TrainError::Diverged`] if weights are not finite; an older checkpoint
-    /// then stays.
+    /// Files that cannot be written, [`TrainError::WeightsNotFinite`]; an older checkpoint then stays.
     pub fn save(&mut self) -> Result<(), TrainError> {
         if !all_finite(&self.model) || !all_finite(&self.average) {
-            return Err(self.diverged());
+            let Progress { step, .. } = self.progress;
+            return Err(TrainError::WeightsNotFinite { step, checkpoint: self.in_force });
         }
         let modules = [("model", &self.model), ("average", &self.average)];
         let mut place = Place::free(&self.folder, &self.progress);
@@ -223,7 +227,9 @@ impl<M: Module> Trainer<M> {
         }
         let pointer =
             Pointer { place, settings: self.settings.clone(), plateau: self.plateau.clone() };
-        put_in_force(&self.folder, &pointer, self.kept)
+        put_in_force(&self.folder, &pointer, self.kept)?;
+        self.in_force = Some(self.progress.step);
+        Ok(())
     }
 
     fn plateau_ends(&self) -> bool {
@@ -284,6 +290,6 @@ impl<M: Module> Trainer<M> {
 
     fn diverged(&self) -> TrainError {
         let Progress { step, skipped_in_a_row, .. } = self.progress;
-        TrainError::Diverged { step, skipped: skipped_in_a_row }
+        TrainError::Diverged { step, skipped: skipped_in_a_row, checkpoint: self.in_force }
     }
 }

@@ -178,6 +178,33 @@ fn names_with_several_dots_hide_nothing() {
     assert!(heard[1].contains("twice") && heard[1].contains("second picture"), "{heard:?}");
 }
 
+/// An entry may begin like a compressed file, and one whose name alone would fill the memory ends the shard: what comes
+/// before it is kept.
+#[test]
+fn entries_with_odd_names_end_no_more_than_their_shard() {
+    let folder = TempDir::new().unwrap();
+    let own = jpeg(40, 20, 20);
+    let path = folder.path().join("shard.tar");
+    let entries: [(&str, &[u8]); 2] = [("BZhidden.jpg", &own), ("BZhidden.txt", b"forty")];
+    let whole = tar(&entries);
+    for (kind, pax) in [(b'L', false), (b'K', false), (b'x', true), (b'g', true)] {
+        let mut header = if pax { tar::Header::new_ustar() } else { tar::Header::new_gnu() };
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_size(20 << 30);
+        header.set_cksum();
+        // the end of an archive is two empty blocks
+        let mut bytes = whole[..whole.len() - 1024].to_vec();
+        bytes.extend(header.as_bytes());
+        fs::write(&path, &bytes).unwrap();
+        // as large as it says, without taking the disk
+        fs::File::options().write(true).open(&path).unwrap().set_len(21 << 30).unwrap();
+        let (data, heard) = open(&options(&path, 1.0));
+        assert_eq!(captions(&data.unwrap()), of(&[("shard.tar/BZhidden", &["forty"])]));
+        let heard: Vec<String> = heard.lock().unwrap().iter().map(|it| it.to_string()).collect();
+        assert!(heard.iter().any(|it| it.contains("name or header of an entry")), "{heard:?}");
+    }
+}
+
 /// What a list says of a picture is all that counts, and is counted once.
 #[test]
 fn a_list_is_complained_of_once() {
@@ -318,6 +345,7 @@ fn what_is_no_data_is_refused() {
         ("{\"file_name\": \"../a.jpg\", \"text\": \"x\"}", "file_name in line 1 is \"../a.jpg\""),
         ("\n{\"text\": \"x\"}", "file_name in line 2 is absent"),
         ("{\"file_name\": ", "object in line 1 is unreadable"),
+        ("{\"file_name\": \"a.jpg\", \"file_name\": \"b.jpg\"}", "file_name stands there twice"),
     ] {
         put("metadata.jsonl", text);
         refused(at(empty.path().into()), &["metadata.jsonl", expected]);
@@ -325,6 +353,8 @@ fn what_is_no_data_is_refused() {
     fs::remove_file(empty.path().join("metadata.jsonl")).unwrap();
     put("metadata.csv", "name,text\na.jpg,x\n");
     refused(at(empty.path().into()), &["metadata.csv", "columns in line 1"]);
+    put("metadata.csv", "file_name,text,text\na.jpg,x,y\n");
+    refused(at(empty.path().into()), &["metadata.csv", "columns in line 1", "\"text\" twice"]);
     put("metadata.csv", "file_name,text\na.jpg\n");
     refused(at(empty.path().into()), &["metadata.csv", "row in line 2"]);
 }

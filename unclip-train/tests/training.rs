@@ -158,8 +158,13 @@ fn a_run_that_diverges_says_so() {
     let mut trainer =
         Trainer::new(line(), settings(1000), folder.path(), Changes::Refused).unwrap();
     let spoilt = |model: &Linear, step| Ok(Learned::of(model, loss(model, step) * f64::NAN));
-    let result = trainer.run(NEVER, spoilt, |_, _| Ok(ControlFlow::Continue(())));
-    assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
+    let error = trainer.run(NEVER, spoilt, |_, _| Ok(ControlFlow::Continue(()))).unwrap_err();
+    assert!(matches!(error, TrainError::Diverged { checkpoint: None, .. }), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("of the last 51 steps") && message.contains("start again"),
+        "{message}"
+    );
 }
 
 /// Losses that are not finite from this step on.
@@ -179,12 +184,29 @@ fn a_run_that_diverges_goes_on_from_before_with_a_lower_learning_rate() {
     // a checkpoint after every step that may have one
     let going = |_: &StepReport, _: &Trainer<Linear>| Ok(ControlFlow::Continue(()));
     let error = trainer.run(Duration::ZERO, spoilt_from(7), going).unwrap_err();
-    assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+    assert!(matches!(error, TrainError::Diverged { checkpoint: Some(7), .. }), "{error}");
+    assert!(error.to_string().contains("resume from the checkpoint of step 7"), "{error}");
     let slower = TrainSettings { learning_rate: 0.01, ..before };
     let mut trainer = Trainer::new(line(), slower, folder.path(), Changes::Accepted).unwrap();
     assert_eq!(trainer.step(), 7, "the last one that was taken");
     run(&mut trainer, 20);
     assert_eq!(trainer.step(), 20);
+}
+
+/// Those at the end of a run, or where its learning rate begins to fall, leave the one of before as well.
+#[test]
+fn the_last_steps_of_a_run_that_diverges_get_no_checkpoint() {
+    for cooldown in [0, 6] {
+        let folder = tempfile::tempdir().unwrap();
+        let short = TrainSettings { cooldown, ..settings(20) };
+        let mut trainer =
+            Trainer::new(line(), short.clone(), folder.path(), Changes::Refused).unwrap();
+        let going = |_: &StepReport, _: &Trainer<Linear>| Ok(ControlFlow::Continue(()));
+        let error = trainer.run(Duration::ZERO, spoilt_from(9), going).unwrap_err();
+        assert!(matches!(error, TrainError::Diverged { skipped: 11, .. }), "{error}");
+        let trainer = Trainer::new(line(), short, folder.path(), Changes::Refused).unwrap();
+        assert_eq!(trainer.step(), 9, "cooldown {cooldown}");
+    }
 }
 
 #[test]
@@ -225,7 +247,8 @@ fn weights_that_are_no_numbers_get_no_checkpoint() {
     let learn = |model: &Linear, step| Ok(Learned::of(model, loss(model, step)));
     let stop = |_: &StepReport, _: &Trainer<Linear>| Ok(ControlFlow::Break(()));
     let result = trainer.run(NEVER, learn, stop);
-    assert!(matches!(result, Err(TrainError::Diverged { .. })), "{result:?}");
+    let error = result.unwrap_err();
+    assert!(matches!(error, TrainError::WeightsNotFinite { step: 1, checkpoint: None }), "{error}");
     assert!(!folder.path().join("checkpoint.json").exists());
 }
 

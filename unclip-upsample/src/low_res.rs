@@ -1,7 +1,7 @@
 //! What an upsampler is conditioned on.
 
 use burn::tensor::Tensor;
-use unclip_core::{Rows, TextEmbedding};
+use unclip_core::{NarrowRows, TextEmbedding};
 
 /// A small picture, and what else an upsampler may read.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ impl From<Tensor<4>> for LowRes {
     }
 }
 
-impl Rows for LowRes {
+impl NarrowRows for LowRes {
     fn narrow(&self, start: usize, len: usize) -> Self {
         Self {
             picture: self.picture.clone().narrow(0, start, len),

@@ -5,7 +5,8 @@ use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Device, Tensor};
 use unclip_core::resize::{bicubic, bilinear, nearest};
 use unclip_core::{
-    Branched, ByStep, Denoiser, DiffusionConfig, InvalidSetting, Network, Stage, Steering, limited,
+    Branched, ByStep, Denoiser, DiffusionConfig, InvalidSetting, Network, Stage, Steering,
+    clamp_keeping_nan,
 };
 use unclip_nn::checkpoint::{KeyMap, Layers, StageConfig};
 use unclip_nn::{AnyUNet, Context, LaionContext, embed_classes};
@@ -167,7 +168,7 @@ impl Upsampler {
     pub fn resize(&self, low_res: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = low_res.dims();
         let [height, width] = [height, width].map(|side| side * self.factor);
-        let mut low_res = limited(low_res, 1.0);
+        let mut low_res = clamp_keeping_nan(low_res, 1.0);
         if let Some(rounding) = self.rounding {
             let values = (low_res + 1.0) * 127.5;
             let values = match rounding {

@@ -12,6 +12,7 @@ mod load;
 mod save;
 mod shards;
 mod stage;
+mod swap;
 mod weights;
 mod weights_file;
 mod whole;

@@ -14,6 +14,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::LoadError;
 use super::file::expect_regular;
+use super::swap::{exchange, settle, sync_folder};
 
 /// How the names of what is not whole yet begin.
 const UNFINISHED: &str = ".unclip-unfinished-";
@@ -78,6 +79,7 @@ pub fn write_folder<E: NamesFiles>(
     }
     let folder = filled(path, path, fill)?;
     std::fs::rename(folder.path(), path).map_err(io)?;
+    sync_folder(parent(path));
     // nothing is left to be removed
     let _ = folder.keep();
     Ok(())
@@ -85,7 +87,7 @@ pub fn write_folder<E: NamesFiles>(
 
 /// As [`write_folder`], in the place of a folder that may be there: at any moment, the place holds the
 /// whole of the old one or the whole of the new one, where the system can exchange two folders (Linux),
-/// and else nothing for a moment. What `fill` does not write is taken over from the old one.
+/// and else nothing for a moment, after which the next write brings back the old one if a kill hit it. What `fill` does not write is taken over from the old one.
 ///
 /// # Errors
 /// As [`write_folder`], but for a folder that is there.
@@ -98,12 +100,14 @@ pub fn replace_folder<E: NamesFiles>(
     if let Some(above) = target.parent().filter(|above| !above.as_os_str().is_empty()) {
         std::fs::create_dir_all(above).map_err(io)?;
     }
+    settle(&target).map_err(io)?;
     if target.symlink_metadata().is_err() {
         return write_folder(&target, fill).map_err(|error| error.moved(&target, path));
     }
     let folder = filled(&target, path, fill)?;
     take_over(&target, folder.path()).map_err(|error| error.moved(&target, path))?;
     exchange(folder.path(), &target).map_err(io)?;
+    sync_folder(parent(&target));
     // the old folder, which is dropped with what it still holds
     drop(folder);
     Ok(())
@@ -125,6 +129,8 @@ fn filled<E: NamesFiles>(
 /// Gives `new` what is in `old` alone, and the permissions of what it replaces.
 fn take_over(old: &Path, new: &Path) -> Result<(), LoadError> {
     let io = |source| LoadError::Io { path: old.into(), source };
+    let found = std::fs::metadata(old).map_err(io)?;
+    expect_writable(old, &found.permissions())?;
     for entry in std::fs::read_dir(old).map_err(io)? {
         let entry = entry.map_err(io)?;
         let (from, to) = (entry.path(), new.join(entry.file_name()));
@@ -148,9 +154,11 @@ fn take_over(old: &Path, new: &Path) -> Result<(), LoadError> {
         } else if std::fs::hard_link(&from, &to).is_err() {
             // not every file system has a second name for a file
             std::fs::copy(&from, &to).map_err(io)?;
+            std::fs::File::open(&to).and_then(|copy| copy.sync_all()).map_err(io)?;
         }
     }
-    Ok(())
+    sync_folder(new);
+    std::fs::set_permissions(new, found.permissions()).map_err(io)
 }
 
 /// Refuses to write over a file that may not change.
@@ -158,32 +166,9 @@ fn expect_writable(path: &Path, permissions: &std::fs::Permissions) -> Result<()
     if !permissions.readonly() {
         return Ok(());
     }
-    let why = "the file there is read-only; expected another name, or one that may change";
+    let why = "what is there is read-only; expected another name, or something that may change";
     let source = io::Error::new(ErrorKind::PermissionDenied, why);
     Err(LoadError::Io { path: path.into(), source })
-}
-
-/// Lets two folders change places.
-fn exchange(new: &Path, old: &Path) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        use rustix::io::Errno;
-        match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
-            Ok(()) => return Ok(()),
-            // some file systems cannot
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let aside = builder(0o755).tempdir_in(parent(old))?;
-    let place = aside.path().join("old");
-    std::fs::rename(old, &place)?;
-    if let Err(error) = std::fs::rename(new, old) {
-        std::fs::rename(&place, old)?;
-        return Err(error);
-    }
-    std::fs::rename(&place, new)
 }
 
 /// Removes what processes that were killed have left in a folder. What cannot be removed costs only
@@ -305,7 +290,8 @@ impl<'a> Pending<'a> {
         let Self { file, target, path } = self;
         let io = |source| LoadError::Io { path: path.into(), source };
         file.as_file().sync_all().map_err(io)?;
-        file.persist(target).map_err(|error| io(error.error))?;
+        file.persist(&target).map_err(|error| io(error.error))?;
+        sync_folder(parent(&target));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use unclip_core::InvalidSetting;
 
 use crate::checkpoint::Layers;
-use crate::{Comparison, check};
+use crate::{BLOCK_TENSORS, Comparison, check};
 
 /// Largest side of a convolution's kernel.
 const MAX_KERNEL: usize = 63;
@@ -119,17 +119,16 @@ impl LaionUNetConfig {
     /// What a picture of these sides holds in memory at once, as of the other family
     /// ([`UNetConfig::row_bytes`](crate::UNetConfig::row_bytes)).
     pub(crate) fn row_bytes(&self, [height, width]: [usize; 2]) -> usize {
-        const BLOCK: usize = 6;
         let pixels = height.saturating_mul(width);
         let at =
             |level: usize, channels: usize| channels.saturating_mul((pixels >> (2 * level)).max(1));
         let mut skips = at(0, self.channels);
-        let mut largest = at(0, 2 * self.channels).saturating_mul(BLOCK);
+        let mut largest = at(0, 2 * self.channels).saturating_mul(BLOCK_TENSORS);
         for (place, &channels) in self.block_out_channels.iter().enumerate() {
             let level = if self.halves_first { place + 1 } else { place };
             let blocks = self.num_res_blocks.get(place).map_or(1, |blocks| blocks + 1);
             skips = skips.saturating_add(at(level, channels.saturating_mul(blocks)));
-            largest = largest.max(at(level, 2 * channels).saturating_mul(BLOCK));
+            largest = largest.max(at(level, 2 * channels).saturating_mul(BLOCK_TENSORS));
         }
         skips.saturating_add(largest).saturating_mul(size_of::<f32>())
     }

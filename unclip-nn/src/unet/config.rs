@@ -5,6 +5,7 @@ use unclip_core::InvalidSetting;
 
 use crate::check;
 
+use crate::BLOCK_TENSORS;
 use crate::checkpoint::Layers;
 
 /// Largest side of a patch.
@@ -252,8 +253,6 @@ impl UNetConfig {
     /// f32: what the way down left for the way up, and the largest of what a block works on. An upper
     /// estimate; `time_calls` measures it.
     pub fn row_bytes(&self, [height, width]: [usize; 2]) -> usize {
-        // a block's input, what it becomes after its norm, its bordered copy, its planes and its output
-        const BLOCK: usize = 6;
         let patch = self.patch_size.max(1);
         let pixels = (height / patch).saturating_mul(width / patch);
         let levels = self.levels();
@@ -267,7 +266,7 @@ impl UNetConfig {
                 skips = skips.saturating_add(at(place + 1, level.channels));
             }
             let widest = level.up.iter().chain(&level.down).copied().max().unwrap_or(0);
-            largest = largest.max(at(place, widest).saturating_mul(BLOCK));
+            largest = largest.max(at(place, widest).saturating_mul(BLOCK_TENSORS));
         }
         skips.saturating_add(largest).saturating_mul(size_of::<f32>())
     }

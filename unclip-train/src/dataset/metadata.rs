@@ -1,7 +1,11 @@
 //! One list of all captions, as Hugging Face's image folders have it.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use unclip_core::{InvalidSetting, Limit};
 use unclip_nn::checkpoint::{LoadError, read_text};
@@ -71,11 +75,46 @@ fn joined(mut items: Vec<Item>) -> Vec<Item> {
 
 type Rows = Vec<(usize, Map<String, Value>)>;
 
+/// The fields of a row that are read, each once; of others, which may be much longer, nothing is kept.
+struct Row(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RowVisitor)
+    }
+}
+
+struct RowVisitor;
+
+impl<'de> Visitor<'de> for RowVisitor {
+    type Value = Row;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
+        let mut row = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !is_read(&name) {
+                map.next_value::<IgnoredAny>()?;
+            } else if row.insert(name.clone(), map.next_value()?).is_some() {
+                return Err(A::Error::custom(format!("{name} stands there twice")));
+            }
+        }
+        Ok(Row(row))
+    }
+}
+
+fn is_read(name: &str) -> bool {
+    name == PICTURE || captions::FIELDS.contains(&name)
+}
+
 fn of_lines(list: &Path, text: &[u8]) -> Result<Rows, LoadError> {
     let lines = text.split(|byte| *byte == b'\n').enumerate();
     let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
     let parsed = lines.map(|(number, line)| {
-        let object = serde_json::from_slice(line);
+        let object = serde_json::from_slice(line).map(|Row(object)| object);
         let expected = "an object with file_name and text";
         let error =
             |error| invalid(list, number + 1, "object", format!("unreadable ({error})"), expected);
@@ -93,9 +132,13 @@ fn of_table(list: &Path, text: &[u8]) -> Result<Rows, LoadError> {
     if !headers.iter().any(|name| name == PICTURE) {
         return Err(invalid(list, 1, "columns", format!("{headers:?}"), expected));
     }
+    let mut seen = HashSet::new();
+    if let Some(twice) = headers.iter().find(|name| is_read(name) && !seen.insert(*name)) {
+        return Err(invalid(list, 1, "columns", format!("{twice:?} twice"), expected));
+    }
     let rows = reader.records().enumerate().map(|(number, record)| {
         let record = record.map_err(|error| refused(number + 2, error))?;
-        let fields = headers.iter().zip(&record);
+        let fields = headers.iter().zip(&record).filter(|(name, _)| is_read(name));
         let row = fields.map(|(name, value)| (name.to_string(), Value::from(value))).collect();
         Ok((number + 2, row))
     });

@@ -2,7 +2,7 @@
 //! each other, those of a folder that was packed may not.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +53,10 @@ impl Groups {
 const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz")];
 
+/// What stands in the first header of a tar file, and where.
+const MAGIC: &[u8] = b"ustar";
+const MAGIC_AT: usize = 257;
+
 /// Endings of shards' names, also of those that would have to be decompressed.
 const ENDINGS: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz"];
 
@@ -71,7 +75,9 @@ pub(super) fn items(path: &Path, complaints: &Complaints) -> Result<Vec<Item>, D
     let (file, len) = open_file(path)?;
     let mut file = BufReader::new(file);
     let beginning = file.fill_buf().map_err(io)?;
-    let compressed = COMPRESSED.iter().find(|(bytes, _)| beginning.starts_with(bytes));
+    // an archive begins with the name of its first entry, which may be any
+    let is_plain = beginning.get(MAGIC_AT..).is_some_and(|rest| rest.starts_with(MAGIC));
+    let compressed = COMPRESSED.iter().find(|(bytes, _)| !is_plain && beginning.starts_with(bytes));
     let shard = Shard {
         name: path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into()),
         path: Arc::new(path.to_path_buf()),
@@ -82,13 +88,38 @@ pub(super) fn items(path: &Path, complaints: &Complaints) -> Result<Vec<Item>, D
         Some((_, by)) => {
             Err(format!("it is compressed by {by}, expected a plain tar file; decompress it first"))
         }
-        None => shard.read(&mut tar::Archive::new(file), &mut groups),
+        None => {
+            let (sound, odd) = sound_entries(&mut tar::Archive::new(&mut file));
+            file.rewind().map_err(io)?;
+            let read = shard.read(&mut tar::Archive::new(file), sound, &mut groups);
+            read.and_then(|()| odd.map_or(Ok(()), Err))
+        }
     };
     let items = groups.all.into_iter().filter_map(|group| shard.item(group, complaints)).collect();
     if let Err(reason) = cut {
         complaints.add(shard.name.clone(), Reason::Shard(reason));
     }
     Ok(items)
+}
+
+/// How many entries come before one whose name or description is longer than any has to be, and what that one is:
+/// such would be read into memory as a whole.
+fn sound_entries<R: Read + Seek>(archive: &mut tar::Archive<R>) -> (usize, Option<String>) {
+    let mut count = 0;
+    for entry in archive.entries_with_seek().into_iter().flat_map(|all| all.raw(true)) {
+        // what is wrong is told when it is read
+        let Ok(entry) = entry else { break };
+        let kind = entry.header().entry_type();
+        let names = kind.is_gnu_longname() || kind.is_gnu_longlink();
+        if !(names || kind.is_pax_local_extensions() || kind.is_pax_global_extensions()) {
+            count += 1;
+        } else if let Err(odd) =
+            Limit::CaptionBytes.check("name or header of an entry", entry.size())
+        {
+            return (count, Some(odd.to_string()));
+        }
+    }
+    (usize::MAX, None)
 }
 
 struct Shard {
@@ -98,14 +129,15 @@ struct Shard {
 }
 
 impl Shard {
-    /// Walks over the entries.
-    fn read<R: Read + std::io::Seek>(
+    /// Walks over the first entries.
+    fn read<R: Read + Seek>(
         &self,
         archive: &mut tar::Archive<R>,
+        entries: usize,
         groups: &mut Groups,
     ) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
-        for entry in archive.entries_with_seek().map_err(text)? {
+        for entry in archive.entries_with_seek().map_err(text)?.take(entries) {
             let mut entry = entry.map_err(text)?;
             if !entry.header().entry_type().is_file() {
                 continue;

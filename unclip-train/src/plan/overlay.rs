@@ -38,7 +38,12 @@ impl Plan {
         settings: &[String],
     ) -> Result<Self, InvalidSetting> {
         let refused = |error: &dyn std::fmt::Display| {
-            let found = format!("no TOML ({})", error.to_string().trim_end());
+            // the place, and after the text there, what is wrong with it
+            let error = error.to_string();
+            let mut lines = error.lines().filter(|line| !line.trim().is_empty());
+            let place = lines.next().unwrap_or_default();
+            let wrong = lines.next_back().map_or(String::new(), |line| format!(": {line}"));
+            let found = format!("no TOML ({place}{wrong})");
             InvalidSetting::new("configuration", found, "what docs/training.md describes")
         };
         let mut file: Table = text.parse().map_err(|error: toml::de::Error| refused(&error))?;

@@ -62,9 +62,12 @@ impl Training {
         trainer: &Trainer<ClipTowers>,
     ) -> Result<(), TrainError> {
         let written = self.plan.run.out.join(TrainStage::Clip.name()).join(WRITTEN);
-        let step = trainer.step().to_string();
+        let which = match trainer.best_digest()? {
+            Some(digest) if self.plan.evaluation.use_best => format!("best {digest}"),
+            _ => trainer.step().to_string(),
+        };
         // towers that are written again would be scaled by other data, and their space have another name
-        let is_written = fs::read_to_string(&written).is_ok_and(|it| it == step);
+        let is_written = fs::read_to_string(&written).is_ok_and(|it| it == which);
         if is_written && self.clip().is_ok() {
             return Ok(());
         }
@@ -72,7 +75,7 @@ impl Training {
         let logit_scale = f64::from(towers.logit_scale.val().into_scalar::<f32>()).exp();
         let text = TextEncoderConfig { logit_scale, ..text.clone() };
         self.save_clip(towers, &text, image)?;
-        Ok(write_whole(&written, step.as_bytes())?)
+        Ok(write_whole(&written, which.as_bytes())?)
     }
 
     /// Writes both towers, scaled so that the embeddings of pictures have variance 1: contrastive
