@@ -14,6 +14,9 @@ use crate::plain::{self, Picture};
 /// gradient's length.
 pub(crate) const TOLERANCE: f64 = 1e-5;
 
+type OnDevice = Box<dyn Fn(&[Tensor<1>]) -> Tensor<1>>;
+type Plain = Box<dyn Fn(&[Vec<f64>]) -> Vec<f64>>;
+
 /// One operation: its inputs as flat rows of values, what computes it on a device, and its definition.
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
@@ -21,8 +24,8 @@ pub(crate) struct Operation {
     inputs: Vec<usize>,
     /// Inputs are uniform in ± this.
     spread: f32,
-    on_device: Box<dyn Fn(&[Tensor<1>]) -> Tensor<1>>,
-    plain: Box<dyn Fn(&[Vec<f64>]) -> Vec<f64>>,
+    on_device: OnDevice,
+    plain: Plain,
 }
 
 /// How far an operation is from its definition.
@@ -122,9 +125,9 @@ pub(crate) fn all() -> Vec<Operation> {
         norm("group norm, factor and offset, SiLU", true),
     ]);
     all.push(layer_norm());
-    all.push(pointwise("SiLU", |x| ops::silu(x), plain::silu));
-    all.push(pointwise("GELU", |x| ops::gelu(x), plain::gelu));
-    all.push(pointwise("quick GELU", |x| ops::quick_gelu(x), |x| x * plain::sigmoid(1.702 * x)));
+    all.push(pointwise("SiLU", ops::silu, plain::silu));
+    all.push(pointwise("GELU", ops::gelu, plain::gelu));
+    all.push(pointwise("quick GELU", ops::quick_gelu, |x| x * plain::sigmoid(1.702 * x)));
     all.extend([resampling("doubling", true), resampling("halving", false)]);
     all
 }
